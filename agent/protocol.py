@@ -1,0 +1,383 @@
+"""The words that a node and the control server exchange.
+
+Values only: frozen dataclasses, their JSON form, and the limits that both sides keep. The server imports this module, the agent
+never imports anything of the server. Standard library only, Python >= 3.10.
+
+Transport: HTTPS with JSON bodies. Before enrolment a caller is anonymous; an installer whose board was admitted carries
+`Authorization: Bearer <session token>`; an enrolled agent presents its client certificate.
+
+    POST /v1/hello                    Hello          -> Welcome
+    POST /v1/prove                    Proof          -> Verdict
+    GET  /v1/install/plan             (bearer)       -> InstallPlan
+    POST /v1/install/progress         (bearer) InstallProgress -> {}
+    POST /v1/install/complete         (bearer) InstallComplete -> {}
+    GET  /v1/node/desired             (certificate)  -> Desired
+    POST /v1/node/status              (certificate) Status     -> StatusAccepted
+    POST /v1/node/join-material       (certificate)  -> JoinMaterial
+
+An error answers with a 4xx/5xx status and `{"error": code, "message": text, "hint": text}`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import hmac
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+PROTOCOL_VERSION = 1
+MAX_BODY_BYTES = 64 * 1024
+"""Largest JSON body that either side accepts."""
+
+TICKET_CONTEXT = b"bramble enrolment ticket proof v1\0"
+"""Domain separation: a ticket proof can not be taken for a signature made for another purpose."""
+
+CONTROL_PORT = 7443
+CONTENT_PORT = 7080
+
+
+class ProtocolError(ValueError):
+    """A message that is not what the protocol says; the text names the field."""
+
+
+class Stage(str, enum.Enum):
+    """Which of the two programs on a node is speaking."""
+
+    INSTALLER = "installer"
+    AGENT = "agent"
+
+
+class ProofKind(str, enum.Enum):
+    NONE = "none"
+    TICKET = "ticket"
+    PREVIOUS = "previous"
+
+
+class Outcome(str, enum.Enum):
+    ADMITTED = "admitted"
+    """Installer: the intent is open, `token` gives access to the install plan."""
+    ENROLLED = "enrolled"
+    """Agent: `certificate_pem` is the node's identity from now on."""
+    PENDING = "pending"
+    """A person must approve; ask again with a new hello."""
+    REJECTED = "rejected"
+
+
+class InstallStep(str, enum.Enum):
+    """Steps of the installer, in order. The first that changes the disk is INVALIDATE."""
+
+    FIND_DISK = "find-disk"
+    INVALIDATE = "invalidate"
+    WRITE = "write"
+    VERIFY = "verify"
+    COMMIT = "commit"
+    DONE = "done"
+
+
+class K3sState(str, enum.Enum):
+    """What the node's own service manager says of k3s."""
+
+    ABSENT = "absent"
+    INACTIVE = "inactive"
+    STARTING = "starting"
+    RUNNING = "running"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a board says of itself, read from its device tree and sysfs.
+
+    `serial` is 16 lower-case hex digits, `revision` the 32-bit revision code (None where the device tree has none),
+    `macs` are lower-case with colons, the on-board Ethernet first, `memory_bytes` is MemTotal.
+    """
+
+    serial: str
+    model: str
+    macs: tuple[str, ...]
+    memory_bytes: int
+    revision: int | None = None
+    boot_mode: int | None = None
+    """`chosen/bootloader/boot-mode` in BOOT_ORDER numbering (1 SD, 2 network, 6 NVMe), where the firmware tells."""
+
+
+@dataclass(frozen=True)
+class Hello:
+    protocol: int
+    stage: Stage
+    hardware: Hardware
+    boot_id: str
+    """/proc/sys/kernel/random/boot_id: tells one power-on from the next."""
+    key_sha256: str
+    """SHA-256 of the caller's key, hex: of the installer's random session key, or of the agent's public key (SubjectPublicKeyInfo DER).
+    Its first 8 hex digits are the fingerprint that a person compares."""
+    client_nonce: str
+    """32 random bytes, hex."""
+    intent: int | None = None
+    """The intent number that the boot files carried."""
+    image_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Welcome:
+    session: str
+    server_nonce: str
+    """32 random bytes, hex."""
+    server_time: float
+    """UTC, seconds since 1970; a floor for a node without a clock, believed only after the pin held."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    session: str
+    kind: ProofKind
+    value: str = ""
+    """TICKET: hex HMAC of `ticket_proof`. PREVIOUS: empty, the client certificate of the connection is the proof."""
+    csr_pem: str = ""
+    """PKCS#10 request for the agent's key; empty in the installer."""
+    installer_key: str = ""
+    """Installer only: the random session key (hex) whose hash stood in the hello."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    outcome: Outcome
+    reason: str
+    node: str | None = None
+    token: str | None = field(default=None, repr=False)
+    certificate_pem: str | None = None
+    ca_pem: str | None = None
+    retry_after_s: float = 5.0
+
+
+@dataclass(frozen=True)
+class DiskSelector:
+    """Which disk to install to. `kind` is `nvme`, `sd` or `usb`; `serial` narrows when given; two matches are never guessed between."""
+
+    kind: str
+    serial: str | None = None
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Bytes of a node delta: `data_hex` replaces what the image holds at `offset` (bytes from the start of the disk)."""
+
+    offset: int
+    data_hex: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where the image is and what proves it.
+
+    `index_url` answers the chunk index (JSON, see imagebuilder/seal), `image_url` the .img.zst that it describes. Both are plain HTTP;
+    `index_sha256` came over TLS, and every chunk is verified against the index.
+    """
+
+    image_id: str
+    image_url: str
+    index_url: str
+    index_sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class InstallPlan:
+    intent: int
+    node: str
+    disk: DiskSelector
+    image: ImageSource
+    delta: tuple[Patch, ...]
+    cluster: str
+
+
+@dataclass(frozen=True)
+class InstallProgress:
+    intent: int
+    step: InstallStep
+    percent: float
+    message: str = ""
+    failed: bool = False
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class InstallComplete:
+    intent: int
+    image_id: str
+    disk: str
+    """What was written: path, model, serial and size, for the record."""
+    bytes_written: int
+    bytes_verified: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Desired:
+    """What the server wants of a node. `generation` never decreases; an older or equal one does nothing."""
+
+    generation: int
+    join: bool
+    """True when the node may ask for its join material and start k3s."""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Health:
+    """A cheap sample. Absent readings are None, never a made-up zero."""
+
+    uptime_s: float
+    load1: float
+    memory_available_bytes: int
+    root_free_bytes: int
+    clock_synchronised: bool
+    temperature_c: float | None = None
+    throttled: int | None = None
+    """get_throttled bits: 0 under-voltage now, 1 frequency capped, 2 throttled, 3 soft temperature limit; 16–19 the same, has occurred."""
+    storage_wear_percent: int | None = None
+    pressure_some_avg10: dict[str, float] = field(default_factory=dict)
+    """PSI `some avg10` of cpu, io and memory, percent."""
+
+
+@dataclass(frozen=True)
+class Status:
+    sequence: int
+    """Increases by one with each report; a repeat changes nothing."""
+    boot_id: str
+    hardware: Hardware
+    health: Health
+    addresses: tuple[str, ...]
+    k3s: K3sState
+    k3s_version: str | None = None
+    """First line of `k3s --version`; the simulator says in it that it is one."""
+    generation: int = 0
+    """The last desired generation that was carried out."""
+    problems: tuple[Problem, ...] = ()
+    disk_boot: bool = True
+    image_id: str | None = None
+    agent_version: str = ""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that stands in the way, in words that say what to do. `code` is one of the join failure classes or gates."""
+
+    code: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class StatusAccepted:
+    generation: int
+    """The newest desired generation; the agent fetches it when it has an older one."""
+    interval_s: float
+
+
+@dataclass(frozen=True)
+class NodeFile:
+    """A file to put on the node. `mode` is octal text such as `0600`; owner is root."""
+
+    path: str
+    mode: str
+    content: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class JoinMaterial:
+    """Everything a node needs to join, minted for it alone.
+
+    `files` are written first (atomically, in order), then `unit` is enabled and started. `remove_after_ready` are paths deleted once
+    k3s runs; `files_after_ready` replace their older versions at that moment (the drop-in without its token reference).
+    """
+
+    generation: int
+    unit: str
+    files: tuple[NodeFile, ...]
+    files_after_ready: tuple[NodeFile, ...] = ()
+    remove_after_ready: tuple[str, ...] = ()
+
+
+def ticket_proof(ticket: str, hello: Hello, welcome: Welcome) -> str:
+    """HMAC-SHA256(ticket, context ‖ SHA-256 of the transcript), hex. Both sides compute it; a replay has other nonces."""
+    transcript = hashlib.sha256(encode(hello) + b"\0" + encode(welcome)).digest()
+    return hmac.new(bytes.fromhex(ticket), TICKET_CONTEXT + transcript, hashlib.sha256).hexdigest()
+
+
+def encode(message: Any) -> bytes:
+    """Canonical JSON of a message: sorted keys, no spaces, UTF-8."""
+    return json.dumps(dataclasses.asdict(message), sort_keys=True, separators=(",", ":")).encode()
+
+
+Message = TypeVar("Message")
+
+
+def decode(kind: type[Message], body: bytes) -> Message:
+    """Parse a JSON body into `kind`.
+
+    Raises:
+        ProtocolError: not JSON, too large, an unknown or missing field, or a field of another type.
+    """
+    if len(body) > MAX_BODY_BYTES:
+        raise ProtocolError(f"the body has {len(body)} bytes, the limit is {MAX_BODY_BYTES}")
+    try:
+        value = json.loads(body)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as exc:
+        raise ProtocolError(f"the body is not JSON: {exc}") from exc
+    decoded: Message = _convert(kind, value, kind.__name__)
+    return decoded
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    """`value` as `kind`: dataclasses, enums, tuples, dicts, unions with None and plain JSON types; nothing is coerced silently."""
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        options = [option for option in typing.get_args(kind) if option is not type(None)]
+        return None if value is None else _convert(options[0], value, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ProtocolError(f"{where}: expected a list, got {type(value).__name__}")
+        item = typing.get_args(kind)[0]
+        return tuple(_convert(item, entry, f"{where}[{index}]") for index, entry in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ProtocolError(f"{where}: expected an object, got {type(value).__name__}")
+        item = typing.get_args(kind)[1]
+        return {str(key): _convert(item, entry, f"{where}.{key}") for key, entry in value.items()}
+    if dataclasses.is_dataclass(kind):
+        return _convert_dataclass(kind, value, where)
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        try:
+            return kind(value)
+        except ValueError as exc:
+            choices = ", ".join(str(member.value) for member in kind)
+            raise ProtocolError(f"{where}: {value!r} is none of {choices}") from exc
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise ProtocolError(f"{where}: expected {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
+def _convert_dataclass(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise ProtocolError(f"{where}: expected an object, got {type(value).__name__}")
+    hints = typing.get_type_hints(kind)
+    fields = {entry.name: entry for entry in dataclasses.fields(kind)}
+    unknown = sorted(set(value) - set(fields))
+    if unknown:
+        raise ProtocolError(f"{where}: unknown field {unknown[0]!r}")
+    required = [
+        name
+        for name, entry in fields.items()
+        if entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+    ]
+    missing = [name for name in required if name not in value]
+    if missing:
+        raise ProtocolError(f"{where}: field {missing[0]!r} is missing")
+    return kind(**{name: _convert(hints[name], entry, f"{where}.{name}") for name, entry in value.items()})
