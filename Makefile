@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TEST_ARGS ?=
+PYTEST := $(BIN)/python -m pytest -q -ra
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-integration test-qemu fmt lint type fuzz bench docs lock clean
@@ -9,8 +10,9 @@ TEST_ARGS ?=
 help: ## Print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  \1|\2/' | column -t -s '|'
 
-setup: .venv/.done ## Install system packages (sudo where needed) and the Python environment
+setup: ## Install system packages (sudo where needed) and the Python environment
 	@scripts/setup-system
+	@$(MAKE) --no-print-directory .venv/.done
 
 .venv/.done: requirements.lock pyproject.toml
 	@$(PYTHON) -m venv .venv
@@ -18,9 +20,46 @@ setup: .venv/.done ## Install system packages (sudo where needed) and the Python
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
+demo: setup ## Three virtual boards: blank disks to a Ready cluster, then one boots from its own disk
+	@$(BIN)/bramble lab demo
+
+test: setup lint type test-fast test-integration test-qemu ## Everything that CI runs
+
+test-fast: ## Unit and protocol tests (< 60 s)
+	$(PYTEST) tests/unit tests/protocol $(TEST_ARGS)
+
+test-integration: ## Real tools, sockets and processes
+	$(PYTEST) -m integration tests/integration $(TEST_ARGS)
+
+test-qemu: ## Virtual boards from blank to Ready
+	$(PYTEST) -m e2e tests/e2e $(TEST_ARGS)
+
+fmt: ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: ## Style, arrows between packages, shell scripts, spelling
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/lint-imports > .import_linter.log || { cat .import_linter.log; exit 1; }
+	@shellcheck scripts/* .ci/run
+	@$(BIN)/codespell
+
+type: ## mypy, strict, on product and tests
+	@$(BIN)/mypy
+
+fuzz: ## Property tests with many more examples
+	$(PYTEST) tests/protocol --hypothesis-profile=fuzz $(TEST_ARGS)
+
+bench: ## Measure against peers and print the table of docs/benchmarks.md
+	$(BIN)/python -m benchmarks
+
+docs: ## Rewrite docs/reference.md from the command tree and the models
+	$(BIN)/python -m bramble.reference docs/reference.md
+
 lock: ## Refresh requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		--group dev pyproject.toml --output-file requirements.lock
 
 clean: ## Remove the environment and caches of this checkout
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .import_linter.log build dist

@@ -1,0 +1,42 @@
+"""What every test gets: Hypothesis profiles, and a wall around the pure tests."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+TESTS = Path(__file__).parent
+PURE = (TESTS / "unit", TESTS / "protocol")
+
+settings.register_profile("default", deadline=None)
+settings.register_profile(
+    "fuzz", deadline=None, max_examples=20_000, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+class OutsideWorldError(BaseException):
+    """A pure test touched the outside world. Not an Exception, so that product code can not swallow it."""
+
+
+@pytest.fixture(autouse=True)
+def _pure_tests_stay_inside(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Unit and protocol tests start no process and open no connection."""
+    if any(request.path.is_relative_to(folder) for folder in PURE):
+
+        def forbid(what: str) -> object:
+            def refuse(*_args: object, **_kwargs: object) -> NoReturn:
+                raise OutsideWorldError(f"a pure test used {what}; it belongs in tests/integration")
+
+            return refuse
+
+        monkeypatch.setattr(subprocess.Popen, "__init__", forbid("subprocess"))
+        monkeypatch.setattr(socket.socket, "connect", forbid("socket.connect"))
+        monkeypatch.setattr(socket.socket, "bind", forbid("socket.bind"))
+        monkeypatch.setattr(socket, "getaddrinfo", forbid("getaddrinfo"))
+    yield
