@@ -1,0 +1,93 @@
+"""The `bramble` command: one tree over every room.
+
+Commands live in their rooms' `cli` modules and are imported when they are used, so that `bramble check` does not pay for the web
+framework of `bramble serve`. Errors of all rooms are printed here, in one form, with one set of exit codes:
+0 ok, 1 failed, 2 usage or invalid input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from typing import Protocol, runtime_checkable
+
+import click
+
+COMMANDS = {
+    "init": "fleet.cli_spec:init",
+    "check": "fleet.cli_spec:check",
+    "base": "imagebuilder.cli:base",
+    "build": "imagebuilder.cli:build",
+    "serve": "bramble.serve_command:serve",
+    "nodes": "fleet.cli:nodes",
+    "show": "fleet.cli:show",
+    "approve": "fleet.cli:approve",
+    "lab": "bramble.lab_commands:lab",
+}
+"""Command name → where it is defined, in the order in which a user meets them."""
+
+
+@runtime_checkable
+class ExplainedError(Protocol):
+    """What the root error of every room has: what happened, and what to do next."""
+
+    message: str
+    hint: str
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        target = COMMANDS.get(cmd_name)
+        if target is None:
+            return None
+        module, _, attribute = target.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="bramble", message="bramble %(version)s")
+@click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for debugging.")
+def bramble(verbose: int) -> None:
+    """Power on a Raspberry Pi and it becomes a node of your k3s cluster."""
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+
+def main() -> None:
+    """Run the command and turn what it raises into text and an exit code."""
+    try:
+        result = bramble.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except Exception as exc:
+        if not isinstance(exc, ExplainedError):
+            raise
+        explain(exc)
+        sys.exit(1)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def explain(error: ExplainedError) -> None:
+    """Print what happened, then what to do next, on stderr."""
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(error.message, err=True)
+    for line in error.hint.splitlines():
+        click.echo(f"  {line}", err=True)
+
+
+if __name__ == "__main__":
+    main()
