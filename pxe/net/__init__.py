@@ -1,0 +1,1 @@
+"""Sockets: the thin shell around the protocol cores."""

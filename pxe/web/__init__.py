@@ -1,0 +1,1 @@
+"""HTTP content: images and their indexes."""
