@@ -300,8 +300,8 @@ def decode_revision(code: int) -> Revision:
     Layout, most significant bit first, `NOQuuuWuFMMMCCCCPPPPTTTTTTTTRRRR`:
 
         31 N over-voltage disallowed · 30 O OTP program disallowed · 29 Q OTP read disallowed
-        25 W warranty void · 23 F 1 = new style · 22–20 M memory, 256 MiB << M, 7 = other · 19–16 C manufacturer
-        15–12 P processor · 11–4 T type · 3–0 R revision
+        25 W warranty void · 23 F 1 = new style · 22–20 M memory, 256 MiB << M, 7 = other
+        19–16 C manufacturer · 15–12 P processor · 11–4 T type · 3–0 R revision
 
     Raises:
         BoardError: Not 32 bits, or an old-style code (boards before the Pi 2), which has no such fields.

@@ -1,0 +1,293 @@
+"""The declared cluster as the rest of Bramble sees it: frozen values, already checked against each other.
+
+Only `fleet.spec.parse` makes them from a document. No I/O here, and nothing of pydantic or YAML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+from fleet.boards import BoardModel, DiskKind, MacAddress, Serial
+
+
+class Role(StrEnum):
+    """What k3s runs on a node: `server` holds etcd and the API, `agent` only workloads."""
+
+    SERVER = "server"
+    AGENT = "agent"
+
+
+class DhcpMode(StrEnum):
+    """How Bramble takes part in DHCP: beside another server, as the only one, or not at all."""
+
+    PROXY = "proxy"
+    FULL = "full"
+    OFF = "off"
+
+
+class UnknownBoards(StrEnum):
+    """What happens to a board that netboots and is not in the file."""
+
+    HOLD = "hold"
+    REFUSE = "refuse"
+    ADOPT = "adopt"
+
+
+class FirstBoot(StrEnum):
+    """Whether a declared board may install by itself, or waits for `bramble approve`."""
+
+    TRUST_LAN = "trust-lan"
+    APPROVE = "approve"
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueBase:
+    """A stock image that Bramble knows by name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class UrlBase:
+    """A stock image to download; `sha256` is that of the file behind the URL, 64 lower-case digits."""
+
+    url: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileBase:
+    """A stock image on this machine."""
+
+    path: Path
+    sha256: str | None
+
+
+BaseRef = CatalogueBase | UrlBase | FileBase
+
+UPSTREAM = "upstream"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class K3sSpec:
+    """The k3s release and its settings.
+
+    Attributes:
+        version: Exact tag, `v1.33.5+k3s1`.
+        source: `upstream`, a directory (Path) or the base URL (str) that holds the release's files.
+        config: Passed through to the servers' config.yaml; never a secret, never a key that Bramble writes.
+    """
+
+    version: str
+    source: str | Path
+    airgap_images: bool
+    api_vip: IPv4Address | None
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class UserSpec:
+    """The login made on every node."""
+
+    name: str
+    ssh_authorized_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSpec:
+    """What every node's disk has in common."""
+
+    base: BaseRef
+    packages: tuple[str, ...]
+    overlays: tuple[Path, ...]
+    user: UserSpec
+    timezone: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddressPool:
+    """Addresses that DHCP hands to boards without a reservation; both ends belong to it."""
+
+    first: IPv4Address
+    last: IPv4Address
+
+    def __contains__(self, address: IPv4Address) -> bool:
+        return self.first <= address <= self.last
+
+    def __len__(self) -> int:
+        return int(self.last) - int(self.first) + 1
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}"
+
+
+@dataclass(frozen=True, slots=True)
+class PortsSpec:
+    """TCP ports of the content server (plain HTTP) and of the control API (TLS)."""
+
+    http: int
+    control: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSpec:
+    """The network that the boards boot on.
+
+    Attributes:
+        interface: Where the server listens.
+        server_address: The server's own address on the subnet; None: read from the interface when serving.
+    """
+
+    interface: str
+    dhcp: DhcpMode
+    subnet: IPv4Network
+    gateway: IPv4Address | None
+    dns: tuple[IPv4Address, ...]
+    pool: AddressPool | None
+    server_address: IPv4Address | None
+    ports: PortsSpec
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpec:
+    """The disk to install on; `serial` picks one where a node has several of a kind."""
+
+    kind: DiskKind
+    serial: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """A Kubernetes taint; `str()` is the form that k3s takes, `key=value:NoSchedule`."""
+
+    key: str
+    value: str
+    effect: str
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value}:{self.effect}" if self.value else f"{self.key}:{self.effect}"
+
+
+@dataclass(frozen=True, slots=True)
+class ManualPower:
+    """A person switches the board."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandPower:
+    """Commands of the user, as argument lists that no shell sees."""
+
+    on: tuple[str, ...]
+    off: tuple[str, ...]
+    status: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TasmotaPower:
+    """A Tasmota plug; `output` counts from 1."""
+
+    url: str
+    output: int
+    password_file: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShellyPower:
+    """A Shelly plug or relay; `channel` counts from 0."""
+
+    url: str
+    channel: int
+    password_file: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnmpPoePower:
+    """A PoE switch port by its RFC 3621 indices (`pethPsePortAdminEnable.<group>.<port>`)."""
+
+    host: str
+    group: int
+    port: int
+    community_file: Path
+
+
+PowerSpec = ManualPower | CommandPower | TasmotaPower | ShellyPower | SnmpPoePower
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSpec:
+    """One declared node, with `defaults` already merged in; it has a mac, a serial, or both."""
+
+    name: str
+    board: BoardModel
+    role: Role
+    mac: MacAddress | None
+    serial: Serial | None
+    address: IPv4Address | None
+    disk: DiskSpec
+    labels: Mapping[str, str]
+    taints: tuple[Taint, ...]
+    power: PowerSpec | None
+    memory_mib: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class FirstBootPolicy:
+    """The first-boot rule of each role."""
+
+    agent: FirstBoot
+    server: FirstBoot
+
+    def for_role(self, role: Role) -> FirstBoot:
+        return self.server if role is Role.SERVER else self.agent
+
+
+@dataclass(frozen=True, slots=True)
+class ReimagePolicy:
+    """When Bramble re-installs by itself: `after_s` seconds of failure, `max_parallel` nodes at a time."""
+
+    when_failed: bool
+    max_parallel: int
+    after_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySpec:
+    """What Bramble may decide without asking."""
+
+    unknown_boards: UnknownBoards
+    first_boot: FirstBootPolicy
+    reimage: ReimagePolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSpec:
+    """A whole cluster.yaml; `path` is the file it came from, for messages and relative paths."""
+
+    name: str
+    domain: str
+    k3s: K3sSpec
+    image: ImageSpec
+    network: NetworkSpec
+    nodes: tuple[NodeSpec, ...]
+    policy: PolicySpec
+    path: Path
+
+    @property
+    def servers(self) -> tuple[NodeSpec, ...]:
+        return tuple(node for node in self.nodes if node.role is Role.SERVER)
+
+    @property
+    def agents(self) -> tuple[NodeSpec, ...]:
+        return tuple(node for node in self.nodes if node.role is Role.AGENT)
+
+    def find_node(self, name: str) -> NodeSpec | None:
+        return next((node for node in self.nodes if node.name == name), None)
+
+    def fqdn(self, node: NodeSpec) -> str:
+        """The node's name in the zone that Bramble's DNS answers."""
+        return f"{node.name}.{self.domain}"
