@@ -1,10 +1,10 @@
 """The words that a node and the control server exchange.
 
-Values only: frozen dataclasses, their JSON form, and the limits that both sides keep. The server imports this module, the agent
-never imports anything of the server. Standard library only, Python >= 3.10.
+Values only: frozen dataclasses, their JSON form, and the limits that both sides keep. The server imports this
+module, the agent never imports anything of the server. Standard library only, Python >= 3.10.
 
-Transport: HTTPS with JSON bodies. Before enrolment a caller is anonymous; an installer whose board was admitted carries
-`Authorization: Bearer <session token>`; an enrolled agent presents its client certificate.
+Transport: HTTPS with JSON bodies. Before enrolment a caller is anonymous; an installer whose board was
+admitted carries `Authorization: Bearer <session token>`; an enrolled agent presents its client certificate.
 
     POST /v1/hello                    Hello          -> Welcome
     POST /v1/prove                    Proof          -> Verdict
@@ -93,8 +93,8 @@ class K3sState(str, enum.Enum):
 class Hardware:
     """What a board says of itself, read from its device tree and sysfs.
 
-    `serial` is 16 lower-case hex digits, `revision` the 32-bit revision code (None where the device tree has none),
-    `macs` are lower-case with colons, the on-board Ethernet first, `memory_bytes` is MemTotal.
+    `serial` is 16 lower-case hex digits, `revision` the 32-bit revision code (None where the device tree has
+    none), `macs` are lower-case with colons, the on-board Ethernet first, `memory_bytes` is MemTotal.
     """
 
     serial: str
@@ -103,7 +103,8 @@ class Hardware:
     memory_bytes: int
     revision: int | None = None
     boot_mode: int | None = None
-    """`chosen/bootloader/boot-mode` in BOOT_ORDER numbering (1 SD, 2 network, 6 NVMe), where the firmware tells."""
+    """`chosen/bootloader/boot-mode` in BOOT_ORDER numbering (1 SD, 2 network, 6 NVMe), where the firmware
+    tells."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,9 @@ class Hello:
     boot_id: str
     """/proc/sys/kernel/random/boot_id: tells one power-on from the next."""
     key_sha256: str
-    """SHA-256 of the caller's key, hex: of the installer's random session key, or of the agent's public key (SubjectPublicKeyInfo DER).
-    Its first 8 hex digits are the fingerprint that a person compares."""
+    """SHA-256 of the caller's key, hex: of the bytes of the installer's random session key, or of the
+    agent's public key (SubjectPublicKeyInfo DER). Its first 8 hex digits are the fingerprint that a person
+    compares."""
     client_nonce: str
     """32 random bytes, hex."""
     intent: int | None = None
@@ -137,7 +139,8 @@ class Proof:
     session: str
     kind: ProofKind
     value: str = ""
-    """TICKET: hex HMAC of `ticket_proof`. PREVIOUS: empty, the client certificate of the connection is the proof."""
+    """TICKET: hex HMAC of `ticket_proof`. PREVIOUS: empty, the client certificate of the connection is the
+    proof."""
     csr_pem: str = ""
     """PKCS#10 request for the agent's key; empty in the installer."""
     installer_key: str = ""
@@ -157,7 +160,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class DiskSelector:
-    """Which disk to install to. `kind` is `nvme`, `sd` or `usb`; `serial` narrows when given; two matches are never guessed between."""
+    """Which disk to install to.
+
+    `kind` is `nvme`, `sd` or `usb`; `serial` narrows when given; two matches are never guessed between.
+    """
 
     kind: str
     serial: str | None = None
@@ -165,7 +171,7 @@ class DiskSelector:
 
 @dataclass(frozen=True)
 class Patch:
-    """Bytes of a node delta: `data_hex` replaces what the image holds at `offset` (bytes from the start of the disk)."""
+    """Bytes of a node delta: `data_hex` replaces what the image holds at `offset` (bytes from the start)."""
 
     offset: int
     data_hex: str = field(repr=False)
@@ -175,8 +181,9 @@ class Patch:
 class ImageSource:
     """Where the image is and what proves it.
 
-    `index_url` answers the chunk index (JSON, see imagebuilder/seal), `image_url` the .img.zst that it describes. Both are plain HTTP;
-    `index_sha256` came over TLS, and every chunk is verified against the index.
+    `index_url` answers the chunk index (JSON, see imagebuilder/seal), `image_url` the .img.zst that it
+    describes. Both are plain HTTP; `index_sha256` came over TLS, and every chunk is verified against the
+    index.
     """
 
     image_id: str
@@ -238,7 +245,8 @@ class Health:
     clock_synchronised: bool
     temperature_c: float | None = None
     throttled: int | None = None
-    """get_throttled bits: 0 under-voltage now, 1 frequency capped, 2 throttled, 3 soft temperature limit; 16–19 the same, has occurred."""
+    """get_throttled bits: 0 under-voltage now, 1 frequency capped, 2 throttled, 3 soft temperature limit;
+    16–19 the same, has occurred."""
     storage_wear_percent: int | None = None
     pressure_some_avg10: dict[str, float] = field(default_factory=dict)
     """PSI `some avg10` of cpu, io and memory, percent."""
@@ -265,7 +273,10 @@ class Status:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that stands in the way, in words that say what to do. `code` is one of the join failure classes or gates."""
+    """Something that stands in the way, in words that say what to do.
+
+    `code` is one of the join failure classes or gates.
+    """
 
     code: str
     message: str
@@ -292,8 +303,9 @@ class NodeFile:
 class JoinMaterial:
     """Everything a node needs to join, minted for it alone.
 
-    `files` are written first (atomically, in order), then `unit` is enabled and started. `remove_after_ready` are paths deleted once
-    k3s runs; `files_after_ready` replace their older versions at that moment (the drop-in without its token reference).
+    `files` are written first (atomically, in order), then `unit` is enabled and started. `remove_after_ready`
+    are paths deleted once k3s runs; `files_after_ready` replace their older versions just before that (the
+    drop-in without its token reference).
     """
 
     generation: int
@@ -304,7 +316,10 @@ class JoinMaterial:
 
 
 def ticket_proof(ticket: str, hello: Hello, welcome: Welcome) -> str:
-    """HMAC-SHA256(ticket, context ‖ SHA-256 of the transcript), hex. Both sides compute it; a replay has other nonces."""
+    """HMAC-SHA256(ticket, context ‖ SHA-256 of the transcript), hex.
+
+    Both sides compute it; a replay has other nonces.
+    """
     transcript = hashlib.sha256(encode(hello) + b"\0" + encode(welcome)).digest()
     return hmac.new(bytes.fromhex(ticket), TICKET_CONTEXT + transcript, hashlib.sha256).hexdigest()
 
@@ -334,7 +349,10 @@ def decode(kind: type[Message], body: bytes) -> Message:
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
-    """`value` as `kind`: dataclasses, enums, tuples, dicts, unions with None and plain JSON types; nothing is coerced silently."""
+    """`value` as `kind`: dataclasses, enums, tuples, dicts, unions with None and plain JSON types.
+
+    Nothing is coerced silently; an integer for a float is the one exception (JSON has a single number type).
+    """
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(kind) if option is not type(None)]

@@ -1,0 +1,104 @@
+"""The one place of the agent that starts processes: argv lists, deadlines, stderr kept."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from agent.errors import AgentError
+
+DEFAULT_TIMEOUT_S = 30.0
+STDERR_LINES_SHOWN = 20
+
+
+class CommandError(AgentError):
+    """A command that is missing, took too long or ended with a status other than 0."""
+
+    def __init__(self, argv: Sequence[str], reason: str, stderr: str = "", hint: str = "") -> None:
+        tail = "\n".join(stderr.strip().splitlines()[-STDERR_LINES_SHOWN:])
+        super().__init__(f"'{shlex.join(argv)}' {reason}" + (f":\n{tail}" if tail else ""), hint)
+        self.argv = tuple(argv)
+        self.stderr = stderr
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: bytes
+    stderr: str
+
+    @property
+    def text(self) -> str:
+        return self.stdout.decode("utf-8", "replace")
+
+
+class Runner(Protocol):
+    """The seam for tests: `run` below, or a recorder that answers from a table."""
+
+    def __call__(
+        self, argv: Sequence[str], *, input_bytes: bytes = b"", timeout_s: float = ..., check: bool = True
+    ) -> Completed: ...
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    input_bytes: bytes = b"",
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    check: bool = True,
+) -> Completed:
+    """Run a command to its end.
+
+    Raises:
+        CommandError: not installed, no end within `timeout_s`, or (with `check`) an exit status other than 0.
+    """
+    try:
+        done = subprocess.run(
+            list(argv),
+            input=input_bytes,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+            env=_environment(),
+        )
+    except FileNotFoundError as exc:
+        raise CommandError(
+            argv,
+            "could not start: the program is not installed",
+            hint=f"The image lacks '{argv[0]}'; rebuild it.",
+        ) from exc
+    except OSError as exc:
+        raise CommandError(argv, f"could not start: {exc}") from exc
+    except subprocess.TimeoutExpired as exc:
+        stderr = (exc.stderr or b"").decode("utf-8", "replace")
+        raise CommandError(argv, f"did not end within {timeout_s:g} s", stderr) from exc
+    completed = Completed(tuple(argv), done.returncode, done.stdout, done.stderr.decode("utf-8", "replace"))
+    if check and completed.returncode != 0:
+        raise CommandError(argv, f"ended with status {completed.returncode}", completed.stderr)
+    return completed
+
+
+def start_filter(argv: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start a program that reads bytes on stdin and writes bytes on stdout; both ends are unbuffered pipes.
+
+    The caller owns the process: it must read stdout to its end or kill it. Messages go to the caller's
+    stderr, so that a full stderr pipe can never block the data.
+    """
+    try:
+        return subprocess.Popen(
+            list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=_environment()
+        )
+    except OSError as exc:
+        raise CommandError(
+            argv, f"could not start: {exc}", hint=f"The installer lacks '{argv[0]}'; rebuild the image."
+        ) from exc
+
+
+def _environment() -> dict[str, str]:
+    """The caller's environment with messages in English: their words are matched."""
+    return {**os.environ, "LC_ALL": "C.UTF-8"}
