@@ -1,8 +1,8 @@
 """YAML with positions: text → plain data, and the line where every key stands.
 
 Scalars stay the text that the author wrote. YAML 1.1 would make a number to base 60 of the MAC
-`10:20:30:40:50:60`, an integer of a serial, and `False` of `dhcp: off`; the models in `fleet.spec.schema` give each
-value its type. Only the k3s pass-through is read as typed YAML, because k3s reads it so.
+`10:20:30:40:50:60`, an integer of a serial, and `False` of `dhcp: off`; `fleet.spec.schema` gives each value
+its type. Only the k3s pass-through is read as typed YAML, because k3s reads it so.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Document:
     """A parsed file.
 
     Attributes:
-        data: dict, list, str and None; below the k3s pass-through also int, float and bool. None: nothing read.
+        data: dict, list, str and None; below the k3s pass-through also int, float and bool. None: no data.
         faults: Everything that made the YAML itself wrong; `data` is what could be read all the same.
     """
 

@@ -1,7 +1,7 @@
 """One parser per kind of value that people write into cluster.yaml: text in, inner value out.
 
-Each raises `ValueFault` (or `BoardError`, which has the same shape) with what was found, what was expected and what
-to do. A text that may be a secret is never quoted.
+Each raises `ValueFault` (or `BoardError`, which has the same shape) with what was found, what was expected
+and what to do. A text that may be a secret is never quoted.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?`, or the list of what is known where nothing is near."""
     choices = list(known)
     near = difflib.get_close_matches(word.casefold(), choices, n=1, cutoff=0.6)
+    near = near or [choice for choice in choices if word and choice.startswith(word.casefold())]
     return f"Did you mean {near[0]!r}?" if near else f"Known here: {', '.join(sorted(choices))}."
 
 
@@ -56,7 +57,7 @@ def expect_text(value: Any, expected: str) -> str:
     """Refuse a list or mapping where one word belongs."""
     if isinstance(value, str):
         return value.strip()
-    kind = {dict: "a mapping", list: "a list"}.get(type(value), f"{value!r}")
+    kind = "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)
     raise ValueFault(f"found {kind}, expected {expected}")
 
 
@@ -86,7 +87,7 @@ def parse_serial(value: Any) -> Serial:
 
 
 def parse_label(value: Any) -> str:
-    """A node's or cluster's name: one RFC 1123 label, because it becomes a host name and a Kubernetes name."""
+    """A node's or cluster's name: one RFC 1123 label, because host and Kubernetes object get it."""
     text = expect_text(value, "a name")
     if len(text) > 63:
         raise ValueFault(f"{text!r} has {len(text)} characters, a host name has at most 63", "Shorten it.")
@@ -184,7 +185,7 @@ def parse_interface(value: Any) -> str:
 
 
 def parse_ssh_key(value: Any) -> str:
-    """One line of an authorized_keys file, options included. The text is never quoted back: it may be private."""
+    """One line of an authorized_keys file, options included. Never quoted back: it may be private."""
     text = expect_text(value, "an SSH public key")
     convert = "Convert it with 'ssh-keygen -i -f KEYFILE' and paste the line that it prints."
     if "PRIVATE KEY" in text or "PuTTY-User-Key-File" in text:
@@ -285,9 +286,7 @@ def parse_kubernetes_key(value: Any) -> str:
 def parse_kubernetes_value(value: Any) -> str:
     text = "" if value is None else expect_text(value, "a text")
     if text and not _KUBERNETES_NAME.fullmatch(text):
-        raise ValueFault(
-            f"{text!r} is not a label value: up to 63 letters, digits, '-', '_' and '.', alphanumeric at its ends"
-        )
+        raise ValueFault(f"{text!r} is not a label value (up to 63 letters, digits, inner '-', '_' and '.')")
     return text
 
 

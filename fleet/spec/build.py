@@ -1,0 +1,202 @@
+"""A draft without errors → the `ClusterSpec`. All defaults of the format stand here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, TypeVar
+
+from fleet.spec.draft import Draft, DraftNode, Surroundings
+from fleet.spec.model import (
+    UPSTREAM,
+    BaseRef,
+    CatalogueBase,
+    ClusterSpec,
+    CommandPower,
+    DhcpMode,
+    DiskSpec,
+    FileBase,
+    FirstBoot,
+    FirstBootPolicy,
+    ImageSpec,
+    K3sSpec,
+    ManualPower,
+    NetworkSpec,
+    NodeSpec,
+    PolicySpec,
+    PortsSpec,
+    PowerSpec,
+    ReimagePolicy,
+    ShellyPower,
+    SnmpPoePower,
+    TasmotaPower,
+    UnknownBoards,
+    UrlBase,
+    UserSpec,
+)
+from fleet.spec.schema import (
+    BaseSection,
+    CommandSection,
+    FirstBootSection,
+    ManualSection,
+    PolicySection,
+    PortsSection,
+    PowerSection,
+    ReimageSection,
+    ShellySection,
+    SnmpPoeSection,
+    TasmotaSection,
+)
+
+T = TypeVar("T")
+
+DEFAULT_BASE: Final = "debian-trixie"
+DEFAULT_USER: Final = "pi"
+DEFAULT_TIMEZONE: Final = "Etc/UTC"
+DEFAULT_HTTP_PORT: Final = 7080
+DEFAULT_CONTROL_PORT: Final = 7443
+DEFAULT_REIMAGE_AFTER_S: Final = 15 * 60
+
+
+def build_cluster(draft: Draft, path: Path) -> ClusterSpec:
+    """Convert a draft that passed every check.
+
+    Raises:
+        ValueError: A required value is absent, which `check_required` should have reported.
+    """
+    name = _required(draft.cluster.name)
+    around = draft.around
+    return ClusterSpec(
+        name=name,
+        domain=draft.cluster.domain or f"{name}.internal",
+        k3s=_k3s(draft),
+        image=ImageSpec(
+            base=_base(draft.image.base, around),
+            packages=_given(draft.image.packages),
+            overlays=tuple(around.resolve(overlay) for overlay in _given(draft.image.overlays)),
+            user=UserSpec(draft.user.name or DEFAULT_USER, _given(draft.user.ssh_authorized_keys)),
+            timezone=draft.image.timezone or DEFAULT_TIMEZONE,
+        ),
+        network=_network(draft),
+        nodes=tuple(_node(node, around) for node in draft.nodes),
+        policy=_policy(draft.document.policy or PolicySection()),
+        path=path,
+    )
+
+
+def _required(value: T | None) -> T:
+    if value is None:
+        raise ValueError("a required value is absent from a draft that passed the checks")
+    return value
+
+
+def _given(items: Iterable[T | None] | None) -> tuple[T, ...]:
+    return tuple(item for item in items or () if item is not None)
+
+
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value
+
+
+def _k3s(draft: Draft) -> K3sSpec:
+    source = _or(draft.k3s.source, UPSTREAM)
+    is_text = source == UPSTREAM or "://" in source
+    return K3sSpec(
+        version=_required(draft.k3s.version),
+        source=source if is_text else draft.around.resolve(source),
+        airgap_images=_or(draft.k3s.airgap_images, True),
+        api_vip=draft.k3s.api_vip,
+        config=draft.k3s.config or {},
+    )
+
+
+def _base(base: BaseSection | None, around: Surroundings) -> BaseRef:
+    if base is None:
+        return CatalogueBase(DEFAULT_BASE)
+    if base.url is not None:
+        return UrlBase(base.url, _required(base.sha256))
+    if base.path is not None:
+        return FileBase(around.resolve(base.path), base.sha256)
+    return CatalogueBase(_required(base.name))
+
+
+def _network(draft: Draft) -> NetworkSpec:
+    network = draft.network
+    ports = network.ports or PortsSection()
+    return NetworkSpec(
+        interface=_required(network.interface),
+        dhcp=_or(network.dhcp, DhcpMode.PROXY),
+        subnet=_required(network.subnet),
+        gateway=network.gateway,
+        dns=_given(network.dns),
+        pool=network.pool,
+        server_address=network.server_address,
+        ports=PortsSpec(_or(ports.http, DEFAULT_HTTP_PORT), _or(ports.control, DEFAULT_CONTROL_PORT)),
+    )
+
+
+def _node(node: DraftNode, around: Surroundings) -> NodeSpec:
+    section = node.section
+    disk = _required(section.disk)
+    return NodeSpec(
+        name=_required(section.name),
+        board=_required(section.board),
+        role=_required(section.role),
+        mac=section.mac,
+        serial=section.serial,
+        address=section.address,
+        disk=DiskSpec(_required(disk.kind), disk.serial),
+        labels=section.labels or {},
+        taints=_given(section.taints),
+        power=None if section.power is None else _power(section.power, around),
+        memory_mib=section.memory,
+    )
+
+
+def _power(power: PowerSection, around: Surroundings) -> PowerSpec:
+    def resolve(path: str | None) -> Path | None:
+        return None if path is None else around.resolve(path)
+
+    match power:
+        case ManualSection():
+            return ManualPower()
+        case CommandSection():
+            status = None if power.status is None else _given(power.status)
+            return CommandPower(on=_given(power.on), off=_given(power.off), status=status)
+        case TasmotaSection():
+            return TasmotaPower(
+                url=_required(power.url),
+                output=_or(power.output, 1),
+                password_file=resolve(power.password_file),
+            )
+        case ShellySection():
+            return ShellyPower(
+                url=_required(power.url),
+                channel=_or(power.channel, 0),
+                password_file=resolve(power.password_file),
+            )
+        case SnmpPoeSection():
+            return SnmpPoePower(
+                host=_required(power.host),
+                group=_or(power.group, 1),
+                port=_required(power.port),
+                community_file=around.resolve(_required(power.community_file)),
+            )
+
+
+def _policy(policy: PolicySection) -> PolicySpec:
+    first_boot = policy.first_boot or FirstBootSection()
+    reimage = policy.reimage or ReimageSection()
+    return PolicySpec(
+        unknown_boards=_or(policy.unknown_boards, UnknownBoards.HOLD),
+        first_boot=FirstBootPolicy(
+            agent=_or(first_boot.agent, FirstBoot.TRUST_LAN),
+            # The server token is the cluster's administrator: a person looks at the board first.
+            server=_or(first_boot.server, FirstBoot.APPROVE),
+        ),
+        reimage=ReimagePolicy(
+            when_failed=_or(reimage.when_failed, False),
+            max_parallel=_or(reimage.max_parallel, 1),
+            after_s=_or(reimage.after, DEFAULT_REIMAGE_AFTER_S),
+        ),
+    )

@@ -1,0 +1,59 @@
+"""The k3s part: how many servers, and which settings are the user's to make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from fleet.spec.draft import Draft
+from fleet.spec.model import Role
+from fleet.spec.shape import Finding
+
+_OWNED: Final[Mapping[str, str]] = {
+    "cluster-init": "Bramble chooses the one server that founds the cluster",
+    "server": "Bramble tells every node which server to join",
+    "token": "Bramble makes the cluster's tokens and delivers them over TLS",
+    "token-file": "Bramble makes the cluster's tokens and delivers them over TLS",
+    "agent-token": "Bramble makes the cluster's tokens and delivers them over TLS",
+    "agent-token-file": "Bramble makes the cluster's tokens and delivers them over TLS",
+    "cluster-reset": "a reset is an action on one node, not a setting",
+    "cluster-reset-restore-path": "a restore is an action on one node, not a setting",
+    "datastore-endpoint": "Bramble's clusters keep their state in k3s' embedded etcd",
+    "data-dir": "the image carries k3s' files in /var/lib/rancher/k3s",
+    "https-listen-port": "nodes and the virtual address expect the API on port 6443",
+    "node-name": "the node's name comes from 'nodes'",
+    "with-node-id": "the node's name comes from 'nodes'",
+    "node-ip": "the node's address comes from 'nodes'",
+    "node-label": "labels are set per node, under 'labels'",
+    "node-taint": "taints are set per node, under 'taints'",
+}
+"""Keys of k3s' config.yaml that Bramble writes or relies on, and why."""
+
+
+def check_k3s(draft: Draft) -> Iterator[Finding]:
+    """Find server counts that survive nothing, and pass-through keys that Bramble owns."""
+    yield from _servers(draft)
+    for name in draft.k3s.config or {}:
+        # k3s reads 'key+' as "append to the list of key".
+        if reason := _OWNED.get(name.removesuffix("+")):
+            key = ("cluster", "k3s", "config", name)
+            yield Finding(key, f"the k3s setting {name!r} is Bramble's: {reason}", "Remove it.")
+
+
+def _servers(draft: Draft) -> Iterator[Finding]:
+    if not draft.nodes or any(node.section.role is None for node in draft.nodes):
+        return
+    count = sum(node.section.role is Role.SERVER for node in draft.nodes)
+    if count == 0:
+        yield Finding(
+            ("nodes",), "no node has 'role: server', a cluster needs one", "Make 1 or 3 nodes servers."
+        )
+    elif count % 2 == 0:
+        survives = (count - 1) // 2
+        loses = "no failure" if survives == 0 else f"{survives} failure{'s' if survives > 1 else ''}"
+        odd = f"{count - 1} or {count + 1}"
+        yield Finding(
+            ("nodes",),
+            f"{count} servers survive {loses}, as {count - 1} would: etcd needs more than half of them",
+            f"Make it {odd} servers.",
+        )
