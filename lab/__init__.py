@@ -1,0 +1,1 @@
+"""Virtual Raspberry Pis: the boot firmware, QEMU machines behind it, a private network between them."""

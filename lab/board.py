@@ -1,0 +1,342 @@
+"""A virtual Raspberry Pi: a bootloader, then QEMU with what it fetched, and back to the bootloader when the
+guest reboots.
+
+Each board runs on a thread of its own from power-on to power-off; the caller's side is synchronous and safe
+from any thread. The thread owns the tap (bootloader and QEMU take turns on it), the QEMU process and the
+files in `run_dir`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from fleet.boards import BoardModel, BootMode, MacAddress, Serial
+from lab.bootloader.boot_order import DISK_MODES, network_first, walk
+from lab.bootloader.files import BoardStuckError, BootFiles, ModeFailedError, load_files, read_all
+from lab.bootloader.profile import BoardIdentity, EepromProfile, default_profile
+from lab.console import Console
+from lab.devicetree import write_board_dtb
+from lab.disk import BootPartition, VirtualDisk
+from lab.errors import LabError, WaitTimeoutError
+from lab.events import BoardEvent, EventHandler, EventKind, Notice
+from lab.netclient import boot_from_network
+from lab.network import require_tun
+from lab.qemu import Cpu, End, Machine, MachineSpec, require_qemu
+from lab.tap import Tap
+
+DEFAULT_MEMORY_MIB: Final = 1024
+_RESTART_PAUSE_S: Final = 1.0
+"""Between two rounds of BOOT_ORDER: a board without anything to boot must not keep a core busy."""
+_PANIC: Final = re.compile(r"Kernel panic - not syncing: (.*)\n")
+_PANIC_LINE_CHARS: Final = 200
+_STOP_TIMEOUT_S: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoardConfig:
+    """A board as it lies on the table.
+
+    Attributes:
+        name: Its name in the lab: of events and files.
+        tap: Tap device that its cable is plugged into (`network.add_tap`); None for no cable.
+        memory_mib: Memory of the machine; it does not have to be what the revision code says.
+        revision: Revision code; None for one of the model.
+        boot_order: None for network first, then the disks as listed, then over again.
+        profile: EEPROM; None for the model's usual one.
+        link_up_s: From power-on to a link; about 3 s on a board, and there is nothing to learn from waiting
+            for it.
+    """
+
+    name: str
+    model: BoardModel
+    serial: Serial
+    mac: MacAddress
+    tap: str | None
+    disks: tuple[VirtualDisk, ...] = ()
+    memory_mib: int = DEFAULT_MEMORY_MIB
+    cpu_count: int = 2
+    revision: int | None = None
+    boot_order: int | None = None
+    profile: EepromProfile | None = None
+    link_up_s: float = 0.3
+
+    @property
+    def identity(self) -> BoardIdentity:
+        return BoardIdentity(
+            model=self.model,
+            serial=self.serial,
+            mac=self.mac,
+            revision=self.revision if self.revision is not None else self.model.revision_codes[-1],
+        )
+
+    @property
+    def effective_boot_order(self) -> int:
+        return self.boot_order if self.boot_order is not None else network_first([d.kind for d in self.disks])
+
+
+class VirtualBoard:
+    """One board. A context manager: leaving it pulls the plug and closes the files.
+
+    Args:
+        config: What it is.
+        run_dir: Directory for its kernel, device tree and logs; made if absent. `console.log` grows there.
+        on_event: Called for every event on the board's thread.
+        dtb_cache: Where QEMU's device trees are kept between boards; inside `run_dir` by default.
+    """
+
+    def __init__(
+        self,
+        config: BoardConfig,
+        *,
+        run_dir: Path,
+        on_event: EventHandler | None = None,
+        dtb_cache: Path | None = None,
+    ) -> None:
+        self.config = config
+        self._profile = config.profile or default_profile(config.model)
+        self._run_dir = run_dir
+        self._on_event = on_event
+        self._dtb_cache = dtb_cache or run_dir / "dtb-cache"
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self.console = Console(run_dir / "console.log")
+        self._events: list[BoardEvent] = []
+        self._changed = threading.Condition()
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._thread: threading.Thread | None = None
+        self._searched = 0
+
+    # --- what a person does to a board
+
+    def power_on(self) -> None:
+        """Plug it in.
+
+        Raises:
+            LabError: It is on already, or this machine can not run virtual boards.
+        """
+        if self.is_on:
+            raise LabError(f"{self.config.name} is on already")
+        require_qemu()
+        if self.config.tap is not None:
+            require_tun()
+        for disk in self.config.disks:
+            disk.create()
+        self._drain_wake()
+        self._thread = threading.Thread(target=self._run, name=f"board-{self.config.name}", daemon=True)
+        self._thread.start()
+
+    def power_cut(self) -> None:
+        """Pull the plug, at once and whatever it does. Nothing happens to a board that is off."""
+        thread = self._thread
+        if thread is None:
+            return
+        os.eventfd_write(self._wake_fd, 1)
+        thread.join(_STOP_TIMEOUT_S)
+        if thread.is_alive():
+            raise LabError(f"{self.config.name} did not stop within {_STOP_TIMEOUT_S:g} s")
+        self._thread = None
+
+    def close(self) -> None:
+        """Pull the plug and release everything."""
+        if self._wake_fd < 0:
+            return
+        self.power_cut()
+        os.close(self._wake_fd)
+        self._wake_fd = -1
+        self.console.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- what a person sees of it
+
+    @property
+    def is_on(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def events(self) -> Sequence[BoardEvent]:
+        """All events so far, oldest first."""
+        with self._changed:
+            return tuple(self._events)
+
+    def wait_for(self, *kinds: EventKind, timeout_s: float, since: int = 0) -> BoardEvent:
+        """Wait for the first event of one of these kinds, beginning with event number `since`.
+
+        Raises:
+            WaitTimeoutError: Not in time, or the lab broke; the text carries the last events and console
+                lines.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while True:
+                for event in self._events[since:]:
+                    if event.kind in kinds:
+                        return event
+                    if event.kind is EventKind.BROKEN:
+                        raise WaitTimeoutError(
+                            self._report(f"waited for {' or '.join(kinds)}, and the lab broke")
+                        )
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise WaitTimeoutError(self._report(f"no {' or '.join(kinds)} within {timeout_s:g} s"))
+                self._changed.wait(left)
+
+    def wait_for_console(self, pattern: str, *, timeout_s: float, since: int = 0) -> re.Match[str]:
+        """Wait for a regular expression on the console after position `since` (`console.position`).
+
+        Raises:
+            WaitTimeoutError: Not in time.
+        """
+        found = self.console.wait_for(pattern, timeout_s, since=since)
+        if found is None:
+            raise WaitTimeoutError(self._report(f"no {pattern!r} on the console within {timeout_s:g} s"))
+        return found
+
+    def _report(self, what: str) -> str:
+        events = "\n".join(f"  {event.kind}: {event.text}" for event in self._events[-10:])
+        return f"{self.config.name}: {what}. Last events:\n{events}\nConsole:\n{self.console.tail()}"
+
+    # --- the board's own thread
+
+    def _run(self) -> None:
+        try:
+            self._emit(EventKind.POWERED_ON, f"{self.config.model.title}, serial {self.config.serial}")
+            while self._boot() is End.REBOOT:
+                self._emit(EventKind.REBOOTED, "the guest asked for a reboot")
+        except BoardStuckError as error:
+            self._emit(EventKind.STUCK, str(error))
+            self._sleep(None)
+            self._emit(EventKind.POWER_CUT, "power cut")
+        except LabError as error:
+            self._emit(EventKind.BROKEN, str(error))
+        except OSError as error:
+            self._emit(EventKind.BROKEN, f"the host failed: {error}")
+
+    def _boot(self) -> End:
+        """From reset to the end of the guest: the modes of BOOT_ORDER until one brings files."""
+        order = self.config.effective_boot_order
+        first_mode = None
+        for attempt in walk(order, net_boot_max_retries=self._profile.net_boot_max_retries):
+            pause_s = attempt.pause_s + (_RESTART_PAUSE_S if attempt.mode is first_mode else 0.0)
+            first_mode = first_mode or attempt.mode
+            if self._sleep(pause_s):
+                return self._cut()
+            self._emit(EventKind.MODE_STARTED, f"boot mode {attempt.mode.name} ({attempt.mode.value:x})")
+            try:
+                files = self._load(attempt.mode)
+            except ModeFailedError as error:
+                self._emit(EventKind.MODE_FAILED, f"{attempt.mode.name}: {error}")
+                continue
+            return self._cut() if files is None else self._start(files)
+        raise BoardStuckError(f"BOOT_ORDER {order:#x} is at its end, nothing could be booted")
+
+    def _load(self, mode: BootMode) -> BootFiles | None:
+        """Files of one boot mode; None where the plug was pulled."""
+        if mode is BootMode.NETWORK:
+            if self.config.tap is None:
+                raise ModeFailedError("no link: the cable is not plugged in")
+            with Tap(self.config.tap) as tap:
+                if self._sleep(self.config.link_up_s):
+                    return None
+                return boot_from_network(
+                    tap, self.config.identity, self._profile, wake_fd=self._wake_fd, on_notice=self._notice
+                )
+        wanted = DISK_MODES.get(mode)
+        disk = next((disk for disk in self.config.disks if disk.kind is wanted), None)
+        if disk is None:
+            raise ModeFailedError("no such device" if wanted else "this mode is not emulated")
+        partition = BootPartition.find(disk.path)
+        if partition is None:
+            raise ModeFailedError(f"{disk.path.name}: no partition table with a FAT partition")
+        return read_all(load_files(self.config.identity, mode), partition.read)
+
+    def _start(self, files: BootFiles) -> End:
+        kernel = self._run_dir / "kernel"
+        initramfs = self._run_dir / "initramfs" if files.initramfs is not None else None
+        dtb = self._run_dir / "board.dtb"
+        kernel.write_bytes(files.kernel)
+        if initramfs is not None and files.initramfs is not None:
+            initramfs.write_bytes(files.initramfs)
+        cpu = Cpu.of(self.config.model.soc, self.config.cpu_count)
+        write_board_dtb(
+            dtb,
+            cache=self._dtb_cache,
+            board=self.config.identity,
+            boot_mode=files.source,
+            cpu=cpu,
+            memory_mib=self.config.memory_mib,
+        )
+        machine = Machine(
+            MachineSpec(
+                name=self.config.name,
+                cpu=cpu,
+                memory_mib=self.config.memory_mib,
+                kernel=kernel,
+                initramfs=initramfs,
+                dtb=dtb,
+                cmdline=files.cmdline,
+                disks=self.config.disks,
+                mac=self.config.mac,
+                tap=self.config.tap,
+            ),
+            self._run_dir,
+        )
+        loaded = f"{files.kernel_name}" + (f" and {files.initramfs_name}" if files.initramfs_name else "")
+        self._emit(EventKind.KERNEL_STARTED, f"{loaded} from {files.source.name}")
+        del files  # a hundred megabytes, for as long as the guest runs
+        end = machine.run(self._wake_fd, self._console_data)
+        match end:
+            case End.CUT:
+                return self._cut()
+            case End.SHUTDOWN:
+                self._emit(EventKind.POWERED_OFF, "the guest shut down")
+            case End.PANIC | End.REBOOT:
+                pass
+        return end
+
+    def _console_data(self, data: bytes) -> None:
+        self.console.write(data)
+        found = self.console.wait_for(_PANIC.pattern, 0.0, since=self._searched)
+        if found:
+            self._emit(EventKind.PANIC, found[1].strip())
+        # The line may arrive in pieces: the next search begins a line's length before the end of this one.
+        self._searched = self.console.position - (0 if found else _PANIC_LINE_CHARS)
+
+    def _cut(self) -> End:
+        self._emit(EventKind.POWER_CUT, "power cut")
+        return End.CUT
+
+    def _sleep(self, seconds: float | None) -> bool:
+        """Wait; True as soon as the plug is pulled."""
+        return bool(select.select([self._wake_fd], [], [], seconds)[0])
+
+    def _drain_wake(self) -> None:
+        try:
+            os.eventfd_read(self._wake_fd)
+        except BlockingIOError:
+            return
+
+    def _notice(self, notice: Notice) -> None:
+        self._emit(notice.kind, notice.text)
+
+    def _emit(self, kind: EventKind, text: str) -> None:
+        event = BoardEvent(board=self.config.name, kind=kind, text=text, at=time.monotonic())
+        with self._changed:
+            self._events.append(event)
+            self._changed.notify_all()
+        if self._on_event is not None:
+            self._on_event(event)

@@ -1,0 +1,210 @@
+"""The bootloader's DHCP exchange: DISCOVER until there are an address and a TFTP server, then REQUEST and
+ACK.
+
+Both may come from different servers, in any order (a router and a proxy): the client waits for both. An offer
+with neither option 66 nor a matching option 43 gives at most an address. BOOTP `siaddr` alone, option 67 and
+the `file` field are ignored.
+
+Sources: field listings in rpi-eeprom#58, #376, #687; Raspberry Pi documentation, "PXE_OPTION43" and
+"DHCP_OPTION97". The list of options in the REQUEST is an inference from server logs of 2021.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from typing import Final
+
+from lab.bootloader.profile import BoardIdentity, EepromProfile
+from lab.events import EventKind, Notice
+from pxe.dhcp.wire import DhcpMessage, MessageType, Op, Option
+
+CLIENT_PORT: Final = 68
+SERVER_PORT: Final = 67
+VENDOR_CLASS: Final = b"PXEClient:Arch:00000:UNDI:002001"
+PARAMETER_LIST: Final = bytes((1, 3, 43, 60, 66, 67, 128, 129, 130, 131, 132, 133, 134, 135))
+CLIENT_ARCH: Final = b"\0\0"
+"""All models say "x86 BIOS", a Pi 5 as well."""
+CLIENT_NDI: Final = b"\x01\x02\x01"
+OPTION_43_TEXT: Final = b"Raspberry Pi Boot"
+_PXE_BOOT_MENU: Final = b"\x09"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """The network settings of one network boot; `gateway` is None where no router was offered."""
+
+    address: IPv4Address
+    network: IPv4Network
+    gateway: IPv4Address | None
+    tftp_server: IPv4Address
+
+    @property
+    def next_hop(self) -> IPv4Address:
+        """Whose MAC address frames to the TFTP server carry."""
+        if self.tftp_server in self.network or self.gateway is None:
+            return self.tftp_server
+        return self.gateway
+
+
+def discover(board: BoardIdentity, profile: EepromProfile, xid: int) -> DhcpMessage:
+    """The DHCPDISCOVER: 322 bytes when encoded, without padding."""
+    return DhcpMessage(
+        op=Op.REQUEST,
+        message_type=MessageType.DISCOVER,
+        xid=xid,
+        chaddr=board.mac.octets,
+        options=(
+            (Option.PARAMETER_LIST, PARAMETER_LIST),
+            (Option.CLIENT_ARCH, CLIENT_ARCH),
+            (Option.CLIENT_NDI, CLIENT_NDI),
+            (Option.CLIENT_GUID, board.option97(profile.fourcc)),
+            (Option.VENDOR_CLASS, VENDOR_CLASS),
+        ),
+    )
+
+
+def tftp_server_of(offer: DhcpMessage) -> IPv4Address | None:
+    """The TFTP server that an offer names: option 66 (a dotted quad), else by option 43 the server itself."""
+    name = (offer.option(Option.TFTP_SERVER) or b"").rstrip(b"\0")
+    if name:
+        try:
+            return IPv4Address(name.decode("ascii"))
+        except (AddressValueError, UnicodeDecodeError):
+            pass  # a host name: the bootloader has no resolver, and looks at option 43
+    menu = offer.option(Option.VENDOR_SPECIFIC) or b""
+    if OPTION_43_TEXT not in menu or not offer.vendor_class.startswith(b"PXEClient"):
+        return None
+    is_bare_text = _PXE_BOOT_MENU not in menu
+    if is_bare_text and offer.siaddr != IPv4Address(0):
+        return offer.siaddr
+    return offer.server_id
+
+
+class DhcpExchange:
+    """One DHCP exchange as a state machine over messages.
+
+    Attributes:
+        to_send: Messages to broadcast; the owner empties it.
+        notices: What happened; the owner empties it.
+        binding: The result, once there is one.
+        failed: Why there will be none.
+    """
+
+    def __init__(self, board: BoardIdentity, profile: EepromProfile, *, xid: int, now: float) -> None:
+        self._board = board
+        self._profile = profile
+        self._xid = xid
+        self._deadline = now + profile.dhcp_timeout_s
+        self._resend_at = now
+        self._lease: DhcpMessage | None = None
+        self._tftp_server: IPv4Address | None = None
+        self._requesting = False
+        self._offers_without_boot: set[IPv4Address] = set()
+        self.to_send: list[DhcpMessage] = []
+        self.notices: list[Notice] = []
+        self.binding: Binding | None = None
+        self.failed: str | None = None
+        self._send(now)
+
+    def next_timeout(self) -> float:
+        return min(self._deadline, self._resend_at)
+
+    def handle_timeout(self, now: float) -> None:
+        if self.binding or self.failed:
+            return
+        if now >= self._deadline:
+            self.failed = self._explain()
+        elif now >= self._resend_at:
+            self._send(now)
+
+    def receive(self, reply: DhcpMessage, now: float) -> None:
+        """Take one message of a server; messages for others, and of an earlier state, say nothing."""
+        if reply.op is not Op.REPLY or reply.xid != self._xid or reply.chaddr != self._board.mac.octets:
+            return
+        if self.binding or self.failed:
+            return
+        match reply.message_type:
+            case MessageType.OFFER if not self._requesting:
+                self._take_offer(reply, now)
+            case MessageType.ACK if (
+                self._requesting and self._lease and reply.server_id == self._lease.server_id
+            ):
+                self._bind(reply)
+            case MessageType.NAK if self._requesting:
+                self.notices.append(
+                    Notice(EventKind.DHCP_OFFER, f"NAK from {reply.server_id}, starting over")
+                )
+                self._requesting, self._lease, self._tftp_server = False, None, None
+                self._send(now)
+            case _:
+                pass
+
+    def _take_offer(self, offer: DhcpMessage, now: float) -> None:
+        tftp_server = tftp_server_of(offer)
+        has_address = offer.yiaddr != IPv4Address(0) and offer.server_id is not None
+        if has_address and self._lease is None:
+            self._lease = offer
+        if tftp_server is not None and self._tftp_server is None:
+            self._tftp_server = tftp_server
+        source = offer.server_id or offer.siaddr
+        if tftp_server is None:
+            self._offers_without_boot.add(source)
+        self.notices.append(
+            Notice(
+                EventKind.DHCP_OFFER,
+                f"OFFER from {source}: {offer.yiaddr if has_address else 'no address'}, "
+                f"{f'TFTP {tftp_server}' if tftp_server else 'no TFTP server (neither option 66 nor 43)'}",
+            )
+        )
+        if self._lease and self._tftp_server:
+            self._requesting = True
+            self._send(now)
+
+    def _bind(self, ack: DhcpMessage) -> None:
+        if self._tftp_server is None:
+            return
+        mask = ack.address(Option.SUBNET_MASK) or IPv4Address("255.255.255.0")
+        routers = ack.option(Option.ROUTER) or b""
+        self.binding = Binding(
+            address=ack.yiaddr,
+            network=IPv4Network((ack.yiaddr, str(mask)), strict=False),
+            gateway=IPv4Address(routers[:4]) if len(routers) >= 4 else None,
+            tftp_server=self._tftp_server,
+        )
+        self.notices.append(
+            Notice(EventKind.DHCP_BOUND, f"{ack.yiaddr} from {ack.server_id}, TFTP {self._tftp_server}")
+        )
+
+    def _send(self, now: float) -> None:
+        self._resend_at = now + self._profile.dhcp_req_timeout_s
+        if self._requesting and self._lease and self._lease.server_id:
+            self.to_send.append(self._request(self._lease, self._lease.server_id))
+            return
+        self.to_send.append(discover(self._board, self._profile, self._xid))
+        self.notices.append(Notice(EventKind.DHCP_DISCOVER, f"DISCOVER as {self._board.mac}"))
+
+    def _request(self, offer: DhcpMessage, server_id: IPv4Address) -> DhcpMessage:
+        options = [
+            (int(Option.REQUESTED_ADDRESS), offer.yiaddr.packed),
+            (int(Option.SERVER_ID), server_id.packed),
+        ]
+        if self._profile.request_has_class:
+            options.append((Option.VENDOR_CLASS, VENDOR_CLASS))
+        return DhcpMessage(
+            op=Op.REQUEST,
+            message_type=MessageType.REQUEST,
+            xid=self._xid,
+            chaddr=self._board.mac.octets,
+            options=tuple(options),
+        )
+
+    def _explain(self) -> str:
+        if self._requesting:
+            return "DHCP: the request was not acknowledged"
+        if self._tftp_server:
+            return f"DHCP: {self._tftp_server} offers files, but nobody offers an address"
+        if self._offers_without_boot:
+            servers = ", ".join(map(str, sorted(self._offers_without_boot)))
+            return f"DHCP: offers only without option 66 or 43, from {servers}"
+        return f"DHCP: no offer within {self._profile.dhcp_timeout_s:g} s"

@@ -1,0 +1,64 @@
+"""A board's serial console: kept in a file, remembered at its end, and waited on by other threads."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from pathlib import Path
+from typing import BinaryIO, Final
+
+REMEMBERED_CHARS: Final = 128 * 1024
+_ESCAPE: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-_])|\r")
+
+
+class Console:
+    """Text of the serial line since the board was made; written by the board's thread, read by any."""
+
+    def __init__(self, log: Path) -> None:
+        self._log: BinaryIO = log.open("ab", buffering=0)
+        self._text = ""
+        self._dropped = 0
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def write(self, data: bytes) -> None:
+        """Take what the machine sent. Terminal escapes go to the file only."""
+        self._log.write(data)
+        text = _ESCAPE.sub("", data.decode("utf-8", "replace"))
+        with self._changed:
+            self._text += text
+            excess = len(self._text) - REMEMBERED_CHARS
+            if excess > 0:
+                self._text = self._text[excess:]
+                self._dropped += excess
+            self._changed.notify_all()
+
+    @property
+    def position(self) -> int:
+        """Characters received so far: a mark for `wait_for`."""
+        with self._changed:
+            return self._dropped + len(self._text)
+
+    def tail(self, lines: int = 30) -> str:
+        """The last lines."""
+        with self._changed:
+            return "\n".join(self._text.splitlines()[-lines:])
+
+    def wait_for(self, pattern: str, timeout_s: float, *, since: int = 0) -> re.Match[str] | None:
+        """Wait until a regular expression matches what came after `since`; None when time is over."""
+        deadline = time.monotonic() + timeout_s
+        wanted = re.compile(pattern, re.MULTILINE)
+        with self._changed:
+            while True:
+                found = wanted.search(self._text, max(0, since - self._dropped))
+                left = deadline - time.monotonic()
+                if found or left <= 0 or self._closed:
+                    return found
+                self._changed.wait(left)
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._log.close()
