@@ -4,6 +4,7 @@ The values are frozen and pure; `fleet.spec.load` alone reads files. Other rooms
 """
 
 from fleet.boards import BoardModel, DiskKind, MacAddress, Serial
+from fleet.spec.export import digest, effective_values, image_inputs, to_document
 from fleet.spec.load import CheckedCluster, check_cluster, load_cluster
 from fleet.spec.model import (
     UPSTREAM,
@@ -75,5 +76,9 @@ __all__ = [
     "UrlBase",
     "UserSpec",
     "check_cluster",
+    "digest",
+    "effective_values",
+    "image_inputs",
     "load_cluster",
+    "to_document",
 ]

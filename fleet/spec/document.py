@@ -7,7 +7,6 @@ its type. Only the k3s pass-through is read as typed YAML, because k3s reads it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -50,14 +49,18 @@ class Document:
     def has(self, key: Key) -> bool:
         return key in self._lines
 
+    def value(self, key: Key) -> Any:
+        """The value at a key that `has`."""
+        value = self.data
+        for part in key:
+            value = value[part]
+        return value
+
     def line(self, key: Key) -> int:
         """The line of a key, or of the nearest thing around it that is in the file."""
         while key and key not in self._lines:
             key = key[:-1]
         return self._lines.get(key, 1)
-
-    def keys(self) -> Iterator[Key]:
-        return iter(self._lines)
 
 
 def dotted(key: Key) -> str:

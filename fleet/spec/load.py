@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet.errors import FleetError
+from fleet.errors import InputError
 from fleet.spec.build import build_cluster
 from fleet.spec.document import MAX_DOCUMENT_BYTES, Document, dotted, parse_document
 from fleet.spec.draft import PathKind, Surroundings, draft_cluster
@@ -47,7 +47,7 @@ def load_cluster(path: Path) -> ClusterSpec:
 
     Raises:
         SpecErrors: Every problem of the file, at once.
-        FleetError: The file cannot be read.
+        InputError: The file cannot be read.
     """
     checked = check_cluster(path)
     if checked.spec is None:
@@ -59,10 +59,14 @@ def check_cluster(path: Path) -> CheckedCluster:
     """Read a cluster.yaml and report on it, warnings included.
 
     Raises:
-        FleetError: The file cannot be read.
+        InputError: The file cannot be read.
     """
-    around = Surroundings(path.absolute().parent, probe_path, frozenset(zoneinfo.available_timezones()))
-    return check_text(_read_text(path), path, around)
+    return check_text(_read_text(path), path, loader_surroundings(path))
+
+
+def loader_surroundings(path: Path) -> Surroundings:
+    """This machine, seen from the folder of a file."""
+    return Surroundings(path.absolute().parent, probe_path, frozenset(zoneinfo.available_timezones()))
 
 
 def check_text(text: str, path: Path, around: Surroundings) -> CheckedCluster:
@@ -116,12 +120,12 @@ def _read_text(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(MAX_DOCUMENT_BYTES + 1)
     except FileNotFoundError as error:
-        raise FleetError(f"{path} does not exist", f"Run 'bramble init {path}' to write one.") from error
+        raise InputError(f"{path} does not exist", f"Run 'bramble init {path}' to write one.") from error
     except OSError as error:
-        raise FleetError(f"{path} cannot be read: {error.strerror}") from error
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         message = f"{path}:{line}: byte {content[error.start]:#04x} is not UTF-8 text"
-        raise FleetError(message, "Save the file as UTF-8.") from error
+        raise InputError(message, "Save the file as UTF-8.") from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from fleet.errors import FleetError
+from fleet.errors import InputError
 
 
 class Severity(StrEnum):
@@ -57,7 +57,7 @@ def sort_problems(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     return tuple(sorted(unique, key=lambda problem: (problem.line, problem.key, problem.message)))
 
 
-class SpecErrors(FleetError):
+class SpecErrors(InputError):
     """A cluster.yaml that cannot be used; carries every problem found, warnings included.
 
     Attributes:

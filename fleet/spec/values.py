@@ -50,7 +50,9 @@ def suggest(word: str, known: Iterable[str]) -> str:
     choices = list(known)
     near = difflib.get_close_matches(word.casefold(), choices, n=1, cutoff=0.6)
     near = near or [choice for choice in choices if word and choice.startswith(word.casefold())]
-    return f"Did you mean {near[0]!r}?" if near else f"Known here: {', '.join(sorted(choices))}."
+    if near:
+        return f"Did you mean {' or '.join(map(repr, near))}?"
+    return f"Known here: {', '.join(sorted(choices))}."
 
 
 def expect_text(value: Any, expected: str) -> str:

@@ -1,0 +1,208 @@
+"""The spec as plain values: for `--json`, for "where does this value come from", and for hashing.
+
+`to_document` has the layout of cluster.yaml and parses back to an equal spec.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from fleet.spec.document import Document, Key, dotted
+from fleet.spec.model import (
+    BaseRef,
+    CatalogueBase,
+    ClusterSpec,
+    CommandPower,
+    FileBase,
+    ManualPower,
+    NodeSpec,
+    PowerSpec,
+    ShellyPower,
+    SnmpPoePower,
+    TasmotaPower,
+    UrlBase,
+)
+
+
+def to_document(spec: ClusterSpec) -> dict[str, Any]:
+    """Every effective value as dict, list, str, int, float, bool or None, in the layout of cluster.yaml.
+
+    Paths are absolute. None stands for "not set".
+    """
+    network, policy = spec.network, spec.policy
+    return {
+        "version": 1,
+        "cluster": {
+            "name": spec.name,
+            "domain": spec.domain,
+            "k3s": {
+                "version": spec.k3s.version,
+                "source": str(spec.k3s.source),
+                "airgap_images": spec.k3s.airgap_images,
+                "api_vip": _text(spec.k3s.api_vip),
+                "config": dict(spec.k3s.config),
+            },
+        },
+        "image": _image(spec),
+        "network": {
+            "interface": network.interface,
+            "dhcp": network.dhcp.value,
+            "subnet": str(network.subnet),
+            "gateway": _text(network.gateway),
+            "dns": [str(address) for address in network.dns],
+            "pool": _text(network.pool),
+            "server_address": _text(network.server_address),
+            "ports": {"http": network.ports.http, "control": network.ports.control},
+        },
+        "nodes": [_node(node) for node in spec.nodes],
+        "policy": {
+            "unknown_boards": policy.unknown_boards.value,
+            "first_boot": {
+                "agent": policy.first_boot.agent.value,
+                "server": policy.first_boot.server.value,
+            },
+            "reimage": {
+                "when_failed": policy.reimage.when_failed,
+                "max_parallel": policy.reimage.max_parallel,
+                "after": f"{policy.reimage.after_s}s",
+            },
+        },
+    }
+
+
+def image_inputs(spec: ClusterSpec) -> dict[str, Any]:
+    """The declared values that the shared image depends on; nodes, network and policy are not among them.
+
+    Files that the values point at (overlays, base, release) are hashed by whoever reads them.
+    """
+    document = to_document(spec)
+    k3s = document["cluster"]["k3s"]
+    return {
+        "cluster": {"name": spec.name, "domain": spec.domain},
+        "k3s": {key: k3s[key] for key in ("version", "source", "airgap_images", "api_vip")},
+        "image": document["image"],
+    }
+
+
+def digest(values: Any) -> str:
+    """SHA-256 of plain values, the same for equal values whatever the order of their keys."""
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _text(value: object | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _image(spec: ClusterSpec) -> dict[str, Any]:
+    image = spec.image
+    return {
+        "base": _base(image.base),
+        "packages": list(image.packages),
+        "overlays": [str(overlay) for overlay in image.overlays],
+        "user": {
+            "name": image.user.name,
+            "ssh_authorized_keys": list(image.user.ssh_authorized_keys),
+        },
+        "timezone": image.timezone,
+    }
+
+
+def _base(base: BaseRef) -> dict[str, str | None]:
+    match base:
+        case CatalogueBase(name):
+            return {"name": name}
+        case UrlBase(url, sha256):
+            return {"url": url, "sha256": sha256}
+        case FileBase(path, sha256):
+            return {"path": str(path), "sha256": sha256}
+
+
+def _node(node: NodeSpec) -> dict[str, Any]:
+    return {
+        "name": node.name,
+        "board": node.board.yaml_name,
+        "role": node.role.value,
+        "mac": _text(node.mac),
+        "serial": _text(node.serial),
+        "address": _text(node.address),
+        "disk": {"kind": node.disk.kind.value, "serial": node.disk.serial},
+        "labels": dict(node.labels),
+        "taints": [str(taint) for taint in node.taints],
+        "power": None if node.power is None else _power(node.power),
+        "memory": None if node.memory_mib is None else f"{node.memory_mib}M",
+    }
+
+
+def _power(power: PowerSpec) -> dict[str, Any]:
+    match power:
+        case ManualPower():
+            return {"driver": "manual"}
+        case CommandPower():
+            status = None if power.status is None else list(power.status)
+            return {"driver": "command", "on": list(power.on), "off": list(power.off), "status": status}
+        case TasmotaPower():
+            file = _text(power.password_file)
+            return {"driver": "tasmota", "url": power.url, "output": power.output, "password_file": file}
+        case ShellyPower():
+            file = _text(power.password_file)
+            return {"driver": "shelly", "url": power.url, "channel": power.channel, "password_file": file}
+        case SnmpPoePower():
+            return {
+                "driver": "snmp-poe",
+                "host": power.host,
+                "group": power.group,
+                "port": power.port,
+                "community_file": str(power.community_file),
+            }
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveValue:
+    """One value in force; `origin` is `line 12`, `line 30, defaults` or `default`."""
+
+    key: str
+    value: Any
+    origin: str
+
+
+def effective_values(spec: ClusterSpec, document: Document) -> Iterator[EffectiveValue]:
+    """List every value in force and where it was given."""
+    for key, value in _leaves(to_document(spec), ()):
+        origin = "default" if value is None else _origin(key, document)
+        yield EffectiveValue(dotted(key), value, origin)
+
+
+def _leaves(value: Any, key: Key) -> Iterator[tuple[Key, Any]]:
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _leaves(inner, (*key, name))
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, (*key, index))
+    else:
+        yield key, value
+
+
+def _origin(key: Key, document: Document) -> str:
+    if (line := _given_at(key, document)) is not None:
+        return f"line {line}"
+    if key[0] == "nodes" and (line := _given_at(("defaults", *key[2:]), document)) is not None:
+        return f"line {line}, defaults"
+    return "default"
+
+
+def _given_at(key: Key, document: Document) -> int | None:
+    """The line that gives a value, also where one word stands for a mapping (`disk: nvme`)."""
+    for length in range(len(key), 0, -1):
+        if document.has(key[:length]):
+            found = document.value(key[:length])
+            is_word = isinstance(found, str)
+            return (
+                document.line(key[:length]) if is_word or (length == len(key) and found is not None) else None
+            )
+    return None
