@@ -1,0 +1,50 @@
+"""`python3 agent.pyz install | service | facts | --version`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from agent import __version__
+from agent.errors import AgentError
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; the exit status is 0 ok, 1 failed, 2 usage."""
+    parser = argparse.ArgumentParser(prog="bramble-agent", description="Bramble on the node.")
+    parser.add_argument("--version", action="version", version=f"bramble-agent {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("install", help="install this board (runs as process 1 of the installer)")
+    commands.add_parser("service", help="enrol, report, join (runs under systemd)")
+    commands.add_parser("facts", help="print what this board says of itself, as JSON")
+    command = parser.parse_args(arguments).command
+    try:
+        # Imported here: the service must not carry the installer in memory, and the other way round.
+        if command == "install":
+            from agent.installer.run import main as install
+
+            return install()
+        if command == "service":
+            from agent.service import main as serve
+
+            return serve()
+        from agent.facts import collect_facts
+
+        print(json.dumps(collect_facts(), indent=2))
+    except AgentError as exc:
+        print(f"error: {exc.message}", file=sys.stderr)
+        if exc.hint:
+            print(f"  {exc.hint}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main() -> None:
+    """Entry point of the zipapp; exits with the command's status."""
+    raise SystemExit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""The installer from its first line on the console to the reboot.
+
+`install` is the order of the steps with all its surroundings given by the caller; `main` is what runs as
+process 1.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.client import ControlClient, PinnedTrust
+from agent.errors import AgentError
+from agent.hardware import Disk, format_size, read_disks, read_hardware, read_interfaces
+from agent.installer.cmdline import InstallerConfig, parse_cmdline
+from agent.installer.device import TargetDisk
+from agent.installer.disks import NoSuchDisk, choose_disk
+from agent.installer.index import ImageIndex, parse_index
+from agent.installer.layout import Overlay
+from agent.installer.reboot import is_init, reboot
+from agent.installer.report import Reporter
+from agent.installer.session import InstallSession
+from agent.installer.stream import ImageStream, StreamBroken, fetch_small
+from agent.installer.writer import ImageWriter, OnProgress
+from agent.protocol import Hardware, InstallComplete, InstallPlan, InstallProgress, InstallStep
+
+DISK_PATIENCE_S = 20.0
+"""A USB or NVMe disk may be enumerated some seconds after the kernel started."""
+FAILURE_PAUSE_S = 20.0
+"""Time to read the console; also keeps a board that fails at once from hammering the server."""
+INDEX_ATTEMPTS = 8
+CONSOLE_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What the installer needs of the machine; a rehearsal replaces it."""
+
+    hardware: Hardware
+    boot_id: str
+    find_disks: Callable[[], Sequence[Disk]] = read_disks
+    say: Callable[[str], None] = field(default=lambda line: print(f"bramble: {line}", flush=True))
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+    before_wait: Callable[[], None] = field(default=lambda: None)
+
+
+class _Progress:
+    """One place that knows the current step: console lines for people, reports for the server."""
+
+    def __init__(self, intent: int, reporter: Reporter, around: Surroundings) -> None:
+        self._intent = intent
+        self._reporter = reporter
+        self._around = around
+        self._said_at = 0.0
+        self.step = InstallStep.FIND_DISK
+        self.percent = 0.0
+
+    def begin(self, step: InstallStep, message: str) -> None:
+        self.step = step
+        self.percent = 100.0 if step is InstallStep.DONE else 0.0
+        self._around.say(f"[{step.value}] {message}")
+        self._said_at = self._around.clock()
+        self._report(message)
+
+    def note(self, message: str) -> None:
+        self._around.say(f"[{self.step.value}] {message}")
+        self._report(message)
+
+    def meter(self) -> OnProgress:
+        """A callback for the current step that says percent, amount and rate, and stops a closed install."""
+        started = self._around.clock()
+
+        def on_progress(done: int, total: int) -> None:
+            self._reporter.check()
+            self.percent = 100.0 * done / total if total else 100.0
+            now = self._around.clock()
+            rate = done / (now - started) if now > started else 0.0
+            message = f"{format_size(done)} of {format_size(total)}, {format_size(int(rate))}/s"
+            if now - self._said_at >= CONSOLE_EVERY_S:
+                self._said_at = now
+                self._around.say(f"[{self.step.value}] {self.percent:.0f} % {message}")
+            self._report(message)
+
+        return on_progress
+
+    def fail(self, error: AgentError) -> None:
+        self._reporter.put(self._make(error.message, failed=True, hint=error.hint))
+
+    def _report(self, message: str) -> None:
+        self._reporter.put(self._make(message))
+
+    def _make(self, message: str, *, failed: bool = False, hint: str = "") -> InstallProgress:
+        return InstallProgress(
+            intent=self._intent,
+            step=self.step,
+            percent=round(self.percent, 1),
+            message=message,
+            failed=failed,
+            hint=hint,
+        )
+
+
+def install(config: InstallerConfig, client: ControlClient, around: Surroundings) -> InstallComplete:
+    """Install this board once. On return the disk boots and the server knows.
+
+    Raises:
+        AgentError: what went wrong; reported to the server as far as it could be reached.
+    """
+    started = around.clock()
+    session = InstallSession(
+        client,
+        around.hardware,
+        intent=config.intent,
+        boot_id=around.boot_id,
+        say=around.say,
+        sleep=around.sleep,
+        clock=around.clock,
+        before_wait=around.before_wait,
+    )
+    session.be_admitted()
+    plan = session.fetch_plan()
+    around.say(f"intent {plan.intent}: install {plan.image.image_id} as {plan.node} of {plan.cluster}")
+    with Reporter(lambda report: client.send("/v1/install/progress", report)) as reporter:
+        progress = _Progress(config.intent, reporter, around)
+        try:
+            disk, writer = _write_disk(plan, progress, around)
+        except AgentError as exc:
+            progress.fail(exc)
+            raise
+        except Exception as exc:
+            progress.fail(
+                AgentError(f"unexpected {type(exc).__name__}: {exc}", "This is a bug; please report it.")
+            )
+            raise
+    done = InstallComplete(
+        intent=plan.intent,
+        image_id=plan.image.image_id,
+        disk=disk.describe(),
+        bytes_written=writer.bytes_written,
+        bytes_verified=writer.bytes_verified,
+        seconds=round(around.clock() - started, 1),
+    )
+    session.complete(done)
+    around.say(
+        f"installed {plan.node} on {disk.describe()}: {format_size(done.bytes_written)} written, "
+        f"{format_size(done.bytes_verified)} verified, {done.seconds:.0f} s"
+    )
+    return done
+
+
+def _write_disk(plan: InstallPlan, progress: _Progress, around: Surroundings) -> tuple[Disk, ImageWriter]:
+    progress.begin(InstallStep.FIND_DISK, f"looking for a disk of kind {plan.disk.kind}")
+    disk = _find_disk(plan, around)
+    progress.note(disk.describe())
+    index = _fetch_index(plan, around)
+    stream = ImageStream(
+        plan.image.image_url,
+        sleep=around.sleep,
+        on_retry=lambda exc: progress.note(f"{exc.message}; going on"),
+    )
+    delta = [Overlay(patch.offset, _parse_hex(patch.data_hex)) for patch in plan.delta]
+    with TargetDisk(disk.path) as target:
+        writer = ImageWriter(target, index, delta, stream.chunks)
+        progress.begin(
+            InstallStep.INVALIDATE, f"{disk.path}: nothing boots from here until the install is done"
+        )
+        writer.invalidate()
+        progress.begin(
+            InstallStep.WRITE, f"{format_size(index.mapped_bytes)} of {format_size(index.size_bytes)}"
+        )
+        writer.write(progress.meter())
+        progress.begin(InstallStep.VERIFY, "reading back from the medium")
+        writer.verify(progress.meter())
+        progress.begin(InstallStep.COMMIT, "boot sector and partition table")
+        writer.commit()
+    progress.begin(InstallStep.DONE, "the disk is complete")
+    return disk, writer
+
+
+def _find_disk(plan: InstallPlan, around: Surroundings) -> Disk:
+    deadline = around.clock() + DISK_PATIENCE_S
+    while True:
+        try:
+            return choose_disk(around.find_disks(), plan.disk, plan.image.size_bytes)
+        except NoSuchDisk:
+            if around.clock() >= deadline:
+                raise
+        around.sleep(0.5)
+
+
+def _fetch_index(plan: InstallPlan, around: Surroundings) -> ImageIndex:
+    for attempt in range(1, INDEX_ATTEMPTS + 1):
+        try:
+            body = fetch_small(plan.image.index_url, plan.image.index_sha256)
+            break
+        except StreamBroken as exc:
+            if attempt == INDEX_ATTEMPTS:
+                raise
+            around.say(f"{exc.message}; trying again")
+            around.sleep(float(attempt))
+    index = parse_index(body)
+    if index.size_bytes != plan.image.size_bytes:
+        raise AgentError(
+            f"the index is of an image of {index.size_bytes} bytes, the plan says {plan.image.size_bytes}",
+            "Run 'bramble build' again.",
+        )
+    return index
+
+
+def _parse_hex(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as exc:
+        raise AgentError(f"the node delta is not hex: {exc}", "Update 'bramble serve'.") from exc
+
+
+def main() -> int:
+    """Process 1 of the installer: network, install, reboot. Never returns there.
+
+    Run by a person it refuses at once, because the kernel command line has no `bramble.*` words.
+    """
+    status = 1
+    try:
+        config = parse_cmdline(Path("/proc/cmdline").read_text())
+        _install_here(config)
+        status = 0
+    except AgentError as exc:
+        _say_failure(exc.message, exc.hint)
+    except Exception as exc:  # process 1 must not end: the kernel would panic without a word
+        _say_failure(
+            f"unexpected {type(exc).__name__}: {exc}", "This is a bug; please report it with this text."
+        )
+    if is_init():
+        if status:
+            print(f"bramble: the board starts again in {FAILURE_PAUSE_S:g} s", flush=True)
+            time.sleep(FAILURE_PAUSE_S)
+        reboot()
+    return status
+
+
+def _say_failure(message: str, hint: str) -> None:
+    print(f"bramble: FAILED: {message}", flush=True)
+    if hint:
+        print(f"bramble:   {hint}", flush=True)
+
+
+def _install_here(config: InstallerConfig) -> None:
+    from agent import network
+
+    def say(line: str) -> None:
+        print(f"bramble: {line}", flush=True)
+
+    say(f"installer for {config.node or 'this board'}, intent {config.intent}")
+    hardware = read_hardware()
+    say(f"{hardware.model}, serial {hardware.serial}")
+    interface = network.choose_interface(read_interfaces())
+    connection = network.Connection(interface.name, interface.mac)
+    lease = connection.refresh(secrets.randbits(32))
+    say(f"{interface.name} has {lease.address} from {lease.server}")
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    client = ControlClient(config.control_urls, PinnedTrust(config.pin))
+    around = Surroundings(
+        hardware=hardware,
+        boot_id=boot_id,
+        say=say,
+        before_wait=lambda: connection.refresh_when_due(secrets.randbits(32)),
+    )
+    install(config, client, around)

@@ -1,0 +1,161 @@
+"""The installer's talk with the control server: be admitted, get the plan, say that it is done."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from agent.backoff import Backoff
+from agent.client import ControlClient, Refused, Unreachable
+from agent.errors import AgentError
+from agent.protocol import (
+    PROTOCOL_VERSION,
+    Hardware,
+    Hello,
+    InstallComplete,
+    InstallPlan,
+    Outcome,
+    Proof,
+    ProofKind,
+    Stage,
+    Verdict,
+    Welcome,
+)
+
+_T = TypeVar("_T")
+
+FINGERPRINT_DIGITS = 8
+MIN_RETRY_S, MAX_RETRY_S = 1.0, 300.0
+CONTROL_PATIENCE_S = 15 * 60.0
+"""How long the installer tries to reach the control server; then it reboots, in case its network is another
+one."""
+COMPLETE_PATIENCE_S = 10 * 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKey:
+    """A random key of this power-on; its hash is what a person compares on the console."""
+
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.secret).hexdigest()
+
+    @property
+    def fingerprint(self) -> str:
+        return self.sha256[:FINGERPRINT_DIGITS]
+
+
+class InstallSession:
+    """Owns the conversation, not the client.
+
+    Args:
+        say: prints a line on the board's console.
+        sleep, clock: seconds; injected by tests.
+        before_wait: called before each wait for an approval (keeps the DHCP lease alive).
+    """
+
+    def __init__(
+        self,
+        client: ControlClient,
+        hardware: Hardware,
+        *,
+        intent: int,
+        boot_id: str,
+        say: Callable[[str], None],
+        sleep: Callable[[float], None],
+        clock: Callable[[], float],
+        backoff: Backoff | None = None,
+        before_wait: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._client = client
+        self._hardware = hardware
+        self._intent = intent
+        self._boot_id = boot_id
+        self._say = say
+        self._sleep = sleep
+        self._clock = clock
+        self._backoff = backoff or Backoff(first_s=1.0, cap_s=20.0)
+        self._before_wait = before_wait
+        self._key = SessionKey()
+
+    def be_admitted(self) -> Verdict:
+        """Ask until the server admits the board; the client carries its token from then on.
+
+        Raises:
+            AgentError: rejected, or the server is not reachable for `CONTROL_PATIENCE_S`.
+        """
+        said_waiting = False
+        while True:
+            verdict = self._persist(self._ask, CONTROL_PATIENCE_S)
+            if verdict.outcome is Outcome.ADMITTED and verdict.token:
+                self._client.token = verdict.token
+                self._say(f"admitted as {verdict.node or 'a node'}: {verdict.reason}")
+                return verdict
+            if verdict.outcome is not Outcome.PENDING:
+                raise AgentError(
+                    f"the control server does not admit this board: {verdict.reason}",
+                    "See 'bramble nodes'; this board's serial is " + self._hardware.serial + ".",
+                )
+            if not said_waiting:
+                self._say(f"waiting for approval, fingerprint {self._key.fingerprint} ({verdict.reason})")
+                self._say(f"approve with: bramble approve {verdict.node or self._hardware.serial}")
+                said_waiting = True
+            self._before_wait()
+            self._sleep(min(max(verdict.retry_after_s, MIN_RETRY_S), MAX_RETRY_S))
+
+    def fetch_plan(self) -> InstallPlan:
+        """The plan of this board's intent.
+
+        Raises:
+            AgentError: the server closed the intent, or its plan is for another one.
+        """
+        plan = self._persist(lambda: self._client.get("/v1/install/plan", InstallPlan), CONTROL_PATIENCE_S)
+        if plan.intent != self._intent:
+            raise AgentError(
+                f"the server's plan is for intent {plan.intent}, this board booted for {self._intent}",
+                "The boot files are stale; the board starts again and gets new ones.",
+            )
+        return plan
+
+    def complete(self, report: InstallComplete) -> None:
+        """Tell the server; a refusal or a server that stays away is said, and changes nothing on the disk."""
+        try:
+            self._persist(lambda: self._client.send("/v1/install/complete", report), COMPLETE_PATIENCE_S)
+        except Refused as exc:
+            self._say(f"the server did not take the completion report: {exc.message}")
+        except Unreachable as exc:
+            self._say(f"the server could not be told that the install is complete: {exc.message}")
+
+    def _ask(self) -> Verdict:
+        hello = Hello(
+            protocol=PROTOCOL_VERSION,
+            stage=Stage.INSTALLER,
+            hardware=self._hardware,
+            boot_id=self._boot_id,
+            key_sha256=self._key.sha256,
+            client_nonce=secrets.token_hex(32),
+            intent=self._intent,
+        )
+        welcome = self._client.post("/v1/hello", hello, Welcome)
+        proof = Proof(session=welcome.session, kind=ProofKind.NONE, installer_key=self._key.secret.hex())
+        return self._client.post("/v1/prove", proof, Verdict)
+
+    def _persist(self, call: Callable[[], _T], patience_s: float) -> _T:
+        """Repeat a call while the server is away or tells us to slow down (429)."""
+        deadline = self._clock() + patience_s
+        for delay_s in self._backoff.delays():
+            try:
+                return call()
+            except (Unreachable, Refused) as exc:
+                if isinstance(exc, Refused) and exc.status != 429:
+                    raise
+                if self._clock() + delay_s > deadline:
+                    raise
+                self._say(f"{exc.message}; trying again in {delay_s:.0f} s")
+                self._sleep(delay_s)
+        raise AgentError("the waiting times ended", "This is a bug of the installer.")

@@ -1,0 +1,235 @@
+"""Put an image and a node delta onto a disk: invalidate, write, verify, commit.
+
+The order is the safety: sector 0 is zero from INVALIDATE on, and gets its partition table as the very last
+write of COMMIT. A disk that lost power in between starts nothing; the next attempt begins anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from agent.errors import AgentError
+from agent.installer.index import Chunk, ImageIndex
+from agent.installer.layout import (
+    MIB,
+    SECTOR_BYTES,
+    ChunkWrite,
+    Overlay,
+    Range,
+    WritePlan,
+    grow_root,
+    held_ranges,
+    plan_writes,
+)
+
+WIPE_BYTES = MIB
+"""Zeroed at both ends: MBR and primary GPT at the start, the backup GPT at the end."""
+FLUSH_EVERY_BYTES = 32 * MIB
+"""Bounds the dirty pages on a board with little memory, and keeps the progress honest."""
+READ_BYTES = 4 * MIB
+MAX_ROUNDS = 3
+"""Times that a range may come back wrong before the medium counts as broken."""
+
+OnProgress = Callable[[int, int], None]
+"""Called with bytes done and bytes in total."""
+
+
+class Target(Protocol):
+    """A disk, as `agent.installer.device.TargetDisk` offers it."""
+
+    size_bytes: int
+
+    def write_at(self, offset: int, data: bytes | memoryview) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def read_back(self, offset: int, length: int) -> memoryview: ...
+
+
+class ChunkSource(Protocol):
+    """Verified chunks; the bytes may be changed in place and are valid until the next step."""
+
+    def __call__(self, chunks: Sequence[Chunk], /) -> Iterator[tuple[Chunk, memoryview]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A range on the disk and the digest that it must have. `origin` writes it again."""
+
+    span: Range
+    sha256: str
+    origin: ChunkWrite | Overlay
+
+
+class ImageWriter:
+    """One install onto one disk. Call `invalidate`, `write`, `verify` and `commit` in this order."""
+
+    def __init__(
+        self, target: Target, index: ImageIndex, delta: Sequence[Overlay], source: ChunkSource
+    ) -> None:
+        self._target = target
+        self._index = index
+        self._delta = tuple(delta)
+        self._source = source
+        self._numbers = {chunk.offset: number for number, chunk in enumerate(index.chunks)}
+        self._plan: WritePlan | None = None
+        self._held: dict[Range, bytearray] = {}
+        self._written: dict[Range, _Written] = {}
+        self._unflushed = 0
+        self.bytes_written = 0
+        self.bytes_verified = 0
+
+    def invalidate(self) -> None:
+        """Zero the first and the last MiB. From here until COMMIT nothing boots from this disk."""
+        size = self._target.size_bytes
+        zeros = bytes(min(WIPE_BYTES, size))
+        self._target.write_at(0, zeros)
+        self._target.flush()
+        self._target.write_at(size - len(zeros), zeros)
+        self._target.flush()
+        if any(self._target.read_back(0, SECTOR_BYTES)):
+            raise AgentError(
+                "the disk's first sector still holds data after it was overwritten with zeros",
+                "The medium is write-protected or worn out; replace it.",
+            )
+
+    def write(self, on_progress: OnProgress) -> None:
+        """Stream the image onto the disk, all but the held ranges."""
+        done = 0
+        for chunk, data in self._source(self._index.chunks):
+            plan = self._plan or self._make_plan(chunk, data)
+            done += chunk.length
+            self._write_chunk(plan.chunks[self._numbers[chunk.offset]], data)
+            on_progress(done, self._index.mapped_bytes)
+        if self._plan is None:
+            raise AgentError("the image has no chunks", "Run 'bramble build' again.")
+        for overlay in self._plan.loose:
+            self._write_loose(overlay)
+        for overlay in self._plan.loose_held:
+            self._hold(overlay.range, memoryview(overlay.data))
+        self._target.flush()
+
+    def verify(self, on_progress: OnProgress) -> None:
+        """Read everything back from the medium; write again what differs, at most `MAX_ROUNDS` times.
+
+        Raises:
+            AgentError: a range keeps coming back wrong.
+        """
+        pending = list(self._written.values())
+        for attempt in range(1, MAX_ROUNDS + 1):
+            total = sum(entry.span.length for entry in pending)
+            done = 0
+            wrong = []
+            for entry in pending:
+                if self._digest_on_disk(entry.span) != entry.sha256:
+                    wrong.append(entry)
+                done += entry.span.length
+                on_progress(done, total)
+            if not wrong:
+                self.bytes_verified = sum(entry.span.length for entry in self._written.values())
+                return
+            if attempt == MAX_ROUNDS:
+                break
+            pending = self._write_again(wrong)
+        places = ", ".join(f"{entry.span.offset}–{entry.span.end - 1}" for entry in wrong[:5])
+        raise AgentError(
+            f"{len(wrong)} ranges read back other bytes than were written, {MAX_ROUNDS} times: {places}",
+            "The medium is worn out or counterfeit, or its supply is too weak; replace it.",
+        )
+
+    def commit(self) -> None:
+        """Write the held ranges, the partition table last, with the root partition grown to the disk's
+        end."""
+        head = self._head()
+        first_sector = grow_root(bytes(head[:SECTOR_BYTES]), self._target.size_bytes)
+        for span, data in self._held.items():
+            skip = SECTOR_BYTES if span.offset == 0 else 0
+            self._commit_bytes(span.offset + skip, bytes(data[skip:]))
+        self._commit_bytes(0, first_sector)
+
+    def _commit_bytes(self, offset: int, data: bytes) -> None:
+        self._target.write_at(offset, data)
+        self._target.flush()
+        self.bytes_written += len(data)
+        if self._target.read_back(offset, len(data)) != data:
+            if offset == 0:
+                self._target.write_at(0, bytes(SECTOR_BYTES))  # what can not be proven must not boot
+                self._target.flush()
+            raise AgentError(
+                f"the boot blocks at {offset} read back other bytes than were written",
+                "The medium is failing; replace it.",
+            )
+        self.bytes_verified += len(data)
+
+    def _make_plan(self, first: Chunk, data: memoryview) -> WritePlan:
+        """The held ranges depend on the partition table, which is in the first chunk."""
+        if first.offset != 0 or first.length < SECTOR_BYTES:
+            raise AgentError(
+                f"the image's first chunk starts at {first.offset} and not with the partition table",
+                "The image is from another release; run 'bramble build' again.",
+            )
+        held = held_ranges(bytes(data[:SECTOR_BYTES]))
+        self._held = {span: bytearray(span.length) for span in held}
+        self._plan = plan_writes(self._index.chunks, self._delta, held, self._index.size_bytes)
+        return self._plan
+
+    def _head(self) -> bytearray:
+        return next(data for span, data in self._held.items() if span.offset == 0)
+
+    def _write_chunk(self, write: ChunkWrite, data: memoryview) -> None:
+        write.apply(data)
+        for span in write.held:
+            self._hold(span, write.cut(data, span))
+        for span in write.now:
+            view = write.cut(data, span)
+            digest = write.chunk.sha256 if write.is_pristine else hashlib.sha256(view).hexdigest()
+            self._put(_Written(span, digest, write), view)
+
+    def _write_loose(self, overlay: Overlay) -> None:
+        digest = hashlib.sha256(overlay.data).hexdigest()
+        self._put(_Written(overlay.range, digest, overlay), memoryview(overlay.data))
+
+    def _put(self, entry: _Written, view: memoryview) -> None:
+        self._target.write_at(entry.span.offset, view)
+        self._written[entry.span] = entry
+        self.bytes_written += len(view)
+        self._unflushed += len(view)
+        if self._unflushed >= FLUSH_EVERY_BYTES:
+            self._target.flush()
+            self._unflushed = 0
+
+    def _hold(self, part: Range, view: memoryview) -> None:
+        for span, data in self._held.items():
+            if span.intersection(part) == part:
+                data[part.offset - span.offset : part.end - span.offset] = view
+
+    def _write_again(self, wrong: Sequence[_Written]) -> list[_Written]:
+        """Fetch and write the chunks that hold wrong ranges; returns what is to be read back."""
+        writes = {
+            entry.origin.chunk.offset: entry.origin for entry in wrong if isinstance(entry.origin, ChunkWrite)
+        }
+        for chunk, data in self._source([writes[offset].chunk for offset in sorted(writes)]):
+            self._write_chunk(writes[chunk.offset], data)
+        for entry in wrong:
+            if isinstance(entry.origin, Overlay):
+                self._write_loose(entry.origin)
+        self._target.flush()
+        offsets = set(writes)
+        return [
+            entry
+            for entry in self._written.values()
+            if (isinstance(entry.origin, ChunkWrite) and entry.origin.chunk.offset in offsets)
+            or any(entry.span == other.span for other in wrong)
+        ]
+
+    def _digest_on_disk(self, span: Range) -> str:
+        digest = hashlib.sha256()
+        position = span.offset
+        while position < span.end:
+            length = min(READ_BYTES, span.end - position)
+            digest.update(self._target.read_back(position, length))
+            position += length
+        return digest.hexdigest()
