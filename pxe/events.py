@@ -1,0 +1,275 @@
+"""What happened to a board, as values that a timeline stores and a person reads.
+
+One event is one line: packets, retransmissions and repeated probes do not show. The shell stamps the time.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
+from typing import ClassVar, Final
+
+from pxe.boot.identity import BoardIdentity
+
+REPEAT_WINDOW_S: Final = 60.0
+REPEATS_REMEMBERED: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoardEvent:
+    """Something that a board did, or that was done for it.
+
+    Args:
+        at: UTC seconds.
+        board: who it is, as far as known.
+        node: name of the node that the board is, or None.
+        repeats: how often the same thing happened without a line of its own since the last line.
+    """
+
+    at: float
+    board: BoardIdentity
+    node: str | None
+    repeats: int = 0
+
+    for_timeline: ClassVar[bool] = True  # False: live display only
+
+    @property
+    def kind(self) -> str:
+        """The event's name in logs and in the store: ``dhcp-offer``."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
+
+    def describe(self) -> str:
+        """One line in words that a person understands, without the board's name."""
+        text = self.text()
+        return f"{text} (and {self.repeats} times more)" if self.repeats else text
+
+    def text(self) -> str:
+        """The line without the count of repeats."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DhcpDiscover(BoardEvent):
+    """The board looks for a DHCP server."""
+
+    def text(self) -> str:
+        return f"asks for an address ({self.board.describe()})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DhcpOffer(BoardEvent):
+    """The board was offered an address, or in proxy mode only the boot server. `answer`: what it may boot."""
+
+    address: IPv4Address | None
+    answer: str
+
+    def text(self) -> str:
+        offered = "told where to boot from" if self.address is None else f"offered the address {self.address}"
+        return f"{offered}; {self.answer}" if self.answer else offered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DhcpAck(BoardEvent):
+    """The board has an address. `boots`: its bootloader speaks, not an operating system."""
+
+    address: IPv4Address
+    lease_s: int
+    boots: bool
+
+    def text(self) -> str:
+        who = "the bootloader" if self.boots else "the operating system"
+        return f"{who} has the address {self.address} for {format_seconds(self.lease_s)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DhcpNak(BoardEvent):
+    """The board may not have the address that it asked for."""
+
+    reason: str
+
+    def text(self) -> str:
+        return f"was refused an address: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressDeclined(BoardEvent):
+    """The board found another machine at the address that it was given."""
+
+    address: IPv4Address
+
+    def text(self) -> str:
+        return (
+            f"found {self.address} in use by another machine. It gets another address; "
+            f"look for a device with a fixed address inside the pool"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressReleased(BoardEvent):
+    """The board gave its address back."""
+
+    address: IPv4Address
+
+    def text(self) -> str:
+        return f"gave the address {self.address} back"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoAddressLeft(BoardEvent):
+    """There is no address for the board."""
+
+    reason: str
+
+    def text(self) -> str:
+        return f"asks for an address, but {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignServerChosen(BoardEvent):
+    """The board took the offer of another DHCP server."""
+
+    server: IPv4Address
+    expected: bool
+
+    def text(self) -> str:
+        if self.expected:
+            return f"took its address from the DHCP server {self.server}"
+        return (
+            f"took the offer of another DHCP server, {self.server}. With 'dhcp: full' there must be no other "
+            f"one: switch it off, or set 'dhcp: proxy'"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootFile(BoardEvent):
+    """The board read a file over TFTP to its end."""
+
+    name: str
+    size_bytes: int
+    seconds: float
+    retransmitted: int = 0
+
+    def text(self) -> str:
+        sent = f"asked for {self.name}: sent {format_bytes(self.size_bytes)} in {self.seconds:.1f} s"
+        return f"{sent}, {self.retransmitted} packets twice" if self.retransmitted else sent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootFileProbed(BoardEvent):
+    """The board looked whether a file is there, and how large it is."""
+
+    name: str
+    size_bytes: int
+
+    for_timeline: ClassVar[bool] = False
+
+    def text(self) -> str:
+        return f"looked for {self.name}: it is there, {format_bytes(self.size_bytes)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootFileMissing(BoardEvent):
+    """The board was told that a file does not exist. `reason`: why, for people."""
+
+    name: str
+    reason: str
+
+    def text(self) -> str:
+        return f"asked for {self.name}: not found, {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferFailed(BoardEvent):
+    """A file did not arrive."""
+
+    name: str
+    sent_bytes: int
+    size_bytes: int
+    reason: str
+
+    def text(self) -> str:
+        part = f"{format_bytes(self.sent_bytes)} of {format_bytes(self.size_bytes)}"
+        return f"asked for {self.name}: it broke off after {part}, {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootProgress(BoardEvent):
+    """A large file is under way; at most one event a second for each board and file."""
+
+    name: str
+    sent_bytes: int
+    size_bytes: int
+
+    for_timeline: ClassVar[bool] = False
+
+    def text(self) -> str:
+        return f"reads {self.name}: {format_bytes(self.sent_bytes)} of {format_bytes(self.size_bytes)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferDone(BoardEvent):
+    """A file was read over HTTP up to its last byte, in one piece or in several."""
+
+    name: str
+    sent_bytes: int
+    seconds: float
+
+    def text(self) -> str:
+        return f"read {self.name}: sent {format_bytes(self.sent_bytes)} in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContentRefused(BoardEvent):
+    """An image file was not given out. `reason`: the decision about the board."""
+
+    name: str
+    reason: str
+
+    def text(self) -> str:
+        return f"asked for {self.name}: refused, {self.reason}"
+
+
+@dataclass(slots=True)
+class RepeatFilter:
+    """Lets one line through where a board does the same thing over and over.
+
+    A bootloader that loops probes the same missing files many times a second, and repeats an unanswered
+    request every four seconds. The first of equal events passes, the others are counted; after `window_s`
+    the next one passes and carries the count.
+    """
+
+    window_s: float = REPEAT_WINDOW_S
+    _seen: dict[tuple[str, str, str], tuple[float, int]] = field(default_factory=dict)
+
+    def admit(self, event: BoardEvent) -> BoardEvent | None:
+        """The event to show, with its count of repeats; None where it is one more of the same."""
+        if not event.for_timeline:
+            return event
+        key = (event.board.key, event.kind, "" if isinstance(event, BootFile) else event.text())
+        if isinstance(event, BootFile):
+            key = (event.board.key, event.kind, event.name)
+        shown_at, repeats = self._seen.pop(key, (None, 0))
+        if shown_at is not None and 0 <= event.at - shown_at < self.window_s:
+            self._seen[key] = (shown_at, repeats + 1)
+            return None
+        while len(self._seen) >= REPEATS_REMEMBERED:
+            del self._seen[next(iter(self._seen))]
+        self._seen[key] = (event.at, 0)
+        return replace(event, repeats=repeats) if repeats else event
+
+
+def format_bytes(size: int) -> str:
+    """A size for people: ``2.2 MB``."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"
+
+
+def format_seconds(seconds: int) -> str:
+    """A duration for people, in its largest whole unit."""
+    for unit, factor in (("h", 3600), ("min", 60)):
+        if seconds >= factor and seconds % factor == 0:
+            return f"{seconds // factor} {unit}"
+    return f"{seconds} s"

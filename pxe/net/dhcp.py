@@ -1,0 +1,149 @@
+"""The DHCP service: datagrams in, through the responder, datagrams out. Everything that DHCP means is in
+the core.
+
+Datagrams that wait together are answered together, so that their leases reach the disk with one sync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from typing import Final, Protocol
+
+from pxe.boot.clients import Learn
+from pxe.dhcp.leases import LeaseTable
+from pxe.dhcp.replies import Action, Report, SendReply
+from pxe.dhcp.wire import MINIMUM_REPLY_BYTES, DhcpMessage, parse_request
+from pxe.errors import WireError
+from pxe.events import BoardEvent
+from pxe.net.lease_store import LeaseStore
+from pxe.net.ports import from_address
+
+log = logging.getLogger(__name__)
+
+MAXIMUM_DATAGRAM: Final = 65_535
+MAXIMUM_BATCH: Final = 256
+QUEUE_SIZE: Final = 1024
+
+
+class DhcpResponder(Protocol):
+    """The core: full or proxy."""
+
+    def respond(self, message: DhcpMessage, now: float) -> list[Action]: ...
+
+
+class DhcpService:
+    """Runs one responder on one socket.
+
+    Args:
+        sock: bound and non-blocking; the service closes it.
+        source: the address of ours that replies come from; a machine may have several on one interface.
+        responder: the core.
+        leases: whose changes are stored before replies are sent; None in proxy mode.
+        store: where to; None in proxy mode.
+        on_event: gets what happened.
+        on_learn: gets which board is behind which address, before the reply that makes it so.
+
+    Attributes:
+        malformed: datagrams that were no DHCP requests.
+        dropped: datagrams that came faster than they were answered.
+        unsent: replies that the kernel refused.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        source: IPv4Address,
+        responder: DhcpResponder,
+        *,
+        leases: LeaseTable | None,
+        store: LeaseStore | None,
+        on_event: Callable[[BoardEvent], None],
+        on_learn: Callable[[Learn], None],
+    ) -> None:
+        self._sock = sock
+        self._source = source
+        self._responder = responder
+        self._leases = leases
+        self._store = store
+        self._on_event = on_event
+        self._on_learn = on_learn
+        self._queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUE_SIZE)
+        self.malformed = 0
+        self.dropped = 0
+        self.unsent = 0
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._sock, self._receive)
+        try:
+            while True:
+                batch = [await self._queue.get()]
+                while len(batch) < MAXIMUM_BATCH and not self._queue.empty():
+                    batch.append(self._queue.get_nowait())
+                await self._answer(batch)
+        finally:
+            loop.remove_reader(self._sock)
+            self._sock.close()
+
+    def _receive(self) -> None:
+        for _ in range(MAXIMUM_BATCH):
+            try:
+                data = self._sock.recv(MAXIMUM_DATAGRAM)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:  # an ICMP error about an earlier reply
+                log.debug("DHCP receive failed", extra={"error": error.strerror})
+                return
+            try:
+                self._queue.put_nowait(data)
+            except asyncio.QueueFull:
+                self.dropped += 1
+
+    async def _answer(self, batch: list[bytes]) -> None:
+        actions: list[Action] = []
+        for data in batch:
+            try:
+                message = parse_request(data)
+            except WireError as error:
+                self.malformed += 1
+                log.debug("not a DHCP request", extra={"reason": error.message, "size": len(data)})
+            else:
+                actions.extend(self._responder.respond(message, time.time()))
+        await self._store_changes()
+        for action in actions:
+            match action:
+                case SendReply():
+                    self._send(action)
+                case Learn():
+                    self._on_learn(action)
+                case Report(event):
+                    self._on_event(event)
+
+    async def _store_changes(self) -> None:
+        if self._leases is None or self._store is None:
+            return
+        changes = self._leases.drain_changes()
+        if changes:
+            await asyncio.to_thread(self._store.append, changes)
+            if self._store.needs_rewrite:
+                await asyncio.to_thread(self._store.rewrite, list(self._leases))
+
+    def _send(self, reply: SendReply) -> None:
+        try:
+            self._sock.sendmsg(
+                [reply.message.encode(MINIMUM_REPLY_BYTES)],
+                [from_address(self._source)],
+                0,
+                (str(reply.address), reply.port),
+            )
+        except OSError as error:
+            self.unsent += 1
+            log.warning(
+                "DHCP reply not sent", extra={"to": str(reply.address), "error": error.strerror or str(error)}
+            )

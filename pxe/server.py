@@ -1,0 +1,316 @@
+"""The netboot server: DHCP, TFTP and HTTP content as one service with one boot table.
+
+The composition root gives it a `BootTable` with every change and gets `BoardEvent`s back. All sockets are
+bound before it says that it is ready; when one of its services ends, all end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any, Final, Self
+
+from fleet.spec.model import AddressPool, DhcpMode, NetworkSpec
+from pxe.boot.clients import ClientBook, Learn
+from pxe.boot.identity import BoardIdentity, IdentifiedBy
+from pxe.boot.table import BootTable
+from pxe.dhcp.core import Responder
+from pxe.dhcp.leases import LeaseState, LeaseTable
+from pxe.dhcp.proxy import ProxyResponder
+from pxe.dhcp.replies import CLIENT_PORT, SERVER_PORT, DhcpSettings
+from pxe.errors import PxeError
+from pxe.events import BoardEvent, RepeatFilter
+from pxe.net.dhcp import DhcpService
+from pxe.net.interfaces import require_interface
+from pxe.net.lease_store import LeaseStore
+from pxe.net.ports import bind_tcp, bind_udp
+from pxe.net.tftp import TftpService
+from pxe.tftp.session import SessionLimits
+from pxe.tftp.wire import MAXIMUM_BLKSIZE, MINIMUM_BLKSIZE
+from pxe.tftp.worker import WorkerSettings
+from pxe.web.content import ContentServer
+
+log = logging.getLogger(__name__)
+
+TFTP_PORT: Final = 69
+HTTP_PORT: Final = 7080
+ANY: Final = IPv4Address("0.0.0.0")
+HEADERS_BYTES: Final = 32  # IP 20, UDP 8, TFTP 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PxeConfig:
+    """Where and how the server listens.
+
+    Args:
+        server_address: its own address, which boards are told.
+        subnet: the network of the boards.
+        dhcp: whether it gives addresses (full), only says where to boot (proxy), or neither.
+        interface: hear only this one; None for all (tests on loopback).
+        gateway, dns, domain: what DHCP clients are told.
+        pool: addresses for boards without a declared one; None for none.
+        state_dir: where the lease file is.
+        mtu: of the interface, bytes; bounds the TFTP block size.
+        tftp_workers: processes.
+        grace_s: how long transfers may go on after a stop.
+        dhcp_port, dhcp_client_port, tftp_port, http_port: 0 for any free one (tests).
+        lease_s: how long an address is given for.
+    """
+
+    server_address: IPv4Address
+    subnet: IPv4Network
+    dhcp: DhcpMode
+    state_dir: Path
+    interface: str | None = None
+    gateway: IPv4Address | None = None
+    dns: tuple[IPv4Address, ...] = ()
+    domain: str = ""
+    pool: AddressPool | None = None
+    mtu: int = 1500
+    tftp_workers: int = 1
+    grace_s: float = 5.0
+    lease_s: int = 12 * 3600
+    dhcp_port: int = SERVER_PORT
+    dhcp_client_port: int = CLIENT_PORT
+    tftp_port: int = TFTP_PORT
+    http_port: int = HTTP_PORT
+
+    @classmethod
+    def from_spec(cls, network: NetworkSpec, domain: str, state_dir: Path) -> Self:
+        """The configuration of a declared cluster on this machine.
+
+        Raises:
+            PxeError: the interface is not there, has no address, or has one of another network.
+        """
+        interface = require_interface(network.interface)
+        address = network.server_address or interface.address
+        if address not in network.subnet:
+            raise PxeError(
+                f"interface {interface.name} has the address {address}, network.subnet is {network.subnet}",
+                "The server has to be on the boards' network: correct network.subnet or network.interface, "
+                "or set network.server_address where the interface has several addresses.",
+            )
+        return cls(
+            server_address=address,
+            subnet=network.subnet,
+            dhcp=network.dhcp,
+            state_dir=state_dir,
+            interface=interface.name,
+            gateway=network.gateway,
+            dns=network.dns,
+            domain=domain,
+            pool=network.pool,
+            mtu=interface.mtu,
+            http_port=network.ports.http,
+        )
+
+
+@dataclass(slots=True)
+class _Sockets:
+    """Everything bound, before anything runs."""
+
+    dhcp: socket.socket | None
+    tftp: list[socket.socket]
+    http: socket.socket
+
+    def close(self) -> None:
+        for sock in (self.dhcp, *self.tftp, self.http):
+            if sock is not None:
+                sock.close()
+
+
+@dataclass(frozen=True, slots=True)
+class BoundPorts:
+    """The ports that the server listens on; `dhcp` is None where DHCP is off."""
+
+    dhcp: int | None
+    tftp: int
+    http: int
+
+
+class PxeServer:
+    """One netboot server.
+
+    Args:
+        config: where and how it listens.
+        on_event: gets what happens to boards, in the event loop; must not block.
+        table: what nodes may boot at the start; later ones come by `update`.
+
+    Attributes:
+        ready: set when every service listens.
+    """
+
+    def __init__(
+        self,
+        config: PxeConfig,
+        on_event: Callable[[BoardEvent], None],
+        table: BootTable | None = None,
+    ) -> None:
+        self._config = config
+        self._table = table or BootTable()
+        self._on_event = on_event
+        self._clients = ClientBook()
+        self._repeats = RepeatFilter()
+        self._sockets: _Sockets | None = None
+        self._tftp: TftpService | None = None
+        self._ports: BoundPorts | None = None
+        self.ready = asyncio.Event()
+
+    @property
+    def ports(self) -> BoundPorts:
+        """The bound ports; only after `bind`."""
+        if self._ports is None:
+            raise RuntimeError("the server is not bound yet")
+        return self._ports
+
+    def update(self, table: BootTable) -> None:
+        """Use another snapshot from now on. Transfers under way end with the content that they began with."""
+        self._table = table
+        if self._tftp is not None:
+            self._tftp.send(table)
+
+    def bind(self) -> None:
+        """Bind every socket; a privileged caller may drop its rights afterwards.
+
+        Raises:
+            PxeError: a port is taken or not allowed; nothing stays bound then.
+        """
+        if self._sockets is not None:
+            return
+        config = self._config
+        sockets: list[socket.socket] = []
+        try:
+            dhcp = None
+            if config.dhcp is not DhcpMode.OFF:
+                dhcp = bind_udp(ANY, config.dhcp_port, "DHCP", interface=config.interface)
+                sockets.append(dhcp)
+            # On an interface also requests to its broadcast address are heard; without one, only our address.
+            address = ANY if config.interface is not None else config.server_address
+            tftp: list[socket.socket] = []
+            port = config.tftp_port
+            for _ in range(config.tftp_workers):
+                tftp.append(bind_udp(address, port, "TFTP", interface=config.interface, shared=True))
+                sockets.append(tftp[-1])
+                port = tftp[-1].getsockname()[1]
+            http = bind_tcp(config.server_address, config.http_port, "HTTP content")
+        except PxeError:
+            for sock in sockets:
+                sock.close()
+            raise
+        self._sockets = _Sockets(dhcp, tftp, http)
+        self._ports = BoundPorts(dhcp.getsockname()[1] if dhcp else None, port, http.getsockname()[1])
+
+    async def run(self) -> None:
+        """Serve until cancelled.
+
+        Raises:
+            PxeError: a socket can not be bound, the lease file can not be used, or a service has ended.
+        """
+        self.bind()
+        if self._sockets is None:
+            raise RuntimeError("the server can run only once")
+        sockets = self._sockets
+        store: LeaseStore | None = None
+        try:
+            tftp = TftpService(sockets.tftp, self._worker_settings(), self._report)
+            store = LeaseStore(self._config.state_dir / "leases.jsonl") if self._gives_addresses else None
+            try:
+                await tftp.start(self._table)
+                self._tftp = tftp
+                tftp.send(self._table)  # an update may have come while the workers started
+                await self._run_services(sockets, tftp, store)
+            finally:
+                self._tftp = None
+                await tftp.stop()
+        finally:
+            sockets.close()
+            if store is not None:
+                store.close()
+
+    @property
+    def _gives_addresses(self) -> bool:
+        return self._config.dhcp is DhcpMode.FULL
+
+    def _worker_settings(self) -> WorkerSettings:
+        blksize = max(MINIMUM_BLKSIZE, min(self._config.mtu - HEADERS_BYTES, MAXIMUM_BLKSIZE))
+        return WorkerSettings(limits=SessionLimits(max_blksize=blksize), grace_s=self._config.grace_s)
+
+    async def _run_services(self, sockets: _Sockets, tftp: TftpService, store: LeaseStore | None) -> None:
+        failure: PxeError | None = None
+        try:
+            async with asyncio.TaskGroup() as services:
+                services.create_task(_never_ends("TFTP", tftp.run()))
+                content = ContentServer(lambda: self._table, self._clients, self._report)
+                services.create_task(
+                    _never_ends("HTTP content", content.run(sockets.http, self._config.grace_s))
+                )
+                if sockets.dhcp is not None:
+                    dhcp = self._make_dhcp(sockets.dhcp, store)
+                    services.create_task(_never_ends("DHCP", dhcp.run()))
+                self.ready.set()
+        except* PxeError as group:
+            failure = _first(group)
+        if failure is not None:
+            raise failure
+
+    def _make_dhcp(self, sock: socket.socket, store: LeaseStore | None) -> DhcpService:
+        config = self._config
+        settings = DhcpSettings(
+            server=config.server_address,
+            subnet=config.subnet,
+            gateway=config.gateway,
+            dns=config.dns,
+            domain=config.domain,
+            lease_s=config.lease_s,
+            server_port=config.dhcp_port or SERVER_PORT,
+            client_port=config.dhcp_client_port,
+        )
+        leases: LeaseTable | None = None
+        responder: Responder | ProxyResponder
+        if store is not None:
+            if store.corrupt_lines:
+                log.warning("lines of the lease file were no leases", extra={"count": store.corrupt_lines})
+            excluded = [address for address in (config.server_address, config.gateway) if address is not None]
+            leases = LeaseTable(config.pool, excluded, store.leases)
+            for lease in store.leases:  # boards that were in the middle of their boot
+                if lease.state is LeaseState.BOUND:
+                    self._learn(Learn(lease.address, BoardIdentity(mac=lease.mac, how=IdentifiedBy.MAC)))
+            responder = Responder(settings, leases, lambda: self._table)
+        else:
+            responder = ProxyResponder(settings, lambda: self._table)
+        return DhcpService(
+            sock,
+            config.server_address,
+            responder,
+            leases=leases,
+            store=store,
+            on_event=self._report,
+            on_learn=self._learn,
+        )
+
+    def _learn(self, binding: Learn) -> None:
+        self._clients.learn(binding.address, binding.board)
+        if self._tftp is not None:
+            self._tftp.send(binding)
+
+    def _report(self, event: BoardEvent) -> None:
+        shown = self._repeats.admit(event)
+        if shown is not None:
+            self._on_event(shown)
+
+
+async def _never_ends(service: str, work: Coroutine[Any, Any, None]) -> None:
+    """Run a service; its end is an error, unless somebody cancelled it."""
+    await work
+    raise PxeError(f"the {service} service has ended", "The log says why. Start the server again.")
+
+
+def _first(group: ExceptionGroup[PxeError]) -> PxeError:
+    """The first error of a group."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, ExceptionGroup) else error

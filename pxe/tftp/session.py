@@ -1,0 +1,362 @@
+"""One read transfer as a state machine: packets and the time go in, packets and one outcome come out.
+
+No socket, no clock, no path: the shell owns those. Rules and where they come from:
+
+* options: only those that were asked for are acknowledged, in the client's order (RFC 2347, 2348, 2349,
+  7440);
+* in lock-step (a window of one block) a duplicate ACK never causes a send (RFC 1123 §4.2.3.1); with a larger
+  window an ACK short of its end means loss and the window goes on behind it (RFC 7440 §4), but for one and
+  the same block only once, so that a duplicating network can not double the traffic for ever;
+* a packet of a stranger gets ERROR 5 and changes nothing (RFC 1350 §4);
+* a client that ends the transfer by itself has seen what it wanted: bootloaders ask for a file's size that
+  way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final, TypeAlias
+
+from pxe.boot.content import Content
+from pxe.tftp.wire import (
+    BLOCKS,
+    DATA_HEADER,
+    DEFAULT_BLKSIZE,
+    MAXIMUM_BLKSIZE,
+    MAXIMUM_TIMEOUT_S,
+    MAXIMUM_WINDOWSIZE,
+    MINIMUM_BLKSIZE,
+    Ack,
+    Data,
+    Error,
+    ErrorCode,
+    Opcode,
+    OptionAck,
+    Request,
+    TftpWireError,
+    parse_packet,
+)
+
+Address: TypeAlias = tuple[str, int]
+Buffers: TypeAlias = tuple[bytes | memoryview, ...]
+
+READ_AHEAD_BYTES: Final = 128 * 1024
+EARLY_TERMINATE: Final = (
+    "early terminate"  # text of the bootloaders; others end with code 0 or 8 and any text
+)
+MAXIMUM_DIGITS: Final = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionLimits:
+    """Bounds of every transfer.
+
+    Args:
+        max_blksize: largest block; keep it at the interface's MTU - 32 (IP 20, UDP 8, TFTP 4), fragments
+            are slow.
+        max_windowsize: most blocks in flight.
+        first_timeout_s: until the first retransmission; doubled each time up to `max_timeout_s`.
+        max_timeout_s: longest wait for an answer.
+        retries: retransmissions without an answer, after which the transfer has failed.
+        total_s: after which a transfer has failed however well it goes.
+    """
+
+    max_blksize: int = 1468
+    max_windowsize: int = 64
+    first_timeout_s: float = 1.0
+    max_timeout_s: float = 8.0
+    retries: int = 5
+    total_s: float = 900.0
+
+    def __post_init__(self) -> None:
+        if not MINIMUM_BLKSIZE <= self.max_blksize <= MAXIMUM_BLKSIZE:
+            raise ValueError(f"max_blksize {self.max_blksize} is not in {MINIMUM_BLKSIZE}–{MAXIMUM_BLKSIZE}")
+        # Block numbers are compared modulo 65536: a window must stay below half of that to be unambiguous.
+        if not 1 <= self.max_windowsize < BLOCKS // 2:
+            raise ValueError(f"max_windowsize {self.max_windowsize} is not in 1–{BLOCKS // 2 - 1}")
+        if self.retries < 0 or min(self.first_timeout_s, self.max_timeout_s, self.total_s) <= 0:
+            raise ValueError("retries and times must be positive")
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Every byte is with the client."""
+
+    size_bytes: int
+    retransmitted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The client only wanted to know whether the file is there, or how large it is."""
+
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The transfer has ended without success. `sent_bytes`: what the client has acknowledged."""
+
+    reason: str
+    sent_bytes: int
+    size_bytes: int
+
+
+Outcome: TypeAlias = Finished | Probed | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    """One packet to send; its buffers are to be gathered, not joined."""
+
+    peer: Address
+    buffers: Buffers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Negotiated:
+    """What holds for a transfer. `options` go into the OACK; without any there is none."""
+
+    blksize: int = DEFAULT_BLKSIZE
+    windowsize: int = 1
+    timeout_s: int | None = None
+    options: tuple[tuple[str, str], ...] = ()
+
+
+def negotiate(request: Request, size_bytes: int, limits: SessionLimits) -> Negotiated:
+    """Agree on the options of a request. Values above a limit are lowered, as the RFCs allow.
+
+    Raises:
+        TftpWireError: a value that means nothing; the answer is ERROR 8 (or 4 for another mode than octet).
+    """
+    if request.mode.lower() != "octet":
+        raise TftpWireError("only mode octet is served", ErrorCode.ILLEGAL_OPERATION)
+    blksize, windowsize, timeout_s = DEFAULT_BLKSIZE, 1, None
+    accepted: list[tuple[str, str]] = []
+    for name, text in request.options:
+        match name.lower():
+            case "blksize":
+                blksize = min(_number(text, MINIMUM_BLKSIZE), limits.max_blksize)
+                accepted.append(("blksize", str(blksize)))
+            case "tsize":
+                _number(text, 0)
+                accepted.append(("tsize", str(size_bytes)))
+            case "timeout":
+                # A server can not answer with another value (RFC 2349): out of range is as if not asked.
+                if 1 <= (wanted_s := _number(text, 0)) <= MAXIMUM_TIMEOUT_S:
+                    timeout_s = wanted_s
+                    accepted.append(("timeout", str(timeout_s)))
+            case "windowsize":
+                windowsize = min(_number(text, 1), MAXIMUM_WINDOWSIZE, limits.max_windowsize)
+                accepted.append(("windowsize", str(windowsize)))
+            case _:
+                pass
+    return Negotiated(blksize=blksize, windowsize=windowsize, timeout_s=timeout_s, options=tuple(accepted))
+
+
+def _number(text: str, minimum: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= MAXIMUM_DIGITS) or int(text) < minimum:
+        raise TftpWireError("an option's value means nothing", ErrorCode.BAD_OPTIONS)
+    return int(text)
+
+
+class _State(Enum):
+    NEGOTIATING = auto()  # the OACK is out, ACK 0 has not come
+    SENDING = auto()
+    ENDED = auto()
+
+
+class ReadSession:
+    """Sends one file to one client.
+
+    Blocks count from 1 without an end in here; on the wire they are that number modulo 65536. A file has
+    ``size // blksize + 1`` blocks, the last one shorter than all others and maybe empty.
+
+    Args:
+        request: the read request.
+        peer: who sent it.
+        content: what to send; stays the shell's own.
+        limits: bounds.
+        now: monotonic seconds.
+
+    Raises:
+        TftpWireError: the options can not be agreed on.
+    """
+
+    def __init__(
+        self, request: Request, peer: Address, content: Content, limits: SessionLimits, now: float
+    ) -> None:
+        self.negotiated = negotiate(request, content.size, limits)
+        self._peer = peer
+        self._content = content
+        self._blksize = self.negotiated.blksize
+        self._last_block = content.size // self._blksize + 1
+        self._acked = 0
+        self._heard = False
+        self._sent = 0  # highest block that was ever sent
+        self._rewound_at = -1  # position of the last loss that a duplicate ACK has told
+        self._chunk = memoryview(b"")
+        self._chunk_start = 0
+        self._retransmitted = 0
+        self._retries = 0
+        self._retries_allowed = limits.retries
+        self._first_timeout_s = float(self.negotiated.timeout_s or limits.first_timeout_s)
+        self._max_timeout_s = max(limits.max_timeout_s, self._first_timeout_s)
+        self._ends_at = now + limits.total_s
+        self._retransmit_at = now
+        self._outbox: list[Datagram] = []
+        self._outcome: Outcome | None = None
+        self._outcome_taken = False
+        if self.negotiated.options:
+            self._state = _State.NEGOTIATING
+            self._send_oack()
+        else:
+            self._state = _State.SENDING
+            self._send_window()
+        self._arm(now)
+
+    @property
+    def acknowledged_bytes(self) -> int:
+        """What the client has for sure."""
+        return min(self._acked * self._blksize, self._content.size)
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether the client has not answered at all yet."""
+        return not self._heard and self._state is not _State.ENDED
+
+    def receive_datagram(self, data: bytes, peer: Address, now: float) -> None:
+        """Take in one packet. Anything that is not part of this transfer changes nothing."""
+        if peer != self._peer:
+            error = Error(ErrorCode.UNKNOWN_TRANSFER_ID, "unknown transfer id")
+            self._outbox.append(Datagram(peer, (error.encode(),)))
+            return
+        if self._state is _State.ENDED:
+            return
+        try:
+            packet = parse_packet(data)
+        except TftpWireError:
+            return
+        match packet:
+            case Ack(block):
+                self._receive_ack(block, now)
+            case Error(code, text):
+                self._receive_error(code, text)
+            case Request() | Data() | OptionAck():
+                pass  # a request again: the retransmission timer answers it
+
+    def handle_timeout(self, now: float) -> None:
+        """Do what is due at `now`: send again, or give up."""
+        if self._state is _State.ENDED or now < self._deadline:
+            return
+        if now >= self._ends_at:
+            self._fail("it took too long")
+        elif self._retries >= self._retries_allowed:
+            self._fail(f"no answer to {self._retries + 1} attempts")
+        else:
+            self._retries += 1
+            self._rewound_at = -1
+            if self._state is _State.NEGOTIATING:
+                self._retransmitted += 1
+                self._send_oack()
+            else:
+                self._send_window()
+            self._arm(now)
+
+    def next_timeout(self) -> float | None:
+        """When `handle_timeout` wants to be called; None after the end."""
+        return None if self._state is _State.ENDED else self._deadline
+
+    def datagrams_to_send(self) -> Sequence[Datagram]:
+        """Packets that have become due, once."""
+        outbox, self._outbox = self._outbox, []
+        return outbox
+
+    def next_event(self) -> Outcome | None:
+        """The outcome, once."""
+        if self._outcome is None or self._outcome_taken:
+            return None
+        self._outcome_taken = True
+        return self._outcome
+
+    @property
+    def _deadline(self) -> float:
+        return min(self._retransmit_at, self._ends_at)
+
+    def _receive_ack(self, number: int, now: float) -> None:
+        self._heard = True
+        if self._state is _State.NEGOTIATING:
+            if number == 0:
+                self._state = _State.SENDING
+                self._progress(now)
+            return
+        forward = (number - self._acked) % BLOCKS
+        if forward > self._sent - self._acked:
+            return  # older than what is acknowledged already, or never sent
+        if forward:
+            self._acked += forward
+            if self._acked == self._last_block:
+                self._end(Finished(self._content.size, self._retransmitted))
+            else:
+                self._progress(now)
+        elif self.negotiated.windowsize > 1 and self._sent > self._acked != self._rewound_at:
+            self._rewound_at = self._acked
+            self._progress(now)
+
+    def _receive_error(self, code: int, text: str) -> None:
+        unread = self._acked * self._blksize < self._content.size
+        refused_options = self._state is _State.NEGOTIATING and code == ErrorCode.BAD_OPTIONS
+        if EARLY_TERMINATE in text.lower() or refused_options or (code == 0 and self._acked == 0 and unread):
+            self._end(Probed(self._content.size))
+        else:
+            self._fail(f"the client ended it with error {code}")
+
+    def _progress(self, now: float) -> None:
+        """The client is there: the next window, with a fresh count of retries."""
+        self._retries = 0
+        self._send_window()
+        self._arm(now)
+
+    def _arm(self, now: float) -> None:
+        self._retransmit_at = now + min(self._first_timeout_s * 2**self._retries, self._max_timeout_s)
+
+    def _send_oack(self) -> None:
+        self._outbox.append(Datagram(self._peer, (OptionAck(self.negotiated.options).encode(),)))
+
+    def _send_window(self) -> None:
+        """Queue the window behind the last acknowledged block."""
+        first = self._acked + 1
+        end = min(self._acked + self.negotiated.windowsize, self._last_block) + 1
+        blksize, peer, pack = self._blksize, self._peer, DATA_HEADER.pack
+        try:
+            self._read_ahead((first - 1) * blksize, (end - first) * blksize)
+        except OSError as error:
+            text = "the file can not be read"
+            self._outbox.append(Datagram(peer, (Error(ErrorCode.NOT_DEFINED, text).encode(),)))
+            self._fail(f"{text}: {error.strerror or error}")
+            return
+        position = (first - 1) * blksize - self._chunk_start
+        for block in range(first, end):
+            payload = self._chunk[position : position + blksize]
+            self._outbox.append(Datagram(peer, (pack(Opcode.DATA, block % BLOCKS), payload)))
+            position += blksize
+        self._retransmitted += max(0, min(self._sent, end - 1) - first + 1)
+        self._sent = max(self._sent, end - 1)
+
+    def _read_ahead(self, offset: int, size: int) -> None:
+        """Have these bytes (fewer at the end of the file) in memory."""
+        needed_end = min(offset + size, self._content.size)
+        if self._chunk_start <= offset and needed_end <= self._chunk_start + len(self._chunk):
+            return
+        self._chunk = memoryview(self._content.read_at(offset, max(size, READ_AHEAD_BYTES)))
+        self._chunk_start = offset
+
+    def _fail(self, reason: str) -> None:
+        self._end(Failed(reason, self.acknowledged_bytes, self._content.size))
+
+    def _end(self, outcome: Outcome) -> None:
+        self._state = _State.ENDED
+        self._outcome = outcome
+        self._chunk = memoryview(b"")
