@@ -127,13 +127,18 @@ def init(file: Path, name: str | None, interface: str | None, subnet: str | None
         raise InputError(
             f"{file} exists and was left as it is", "Name another file, or replace it with --force."
         )
-    answers = _Questions(ask=sys.stdin.isatty(), networks=read_host_networks())
+    answers = _Questions(ask=is_terminal(), networks=read_host_networks())
     text = render_starter(answers.collect(name, interface, subnet))
     checked = check_text(text, file, loader_surroundings(file))
     if checked.spec is None:
         raise SpecErrors(checked.problems)
     _write(file, text)
     click.echo(f"{file} written. Put your boards in under 'nodes', then run 'bramble check {file}'.")
+
+
+def is_terminal() -> bool:
+    """Whether a person sits at the other end of stdin."""
+    return sys.stdin.isatty()
 
 
 class _Questions:

@@ -148,21 +148,24 @@ def _node(node: DraftNode, around: Surroundings) -> NodeSpec:
         disk=DiskSpec(_required(disk.kind), disk.serial),
         labels=section.labels or {},
         taints=_given(section.taints),
-        power=None if section.power is None else _power(section.power, around),
+        power=None if section.power is None else _power(section.power, _required(section.name), around),
         memory_mib=section.memory,
     )
 
 
-def _power(power: PowerSection, around: Surroundings) -> PowerSpec:
+def _power(power: PowerSection, node: str, around: Surroundings) -> PowerSpec:
     def resolve(path: str | None) -> Path | None:
         return None if path is None else around.resolve(path)
+
+    def argv(words: Iterable[str | None] | None) -> tuple[str, ...]:
+        return tuple(word.replace("{node}", node) for word in _given(words))
 
     match power:
         case ManualSection():
             return ManualPower()
         case CommandSection():
-            status = None if power.status is None else _given(power.status)
-            return CommandPower(on=_given(power.on), off=_given(power.off), status=status)
+            status = None if power.status is None else argv(power.status)
+            return CommandPower(on=argv(power.on), off=argv(power.off), status=status)
         case TasmotaSection():
             return TasmotaPower(
                 url=_required(power.url),

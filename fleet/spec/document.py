@@ -134,7 +134,7 @@ class _Builder:
 
     def _item(self, node: yaml.Node, key: Key) -> Any:
         value = self.build(node, key)
-        if isinstance(node, yaml.ScalarNode) and value is None:
+        if isinstance(node, yaml.ScalarNode) and value is None and self._values <= _MAX_VALUES:
             self.faults.append(
                 Fault(key, self.lines[key], "the list item is empty", "Fill it or remove the line.")
             )

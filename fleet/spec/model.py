@@ -180,7 +180,7 @@ class ManualPower:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandPower:
-    """Commands of the user, as argument lists that no shell sees."""
+    """Commands of the user, as argument lists that no shell sees; `{node}` in them became the node's name."""
 
     on: tuple[str, ...]
     off: tuple[str, ...]

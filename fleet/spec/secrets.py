@@ -9,8 +9,9 @@ from typing import Any, Final
 from fleet.spec.document import Key
 from fleet.spec.shape import Finding
 
+# `etcd-s3-config-secret` is the name of a Kubernetes secret, not a secret.
 _SECRET_KEY: Final = re.compile(
-    r"(^|[-_.])(token|password|passwd|passphrase|secret|(secret|access|private|api)[-_]?key|community)$",
+    r"(^|[-_.])(token|password|passwd|passphrase|(?<!config-)secret|(secret|access|private|api)[-_]?key|community)$",
     re.IGNORECASE,
 )
 # A k3s token with its CA hash; PEM, OpenSSH and PuTTY keys; user:password@ in a URL.

@@ -1,4 +1,4 @@
-"""The starter file of `bramble init`: a small cluster that passes the check, with a comment for each choice."""
+"""The starter file of `bramble init`: a small cluster that passes the check, a comment for each choice."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ EnumT = TypeVar("EnumT", bound=StrEnum)
 
 _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _KUBERNETES_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
-_K3S_VERSION: Final = re.compile(r"v\d+\.\d+\.\d+(-rc\d+)?\+k3s\d+")
+_K3S_VERSION: Final = re.compile(r"v\d+\.\d+\.\d+(-rc\d+)?\+k3s\d+", re.ASCII)
 _PACKAGE: Final = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _USER: Final = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _INTERFACE: Final = re.compile(r"[^\s/:]{1,15}")
