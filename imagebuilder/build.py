@@ -1,0 +1,369 @@
+"""A cluster's image: planned, found in the store or built there.
+
+    disk.img                  the raw image, sparse
+    disk.img.zst  index.json  the same as independent frames, and where each chunk is in it
+    disk.bmap                 block map for bmaptool
+    boot/                     the boot partition's files, for the network boot
+    installer/initramfs       boots the same kernel into the installer
+    manifest.json             what all this is
+
+An entry of the store is there completely or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fleet.spec.model import CatalogueBase, ClusterSpec
+from imagebuilder.bases import Base, UnknownBase, find_base
+from imagebuilder.delta import NodeValues, render_delta
+from imagebuilder.digests import DigestCache, hash_file
+from imagebuilder.disk.blockmap import BOOT_PARTITION, mapped_ranges
+from imagebuilder.disk.edit import DiskImage, Edit, PutBootFile, Written, copy_sparse, needed_bytes
+from imagebuilder.disk.fat import FatVolume
+from imagebuilder.disk.source import FileSource, open_source
+from imagebuilder.errors import ImageBuilderError
+from imagebuilder.installer import MAX_INITRAMFS_BYTES, build_initramfs, installer_identity
+from imagebuilder.k3s_release import (
+    K3sRelease,
+    fetch_release,
+    find_fetched,
+    open_release,
+    verify_archive,
+)
+from imagebuilder.manifest import FILE_NAME, BaseRecord, K3sRecord, Manifest, Output, load_manifest
+from imagebuilder.plan import Plan, tool_versions
+from imagebuilder.render import render_user_data
+from imagebuilder.resources import data_dir
+from imagebuilder.runner import require_tools
+from imagebuilder.seal.bmap import render_bmap
+from imagebuilder.seal.chunks import clear_unmapped, compress, render_index
+from imagebuilder.slots import find_slots
+from imagebuilder.steps.agent import AgentStep, pack_agent
+from imagebuilder.steps.cmdline import CmdlineStep
+from imagebuilder.steps.k3s import K3sStep
+from imagebuilder.steps.overlay import load_overlay
+from imagebuilder.steps.seed import SeedStep
+from imagebuilder.steps.step import Context, Step
+from imagebuilder.store import Store, require_room
+
+KIND: Final = "images"
+FREE_ROOT_BYTES: Final = 3 * 2**29
+"""Room that stays free on the root before it grows to its disk: k3s unpacks itself and its images at the
+first start."""
+
+TOOLS: Final = ("cp", "debugfs", "e2fsck", "fsck.vfat", "mcopy", "resize2fs")
+
+OWN_OVERLAYS: Final = ("base-tuning", "agent", "k3s")
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the share of the whole work that is done, 0.0–1.0."""
+
+
+class BaseMissing(ImageBuilderError):
+    """The base has not been built."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """A finished image in the store."""
+
+    id: str
+    root: Path
+    manifest: Manifest
+
+    @property
+    def disk(self) -> Path:
+        return self.root / "disk.img"
+
+    @property
+    def compressed(self) -> Path:
+        return self.root / "disk.img.zst"
+
+    @property
+    def index(self) -> Path:
+        return self.root / "index.json"
+
+    @property
+    def block_map(self) -> Path:
+        return self.root / "disk.bmap"
+
+    @property
+    def boot_tree(self) -> Path:
+        return self.root / "boot"
+
+    @property
+    def installer_kernel(self) -> Path:
+        return self.boot_tree / "kernel8.img"
+
+    @property
+    def installer_initramfs(self) -> Path:
+        return self.root / "installer" / "initramfs"
+
+    @property
+    def index_sha256(self) -> str:
+        """Digest of index.json, which proves every chunk."""
+        return self.manifest.output("index.json").sha256
+
+    def render_delta(self, values: NodeValues) -> tuple[tuple[int, bytes], ...]:
+        """What makes the image one node's own: (offset on the disk, bytes), ascending."""
+        return render_delta(self.manifest.slots, values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Inputs:
+    base: Base
+    release: K3sRelease
+    agent_archive: bytes
+    plan: Plan
+
+
+def find_image(spec: ClusterSpec, *, store: Store, agent_package: Path) -> Image | None:
+    """The finished image of this cluster, if nothing that it depends on has changed since it was built.
+
+    Raises:
+        ImageBuilderError: an input is missing or damaged (k3s files, overlays).
+    """
+    base = _find_base(spec, store)
+    directory = _find_release(spec, store)
+    if base is None or directory is None:
+        return None
+    return _find(_inputs(spec, base, directory, store, agent_package).plan.image_id, store)
+
+
+def build_image(
+    spec: ClusterSpec, *, store: Store, agent_package: Path, progress: Progress = lambda text, share: None
+) -> Image:
+    """The image of this cluster: out of the store, or built now.
+
+    Args:
+        spec: the cluster.
+        store: where bases are found and the image is kept.
+        agent_package: the agent's package directory.
+        progress: called from this thread.
+
+    Raises:
+        BaseMissing: the base is not in the store.
+        ImageBuilderError: any other input is missing or damaged, or a tool failed; nothing is left in the
+            store.
+    """
+    base = _find_base(spec, store)
+    if base is None:
+        raise BaseMissing(
+            f"the base {_base_name(spec)!r} is not there yet",
+            f"Make it with: bramble base build {_base_name(spec)}",
+        )
+    directory = _find_release(spec, store) or fetch_release(
+        str(spec.k3s.source),
+        spec.k3s.version,
+        airgap=spec.k3s.airgap_images,
+        store=store,
+        on_progress=lambda name, share: progress(f"downloading {name}", 0.0),
+    )
+    progress("checking inputs", 0.0)
+    inputs = _inputs(spec, base, directory, store, agent_package)
+    image_id = inputs.plan.image_id
+    if found := _find(image_id, store):
+        return found
+    require_tools(*TOOLS)
+    entry = store.get_or_create(KIND, image_id, lambda into: _build(spec, inputs, into, store, progress))
+    return Image(id=image_id, root=entry, manifest=load_manifest(entry))
+
+
+def plan_steps(spec: ClusterSpec, release: K3sRelease, agent_archive: bytes) -> tuple[Step, ...]:
+    """What is done to the base, in order; of two steps that write the same path the later one wins."""
+    own = {name: load_overlay(data_dir("overlays") / name, name) for name in OWN_OVERLAYS}
+    theirs = [load_overlay(path, f"overlay {path.name}") for path in spec.image.overlays]
+    return (
+        own["base-tuning"],
+        own["agent"],
+        AgentStep(agent_archive),
+        own["k3s"],
+        K3sStep(release),
+        CmdlineStep(),
+        *theirs,
+        SeedStep(spec.name, render_user_data(spec), release.simulator),
+    )
+
+
+def _inputs(spec: ClusterSpec, base: Base, directory: Path, store: Store, agent_package: Path) -> _Inputs:
+    digests = DigestCache(store.root / "digests")
+    release = open_release(directory, spec.k3s.version, airgap=spec.k3s.airgap_images, digests=digests)
+    archive = pack_agent(agent_package)
+    plan = Plan(
+        base_id=base.id,
+        steps=plan_steps(spec, release, archive),
+        installer=installer_identity(archive),
+        tools=tool_versions(),
+    )
+    return _Inputs(base=base, release=release, agent_archive=archive, plan=plan)
+
+
+def _build(spec: ClusterSpec, inputs: _Inputs, into: Path, store: Store, progress: Progress) -> None:
+    if inputs.release.airgap is not None:
+        progress("reading the airgap images", 0.01)
+        verify_archive(inputs.release.airgap)
+    _require_room(inputs, store)
+    scratch = into / "scratch"
+    scratch.mkdir()
+    disk = DiskImage(into / "disk.img", scratch)
+    progress("copying the base", 0.05)
+    copy_sparse(inputs.base.disk, disk.path)
+    written = _apply(inputs.plan, disk, progress)
+    progress("checking the filesystems", 0.35)
+    disk.check()
+    scratch.rmdir()
+    progress("extracting the boot files", 0.38)
+    initramfs = _extract_boot(disk, into / "boot")
+    progress("building the installer", 0.40)
+    installer = into / "installer" / "initramfs"
+    installer.parent.mkdir()
+    installer.write_bytes(
+        build_initramfs(initramfs, inputs.base.id, inputs.base.disk, inputs.agent_archive, store)
+    )
+    manifest = _seal(spec, inputs, disk, written, into, progress)
+    (into / FILE_NAME).write_text(manifest.render(), encoding="utf-8")
+    progress("done", 1.0)
+
+
+def _apply(plan: Plan, disk: DiskImage, progress: Progress) -> tuple[Written, ...]:
+    context = Context(image_id=plan.image_id, disk=disk)
+    edits: dict[tuple[bool, str], Edit] = {}
+    for step in plan.steps:
+        for edit in step.edits(context):
+            edits[isinstance(edit, PutBootFile), edit.path] = edit
+    boot = [edit for edit in edits.values() if isinstance(edit, PutBootFile)]
+    root = [edit for edit in edits.values() if not isinstance(edit, PutBootFile)]
+    progress("growing the root filesystem", 0.12)
+    disk.grow_root(needed_bytes(root, 4096) + FREE_ROOT_BYTES)
+    progress("writing the boot partition", 0.15)
+    written = disk.put_boot(boot)
+    progress("writing the root filesystem", 0.18)
+    return tuple(written + disk.put_root(root))
+
+
+def _extract_boot(disk: DiskImage, target: Path) -> bytes:
+    """Copy the boot partition's files out and return the base's initramfs."""
+    target.mkdir()
+    initramfs = b""
+    with open_source(disk.path) as source:
+        volume = FatVolume(source, disk.mbr().partition(BOOT_PARTITION).offset)
+        for entry in volume.walk():
+            place = target / entry.path.lstrip("/")
+            if entry.is_directory:
+                place.mkdir()
+                continue
+            content = volume.read(entry.path)
+            place.write_bytes(content)
+            if entry.path == "/initramfs8":
+                initramfs = content
+    if not initramfs or not (target / "kernel8.img").is_file():
+        raise ImageBuilderError(
+            "the base's boot partition lacks kernel8.img or initramfs8",
+            "The installer boots with these two; use a base for the Raspberry Pi 4 and 5.",
+        )
+    return initramfs
+
+
+def _seal(
+    spec: ClusterSpec,
+    inputs: _Inputs,
+    disk: DiskImage,
+    written: Sequence[Written],
+    into: Path,
+    progress: Progress,
+) -> Manifest:
+    size = disk.size_bytes
+    descriptor = os.open(disk.path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        source = FileSource(descriptor)
+        slots = find_slots(source)
+        ranges = mapped_ranges(source, size)
+        clear_unmapped(descriptor, size, ranges)
+        progress("compressing", 0.45)
+        chunks = compress(
+            source,
+            size,
+            ranges,
+            into / "disk.img.zst",
+            lambda share: progress("compressing", 0.45 + share * 0.5),
+        )
+    finally:
+        os.close(descriptor)
+    (into / "index.json").write_bytes(render_index(inputs.plan.image_id, size, chunks))
+    (into / "disk.bmap").write_text(render_bmap(size, chunks))
+    progress("recording digests", 0.96)
+    release, info = inputs.release, inputs.base.info
+    return Manifest(
+        image_id=inputs.plan.image_id,
+        cluster=spec.name,
+        base=BaseRecord(
+            id=inputs.base.id, name=inputs.base.name, kernel=info.kernel_version, packages=info.packages
+        ),
+        k3s=K3sRecord(
+            version=release.version,
+            simulator=release.simulator,
+            airgap_images=release.airgap.name if release.airgap else None,
+        ),
+        size_bytes=size,
+        mapped_bytes=sum(chunk.length for chunk in chunks),
+        compressed_bytes=(into / "disk.img.zst").stat().st_size,
+        slots=slots,
+        tools=inputs.plan.tools,
+        changes=tuple(written),
+        outputs=_outputs(into),
+    )
+
+
+def _outputs(directory: Path) -> tuple[Output, ...]:
+    paths = [path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != "disk.img"]
+    return tuple(
+        Output(
+            path=path.relative_to(directory).as_posix(),
+            size_bytes=path.stat().st_size,
+            sha256=hash_file(path),
+        )
+        for path in paths
+    )
+
+
+def _require_room(inputs: _Inputs, store: Store) -> None:
+    """Raise ``NoSpace`` before anything is written: image, its compressed form, boot tree and installer."""
+    release = inputs.release
+    payload = release.binary.size_bytes + (release.airgap.size_bytes if release.airgap else 0)
+    base = inputs.base.disk.stat().st_blocks * 512
+    # The copy; compressed, the base gives a third and the payload nothing; the boot tree and the FAT's check
+    # copy.
+    needed = (base + payload) + (base // 2 + payload) + 3 * MAX_INITRAMFS_BYTES
+    require_room(store.root, needed + needed // 10)
+
+
+def _find(image_id: str, store: Store) -> Image | None:
+    entry = store.find(KIND, image_id)
+    return None if entry is None else Image(id=image_id, root=entry, manifest=load_manifest(entry))
+
+
+def _find_base(spec: ClusterSpec, store: Store) -> Base | None:
+    return find_base(_base_name(spec), store)
+
+
+def _base_name(spec: ClusterSpec) -> str:
+    base = spec.image.base
+    if not isinstance(base, CatalogueBase):
+        raise UnknownBase(
+            "image.base is a URL or a file, which this release cannot build from",
+            "Name a base: debian-trixie.",
+        )
+    return base.name
+
+
+def _find_release(spec: ClusterSpec, store: Store) -> Path | None:
+    """The directory of the release's files, None where they have yet to be downloaded."""
+    k3s = spec.k3s
+    if isinstance(k3s.source, Path):
+        return k3s.source
+    return find_fetched(k3s.source, k3s.version, airgap=k3s.airgap_images, store=store)

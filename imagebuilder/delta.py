@@ -1,0 +1,56 @@
+"""Node deltas: the bytes that make an image one node's own. Pure and quick: a few hundred microseconds, some
+13 KiB."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass, field
+
+from imagebuilder.slots import SlotMap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeValues:
+    """What goes into a node's slots.
+
+    Attributes:
+        disk_signature: 32 bits, unlike that of any other disk of the cluster.
+        instance_id: cloud-init runs its once-per-instance work again when it changes.
+        network_config: cloud-init network configuration, version 2, as YAML.
+        node_json: content of /etc/bramble/node.json; holds the ticket, so it is not printed.
+    """
+
+    name: str
+    fqdn: str
+    disk_signature: int
+    instance_id: str
+    meta_data: str
+    network_config: str
+    node_json: str = field(repr=False)
+
+
+def render_delta(slots: SlotMap, values: NodeValues) -> tuple[tuple[int, bytes], ...]:
+    """(offset on the disk, bytes) for each place that changes, ascending.
+
+    Raises:
+        SlotOverflow: a value does not fit.
+    """
+    digits = f"{values.disk_signature:08x}".encode()
+    patches = [
+        *slots.disk_signature.patches(struct.pack("<I", values.disk_signature)),
+        *(patch for slot in slots.partuuids for patch in slot.patches(digits)),
+        *slots.meta_data.patches(values.meta_data.encode()),
+        *slots.network_config.patches(values.network_config.encode()),
+        *slots.node_json.patches(values.node_json.encode()),
+    ]
+    return tuple(sorted(patches))
+
+
+def disk_signature(cluster: str, node: str, install: int) -> int:
+    """A disk signature for the ``install``-th installation of a node: fixed by its arguments, never 0.
+
+    A disk that is moved to another board, and an old disk next to a new one, so never share PARTUUIDs.
+    """
+    seed = hashlib.sha256(f"bramble disk signature\0{cluster}\0{node}\0{install}".encode()).digest()
+    return struct.unpack_from("<I", seed)[0] or 1

@@ -1,0 +1,534 @@
+"""Changes to a disk image without root, loop devices or mounts, each read back.
+
+The FAT is written by mtools at a byte offset, the ext4 by one debugfs session at ``image?offset=BYTES``.
+Neither is trusted: debugfs exits 0 on a full filesystem and leaves a file whose blocks are missing (measured,
+e2fsprogs 1.47.0), so room is computed before writing, every line on its stderr is an error, and every file is
+read back through our own readers and compared.
+
+Owns: the image file while it is edited. Times and owners are fixed, so the same edits give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+import re
+import shutil
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from imagebuilder.disk.blockmap import BOOT_PARTITION, ROOT_PARTITION
+from imagebuilder.disk.ext4 import Ext4Volume, Inode
+from imagebuilder.disk.fat import FatVolume
+from imagebuilder.disk.mbr import MBR_BYTES, PI_ALIGNMENT_BYTES, SECTOR_BYTES, Mbr, Partition, parse_mbr
+from imagebuilder.disk.source import open_source
+from imagebuilder.errors import CommandFailed, ImageBuilderError
+from imagebuilder.runner import run
+
+EPOCH: Final = 1_600_000_000
+"""The time (UTC, seconds since 1970; 2020-09-13) that every written file and filesystem bears. Fixed, so that
+the same inputs give the same bytes, and in the past, so that a node without a clock does not see files from
+its future."""
+
+ENVIRONMENT: Final = {
+    "E2FSPROGS_FAKE_TIME": str(EPOCH),
+    "MTOOLSRC": "/dev/null",
+    "SOURCE_DATE_EPOCH": str(EPOCH),
+    "TZ": "UTC",
+}
+
+DIRECTORY_BYTES: Final = 4096
+EXTENT_ALLOWANCE: Final = 1.01
+"""Extent blocks of large, scattered files: at most one block per 340 extents."""
+
+_BANNER: Final = re.compile(r"debugfs \d+\.\d+")
+_UNSAFE: Final = re.compile(r'["\n\r\\]')
+
+
+class ImageFull(ImageBuilderError):
+    """A partition has less room than the files that are about to be written; nothing was written."""
+
+    def __init__(self, partition: str, needed_bytes: int, available_bytes: int) -> None:
+        self.needed_bytes = needed_bytes
+        self.available_bytes = available_bytes
+        super().__init__(
+            f"the image's {partition} partition has {available_bytes} bytes free, {needed_bytes} are needed",
+            "Add less to it (overlays, airgap images), or use a base with a larger partition.",
+        )
+
+
+class ReadBackFailed(ImageBuilderError):
+    """What is on the image is not what was written."""
+
+    def __init__(self, path: str, expected: str, found: str) -> None:
+        self.path = path
+        super().__init__(
+            f"{path}: reading it back from the image gives {found}, written was {expected}",
+            "The image was not kept. The disk under the store may be failing, or e2fsprogs is too old.",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutFile:
+    """A regular file on the root filesystem, replacing what was there. ``content`` is bytes, or a host file
+    that does not change."""
+
+    path: str
+    content: bytes | Path = field(repr=False)
+    mode: int = 0o644
+    uid: int = 0
+    gid: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutLink:
+    """A symbolic link on the root filesystem, replacing a file or link that was there."""
+
+    path: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutDirectory:
+    """A directory on the root filesystem; one that exists gets this mode and owner."""
+
+    path: str
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutBootFile:
+    """A file in the FAT, replacing what was there. The format has neither owners nor modes."""
+
+    path: str
+    content: bytes = field(repr=False)
+
+
+RootEdit = PutFile | PutLink | PutDirectory
+Edit = RootEdit | PutBootFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """One line of the record of what was changed; ``sha256`` is None for links and directories."""
+
+    volume: str
+    path: str
+    mode: int
+    uid: int
+    gid: int
+    size_bytes: int
+    sha256: str | None
+    target: str | None
+    replaced: bool
+
+
+class DiskImage:
+    """A raw disk image that is being edited; ``scratch`` is an empty directory for temporary files."""
+
+    def __init__(self, path: Path, scratch: Path) -> None:
+        self.path = path
+        self._scratch = scratch
+
+    @property
+    def size_bytes(self) -> int:
+        return self.path.stat().st_size
+
+    def mbr(self) -> Mbr:
+        with open_source(self.path) as source:
+            return parse_mbr(source.read_at(0, MBR_BYTES), disk_bytes=self.size_bytes)
+
+    def read_boot(self, path: str) -> bytes | None:
+        """A file of the FAT, None if it is not there."""
+        with open_source(self.path) as source:
+            volume = FatVolume(source, self.mbr().partition(BOOT_PARTITION).offset)
+            entry = volume.find(path)
+            return volume.read(path) if entry is not None and not entry.is_directory else None
+
+    def read_root(self, path: str) -> bytes | None:
+        """A file of the root filesystem, None if it is not there."""
+        with open_source(self.path) as source:
+            volume = Ext4Volume(source, self.mbr().partition(ROOT_PARTITION).offset)
+            inode = volume.find(path)
+            return volume.read_inode(inode) if inode is not None and inode.is_file else None
+
+    def grow_root(self, free_bytes: int) -> None:
+        """Make the root filesystem large enough that ``free_bytes`` are free; never shrinks it."""
+        mbr = self.mbr()
+        root = mbr.partition(ROOT_PARTITION)
+        with open_source(self.path) as source:
+            superblock = Ext4Volume(source, root.offset).superblock
+        missing = free_bytes - superblock.free_blocks * superblock.block_bytes
+        if missing <= 0:
+            return
+        # Each group that is added costs its bitmaps, its inode table and perhaps a copy of the descriptors.
+        overhead = (
+            superblock.inode_table_blocks + 3 + superblock.descriptor_blocks + superblock.reserved_gdt_blocks
+        )
+        missing = (
+            missing * superblock.blocks_per_group // (superblock.blocks_per_group - overhead)
+            + PI_ALIGNMENT_BYTES
+        )
+        # resize2fs takes the file for the filesystem, whatever the offset: it cuts a longer file down to the
+        # new size and writes a byte at the end of a shorter one (1.47.0, resize/main.c). So the file gets
+        # exactly that size first, for which the filesystem must grow by at least its offset; the room is
+        # sparse and costs nothing.
+        size = root.size_bytes + max(missing, root.offset)
+        size = -(-size // PI_ALIGNMENT_BYTES) * PI_ALIGNMENT_BYTES
+        grown = Partition(
+            start_lba=root.start_lba, sectors=size // SECTOR_BYTES, type=root.type, bootable=root.bootable
+        )
+        self._e2fsck(root, "-fy")
+        os.truncate(self.path, grown.size_bytes)
+        self._tool("resize2fs", self._ext4_argument(root), f"{grown.sectors}s")
+        os.truncate(self.path, grown.offset + grown.size_bytes)
+        self._write_mbr(mbr.with_partition(ROOT_PARTITION, grown))
+        with open_source(self.path) as source:
+            volume = Ext4Volume(source, root.offset)
+            if volume.free_bytes < free_bytes:
+                raise ImageFull("root", free_bytes, volume.free_bytes)
+
+    def _write_mbr(self, mbr: Mbr) -> None:
+        with self.path.open("r+b") as file:
+            file.write(mbr.encode())
+
+    def put_boot(self, edits: Sequence[PutBootFile]) -> list[Written]:
+        """Write files into the FAT and read them back."""
+        if not edits:
+            return []
+        partition = self.mbr().partition(BOOT_PARTITION)
+        with open_source(self.path) as source:
+            volume = FatVolume(source, partition.offset)
+            replaced = {edit.path: volume.find(edit.path) is not None for edit in edits}
+            # mcopy deletes an old file before it writes, but let the old ones count as lost: it costs a few
+            # KiB.
+            needed = sum(volume.clusters_for(len(edit.content)) + 2 for edit in edits) * volume.cluster_bytes
+            if volume.free_bytes < needed:
+                raise ImageFull("boot", needed, volume.free_bytes)
+        staged = self._scratch / "boot"
+        for directory, group in _by_directory(edits):
+            shutil.rmtree(staged, ignore_errors=True)
+            staged.mkdir(parents=True)
+            for edit in group:
+                target = staged / posixpath.basename(edit.path)
+                target.write_bytes(edit.content)
+                os.utime(target, (EPOCH, EPOCH))
+            files = [staged / posixpath.basename(edit.path) for edit in group]
+            self._tool(
+                "mcopy",
+                "-i",
+                f"{self.path.name}@@{partition.offset}",
+                "-D",
+                "o",
+                "-m",
+                *files,
+                f"::{directory}",
+            )
+        shutil.rmtree(staged)
+        written = []
+        for edit in edits:
+            found = self.read_boot(edit.path)
+            expected = hashlib.sha256(edit.content).hexdigest()
+            if found != edit.content:
+                raise ReadBackFailed(f"boot:{edit.path}", expected, _digest_of(found))
+            written.append(
+                Written(
+                    volume="boot",
+                    path=edit.path,
+                    mode=0o755,
+                    uid=0,
+                    gid=0,
+                    size_bytes=len(edit.content),
+                    sha256=expected,
+                    target=None,
+                    replaced=replaced[edit.path],
+                )
+            )
+        return written
+
+    def put_root(self, edits: Sequence[RootEdit]) -> list[Written]:
+        """Write files, links and directories into the ext4 in one debugfs session and read them back."""
+        if not edits:
+            return []
+        partition = self.mbr().partition(ROOT_PARTITION)
+        with open_source(self.path) as source:
+            volume = Ext4Volume(source, partition.offset)
+            needed = needed_bytes(edits, volume.superblock.block_bytes)
+            if volume.free_bytes < needed:
+                raise ImageFull("root", needed, volume.free_bytes)
+            staged = self._scratch / "root"
+            shutil.rmtree(staged, ignore_errors=True)
+            staged.mkdir(parents=True)
+            replaced = {edit.path: volume.find(edit.path, follow=False) is not None for edit in edits}
+            commands = list(_session(volume, edits, staged))
+        self._debugfs(partition, commands)
+        shutil.rmtree(staged)
+        with open_source(self.path) as source:
+            volume = Ext4Volume(source, partition.offset)
+            return [_read_back(volume, edit, replaced[edit.path]) for edit in edits]
+
+    def check(self) -> None:
+        """Let ``e2fsck -fn`` and ``fsck.vfat -n`` look for faults.
+
+        Raises:
+            CommandFailed: one of them found any.
+        """
+        mbr = self.mbr()
+        self._e2fsck(mbr.partition(ROOT_PARTITION), "-fn")
+        boot = mbr.partition(BOOT_PARTITION)
+        # fsck.vfat knows no offsets, so it gets the partition alone: a sparse copy that lives as long as the
+        # check.
+        copy = self._scratch / "boot.fat"
+        try:
+            copy_range(self.path, copy, boot.offset, boot.size_bytes)
+            self._tool("fsck.vfat", "-n", copy)
+        finally:
+            copy.unlink(missing_ok=True)
+
+    def _e2fsck(self, root: Partition, mode: str) -> None:
+        argv = ["e2fsck", mode, self._ext4_argument(root)]
+        result = run(argv, env=ENVIRONMENT, cwd=self.path.parent, check=False)
+        # Bit 0: faults corrected (with -y), which is what it was asked for. Anything else is a fault that
+        # stays.
+        if result.returncode & ~(1 if mode == "-fy" else 0):
+            raise CommandFailed(
+                argv,
+                result.returncode,
+                (result.stdout + result.stderr).decode(errors="replace"),
+                hint="The root filesystem is damaged; fetch or build the base again.",
+            )
+
+    def _debugfs(self, partition: Partition, commands: Sequence[str]) -> None:
+        script = self._scratch / "debugfs.commands"
+        script.write_text("".join(f"{command}\n" for command in commands))
+        argv = ["debugfs", "-w", "-f", os.fspath(script), self._ext4_argument(partition)]
+        result = run(argv, env=ENVIRONMENT, cwd=self.path.parent, timeout_s=1800)
+        complaints = [
+            line
+            for line in result.stderr.decode(errors="replace").splitlines()
+            if line and not _BANNER.match(line)
+        ]
+        if complaints:
+            raise CommandFailed(
+                argv,
+                result.returncode,
+                "\n".join(complaints),
+                hint="debugfs could not do one of the edits; the image was not kept.",
+            )
+        script.unlink()
+
+    def _ext4_argument(self, partition: Partition) -> str:
+        # By name, from the image's directory: a '?' in the store's path would be read as the start of an
+        # option.
+        return f"{self.path.name}?offset={partition.offset}"
+
+    def _tool(self, *argv: str | os.PathLike[str]) -> None:
+        run(argv, env=ENVIRONMENT, cwd=self.path.parent)
+
+
+def needed_bytes(edits: Iterable[RootEdit], block_bytes: int) -> int:
+    """An upper bound of the room that edits take on an ext4 with blocks of this size."""
+    total = 0.0
+    for edit in edits:
+        parents = edit.path.count("/") - 1
+        size = _size(edit.content) if isinstance(edit, PutFile) else block_bytes
+        total += -(-size // block_bytes) * block_bytes * EXTENT_ALLOWANCE + block_bytes
+        total += DIRECTORY_BYTES if parents > 0 else 0
+    return int(total)
+
+
+def copy_sparse(source: Path, target: Path) -> None:
+    """Copy an image without its holes; on filesystems that can, without copying at all."""
+    run(["cp", "--sparse=always", "--reflink=auto", "--", source, target])
+    target.chmod(0o644)
+
+
+def copy_range(source: Path, target: Path, offset: int, length: int) -> None:
+    """Copy ``length`` bytes at ``offset`` into a new file of that size; holes and zero blocks stay holes."""
+    with source.open("rb") as reader, target.open("wb") as writer:
+        writer.truncate(length)
+        position = offset
+        end = offset + length
+        while position < end:
+            try:
+                position = os.lseek(reader.fileno(), position, os.SEEK_DATA)
+            except OSError:
+                return  # ENXIO: no data after here
+            hole = min(os.lseek(reader.fileno(), position, os.SEEK_HOLE), end)
+            while position < hole:
+                piece = os.pread(reader.fileno(), min(1 << 20, hole - position), position)
+                if piece.strip(b"\0"):
+                    os.pwrite(writer.fileno(), piece, position - offset)
+                position += len(piece)
+
+
+def _session(volume: Ext4Volume, edits: Sequence[RootEdit], staged: Path) -> Iterator[str]:
+    """The debugfs commands for ``edits``; contents given as bytes are put into ``staged``."""
+    made: set[str] = set()
+    for number, edit in enumerate(edits):
+        # debugfs follows links in the middle of a path, but not one at its end: /lib/x must be written as
+        # /usr/lib/x.
+        path = _canonical(volume, _checked(edit.path), follow=isinstance(edit, PutDirectory))
+        yield from _parents(volume, posixpath.dirname(path), made)
+        old = volume.find(path, follow=False)
+        match edit:
+            case PutDirectory():
+                if path not in made and old is None:
+                    yield f'mkdir "{path}"'
+                    made.add(path)
+                yield from _attributes(path, stat.S_IFDIR | edit.mode, edit.uid, edit.gid)
+            case PutLink():
+                yield from _removal(path, old)
+                yield f'symlink "{path}" "{_checked_text(edit.target, path)}"'
+            case PutFile():
+                yield from _removal(path, old)
+                content = edit.content
+                if isinstance(content, bytes):
+                    host = staged / str(number)
+                    host.write_bytes(content)
+                else:
+                    host = content.resolve()
+                # 'write' takes no path for its target, only a name in the current directory.
+                yield f'cd "{posixpath.dirname(path)}"'
+                yield f'write "{_checked_text(os.fspath(host), path)}" "{posixpath.basename(path)}"'
+                yield from _attributes(path, stat.S_IFREG | edit.mode, edit.uid, edit.gid)
+
+
+def _canonical(volume: Ext4Volume, path: str, *, follow: bool) -> str:
+    """``path`` with the links in its existing part followed; the last name only with ``follow``."""
+    if follow and (found := volume.canonical(path)):
+        return found
+    parent, name = posixpath.split(path)
+    if parent == "/":
+        return path
+    return posixpath.join(_canonical(volume, parent, follow=True), name)
+
+
+def _parents(volume: Ext4Volume, directory: str, made: set[str]) -> Iterator[str]:
+    missing = []
+    while directory not in ("", "/") and directory not in made and volume.find(directory) is None:
+        missing.append(directory)
+        directory = posixpath.dirname(directory)
+    for path in reversed(missing):
+        made.add(path)
+        yield f'mkdir "{path}"'
+        yield from _attributes(path, stat.S_IFDIR | 0o755, 0, 0)
+
+
+def _removal(path: str, old: Inode | None) -> Iterator[str]:
+    if old is None:
+        return
+    if old.is_directory:
+        raise ImageBuilderError(
+            f"{path} is a directory in the base, a file or link of that name cannot replace it",
+            "Rename it in the overlay.",
+        )
+    yield f'rm "{path}"'
+
+
+def _attributes(path: str, mode: int, uid: int, gid: int) -> Iterator[str]:
+    yield f'sif "{path}" mode 0{mode:o}'
+    yield f'sif "{path}" uid {uid}'
+    yield f'sif "{path}" gid {gid}'
+    for name in ("atime", "ctime", "mtime", "crtime"):
+        yield f'sif "{path}" {name} @{EPOCH}'
+
+
+def _read_back(volume: Ext4Volume, edit: RootEdit, replaced: bool) -> Written:
+    inode = volume.find(edit.path, follow=isinstance(edit, PutDirectory))
+    if inode is None:
+        raise ReadBackFailed(edit.path, type(edit).__name__, "nothing")
+    if isinstance(edit, PutLink):
+        target = volume.read_link(inode) if inode.is_symlink else None
+        if target != edit.target:
+            raise ReadBackFailed(edit.path, f"a link to {edit.target}", f"{target!r}")
+        return Written(
+            volume="root",
+            path=edit.path,
+            mode=0o777,
+            uid=inode.uid,
+            gid=inode.gid,
+            size_bytes=len(edit.target),
+            sha256=None,
+            target=edit.target,
+            replaced=replaced,
+        )
+    kind = stat.S_IFDIR if isinstance(edit, PutDirectory) else stat.S_IFREG
+    expected = (kind | edit.mode, edit.uid, edit.gid)
+    found = (inode.mode, inode.uid, inode.gid)
+    if found != expected:
+        raise ReadBackFailed(edit.path, _describe(*expected), _describe(*found))
+    sha256 = None
+    if isinstance(edit, PutFile):
+        sha256 = _hash(volume.iter_content(inode))
+        wanted = _hash(iter_content(edit.content))
+        if sha256 != wanted:
+            raise ReadBackFailed(edit.path, f"sha256 {wanted}", f"sha256 {sha256}")
+    return Written(
+        volume="root",
+        path=edit.path,
+        mode=edit.mode,
+        uid=edit.uid,
+        gid=edit.gid,
+        size_bytes=inode.size_bytes if sha256 else 0,
+        sha256=sha256,
+        target=None,
+        replaced=replaced,
+    )
+
+
+def iter_content(content: bytes | Path) -> Iterator[bytes]:
+    """What a file edit writes, in pieces of 1 MiB."""
+    if isinstance(content, bytes):
+        yield content
+        return
+    with content.open("rb") as file:
+        while piece := file.read(1 << 20):
+            yield piece
+
+
+def _hash(pieces: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _digest_of(data: bytes | None) -> str:
+    return "nothing" if data is None else f"sha256 {hashlib.sha256(data).hexdigest()}"
+
+
+def _describe(mode: int, uid: int, gid: int) -> str:
+    return f"mode {mode:o}, owner {uid}:{gid}"
+
+
+def _size(content: bytes | Path) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+def _by_directory(edits: Sequence[PutBootFile]) -> list[tuple[str, list[PutBootFile]]]:
+    groups: dict[str, list[PutBootFile]] = {}
+    for edit in edits:
+        groups.setdefault(posixpath.dirname(_checked(edit.path)) or "/", []).append(edit)
+    return sorted(groups.items())
+
+
+def _checked(path: str) -> str:
+    if not path.startswith("/") or posixpath.normpath(path) != path or path == "/":
+        raise ImageBuilderError(f"{path!r} is not a plain absolute path", "Write it like '/etc/motd'.")
+    return _checked_text(path, path)
+
+
+def _checked_text(text: str, path: str) -> str:
+    if _UNSAFE.search(text):
+        raise ImageBuilderError(
+            f"{path!r}: {text!r} holds a quote, a backslash or a line break, which debugfs cannot take",
+            "Rename the file.",
+        )
+    return text

@@ -1,0 +1,264 @@
+"""A FAT32 volume, read only: files, where their bytes lie on the disk, and which clusters are in use.
+
+Writing is done by mtools (``imagebuilder.disk.edit``); this reader is what checks it, so it shares no code
+with it. Pure: bytes in, values out.
+
+Boot sector (little endian), the fields that are used here:
+
+    11–12 bytes per sector · 13 sectors per cluster · 14–15 reserved sectors · 16 number of FATs
+    32–35 sectors of the volume · 36–39 sectors of one FAT · 44–47 first cluster of the root directory
+    82–89 "FAT32   " · 510–511 55 AA
+
+Directory entry (32 bytes): 0–10 short name · 11 attributes · 12 case bits · 20–21, 26–27 first cluster ·
+28–31 size. A long name precedes it in entries with attributes 0x0f, last part first, 13 UTF-16 units each.
+
+Source: Microsoft, FAT32 File System Specification 1.03 (2000).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import sys
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from imagebuilder.disk.source import ByteSource
+from imagebuilder.errors import NotUnderstood
+
+ATTR_VOLUME_ID: Final = 0x08
+ATTR_DIRECTORY: Final = 0x10
+ATTR_LONG_NAME: Final = 0x0F
+
+_ENTRY_BYTES: Final = 32
+_DELETED: Final = 0xE5
+_END: Final = 0x00
+_CLUSTER_MASK: Final = 0x0FFF_FFFF
+_END_OF_CHAIN: Final = 0x0FFF_FFF8
+_FIRST_CLUSTER: Final = 2
+_LOWER_BASE: Final = 0x08
+_LOWER_EXTENSION: Final = 0x10
+_LAST_LONG_ENTRY: Final = 0x40
+
+
+class FatError(NotUnderstood):
+    """Not a FAT32 volume, or one whose chains do not add up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FatEntry:
+    """A file or directory. ``path`` starts with ``/``; ``size_bytes`` is 0 for directories."""
+
+    path: str
+    is_directory: bool
+    size_bytes: int
+    first_cluster: int
+
+
+class FatVolume:
+    """A FAT32 volume at ``offset`` bytes from the start of ``source``."""
+
+    def __init__(self, source: ByteSource, offset: int) -> None:
+        self._source = source
+        self.offset = offset
+        boot = source.read_at(offset, 512)
+        if boot[510:512] != b"\x55\xaa" or boot[82:87] != b"FAT32":
+            raise FatError(
+                f"no FAT32 volume at byte {offset}: the type field reads {boot[82:90]!r}",
+                "A Raspberry Pi boots from FAT32; this image is damaged or of another kind.",
+            )
+        sector_bytes: int
+        cluster_sectors: int
+        sector_bytes, cluster_sectors, reserved, fats = struct.unpack_from("<HBHB", boot, 11)
+        (sectors,) = struct.unpack_from("<I", boot, 32)
+        (fat_sectors,) = struct.unpack_from("<I", boot, 36)
+        self.root_cluster: int = struct.unpack_from("<I", boot, 44)[0]
+        if sector_bytes not in (512, 1024, 2048, 4096) or not cluster_sectors or not fats or not fat_sectors:
+            raise FatError(
+                f"the FAT32 volume at byte {offset} has impossible sizes: {sector_bytes} bytes per sector, "
+                f"{cluster_sectors} sectors per cluster, {fats} FATs of {fat_sectors} sectors",
+                "The boot sector is damaged; fetch or build the image again.",
+            )
+        self.cluster_bytes: int = sector_bytes * cluster_sectors
+        self.size_bytes: int = sectors * sector_bytes
+        self.fat_offset: int = offset + reserved * sector_bytes
+        self.fat_bytes: int = fat_sectors * sector_bytes
+        self.data_offset: int = self.fat_offset + fats * self.fat_bytes
+        self.cluster_count: int = (offset + self.size_bytes - self.data_offset) // self.cluster_bytes
+        if self.cluster_count <= 0 or (self.cluster_count + _FIRST_CLUSTER) * 4 > self.fat_bytes:
+            raise FatError(
+                f"the FAT32 volume at byte {offset} has {self.cluster_count} clusters, "
+                f"its FAT holds {self.fat_bytes // 4 - _FIRST_CLUSTER}",
+                "The boot sector is damaged; fetch or build the image again.",
+            )
+
+    @cached_property
+    def _table(self) -> array[int]:
+        """One FAT, 28 significant bits per entry."""
+        table = array("I")
+        table.frombytes(self._source.read_at(self.fat_offset, (self.cluster_count + _FIRST_CLUSTER) * 4))
+        if sys.byteorder == "big":
+            table.byteswap()
+        return table
+
+    @cached_property
+    def free_clusters(self) -> int:
+        used = sum(count for _, count in self._used_runs())
+        return self.cluster_count - used
+
+    @property
+    def free_bytes(self) -> int:
+        return self.free_clusters * self.cluster_bytes
+
+    def clusters_for(self, size_bytes: int) -> int:
+        """How many clusters a file of this size takes."""
+        return -(-size_bytes // self.cluster_bytes)
+
+    def mapped_ranges(self) -> Iterator[tuple[int, int]]:
+        """(offset, length) of all bytes that matter: boot sectors, both FATs, clusters in use; absolute,
+        ascending."""
+        yield self.offset, self.data_offset - self.offset
+        for cluster, count in self._used_runs():
+            yield self._cluster_offset(cluster), count * self.cluster_bytes
+
+    def walk(self, directory: str = "/") -> Iterator[FatEntry]:
+        """All entries below ``directory``, parents before children, in the order of the disk."""
+        parent = self.find(directory)
+        if parent is None or not parent.is_directory:
+            raise FatError(
+                f"{directory} is not a directory of the FAT", "Look at the volume with: mdir -i IMAGE@@OFFSET"
+            )
+        yield from self._walk(parent)
+
+    def find(self, path: str) -> FatEntry | None:
+        """The entry at ``path``; names compare without case, as the format demands."""
+        entry = FatEntry(path="/", is_directory=True, size_bytes=0, first_cluster=self.root_cluster)
+        for name in filter(None, path.split("/")):
+            if not entry.is_directory:
+                return None
+            wanted = name.casefold()
+            found = [child for child in self._children(entry) if _base_name(child.path).casefold() == wanted]
+            if not found:
+                return None
+            entry = found[0]
+        return entry
+
+    def read(self, path: str) -> bytes:
+        """The content of the file at ``path``.
+
+        Raises:
+            FatError: no such file.
+        """
+        return b"".join(self._source.read_at(offset, length) for offset, length in self.extents(path))
+
+    def extents(self, path: str) -> tuple[tuple[int, int], ...]:
+        """(offset, length) of a file's bytes on the disk, in file order; together exactly its size."""
+        entry = self.find(path)
+        if entry is None or entry.is_directory:
+            raise FatError(f"the FAT holds no file {path}", "Look at the volume with: mdir -i IMAGE@@OFFSET")
+        return tuple(self._extents(entry.first_cluster, entry.size_bytes, path))
+
+    def _extents(self, first: int, size: int, path: str) -> Iterator[tuple[int, int]]:
+        rest = size
+        for cluster, count in _runs(self._chain(first, path)) if size else ():
+            length = min(count * self.cluster_bytes, rest)
+            if length:
+                yield self._cluster_offset(cluster), length
+            rest -= length
+        if rest:
+            raise FatError(
+                f"{path}: its cluster chain is {rest} bytes shorter than its size of {size}",
+                "The FAT is damaged: fsck.vfat -n says more. Fetch or build the image again.",
+            )
+
+    def _chain(self, first: int, path: str) -> Iterator[int]:
+        cluster, steps = first, 0
+        while _FIRST_CLUSTER <= cluster < self.cluster_count + _FIRST_CLUSTER:
+            yield cluster
+            steps += 1
+            if steps > self.cluster_count:
+                raise FatError(
+                    f"{path}: its cluster chain is a loop", "The FAT is damaged: fsck.vfat -n says more."
+                )
+            cluster = self._table[cluster] & _CLUSTER_MASK
+        if cluster < _END_OF_CHAIN:
+            raise FatError(
+                f"{path}: its cluster chain leads to cluster {cluster}, which does not exist",
+                "The FAT is damaged: fsck.vfat -n says more.",
+            )
+
+    def _cluster_offset(self, cluster: int) -> int:
+        return self.data_offset + (cluster - _FIRST_CLUSTER) * self.cluster_bytes
+
+    def _used_runs(self) -> Iterator[tuple[int, int]]:
+        """(first cluster, count) of the runs of clusters in use. A run of set marks is found by a regular
+        expression: a million clusters in 0.1 s, where a loop takes ten times as long."""
+        marks = bytes(map(bool, self._table))[_FIRST_CLUSTER:]
+        for match in re.finditer(rb"\x01+", marks):
+            yield match.start() + _FIRST_CLUSTER, match.end() - match.start()
+
+    def _walk(self, directory: FatEntry) -> Iterator[FatEntry]:
+        for entry in self._children(directory):
+            yield entry
+            if entry.is_directory:
+                yield from self._walk(entry)
+
+    def _children(self, directory: FatEntry) -> Iterator[FatEntry]:
+        prefix = directory.path.rstrip("/")
+        data = b"".join(
+            self._source.read_at(self._cluster_offset(cluster), count * self.cluster_bytes)
+            for cluster, count in _runs(self._chain(directory.first_cluster, directory.path))
+        )
+        long_name = b""
+        for position in range(0, len(data), _ENTRY_BYTES):
+            raw = data[position : position + _ENTRY_BYTES]
+            if raw[0] == _END:
+                return
+            if raw[0] == _DELETED:
+                long_name = b""
+            elif raw[11] == ATTR_LONG_NAME:
+                part = raw[1:11] + raw[14:26] + raw[28:32]
+                long_name = part if raw[0] & _LAST_LONG_ENTRY else part + long_name
+            else:
+                name, long_name = _name(raw, long_name), b""
+                if raw[11] & ATTR_VOLUME_ID or name in (".", ".."):
+                    continue
+                high, low, size = struct.unpack_from("<H", raw, 20)[0], *struct.unpack_from("<HI", raw, 26)
+                yield FatEntry(
+                    path=f"{prefix}/{name}",
+                    is_directory=bool(raw[11] & ATTR_DIRECTORY),
+                    size_bytes=size,
+                    first_cluster=high << 16 | low,
+                )
+
+
+def _runs(clusters: Iterator[int]) -> Iterator[tuple[int, int]]:
+    """Consecutive numbers as (first, count)."""
+    first = count = 0
+    for cluster in clusters:
+        if count and cluster == first + count:
+            count += 1
+        else:
+            if count:
+                yield first, count
+            first, count = cluster, 1
+    if count:
+        yield first, count
+
+
+def _name(raw: bytes, long_name: bytes) -> str:
+    if long_name:
+        return long_name.decode("utf-16-le", errors="replace").split("\0", 1)[0]
+    base, extension = (part.decode("cp437").rstrip() for part in (raw[:8], raw[8:11]))
+    if raw[12] & _LOWER_BASE:
+        base = base.lower()
+    if raw[12] & _LOWER_EXTENSION:
+        extension = extension.lower()
+    return f"{base}.{extension}" if extension else base
+
+
+def _base_name(path: str) -> str:
+    return path.rpartition("/")[2]

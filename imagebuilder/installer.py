@@ -1,0 +1,200 @@
+"""The installer's initramfs: the base's own, and two archives appended.
+
+    initramfs8        of the base: busybox, udev, kmod and all drivers, exactly for its kernel
+    runtime           Python with the parts of its library that the agent uses, OpenSSL and zstd, out of the
+    base's root filesystem program           /init and the agent
+
+Nothing of arm64 is executed to make it: files are read out of the ext4, and the libraries that they need are
+found by reading their ELF headers. The runtime depends on the base alone and is kept in the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import re
+import stat
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import zstandard
+
+from imagebuilder.cpio import CpioEntry, encode_archive, pad, regular, symlink
+from imagebuilder.disk.blockmap import ROOT_PARTITION
+from imagebuilder.disk.edit import EPOCH
+from imagebuilder.disk.ext4 import Ext4Volume, Inode
+from imagebuilder.disk.mbr import MBR_BYTES, parse_mbr
+from imagebuilder.disk.source import open_source
+from imagebuilder.elf import is_elf, parse_needs
+from imagebuilder.errors import ImageBuilderError, NotUnderstood
+from imagebuilder.resources import data_dir
+from imagebuilder.steps.agent import AGENT_PATH
+from imagebuilder.steps.step import Json
+from imagebuilder.store import Store
+
+MAX_INITRAMFS_BYTES: Final = 60_000_000
+"""A board loads kernel and initramfs at some 10 MB/s over TFTP and keeps them in RAM; a Pi 4 may have 1 GB.
+"""
+
+RUNTIME_FORMAT: Final = 1
+"""Raised when the choice of files below changes."""
+
+LEVEL: Final = 19
+STORE_KIND: Final = "installer-runtimes"
+RUNTIME_FILE: Final = "runtime.cpio.zst"
+
+PROGRAMS: Final = ("/usr/bin/python3", "/usr/bin/zstd")
+LIBRARY_PATH: Final = ("/usr/lib/aarch64-linux-gnu", "/usr/lib")
+
+_OMITTED_PACKAGES: Final = frozenset(
+    (
+        *(
+            "test",
+            "idlelib",
+            "ensurepip",
+            "lib2to3",
+            "tkinter",
+            "turtledemo",
+            "pydoc_data",
+            "sqlite3",
+            "curses",
+        ),
+        *("dbm", "unittest", "venv", "wsgiref", "xmlrpc", "_pyrepl", "config-3.13-aarch64-linux-gnu"),
+    )
+)
+"""Parts of Python's library that no installer needs; by their path below it."""
+
+_OMITTED_EXTENSIONS: Final = re.compile(
+    r"lib-dynload/(_?(test|xx|ctypes_test|tkinter|curses|dbm|gdbm|sqlite3|interp|codecs_(cn|hk|iso2022|jp|kr|tw))"
+    r"|readline|ossaudiodev|nis|_multibytecodec)"
+)
+_PYTHON_LIBRARY: Final = re.compile(r"python3\.\d+$")
+
+
+def installer_identity(agent_archive: bytes) -> dict[str, Json]:
+    """What the initramfs depends on apart from the base."""
+    return {
+        "runtime": RUNTIME_FORMAT,
+        "level": LEVEL,
+        "init": hashlib.sha256(_init_script()).hexdigest(),
+        "agent": hashlib.sha256(agent_archive).hexdigest(),
+    }
+
+
+def build_initramfs(
+    base_initramfs: bytes, base_id: str, base_disk: Path, agent_archive: bytes, store: Store
+) -> bytes:
+    """The whole initramfs.
+
+    Raises:
+        ImageBuilderError: it came out larger than ``MAX_INITRAMFS_BYTES``.
+        NotUnderstood: the base lacks Python or a library that it needs.
+    """
+    entry = store.get_or_create(
+        STORE_KIND,
+        f"{base_id}-{RUNTIME_FORMAT}",
+        lambda work: _write(work / RUNTIME_FILE, build_runtime(base_disk)),
+    )
+    program = encode_archive(
+        [
+            regular("init", _init_script(), 0o755),
+            regular(AGENT_PATH.lstrip("/"), agent_archive, 0o755),
+            # Interfaces keep the kernel's names (eth0), as on the installed system.
+            symlink("etc/systemd/network/99-default.link", "/dev/null"),
+        ],
+        EPOCH,
+    )
+    whole = pad(base_initramfs) + pad((entry / RUNTIME_FILE).read_bytes()) + program
+    if len(whole) > MAX_INITRAMFS_BYTES:
+        raise ImageBuilderError(
+            f"the installer's initramfs has {len(whole)} bytes, at most {MAX_INITRAMFS_BYTES} are allowed; "
+            f"the base's own has {len(base_initramfs)}",
+            "Use a base whose initramfs is smaller (fewer modules, zstd or xz compression).",
+        )
+    return whole
+
+
+def build_runtime(base_disk: Path) -> bytes:
+    """Python and zstd out of a base's root filesystem, as a compressed cpio archive."""
+    with open_source(base_disk) as source:
+        root = Ext4Volume(source, parse_mbr(source.read_at(0, MBR_BYTES)).partition(ROOT_PARTITION).offset)
+        archive = encode_archive(_runtime_entries(root), EPOCH)
+    compressor = zstandard.ZstdCompressor(
+        level=LEVEL, threads=2, write_content_size=True, write_checksum=True
+    )
+    return compressor.compress(archive)
+
+
+def _runtime_entries(root: Ext4Volume) -> Iterator[CpioEntry]:
+    """Programs, the Python library and the libraries that they need; links are kept, each path comes once."""
+    seen: set[str] = set()
+    todo = deque([*PROGRAMS, *_python_files(root)])
+    while todo:
+        path = todo.popleft()
+        if path in seen:
+            continue
+        seen.add(path)
+        inode = root.find(path, follow=False)
+        if inode is None:
+            raise NotUnderstood(f"the base's root filesystem holds no {path}", "Use another base.")
+        if inode.is_symlink:
+            target = root.read_link(inode)
+            yield symlink(path.lstrip("/"), target)
+            todo.append(posixpath.normpath(posixpath.join(posixpath.dirname(path), target)))
+            continue
+        content = root.read_inode(inode)
+        yield regular(path.lstrip("/"), content, stat.S_IMODE(inode.mode))
+        if is_elf(content):
+            needs = parse_needs(content)
+            todo.extend(_library(root, name) for name in needs.libraries)
+            if needs.interpreter is not None:
+                todo.append(_merged_usr(needs.interpreter))
+
+
+def _python_files(root: Ext4Volume) -> Iterator[str]:
+    """The kept part of /usr/lib/python3.X, byte code included where the base has it: it halves the start."""
+    names = [name for name in root.list_directory(root.require("/usr/lib")) if _PYTHON_LIBRARY.match(name)]
+    if len(names) != 1:
+        raise NotUnderstood(
+            f"/usr/lib of the base holds {len(names)} Python 3 libraries: {', '.join(sorted(names)) or 'none'}",
+            "Use a base with exactly one Python 3.",
+        )
+    top = f"/usr/lib/{names[0]}"
+    for path, inode in root.walk(top):
+        if not inode.is_directory and _is_kept(path.removeprefix(f"{top}/"), inode):
+            yield path
+
+
+def _is_kept(relative: str, inode: Inode) -> bool:
+    parts = relative.split("/")
+    if any("/".join(parts[:depth]) in _OMITTED_PACKAGES for depth in range(1, len(parts))):
+        return False
+    if inode.is_file and not relative.endswith((".py", ".pyc", ".so")):
+        return False
+    return not _OMITTED_EXTENSIONS.match(relative)
+
+
+def _library(root: Ext4Volume, name: str) -> str:
+    for directory in LIBRARY_PATH:
+        if root.find(f"{directory}/{name}") is not None:
+            return f"{directory}/{name}"
+    raise NotUnderstood(
+        f"the base lacks the library {name}; looked in {', '.join(LIBRARY_PATH)}",
+        "The base is incomplete; build it again.",
+    )
+
+
+def _merged_usr(path: str) -> str:
+    """/lib and /bin are links to /usr/lib and /usr/bin in the initramfs, and a cpio entry below a link would
+    replace it."""
+    return f"/usr{path}" if path.startswith(("/lib/", "/bin/", "/sbin/")) else path
+
+
+def _init_script() -> bytes:
+    return (data_dir("overlays") / "installer" / "init").read_bytes()
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)

@@ -1,0 +1,209 @@
+"""The compressed image: one standard .zst file of independent frames, and the index that tells where each
+chunk lies in it.
+
+    frame | frame | …      ascending by disk offset; a frame holds either one chunk (mapped bytes, at most 4
+    MiB) or a run of zeros
+                           that nothing on the disk uses
+
+``zstd -d`` of the whole file gives the raw image. A reader of the index fetches, checks and writes the mapped
+chunks alone, and can begin again at any of them. Index (JSON):
+
+    {"version": 1, "image_id": …, "size_bytes": N,
+     "chunks": [{"offset", "length", "sha256", "position", "compressed_bytes"}, …]}
+
+``offset`` and ``length`` are bytes of the disk, ``sha256`` that of the chunk, ``position`` and
+``compressed_bytes`` its frame.
+
+Source of the frame rules: RFC 8878 §3 (frames may be concatenated).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Final
+
+import zstandard
+
+from imagebuilder.disk.blockmap import ByteRange
+from imagebuilder.disk.source import ByteSource
+
+CHUNK_BYTES: Final = 4 * 2**20
+ZERO_FRAME_BYTES: Final = 64 * 2**20
+LEVEL: Final = 3
+WORKERS: Final = 2
+IN_FLIGHT: Final = 6
+"""Chunks read but not yet written: bounds memory to about 50 MiB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """One mapped piece of the disk and its frame in the compressed file; all numbers are bytes."""
+
+    offset: int
+    length: int
+    sha256: str
+    position: int
+    compressed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    sha256: str | None
+    frame: bytes
+
+
+def compress(
+    source: ByteSource,
+    size_bytes: int,
+    ranges: Sequence[ByteRange],
+    target: Path,
+    on_progress: Callable[[float], None] = lambda _: None,
+) -> tuple[Chunk, ...]:
+    """Write the compressed image and return its chunks.
+
+    Args:
+        source: the disk; bytes outside of ``ranges`` are taken to be zeros and not read.
+        size_bytes: its size.
+        ranges: the mapped ranges, ascending and disjoint.
+        target: the file to write.
+        on_progress: called with 0.0–1.0.
+    """
+    chunks: list[Chunk] = []
+    position = 0
+    waiting: deque[tuple[ByteRange, Future[_Packed]]] = deque()
+    with ThreadPoolExecutor(WORKERS) as pool, target.open("wb") as file:
+        for piece, mapped in chain(_pieces(ranges, size_bytes), [(None, False)]):
+            if piece is not None:
+                waiting.append((piece, pool.submit(_pack, source, piece, mapped)))
+            while waiting and (piece is None or len(waiting) >= IN_FLIGHT):
+                done, future = waiting.popleft()
+                packed = future.result()
+                file.write(packed.frame)
+                if packed.sha256 is not None:
+                    chunks.append(
+                        Chunk(
+                            offset=done.start,
+                            length=done.length,
+                            sha256=packed.sha256,
+                            position=position,
+                            compressed_bytes=len(packed.frame),
+                        )
+                    )
+                position += len(packed.frame)
+                on_progress(done.end / size_bytes)
+    return tuple(chunks)
+
+
+def render_index(image_id: str, size_bytes: int, chunks: Sequence[Chunk]) -> bytes:
+    """The index as JSON."""
+    body = {
+        "version": 1,
+        "image_id": image_id,
+        "size_bytes": size_bytes,
+        "chunks": [asdict(chunk) for chunk in chunks],
+    }
+    return json.dumps(body, separators=(",", ":")).encode() + b"\n"
+
+
+def clear_unmapped(descriptor: int, size_bytes: int, ranges: Sequence[ByteRange]) -> int:
+    """Turn everything outside of ``ranges`` into zeros (holes where the filesystem can) and return how many
+    bytes that were.
+
+    What lies there is free space: remains of files that were replaced. After this the image is exactly its
+    mapped bytes.
+    """
+    edges = [ByteRange(0, 0), *ranges, ByteRange(size_bytes, size_bytes)]
+    cleared = 0
+    for before, after in pairwise(edges):
+        for start, end in _data_runs(descriptor, before.end, after.start):
+            _punch(descriptor, start, end - start)
+            cleared += end - start
+    return cleared
+
+
+def split(mapped: ByteRange) -> Iterator[ByteRange]:
+    """A range as chunks: cut at multiples of ``CHUNK_BYTES`` of the disk, so that equal images have equal
+    chunks."""
+    start = mapped.start
+    while start < mapped.end:
+        end = min((start // CHUNK_BYTES + 1) * CHUNK_BYTES, mapped.end)
+        yield ByteRange(start, end)
+        start = end
+
+
+def _pieces(ranges: Sequence[ByteRange], size_bytes: int) -> Iterator[tuple[ByteRange, bool]]:
+    """The whole disk in order: (piece, is it mapped)."""
+    position = 0
+    for mapped in ranges:
+        yield from ((gap, False) for gap in _gaps(position, mapped.start))
+        yield from ((piece, True) for piece in split(mapped))
+        position = mapped.end
+    yield from ((gap, False) for gap in _gaps(position, size_bytes))
+
+
+def _gaps(start: int, end: int) -> Iterator[ByteRange]:
+    for position in range(start, end, ZERO_FRAME_BYTES):
+        yield ByteRange(position, min(position + ZERO_FRAME_BYTES, end))
+
+
+def _pack(source: ByteSource, piece: ByteRange, mapped: bool) -> _Packed:
+    if not mapped:
+        return _Packed(None, _zero_frame(piece.length))
+    data = source.read_at(piece.start, piece.length)
+    return _Packed(hashlib.sha256(data).hexdigest(), _compressor().compress(data))
+
+
+@lru_cache(maxsize=64)
+def _zero_frame(length: int) -> bytes:
+    return _compressor().compress(bytes(length))
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    """A new one per call: it is cheap, and one may not be shared between threads."""
+    return zstandard.ZstdCompressor(level=LEVEL, write_content_size=True, write_checksum=True)
+
+
+def _data_runs(descriptor: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """(start, end) of what is not a hole between two offsets."""
+    while start < end:
+        try:
+            begin = os.lseek(descriptor, start, os.SEEK_DATA)
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:
+                raise
+            return
+        if begin >= end:
+            return
+        start = min(os.lseek(descriptor, begin, os.SEEK_HOLE), end)
+        yield begin, start
+
+
+_FALLOC_FL_KEEP_SIZE: Final = 0x01
+_FALLOC_FL_PUNCH_HOLE: Final = 0x02
+
+
+def _punch(descriptor: int, offset: int, length: int) -> None:
+    """Make a hole with fallocate(2), which the os module does not offer; write zeros where the filesystem
+    cannot."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    result = libc.fallocate64(
+        descriptor,
+        _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE,
+        ctypes.c_int64(offset),
+        ctypes.c_int64(length),
+    )
+    if result == 0:
+        return
+    for position in range(offset, offset + length, CHUNK_BYTES):
+        os.pwrite(descriptor, bytes(min(CHUNK_BYTES, offset + length - position)), position)

@@ -1,0 +1,38 @@
+"""What a step is: an identity that covers everything it depends on, and the edits that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from imagebuilder.disk.edit import DiskImage, Edit
+
+Json = str | int | bool | None | Sequence["Json"] | Mapping[str, "Json"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a step may look at while it makes its edits: the image as the base left it, and the id that it
+    will have."""
+
+    image_id: str
+    disk: DiskImage
+
+
+@runtime_checkable
+class Step(Protocol):
+    """One change to a base."""
+
+    @property
+    def name(self) -> str:
+        """A short name for progress and errors."""
+        ...
+
+    def identity(self) -> Mapping[str, Json]:
+        """Everything that the edits depend on, apart from the base: equal identities make equal edits."""
+        ...
+
+    def edits(self, context: Context) -> Sequence[Edit]:
+        """The files, links and directories to put into the image."""
+        ...
