@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import click
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from fleet.errors import FleetError, InputError
@@ -86,10 +85,13 @@ def _report(checked: CheckedCluster, show: bool) -> dict[str, Any]:
 def _print_report(checked: CheckedCluster, show: bool) -> None:
     console = Console(highlight=False, soft_wrap=True)
     if show and checked.spec is not None:
-        table = Table("key", "value", "from", box=None, pad_edge=False)
-        for value in effective_values(checked.spec, checked.document):
-            table.add_row(Text(value.key), Text(_shown(value.value)), Text(value.origin, style="dim"))
-        console.print(table, soft_wrap=False)
+        shown = list(effective_values(checked.spec, checked.document))
+        key_width = max(len(value.key) for value in shown)
+        origin_width = max(len(value.origin) for value in shown)
+        for value in shown:
+            # Values stand last: a key of 400 characters then breaks no column, and grep finds whole lines.
+            origin = Text(f"{value.origin:<{origin_width}}", style="dim")
+            console.print(Text.assemble(f"{value.key:<{key_width}}  ", origin, f"  {_shown(value.value)}"))
     for problem in checked.problems:
         console.print(_coloured(problem))
     style = "red" if checked.errors else "yellow" if checked.warnings else "green"

@@ -77,8 +77,8 @@ def test_show_lists_every_value_with_its_origin(home: Path) -> None:
     write(home / "cluster.yaml", changed())
     result = CliRunner().invoke(cli_spec.check, ["--show"])
     rows = {line.split()[0]: line.split() for line in result.output.splitlines() if line.strip()}
-    assert rows["cluster.name"] == ["cluster.name", "attic", "line", "3"]
-    assert rows["network.ports.http"] == ["network.ports.http", "7080", "default"]
+    assert rows["cluster.name"] == ["cluster.name", "line", "3", "attic"]
+    assert rows["network.ports.http"] == ["network.ports.http", "default", "7080"]
 
 
 def test_missing_file_is_an_input_error(home: Path) -> None:

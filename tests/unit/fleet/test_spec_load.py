@@ -225,7 +225,7 @@ def test_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read: Is a directory"):
         load_cluster(tmp_path)
     latin = tmp_path / "latin.yaml"
-    latin.write_bytes(b"version: 1\n# caf\xe9\n")
+    latin.write_bytes(b"version: 1\n# \xe9t\xe9\n")
     with pytest.raises(InputError, match=r"latin.yaml:2: byte 0xe9 is not UTF-8"):
         load_cluster(latin)
 

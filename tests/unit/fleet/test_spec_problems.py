@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import pytest
 from fakes_spec import DELETE, SSH_KEY, changed, check
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from fleet.spec import Severity
 from fleet.spec.draft import PathKind
@@ -23,7 +25,7 @@ ERRORS = [
     # The document as a whole
     case("version-missing", "version", "'version' is missing in the file", "version: 1", ("version", DELETE)),
     case("version-newer", "version", "version 2 of the format is not known", "newer Bramble", ("version", 2)),
-    case("unknown-section", "netwrok", "'netwrok' is not known", "Did you mean 'network'?", ("netwrok", {})),
+    case("unknown-section", "networks", "'networks' is not known", "Did you mean 'network'?", ("networks", {})),
     case("section-is-a-word", "policy", "found 'hold', expected a mapping", "", ("policy", "hold")),
     case("misplaced-key", "gateway", "not known here", "belongs in 'network.gateway'", ("gateway", "10.0.0.1")),
     # Cluster
@@ -35,7 +37,7 @@ ERRORS = [
     case("k3s-channel", "cluster.k3s.version", "not an exact k3s version", "releases", ("cluster.k3s.version", "stable")),
     case("k3s-no-build", "cluster.k3s.version", "v1.33.5+k3s1", "releases", ("cluster.k3s.version", "v1.33.5")),
     case("k3s-unpinned", "cluster.k3s.version", "is missing", "Pin", ("cluster.k3s.version", DELETE)),
-    case("source-typo", "cluster.k3s.source", "'upstreem'", "'upstream'?", ("cluster.k3s.source", "upstreem")),
+    case("source-typo", "cluster.k3s.source", "'upstreamm'", "'upstream'?", ("cluster.k3s.source", "upstreamm")),
     case("source-absent", "cluster.k3s.source", "does not exist (/clusters/k3s)", "", ("cluster.k3s.source", "./k3s")),
     case("source-ftp", "cluster.k3s.source", "not a place", "http(s)", ("cluster.k3s.source", "ftp://example.org/k3s")),
     case("airgap", "cluster.k3s.airgap_images", "true or false", "", ("cluster.k3s.airgap_images", "maybe")),
@@ -116,7 +118,7 @@ ERRORS = [
     case("label-value", "nodes[1].labels.tier", "not a label value", "", ("nodes.1.labels", {"tier": "-x-"})),
     case("taint-effect", "nodes[1].taints[0]", "'NoSchedul' is not an effect", "'NoSchedule'", ("nodes.1.taints", ["a=b:NoSchedul"])),
     case("taint-bare", "nodes[1].taints[0]", "has no effect", "", ("nodes.1.taints", ["gpu"])),
-    case("unknown-node-key", "nodes[1].adress", "not known", "'address'?", ("nodes.1.adress", "x")),
+    case("unknown-node-key", "nodes[1].addresz", "not known", "'address'?", ("nodes.1.addresz", "x")),
     case("defaults-name", "defaults.mac", "not known here", "", ("defaults.mac", "2c:cf:67:12:34:57")),
     # Power
     case("driver", "nodes[1].power.driver", "'tasmato' is not", "'tasmota'?", ("nodes.1.power", {"driver": "tasmato"})),
@@ -241,7 +243,7 @@ def test_everything_is_reported_in_one_run_sorted_by_line() -> None:
             ("nodes.0.mac", "dc:a6:32:1"),
             ("nodes.1.disk", "nvme"),
             ("nodes.1.power", {"driver": "tasmota", "urll": "x"}),
-            ("polcy", {}),
+            ("policies", {}),
         )
         + "version: 1\n"
     )
@@ -253,7 +255,7 @@ def test_everything_is_reported_in_one_run_sorted_by_line() -> None:
         "nodes[1].disk",
         "nodes[1].power.url",
         "nodes[1].power.urll",
-        "polcy",
+        "policies",
         "version",
     ]
     lines = [problem.line for problem in checked.problems]
@@ -279,3 +281,67 @@ def test_four_servers_survive_as_much_as_three() -> None:
     (error,) = check(changed(*more)).errors
     assert "4 servers survive 1 failure, as 3 would" in error.message
     assert error.hint == "Make it 3 or 5 servers."
+
+
+PLACES = [
+    *("version", "cluster", "cluster.name", "cluster.domain", "cluster.k3s", "cluster.k3s.version"),
+    *(
+        "cluster.k3s.source",
+        "cluster.k3s.api_vip",
+        "cluster.k3s.config",
+        "image",
+        "image.base",
+        "image.packages",
+    ),
+    *("image.overlays", "image.user", "image.user.ssh_authorized_keys", "image.timezone", "network"),
+    *("network.dhcp", "network.subnet", "network.gateway", "network.dns", "network.pool", "network.ports"),
+    *(
+        "defaults",
+        "defaults.disk",
+        "defaults.labels",
+        "defaults.taints",
+        "defaults.power",
+        "nodes",
+        "nodes.0",
+    ),
+    *("nodes.0.name", "nodes.0.board", "nodes.0.mac", "nodes.0.disk", "nodes.0.labels", "nodes.0.power"),
+    *("nodes.1.serial", "nodes.1.address", "nodes.1.memory", "policy", "policy.first_boot", "policy.reimage"),
+]
+WORDS = st.one_of(
+    st.sampled_from(
+        [
+            "driver",
+            "tasmota",
+            "command",
+            "kind",
+            "nvme",
+            "url",
+            "path",
+            "on",
+            "key",
+            "labels",
+            "a=b:NoExecute",
+        ]
+    ),
+    st.text(max_size=8),
+)
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), WORDS),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(PLACES), VALUES), min_size=1, max_size=4))
+def test_whatever_stands_in_the_file_is_reported_and_never_raises(changes: list[Change]) -> None:
+    parents = {place.rsplit(".", 1)[0] for place, _ in changes}
+    assume(
+        not any(
+            place in parents or parent.startswith(place + ".") for parent in parents for place, _ in changes
+        )
+    )
+    checked = check(changed(*changes))
+    assert (checked.spec is None) == bool(checked.errors)
+    for problem in checked.problems:
+        assert problem.line >= 1
+        assert problem.message
