@@ -1,6 +1,6 @@
 """Where the data trees that travel with this package are: ``cloud-init`` (templates) and ``overlays``.
 
-A wheel carries them in ``imagebuilder/_data``; a checkout has them at its top. Owned by the install, read only.
+A wheel carries them in ``imagebuilder/_data``, a checkout has them at its top. Read only.
 """
 
 from __future__ import annotations

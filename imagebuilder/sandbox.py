@@ -46,6 +46,9 @@ QEMU_CANDIDATES: Final = ("qemu-aarch64-static", "qemu-aarch64")
 # Source: the ELF header's layout, and Linux Documentation/admin-guide/binfmt-misc.rst for the form.
 _MAGIC: Final = r"\x7f\x45\x4c\x46\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
 _MASK: Final = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
+NO_ARM64: Final = "--no-arm64"
+SANDBOX_FAILED: Final = 125
+"""Exit code when the sandbox itself could not be made, as env(1) and docker use it."""
 MINIMUM_SUBIDS: Final = 65535
 """Ids that a Debian tree uses: 1–65534 and nobody's neighbour; what adduser hands out is 65536."""
 
@@ -63,9 +66,23 @@ class IdRange:
     count: int
 
 
-def sandboxed(argv: Sequence[str]) -> list[str]:
-    """The argv that runs ``argv`` as root of a private namespace where arm64 programs can run."""
-    return [sys.executable, "-m", "imagebuilder.sandbox", "--", *argv]
+def sandboxed(argv: Sequence[str], *, arm64: bool = True) -> list[str]:
+    """The argv that runs ``argv`` as root of a private namespace.
+
+    Args:
+        argv: the command.
+        arm64: arm64 programs must run in it. Without, no emulator is needed.
+    """
+    flags = [] if arm64 else [NO_ARM64]
+    return [sys.executable, "-P", "-m", "imagebuilder.sandbox", *flags, "--", *argv]
+
+
+def require_sandbox(*, arm64: bool = True) -> None:
+    """Raise ``SandboxError`` if the sandbox cannot be made here, or (``arm64``) run arm64 programs."""
+    tried = run(sandboxed(["true"], arm64=arm64), check=False, timeout_s=60)
+    if tried.returncode != 0:
+        *message, hint = tried.stderr.decode(errors="replace").strip().splitlines() or [""]
+        raise SandboxError("\n".join(message) or f"the sandbox ended with exit code {tried.returncode}", hint)
 
 
 def parse_id_map(text: str) -> list[IdRange]:
@@ -163,10 +180,9 @@ def _register_arm64(libc: ctypes.CDLL) -> None:
         ) from exc
 
 
-def _inside(argv: Sequence[str], ready_w: int, go_r: int) -> NoReturn:
+def _inside(argv: Sequence[str], arm64: bool, ready_w: int, go_r: int) -> NoReturn:
     """The child: enter the namespaces, wait for the id maps, become root, run the command below PID 1."""
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     _unshare(libc)
     os.write(ready_w, b"u")
     os.close(ready_w)
@@ -176,12 +192,16 @@ def _inside(argv: Sequence[str], ready_w: int, go_r: int) -> NoReturn:
     os.setgid(0)
     os.setuid(0)
     os.setgroups([])
+    # Only now: the kernel drops the setting with every change of credentials. A launcher that died before
+    # shows as the closed pipe above.
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     init = os.fork()
     if init:
         os._exit(_forward(init))
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     _syscall_ok(libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None), "mount --make-rprivate /")
-    _register_arm64(libc)
+    if arm64:
+        _register_arm64(libc)
     command = os.fork()
     if command == 0:
         os.execvp(argv[0], list(argv))  # noqa: S606  (no shell is the point)
@@ -213,8 +233,9 @@ def _exit_code(status: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-def main(argv: Sequence[str]) -> int:
-    """Start ``argv`` in the sandbox; its exit code, or 125 when the sandbox itself could not be made."""
+def main(argv: Sequence[str], *, arm64: bool = True) -> int:
+    """Start ``argv`` in the sandbox; its exit code, or ``SANDBOX_FAILED``."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # kill -9 of the builder ends all of this too
     ready_r, ready_w = os.pipe()
     go_r, go_w = os.pipe()
     child = os.fork()
@@ -222,10 +243,10 @@ def main(argv: Sequence[str]) -> int:
         os.close(ready_r)
         os.close(go_w)
         try:
-            _inside(argv, ready_w, go_r)
+            _inside(argv, arm64, ready_w, go_r)
         except (OSError, ImageBuilderError) as exc:
             print(exc, file=sys.stderr, flush=True)
-            os._exit(125)
+            os._exit(SANDBOX_FAILED)
     os.close(ready_w)
     os.close(go_r)
     if os.read(ready_r, 1) == b"u":
@@ -236,11 +257,14 @@ def main(argv: Sequence[str]) -> int:
             print(exc, file=sys.stderr, flush=True)
             os.close(go_w)
             os.waitpid(child, 0)
-            return 125
+            return SANDBOX_FAILED
     return _forward(child)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] != ["--"] or len(sys.argv) < 3:
-        sys.exit("usage: python -m imagebuilder.sandbox -- COMMAND [ARG…]")
-    sys.exit(main(sys.argv[2:]))
+    arguments = sys.argv[1:]
+    wants_arm64 = arguments[:1] != [NO_ARM64]
+    arguments = arguments if wants_arm64 else arguments[1:]
+    if arguments[:1] != ["--"] or len(arguments) < 2:
+        sys.exit(f"usage: python -m imagebuilder.sandbox [{NO_ARM64}] -- COMMAND [ARG…]")
+    sys.exit(main(arguments[1:], arm64=wants_arm64))

@@ -22,6 +22,8 @@ from typing import Final
 import platformdirs
 
 from imagebuilder.errors import NoSpace, StoreError
+from imagebuilder.runner import run
+from imagebuilder.sandbox import sandboxed
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 """Kinds and ids become directory names, so neither a separator nor a leading dot may occur."""
@@ -146,13 +148,13 @@ def flush_tree(root: Path) -> None:
 
 
 def remove_tree(root: Path) -> None:
-    """Remove a directory tree if it is there, read-only directories included."""
+    """Remove a directory tree if it is there; also one made in the sandbox, which belongs to its ids."""
     if not root.is_dir():
         return
-    for directory, _, _ in os.walk(root):
-        with contextlib.suppress(PermissionError):
-            Path(directory).chmod(0o700)
-    shutil.rmtree(root)
+    try:
+        shutil.rmtree(root)
+    except PermissionError:
+        run(sandboxed(["rm", "-rf", "--", str(root)], arm64=False))
 
 
 def _flush(path: Path) -> None:

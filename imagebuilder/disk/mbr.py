@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from imagebuilder.errors import NotUnderstood
@@ -98,7 +98,7 @@ class Mbr:
 
     signature: int
     entries: tuple[Partition | None, Partition | None, Partition | None, Partition | None]
-    boot_code: bytes = bytes(SIGNATURE_OFFSET)
+    boot_code: bytes = field(default=bytes(SIGNATURE_OFFSET), repr=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.signature <= 0xFFFF_FFFF:
