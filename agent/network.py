@@ -23,9 +23,9 @@ from agent.hardware import Interface
 SIOCADDRT = 0x890B
 SIOCGIFFLAGS = 0x8913
 SIOCSIFFLAGS = 0x8914
+SIOCGIFADDR = 0x8915
 SIOCSIFADDR = 0x8916
 SIOCSIFNETMASK = 0x891C
-SIOCGIFHWADDR = 0x8927
 IFF_UP = 0x1
 IFF_RUNNING = 0x40
 RTF_UP_GATEWAY = 0x1 | 0x2
@@ -150,10 +150,14 @@ def is_running(interface: str) -> bool:
         return bool(_read_flags(sock, interface) & IFF_RUNNING)
 
 
-def read_mac(interface: str) -> str:
+def read_address(interface: str) -> IPv4Address | None:
+    """The interface's primary IPv4 address; None when it has none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        answer = _ioctl(sock, SIOCGIFHWADDR, interface, b"")
-    return answer[18:24].hex(":")
+        try:
+            answer = fcntl.ioctl(sock, SIOCGIFADDR, _IFREQ.pack(interface.encode(), b""))
+        except OSError:
+            return None
+    return IPv4Address(answer[20:24])
 
 
 def configure(interface: str, lease: Lease) -> None:

@@ -1,0 +1,99 @@
+"""Changes to the node: files of the join material, the k3s unit. Each can be repeated without harm."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from agent.commands import Runner
+from agent.errors import AgentError
+from agent.files import sync_directory, write_atomically
+from agent.protocol import JoinMaterial, NodeFile
+from agent.state import JoinRecord
+
+ALLOWED_ROOTS = ("/etc/rancher/", "/var/lib/rancher/")
+"""Join material is k3s configuration; a path elsewhere is a mistake, whoever made it."""
+ALLOWED_UNITS = ("k3s.service", "k3s-agent.service")
+_HINT = "This is a bug of the control server; please report it."
+
+
+def resolve(root: Path, path: str) -> Path:
+    """Where a file of the join material goes.
+
+    Raises:
+        AgentError: outside of `ALLOWED_ROOTS`, or not in its shortest form.
+    """
+    if posixpath.normpath(path) != path or not path.startswith(ALLOWED_ROOTS):
+        raise AgentError(
+            f"join material names '{path}', only files below {' and '.join(ALLOWED_ROOTS)} are", _HINT
+        )
+    return root / path.lstrip("/")
+
+
+def place_material(root: Path, run: Runner, material: JoinMaterial, *, restart: bool) -> JoinRecord:
+    """Write the files in their order, then enable and start the unit without waiting for it.
+
+    Raises:
+        AgentError: nothing was started; asking again for the material and repeating is safe.
+    """
+    if material.unit not in ALLOWED_UNITS:
+        raise AgentError(
+            f"join material names unit '{material.unit}', expected {' or '.join(ALLOWED_UNITS)}", _HINT
+        )
+    for path in material.remove_after_ready:
+        resolve(root, path)
+    write_files(root, material.files)
+    run(["systemctl", "enable", "--quiet", material.unit])
+    # k3s notifies systemd only when it has joined: waiting here could take minutes.
+    run(["systemctl", "restart" if restart else "start", "--no-block", material.unit])
+    return JoinRecord(
+        generation=material.generation,
+        unit=material.unit,
+        files_after_ready=material.files_after_ready,
+        remove_after_ready=material.remove_after_ready,
+    )
+
+
+def finish_join(root: Path, record: JoinRecord) -> None:
+    """Take the join secrets away.
+
+    The configuration loses its reference first and the file goes second: k3s refuses to start with a
+    `token-file` that points nowhere, even though it needs no token any more (facts of k3s, pkg/cli/agent).
+    """
+    write_files(root, record.files_after_ready)
+    for name in record.remove_after_ready:
+        path = resolve(root, name)
+        try:
+            path.unlink(missing_ok=True)
+            if path.parent.is_dir():
+                sync_directory(path.parent)
+        except OSError as exc:
+            raise AgentError(f"{path} can not be removed: {exc.strerror}", "Is the disk read-only?") from exc
+
+
+def write_files(root: Path, files: Iterable[NodeFile]) -> None:
+    """Write each file atomically with its mode; missing directories are made, 0755.
+
+    Raises:
+        AgentError: a path or mode that is not allowed (nothing was written), or the disk refuses.
+    """
+    checked = [(resolve(root, file.path), _parse_mode(file), file.content.encode()) for file in files]
+    for path, mode, data in checked:
+        try:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        except OSError as exc:
+            raise AgentError(
+                f"{path.parent} can not be made: {os.strerror(exc.errno or 0)}", "Is the disk full?"
+            ) from exc
+        write_atomically(path, data, mode)
+
+
+def _parse_mode(file: NodeFile) -> int:
+    if not re.fullmatch(r"0[0-7]{3}", file.mode):
+        raise AgentError(
+            f"join material: {file.path} has mode '{file.mode}', octal text such as 0600 is", _HINT
+        )
+    return int(file.mode, 8)

@@ -1,0 +1,197 @@
+"""k3s as this node's service manager and journal see it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.commands import CommandError, Runner
+from agent.protocol import K3sState, Problem
+
+BINARY = Path("usr/local/bin/k3s")
+UNITS = {"server": "k3s.service", "agent": "k3s-agent.service"}
+JOURNAL_LINES = 50
+VERSION_TIMEOUT_S = 60.0
+"""The k3s binary unpacks itself on its first run; on an SD card that takes a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """A join failure class: how the journal tells it, and what to do. Texts: k3s and etcd sources, facts §1
+    and §2."""
+
+    code: str
+    pattern: re.Pattern[str]
+    message: str
+    hint: str
+
+
+def _rule(code: str, pattern: str, message: str, hint: str) -> _Rule:
+    return _Rule(code, re.compile(pattern, re.IGNORECASE), message, hint)
+
+
+RULES = (
+    _rule(
+        "clock",
+        r"x509: certificate has expired or is not yet valid|certificate is not yet valid",
+        "certificates are not valid at this node's time",
+        "Let the node reach a time server (UDP port 123); joining goes on by itself.",
+    ),
+    _rule(
+        "ca_mismatch",
+        r"CA hash does not match|invalid token CA hash length|CA cert validation failed"
+        r"|certificate signed by unknown authority",
+        "the server at the join address belongs to another cluster, or someone is in between",
+        "Stop and find out who answers at the join address; no credentials were sent.",
+    ),
+    # Before the token rules: a transport error is often wrapped in "failed to validate token".
+    _rule(
+        "unreachable",
+        r"connection refused|no route to host|network is unreachable|i/o timeout|context deadline exceeded"
+        r"|Client\.Timeout|TLS handshake timeout|connection reset by peer|no such host|\bEOF\b",
+        "the join address can not be reached",
+        "Is the first server up, and is tcp port 6443 open between the nodes?",
+    ),
+    _rule(
+        "node_password",
+        r"Node password rejected|unable to verify hash for node|hash does not match",
+        "the cluster knows another password for this node's name",
+        "Two nodes share a name, or /etc/rancher/node/password was changed; re-image the node.",
+    ),
+    _rule(
+        "duplicate_member",
+        r"duplicate node name found",
+        "etcd still has a member of this node's name",
+        "Remove the stale member, then the node joins by itself.",
+    ),
+    _rule(
+        "removed_member",
+        r"permanently removed from the cluster|data-dir used by this member must be removed",
+        "this node's etcd member was removed from the cluster, but its data is still here",
+        "Re-image the node, or remove /var/lib/rancher/k3s/server/db.",
+    ),
+    _rule(
+        "ip_changed",
+        r"is a not a member of the etcd cluster|is not a member of the etcd cluster",
+        "etcd does not know this node at its present address",
+        "The node's address changed; give it back its old one (reservation), or re-image it.",
+    ),
+    _rule(
+        "too_many_learners",
+        r"too many learner members",
+        "another server is joining etcd at this moment",
+        "Nothing to do: servers join one after the other.",
+    ),
+    _rule(
+        "unhealthy_cluster",
+        r"etcdserver: unhealthy cluster|Waiting for other members to finish joining etcd cluster",
+        "etcd is not healthy enough to take a new member",
+        "If it lasts, look for a dead server and remove it from the cluster.",
+    ),
+    _rule(
+        "config_mismatch",
+        r"critical configuration value mismatch|failed to validate server configuration",
+        "this server's configuration differs from the cluster's where it must not",
+        "Compare cluster.k3s.config in cluster.yaml with the running servers (CIDRs, DNS, disabled parts).",
+    ),
+    _rule(
+        "cgroup_memory",
+        r"failed to find memory cgroup|memory cgroup (is )?(missing|disabled)",
+        "the memory cgroup is off",
+        "Add 'cgroup_enable=memory' to /boot/firmware/cmdline.txt and reboot; 'bramble build' does it.",
+    ),
+    _rule(
+        "snapshotter",
+        r"snapshotter cannot be enabled|upper fs missing required features",
+        "containerd can not use overlayfs on this filesystem",
+        "/var/lib/rancher must be on ext4 or xfs, not on NFS or an overlay.",
+    ),
+    _rule(
+        "token_rejected",
+        r"encrypted with different token|401 Unauthorized|403 Forbidden|not authorized|invalid token"
+        r"|failed to validate token|token is not valid",
+        "the cluster rejected the join token",
+        "The control server makes a new one; if it is rejected too, compare the cluster with its records.",
+    ),
+    _rule(
+        "disk_slow",
+        r"slow fdatasync|overloaded likely from slow disk",
+        "the disk is too slow for etcd",
+        "Use an NVMe or USB SSD for servers; SD cards can not carry etcd.",
+    ),
+)
+
+
+def classify(lines: Sequence[str]) -> Problem | None:
+    """The class of the newest journal line that tells one; None when no line does."""
+    for line in reversed(lines):
+        for rule in RULES:
+            if rule.pattern.search(line):
+                return Problem(
+                    code=rule.code, message=f"{rule.message}: {line.strip()[-300:]}", hint=rule.hint
+                )
+    return None
+
+
+def explain_failure(lines: Sequence[str]) -> Problem:
+    """Like `classify`, with the newest line itself when no class fits."""
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "the journal is empty")
+    return classify(lines) or Problem(
+        code="unknown",
+        message=f"k3s does not run; its last line: {last[-300:]}",
+        hint="Read 'journalctl -u k3s -u k3s-agent' on the node.",
+    )
+
+
+def parse_unit(text: str) -> K3sState:
+    """From `systemctl show -p LoadState,ActiveState,SubState,NRestarts`: lines of key=value."""
+    properties = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    if properties.get("LoadState") in (None, "not-found"):
+        return K3sState.ABSENT
+    active = properties.get("ActiveState")
+    if active in ("active", "reloading"):
+        return K3sState.RUNNING
+    if active == "failed" or properties.get("SubState") == "auto-restart":
+        return K3sState.FAILED
+    return K3sState.STARTING if active == "activating" else K3sState.INACTIVE
+
+
+class K3s:
+    """Reads the state of this node's k3s. Starts commands, changes nothing."""
+
+    def __init__(self, role: str, run: Runner, root: Path) -> None:
+        self.unit = UNITS[role]
+        self._run = run
+        self._binary = root / BINARY
+        self._version: tuple[int, str | None] | None = None
+
+    def state(self) -> K3sState:
+        """ABSENT without binary or unit."""
+        if not self._binary.exists():
+            return K3sState.ABSENT
+        argv = ["systemctl", "show", "-p", "LoadState,ActiveState,SubState,NRestarts", self.unit]
+        return parse_unit(self._run(argv).text)
+
+    def version(self) -> str | None:
+        """First line of `k3s --version`, asked once per binary; None when it does not run."""
+        try:
+            changed_at = self._binary.stat().st_mtime_ns
+        except OSError:
+            return None
+        if self._version is None or self._version[0] != changed_at:
+            try:
+                text = self._run([str(self._binary), "--version"], timeout_s=VERSION_TIMEOUT_S).text
+            except CommandError:
+                return None
+            self._version = (changed_at, (text.splitlines() or [""])[0].strip() or None)
+        return self._version[1]
+
+    def problem(self, state: K3sState) -> Problem | None:
+        """Why k3s is not running yet, from its journal; while it starts only a recognised cause counts."""
+        if state not in (K3sState.STARTING, K3sState.FAILED):
+            return None
+        argv = ["journalctl", "--unit", self.unit, "--boot", "--lines", str(JOURNAL_LINES), "--output", "cat"]
+        lines = self._run([*argv, "--no-pager"], check=False).text.splitlines()
+        return explain_failure(lines) if state is K3sState.FAILED else classify(lines)

@@ -1,0 +1,114 @@
+"""What to do next, from what is seen and what is wanted. Pure.
+
+Orders are numbered: `Desired.generation`. One that is not newer than what is known does nothing; one that
+was carried out is never carried out again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.protocol import Desired, K3sState, Problem
+from agent.state import JoinRecord
+
+
+@dataclass(frozen=True)
+class Enrol:
+    """Ask for a certificate, with the ticket if there is one."""
+
+
+@dataclass(frozen=True)
+class ForgetTicket:
+    """Remove the used ticket from node.json."""
+
+
+@dataclass(frozen=True)
+class Renew:
+    """Get a new certificate for the old one."""
+
+
+@dataclass(frozen=True)
+class FetchDesired:
+    """The server has a newer order than the one that is known."""
+
+
+@dataclass(frozen=True)
+class Join:
+    """Fetch join material, put it in place, start k3s. `restart` when an earlier attempt still runs."""
+
+    generation: int
+    restart: bool
+
+
+@dataclass(frozen=True)
+class FinishJoin:
+    """k3s runs: take the token out of its configuration, then off the disk."""
+
+    record: JoinRecord
+
+
+@dataclass(frozen=True)
+class MarkDone:
+    """Remember that the order was carried out."""
+
+    generation: int
+
+
+Action = Enrol | ForgetTicket | Renew | FetchDesired | Join | FinishJoin | MarkDone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """Everything that a decision depends on."""
+
+    enrolled: bool
+    has_ticket: bool = False
+    renewal_due: bool = False
+    k3s: K3sState = K3sState.INACTIVE
+    gates: tuple[Problem, ...] = ()
+    """What must not be so before k3s starts: clock, memory cgroup."""
+    desired: Desired | None = None
+    newest_generation: int = 0
+    """What the server named last; 0 while it has not been heard."""
+    done_generation: int = 0
+    join: JoinRecord | None = None
+
+
+def plan(observed: Observed) -> tuple[Action, ...]:
+    """The actions of this round, in order; empty when there is nothing to do."""
+    if not observed.enrolled:
+        return (Enrol(),)
+    actions: list[Action] = []
+    if observed.has_ticket:
+        actions.append(ForgetTicket())
+    if observed.renewal_due:
+        actions.append(Renew())
+    desired = observed.desired
+    if observed.newest_generation > (desired.generation if desired else 0):
+        # Decide on the newest order only: the next round sees it.
+        return (*actions, FetchDesired())
+    if desired is None:
+        return tuple(actions)
+    if desired.join:
+        actions.extend(_plan_join(observed, desired))
+    elif observed.done_generation < desired.generation:
+        actions.append(MarkDone(desired.generation))
+    return tuple(actions)
+
+
+def _plan_join(observed: Observed, desired: Desired) -> tuple[Action, ...]:
+    record = observed.join
+    running = observed.k3s is K3sState.RUNNING
+    if record is None or (record.generation < desired.generation and not running):
+        return () if observed.gates else (Join(desired.generation, restart=record is not None),)
+    actions: list[Action] = []
+    if running and not record.cleaned:
+        actions.append(FinishJoin(record))
+    if running and observed.done_generation < desired.generation:
+        actions.append(MarkDone(desired.generation))
+    return tuple(actions)
+
+
+def newer(known: Desired | None, offered: Desired) -> Desired | None:
+    """The order to keep: a stale or repeated one changes nothing."""
+    return offered if known is None or offered.generation > known.generation else known

@@ -1,0 +1,399 @@
+"""The agent on disk: observe, plan, apply, report; for ever.
+
+The loop has one thread and no state of its own beyond what `agent.state` keeps and the last answer of the
+server. A control server that is away changes nothing on the node: k3s runs on, the loop asks again with
+growing pauses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from agent import __version__, clock
+from agent.actions import finish_join, place_material
+from agent.backoff import Backoff
+from agent.client import AuthorityTrust, ControlClient, Refused, Unreachable, Untrusted
+from agent.commands import Runner
+from agent.commands import run as run_command
+from agent.enrol import Applicant, Identity, ask, read_boot_id
+from agent.errors import AgentError
+from agent.hardware import ROOT, read_hardware, read_interfaces, read_text
+from agent.health import find_missing_cgroup, is_clock_synchronised, read_health
+from agent.k3s import K3s
+from agent.network import read_address
+from agent.notify import ServiceManager, parse_environment
+from agent.plan import (
+    Action,
+    Enrol,
+    FetchDesired,
+    FinishJoin,
+    ForgetTicket,
+    Join,
+    MarkDone,
+    Observed,
+    Renew,
+    newer,
+    plan,
+)
+from agent.protocol import (
+    Desired,
+    JoinMaterial,
+    K3sState,
+    Outcome,
+    Problem,
+    ProofKind,
+    Status,
+    StatusAccepted,
+    Verdict,
+)
+from agent.state import NodeConfig, StateStore, forget_ticket, load_node_config
+
+log = logging.getLogger("bramble.agent")
+
+MIN_INTERVAL_S, MAX_INTERVAL_S = 1.0, 300.0
+DEFAULT_INTERVAL_S = 10.0
+REJECTED_PAUSE_S = 120.0
+RENEWAL_RETRY_S = 3600.0
+MAX_ROUNDS = 8
+"""Rounds of plan and apply before a report goes out: one order leads to the next without waiting an
+interval."""
+BOOT_MODE_NETWORK = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Host:
+    """The node as the service finds it; tests give another root and other commands."""
+
+    root: Path = ROOT
+    run: Runner = run_command
+    now: Callable[[], float] = time.time
+    set_clock: Callable[[float], None] = clock.set_clock
+    min_interval_s: float = MIN_INTERVAL_S
+
+    @property
+    def node_file(self) -> Path:
+        return self.root / "etc/bramble/node.json"
+
+    @property
+    def state_directory(self) -> Path:
+        return self.root / "var/lib/bramble"
+
+
+class _Waiting(AgentError):
+    """Nothing more can be done now; `delay_s` says when to look again."""
+
+    def __init__(self, message: str, delay_s: float) -> None:
+        super().__init__(message)
+        self.delay_s = delay_s
+
+
+class Service:
+    """The loop. Owns the client, the identity and the state file."""
+
+    def __init__(
+        self, config: NodeConfig, host: Host, manager: ServiceManager, *, backoff: Backoff | None = None
+    ) -> None:
+        self._config = config
+        self._host = host
+        self._manager = manager
+        self._backoff = backoff or Backoff(first_s=2.0, cap_s=MAX_INTERVAL_S)
+        self._delays: Iterator[float] | None = None
+        self._store = StateStore(host.state_directory)
+        self._identity = Identity(host.state_directory, host.run)
+        self._client = ControlClient(config.control_urls, AuthorityTrust(ca_pem=config.ca_pem))
+        self._k3s = K3s(config.role, host.run, host.root)
+        self._hardware = read_hardware(host.root)
+        self._boot_id = read_boot_id(host.root)
+        self._image_id = _read_image_id(host.root)
+        self._enrolled = False
+        self._renew_at = float("inf")
+        self._newest_generation = 0
+        self._behind_s: float | None = None
+        self._notes: list[Problem] = []
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """End the loop after the call that is under way. Safe in a signal handler."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        self._start()
+        self._manager.tell("READY=1", "STATUS=starting")
+        try:
+            while not self._stop.is_set():
+                self._wait(self._turn())
+        finally:
+            self._manager.tell("STOPPING=1")
+            self._client.close()
+
+    def _start(self) -> None:
+        with contextlib.suppress(OSError):
+            self._host.state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._store.load()
+        if self._store.damaged:
+            self._note(
+                "state_damaged", "state.json was damaged, an older copy is used", "Check the disk (dmesg)."
+            )
+        self._note_identity()
+
+    def _note_identity(self) -> None:
+        self._enrolled = self._identity.is_enrolled()
+        self._renew_at = self._identity.renewal_due_at() if self._enrolled else float("inf")
+
+    def _turn(self) -> float:
+        """One pass: returns the seconds until the next."""
+        self._manager.tell("WATCHDOG=1")
+        try:
+            delay_s = self._work()
+        except _Waiting as exc:
+            self._status(exc.message)
+            return exc.delay_s
+        except (Unreachable, Untrusted, Refused) as exc:
+            self._delays = self._delays or self._backoff.delays()
+            delay_s = next(self._delays)
+            self._status(f"{exc.message}; trying again in {delay_s:.0f} s")
+            return delay_s
+        except AgentError as exc:
+            self._status(exc.message)
+            return DEFAULT_INTERVAL_S
+        self._delays = None
+        return delay_s
+
+    def _work(self) -> float:
+        self._renew_trust()
+        problems: list[Problem] = []
+        for _ in range(MAX_ROUNDS):
+            observed = self._observe()
+            actions = plan(observed)
+            if not actions or self._stop.is_set():
+                break
+            if not self._apply_all(actions, problems):
+                break
+            self._manager.tell("WATCHDOG=1")
+        observed = self._observe()
+        accepted = self._report(observed, problems)
+        self._consider_clock()
+        behind = accepted.generation > (observed.desired.generation if observed.desired else 0)
+        self._newest_generation = max(self._newest_generation, accepted.generation)
+        self._status(
+            f"{self._config.node}: k3s {observed.k3s.value}, order {self._store.state.generation} done"
+        )
+        if behind and not problems:
+            return 0.0
+        return min(max(accepted.interval_s, self._host.min_interval_s), MAX_INTERVAL_S)
+
+    def _observe(self) -> Observed:
+        state = self._store.state
+        missing = find_missing_cgroup(self._host.root)
+        wrong_clock = clock.find_problem(synchronised=self._is_synchronised(), behind_s=self._behind_s)
+        return Observed(
+            enrolled=self._enrolled,
+            has_ticket=self._config.ticket is not None,
+            renewal_due=self._host.now() >= self._renew_at and wrong_clock is None,
+            k3s=self._k3s.state(),
+            gates=tuple(problem for problem in (missing, wrong_clock) if problem is not None),
+            desired=state.desired,
+            newest_generation=self._newest_generation,
+            done_generation=state.generation,
+            join=state.join,
+        )
+
+    def _apply_all(self, actions: tuple[Action, ...], problems: list[Problem]) -> bool:
+        """Carry the actions out; False when one failed and planning again would only repeat it."""
+        for action in actions:
+            try:
+                self._apply(action)
+            except (_Waiting, Unreachable, Untrusted):
+                raise
+            except AgentError as exc:
+                log.error("%s failed: %s", type(action).__name__, exc.message)
+                problems.append(Problem(_problem_code(action), exc.message, exc.hint))
+                if isinstance(action, Enrol):
+                    raise
+                return False
+        return True
+
+    def _apply(self, action: Action) -> None:
+        log.info("doing %s", type(action).__name__)
+        state = self._store.state
+        if isinstance(action, Enrol):
+            self._enrol()
+        elif isinstance(action, ForgetTicket):
+            forget_ticket(self._host.node_file)
+            self._config = dataclasses.replace(self._config, ticket=None)
+        elif isinstance(action, Renew):
+            self._renew()
+        elif isinstance(action, FetchDesired):
+            offered = self._client.get("/v1/node/desired", Desired)
+            self._store.save(dataclasses.replace(state, desired=newer(state.desired, offered)))
+            self._newest_generation = offered.generation
+        elif isinstance(action, Join):
+            material = self._client.post("/v1/node/join-material", None, JoinMaterial)
+            record = place_material(self._host.root, self._host.run, material, restart=action.restart)
+            # The order's number, not the material's: a server that lags behind must not make us join twice.
+            record = dataclasses.replace(record, generation=action.generation)
+            self._store.save(dataclasses.replace(state, join=record))
+        elif isinstance(action, FinishJoin):
+            finish_join(self._host.root, action.record)
+            cleaned = dataclasses.replace(action.record, cleaned=True, files_after_ready=())
+            self._store.save(dataclasses.replace(state, join=cleaned))
+        elif isinstance(action, MarkDone):
+            self._store.save(dataclasses.replace(state, generation=action.generation))
+
+    def _enrol(self) -> None:
+        ticket = self._config.ticket
+        verdict = self._ask(ProofKind.TICKET if ticket else ProofKind.NONE, ticket)
+        if verdict.outcome is Outcome.PENDING:
+            fingerprint = self._identity.key_sha256()[:8]
+            raise _Waiting(
+                f"waiting for approval, fingerprint {fingerprint}: {verdict.reason}", verdict.retry_after_s
+            )
+        if verdict.outcome is not Outcome.ENROLLED:
+            raise _Waiting(f"the control server rejects this node: {verdict.reason}", REJECTED_PAUSE_S)
+        self._note_identity()
+        if not self._enrolled:
+            raise AgentError("the new certificate can not be used", "Is openssl installed on the node?")
+        self._renew_trust()
+
+    def _renew(self) -> None:
+        self._renew_at = self._host.now() + RENEWAL_RETRY_S
+        verdict = self._ask(ProofKind.PREVIOUS, None)
+        if verdict.outcome is not Outcome.ENROLLED:
+            raise AgentError(
+                f"the certificate was not renewed: {verdict.reason}", "It is tried again in an hour."
+            )
+        self._note_identity()
+
+    def _ask(self, kind: ProofKind, ticket: str | None) -> Verdict:
+        applicant = Applicant(self._config.node, self._hardware, self._boot_id, self._image_id)
+        return ask(
+            self._client,
+            self._identity,
+            applicant,
+            kind=kind,
+            ticket=ticket,
+            on_server_time=lambda server_time: self._consider_clock(server_time - self._host.now()),
+        )
+
+    def _report(self, observed: Observed, problems: list[Problem]) -> StatusAccepted:
+        found = [*observed.gates] if observed.desired and observed.desired.join and not observed.join else []
+        join_problem = self._k3s.problem(observed.k3s) if observed.join else None
+        if join_problem is not None:
+            found.append(join_problem)
+        try:
+            sequence = self._store.next_sequence()
+        except AgentError as exc:
+            sequence = self._store.sequence
+            found.append(Problem("state_not_saved", exc.message, exc.hint))
+        notes = tuple(self._notes)
+        status = Status(
+            sequence=sequence,
+            boot_id=self._boot_id,
+            hardware=self._hardware,
+            health=read_health(self._host.root),
+            addresses=self._addresses(),
+            k3s=observed.k3s,
+            k3s_version=None if observed.k3s is K3sState.ABSENT else self._k3s.version(),
+            generation=self._store.state.generation,
+            problems=(*notes, *problems, *found),
+            disk_boot=self._hardware.boot_mode != BOOT_MODE_NETWORK,
+            image_id=self._image_id,
+            agent_version=__version__,
+        )
+        accepted = self._client.post("/v1/node/status", status, StatusAccepted)
+        self._notes = self._notes[len(notes) :]
+        return accepted
+
+    def _addresses(self) -> tuple[str, ...]:
+        found = (read_address(interface.name) for interface in read_interfaces(self._host.root))
+        return tuple(str(address) for address in found if address is not None)
+
+    def _is_synchronised(self) -> bool:
+        return is_clock_synchronised(self._host.root)
+
+    def _renew_trust(self) -> None:
+        """The certificate once there is one; dates are checked as soon as the clock can be believed."""
+        trusted = clock.is_trusted(synchronised=self._is_synchronised(), behind_s=self._behind_s)
+        identity = self._identity if self._enrolled else None
+        self._client.trust(
+            AuthorityTrust(
+                ca_pem=self._config.ca_pem,
+                certificate=identity.certificate if identity else None,
+                key=identity.key if identity else None,
+                check_time=trusted,
+            )
+        )
+
+    def _consider_clock(self, behind_s: float | None = None) -> None:
+        """Compare with the server's clock; set ours forward when it is far behind and nobody else keeps
+        it."""
+        self._behind_s = self._client.clock_behind_s if behind_s is None else behind_s
+        if not clock.needs_setting(synchronised=self._is_synchronised(), behind_s=self._behind_s):
+            return
+        behind = self._behind_s or 0.0
+        try:
+            self._host.set_clock(self._host.now() + behind)
+        except AgentError as exc:
+            self._note("clock", exc.message, exc.hint)
+            return
+        self._behind_s = self._client.clock_behind_s = 0.0
+        log.warning("the clock was %.0f s behind and was set from the control server", behind)
+        self._note(
+            "clock_set",
+            f"the clock was {behind:.0f} s behind and was set from the control server",
+            "Let the node reach a time server, so that it stays right.",
+        )
+
+    def _note(self, code: str, message: str, hint: str) -> None:
+        """Say something in the next report."""
+        self._notes.append(Problem(code, message, hint))
+
+    def _status(self, text: str) -> None:
+        log.info("%s", text)
+        self._manager.tell("WATCHDOG=1", f"STATUS={text.splitlines()[0] if text else ''}")
+
+    def _wait(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        ping_s = self._manager.ping_interval_s
+        while not self._stop.is_set():
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return
+            self._stop.wait(left_s if ping_s is None else min(left_s, ping_s))
+            self._manager.tell("WATCHDOG=1")
+
+
+def _problem_code(action: Action) -> str:
+    codes = {Renew: "renewal", Join: "join", FinishJoin: "join_cleanup", FetchDesired: "desired"}
+    return codes.get(type(action), "state_not_saved")
+
+
+def _read_image_id(root: Path) -> str | None:
+    try:
+        value = json.loads(read_text(root / "etc/bramble/image.json") or "{}")
+    except ValueError:
+        return None
+    image_id = value.get("image_id") if isinstance(value, dict) else None
+    return image_id if isinstance(image_id, str) else None
+
+
+def main() -> int:
+    """Run under systemd until SIGTERM."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    host = Host()
+    service = Service(load_node_config(host.node_file), host, parse_environment(dict(os.environ)))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: service.stop())
+    service.run()
+    return 0

@@ -1,0 +1,357 @@
+"""The agent's service against a real HTTPS server with client certificates; real openssl, faked systemd."""
+
+from __future__ import annotations
+
+import json
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from fakes_agent import TICKET, ControlServer, FakeSystem, make_node_root, running
+
+from agent.backoff import Backoff
+from agent.client import AuthorityTrust, ControlClient, Untrusted
+from agent.notify import ServiceManager
+from agent.protocol import Desired, JoinMaterial, K3sState, NodeFile, Outcome, ProofKind, Verdict
+from agent.service import Host, Service
+from agent.state import load_node_config
+
+pytestmark = pytest.mark.integration
+
+DROP_IN = "/etc/rancher/k3s/config.yaml.d/50-bramble.yaml"
+TOKEN = "/etc/rancher/k3s/bramble-token"
+MATERIAL = JoinMaterial(
+    generation=2,
+    unit="k3s-agent.service",
+    files=(
+        NodeFile(TOKEN, "0600", "K10abc::node:secret"),
+        NodeFile("/etc/rancher/node/password", "0600", "0123"),
+        NodeFile(DROP_IN, "0600", f"server: https://10.0.0.1:6443\ntoken-file: {TOKEN}\n"),
+    ),
+    files_after_ready=(NodeFile(DROP_IN, "0600", "server: https://10.0.0.1:6443\n"),),
+    remove_after_ready=(TOKEN,),
+)
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[ControlServer]:
+    server = ControlServer(tmp_path)
+    with running(server):
+        yield server
+
+
+@pytest.fixture
+def system() -> FakeSystem:
+    return FakeSystem()
+
+
+@pytest.fixture
+def root(tmp_path: Path, control: ControlServer) -> Path:
+    return make_node_root(
+        tmp_path / "root", control_urls=[control.url], ca_pem=control.authority.pem, ticket=TICKET
+    )
+
+
+def make_service(root: Path, system: FakeSystem, **host: object) -> Service:
+    surroundings = Host(root=root, run=system, min_interval_s=0.0, **host)  # type: ignore[arg-type]
+    config = load_node_config(surroundings.node_file)
+    return Service(config, surroundings, ServiceManager(), backoff=Backoff(first_s=0.01, cap_s=0.05))
+
+
+@contextmanager
+def serving(service: Service) -> Iterator[threading.Thread]:
+    """The service in a thread; stopping it is part of what is tested."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            service.run()
+        except BaseException as exc:
+            failures.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        service.stop()
+        thread.join(30)
+    assert not thread.is_alive()
+    assert not failures
+
+
+def test_node_enrols_with_its_ticket_and_reports(
+    control: ControlServer, root: Path, system: FakeSystem
+) -> None:
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: len(control.statuses) >= 3)
+    assert [proof.kind for proof in control.proofs] == [ProofKind.TICKET]
+    assert set(control.clients) == {"pi-1"}
+    assert "ticket" not in json.loads((root / "etc/bramble/node.json").read_bytes())
+    key = root / "var/lib/bramble/agent.key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    sequences = [status.sequence for status in control.statuses]
+    assert sequences == list(range(1, len(sequences) + 1))
+    first = control.statuses[0]
+    assert first.hardware.serial == "10000000abcdef01"
+    assert first.image_id == "cafe0123"
+    assert first.health.pressure_some_avg10 == {"cpu": 1.5}
+    assert first.k3s is K3sState.INACTIVE
+    assert first.k3s_version == "k3s version v1.33.5+k3s1 (simulator)"
+    assert first.problems == ()
+
+
+def test_node_joins_and_the_token_leaves_the_disk(
+    control: ControlServer, root: Path, system: FakeSystem
+) -> None:
+    control.desired = Desired(generation=2, join=True)
+    control.material = MATERIAL
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: any(status.k3s is K3sState.STARTING for status in control.statuses))
+        assert (root / TOKEN[1:]).read_text() == "K10abc::node:secret"
+        assert all(status.generation == 0 for status in control.statuses)
+        system.active, system.sub = "active", "running"
+        control.wait_for(lambda: control.statuses[-1].generation == 2)
+    assert not (root / TOKEN[1:]).exists()
+    assert (root / DROP_IN[1:]).read_text() == "server: https://10.0.0.1:6443\n"
+    assert stat.S_IMODE((root / DROP_IN[1:]).stat().st_mode) == 0o600
+    assert system.units() == [
+        ("systemctl", "enable", "--quiet", "k3s-agent.service"),
+        ("systemctl", "start", "--no-block", "k3s-agent.service"),
+    ]
+    assert control.material_requests == 1
+    assert b"secret" not in (root / "var/lib/bramble/state.json").read_bytes()
+
+
+def test_restarted_service_does_not_join_or_enrol_again(
+    control: ControlServer, root: Path, system: FakeSystem
+) -> None:
+    control.desired = Desired(generation=2, join=True)
+    control.material = MATERIAL
+    system.active = "active"
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: bool(control.statuses) and control.statuses[-1].generation == 2)
+    seen = len(control.statuses)
+    last = control.statuses[-1].sequence
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: len(control.statuses) > seen + 2)
+    assert control.statuses[seen].sequence > last
+    assert control.statuses[seen].generation == 2
+    assert control.material_requests == 1
+    assert len(control.proofs) == 1
+
+
+def test_stale_orders_change_nothing(control: ControlServer, root: Path, system: FakeSystem) -> None:
+    control.desired = Desired(generation=7, join=False)
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: bool(control.statuses) and control.statuses[-1].generation == 7)
+        control.desired = Desired(generation=3, join=True)
+        seen = len(control.statuses)
+        control.wait_for(lambda: len(control.statuses) > seen + 3)
+    assert control.statuses[-1].generation == 7
+    assert system.units() == []
+
+
+def test_power_cut_between_certificate_and_ticket_removal_heals(
+    control: ControlServer, root: Path, system: FakeSystem
+) -> None:
+    before = (root / "etc/bramble/node.json").read_bytes()
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: bool(control.statuses))
+    (root / "etc/bramble/node.json").write_bytes(before)
+    seen = len(control.statuses)
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: len(control.statuses) > seen)
+    assert len(control.proofs) == 1
+    assert "ticket" not in json.loads((root / "etc/bramble/node.json").read_bytes())
+
+
+def test_power_cut_before_the_certificate_is_stored_asks_again_with_the_same_key(
+    control: ControlServer, root: Path, system: FakeSystem
+) -> None:
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: bool(control.statuses))
+    (root / "var/lib/bramble/agent.crt").write_text("torn")
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: len(control.hellos) == 2)
+    assert control.hellos[0].key_sha256 == control.hellos[1].key_sha256
+
+
+def test_pending_node_waits_and_is_enrolled_after_approval(
+    control: ControlServer, root: Path, system: FakeSystem
+) -> None:
+    control.verdicts = [Verdict(Outcome.PENDING, "rebinding", retry_after_s=0.01)] * 3
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: bool(control.statuses))
+    assert len(control.proofs) == 4
+
+
+def test_service_outlives_an_absent_server_and_stops_on_request(
+    control: ControlServer, root: Path, system: FakeSystem
+) -> None:
+    control.stop()
+    service = make_service(root, system)
+    with serving(service):
+        control.start()
+        control.wait_for(lambda: len(control.statuses) >= 2)
+        control.stop()
+        system.calls.clear()
+        control.start()
+        seen = len(control.statuses)
+        control.wait_for(lambda: len(control.statuses) > seen)
+    assert len(control.proofs) == 1
+
+
+def test_missing_memory_cgroup_holds_the_join_back(
+    control: ControlServer, root: Path, system: FakeSystem
+) -> None:
+    (root / "sys/fs/cgroup/cgroup.controllers").write_text("cpu io pids\n")
+    control.desired = Desired(generation=2, join=True)
+    control.material = MATERIAL
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: any(status.problems for status in control.statuses))
+    problem = next(status for status in control.statuses if status.problems).problems[0]
+    assert problem.code == "cgroup_memory"
+    assert "cmdline.txt" in problem.hint
+    assert control.material_requests == 0
+
+
+def test_failed_join_is_explained_and_repeated_for_a_newer_order(
+    control: ControlServer, root: Path, system: FakeSystem
+) -> None:
+    control.desired = Desired(generation=2, join=True)
+    control.material = MATERIAL
+    system.journal = (
+        'level=info msg="Waiting to retrieve agent configuration; server is not ready: failed to retrieve '
+        'configuration from server: https://127.0.0.1:6444/v1-k3s/config: 401 Unauthorized"\n'
+    )
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: any(status.problems for status in control.statuses))
+        codes = {problem.code for status in control.statuses for problem in status.problems}
+        assert codes == {"token_rejected"}
+        control.desired = Desired(generation=3, join=True, reason="new token")
+        control.wait_for(lambda: control.material_requests == 2)
+        control.wait_for(lambda: len(system.units()) == 4)
+    assert system.units()[-1] == ("systemctl", "restart", "--no-block", "k3s-agent.service")
+
+
+def test_clock_that_is_behind_is_set_from_the_server(
+    control: ControlServer, root: Path, system: FakeSystem
+) -> None:
+    (root / "run/systemd/timesync/synchronized").unlink()
+    control.clock_ahead_s = 7200.0
+    offset = [0.0]
+
+    def now() -> float:
+        return 1_000_000_000.0 + offset[0]
+
+    def set_clock(value: float) -> None:
+        offset[0] += value - now()
+        control.clock_ahead_s = 0.0  # the real clock stays; from here on both agree
+
+    with serving(make_service(root, system, now=now, set_clock=set_clock)):
+        control.wait_for(lambda: bool(control.statuses))
+    assert offset[0] > 700_000_000
+    notes = [problem.code for status in control.statuses for problem in status.problems]
+    assert notes.count("clock_set") == 1
+
+
+def test_clock_that_is_ahead_is_reported_and_blocks_the_join(
+    control: ControlServer, root: Path, system: FakeSystem
+) -> None:
+    (root / "run/systemd/timesync/synchronized").unlink()
+    control.clock_ahead_s = -10 * 365 * 86400.0
+    control.desired = Desired(generation=2, join=True)
+    control.material = MATERIAL
+    moved: list[float] = []
+    with serving(make_service(root, system, set_clock=moved.append)):
+        control.wait_for(lambda: any(status.problems for status in control.statuses))
+    assert moved == []
+    assert {problem.code for status in control.statuses for problem in status.problems} == {"clock"}
+    assert control.material_requests == 0
+
+
+def test_torn_state_keeps_numbers_and_orders(control: ControlServer, root: Path, system: FakeSystem) -> None:
+    control.desired = Desired(generation=5, join=False)
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: bool(control.statuses) and control.statuses[-1].generation == 5)
+    last = control.statuses[-1]
+    state = root / "var/lib/bramble/state.json"
+    state.write_bytes(state.read_bytes()[:20])
+    seen = len(control.statuses)
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: len(control.statuses) > seen + 1)
+    assert control.statuses[seen].sequence > last.sequence
+    assert control.statuses[-1].generation == 5
+    assert [problem.code for problem in control.statuses[seen].problems] == ["state_damaged"]
+
+
+def test_state_that_can_not_be_stored_is_reported(
+    control: ControlServer, root: Path, system: FakeSystem
+) -> None:
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: bool(control.statuses))
+    blocker = root / "var/lib/bramble/state.json.bramble-new"
+    blocker.mkdir()
+    control.desired = Desired(generation=9, join=False)
+    seen = len(control.statuses)
+    with serving(make_service(root, system)):
+        control.wait_for(
+            lambda: any(
+                problem.code in ("state_not_saved", "desired")
+                for status in control.statuses[seen:]
+                for problem in status.problems
+            )
+        )
+        blocker.rmdir()
+        control.wait_for(lambda: control.statuses[-1].generation == 9)
+
+
+def test_certificate_is_renewed_when_a_third_of_its_life_is_over(
+    control: ControlServer, root: Path, system: FakeSystem
+) -> None:
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: bool(control.statuses))
+    old = (root / "var/lib/bramble/agent.crt").read_bytes()
+    # The fake judges by ticket only: hand it a verdict for the same key.
+    issued = control.authority.issue(x509.load_pem_x509_certificate(old).public_key(), "pi-1", server=False)
+    fresh = issued.public_bytes(serialization.Encoding.PEM).decode()
+    control.verdicts = [Verdict(Outcome.ENROLLED, "renewed", certificate_pem=fresh)]
+    with serving(make_service(root, system, now=lambda: time.time() + 3 * 86400.0)):
+        control.wait_for(lambda: len(control.proofs) == 2)
+        seen = len(control.statuses)
+        control.wait_for(lambda: len(control.statuses) > seen)
+    assert control.proofs[-1].kind is ProofKind.PREVIOUS
+    assert (root / "var/lib/bramble/agent.crt").read_text() == fresh
+
+
+def test_server_of_another_cluster_gets_nothing(tmp_path: Path, control: ControlServer) -> None:
+    (tmp_path / "other").mkdir()
+    foreign = ControlServer(tmp_path / "other")
+    client = ControlClient((control.url,), AuthorityTrust(ca_pem=foreign.authority.pem))
+    with pytest.raises(Untrusted):
+        client.get("/v1/node/desired", Desired)
+    assert control.requests == []
+
+
+def test_dates_are_checked_only_when_the_clock_is_known(tmp_path: Path) -> None:
+    (tmp_path / "future").mkdir()
+    start = datetime.now(UTC) + timedelta(days=30)
+    server = ControlServer(tmp_path / "future", not_before=start, not_after=start + timedelta(days=7))
+    trust = AuthorityTrust(ca_pem=server.authority.pem)
+    with running(server):
+        client = ControlClient((server.url,), trust)
+        with pytest.raises(Untrusted, match="not yet valid"):
+            client.get("/v1/node/desired", Desired)
+        client.trust(replace(trust, check_time=False))
+        with pytest.raises(Exception, match="certificate is needed"):
+            client.get("/v1/node/desired", Desired)
+        client.close()
