@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 REMEMBERED_CHARS: Final = 128 * 1024
-_ESCAPE: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-_])|\r")
+_ESCAPE: Final = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_a-z])|[\r\x07]"
+)
+"""ECMA-48 control sequences, operating system commands, single escapes; and what a log has no use for."""
+_UNFINISHED_ESCAPE: Final = re.compile(r"\x1b[\[\]]?[^\x07\x1b]{0,64}\Z")
 
 
 class Console:
@@ -18,6 +22,7 @@ class Console:
     def __init__(self, log: Path) -> None:
         self._log: BinaryIO = log.open("ab", buffering=0)
         self._text = ""
+        self._pending = ""
         self._dropped = 0
         self._changed = threading.Condition()
         self._closed = False
@@ -25,9 +30,11 @@ class Console:
     def write(self, data: bytes) -> None:
         """Take what the machine sent. Terminal escapes go to the file only."""
         self._log.write(data)
-        text = _ESCAPE.sub("", data.decode("utf-8", "replace"))
+        text = _ESCAPE.sub("", self._pending + data.decode("utf-8", "replace"))
+        cut = _UNFINISHED_ESCAPE.search(text)
+        self._pending = cut.group() if cut else ""
         with self._changed:
-            self._text += text
+            self._text += text.removesuffix(self._pending)
             excess = len(self._text) - REMEMBERED_CHARS
             if excess > 0:
                 self._text = self._text[excess:]

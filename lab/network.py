@@ -33,7 +33,8 @@ _USERNS_HINT: Final = (
 def enter_private_network() -> None:
     """Move this process into a network of its own, with `lo` up and the bridge at `SERVER_INTERFACE`.
 
-    Must be called before any thread is started: a namespace belongs to a thread, and only new threads inherit it.
+    Must be called before any thread is started: a namespace belongs to a thread, and only threads that it
+    starts later inherit it.
 
     Raises:
         LabError: There are threads already, or the kernel does not let us.
@@ -88,7 +89,7 @@ def require_tun() -> None:
     if not device.exists():
         raise LabError(
             "/dev/net/tun does not exist: virtual boards can not be wired up",
-            "Load the module with `modprobe tun`; in a container, pass the device in (--device /dev/net/tun).",
+            "Load the module with `modprobe tun`; give a container the device (--device /dev/net/tun).",
         )
     try:
         os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))

@@ -71,9 +71,17 @@ class ConfigTxt:
         return value.isdecimal() and int(value) != 0
 
     @property
+    def has_upstream_kernel(self) -> bool:
+        """Whether a mainline kernel is meant: it changes the default `os_prefix` and names of device trees."""
+        return self.flag("upstream_kernel", default=False)
+
+    @property
     def os_prefix(self) -> str:
-        """Prepended as it stands to the names of kernel, initramfs, device tree and command line."""
-        return self.values.get("os_prefix", "")
+        """What to put, as it stands, before the names of kernel, initramfs, device tree and command line.
+
+        It holds only if a kernel and a device tree are found with it.
+        """
+        return self.values.get("os_prefix", "upstream/" if self.has_upstream_kernel else "")
 
 
 @dataclass(slots=True)

@@ -10,8 +10,8 @@ those are asked for here too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from fleet.boards import BoardModel, BootMode, Soc, decode_revision
@@ -20,6 +20,8 @@ from lab.bootloader.profile import BoardIdentity
 
 DEFAULT_CMDLINE_FILE: Final = "cmdline.txt"
 _OVERLAY_MAP: Final = "overlays/overlay_map.dtb"
+_UPSTREAM_DTBS: Final = {BoardModel.CM4: "bcm2711-rpi-cm4-io.dtb"}
+"""Device trees that mainline Linux calls by another name than the Raspberry Pi kernel."""
 
 
 class ModeFailedError(Exception):
@@ -128,6 +130,20 @@ class _Stage:
             return None
         return (yield from self.read(name))
 
+    def settle_prefix(
+        self, config: ConfigTxt, kernels: Sequence[str], dtbs: Sequence[str]
+    ) -> Generator[FileRequest, FoundFile | None, ConfigTxt]:
+        """The settings with the `os_prefix` that holds: none, unless a kernel and a device tree have it."""
+        if not config.os_prefix:
+            return config
+        for names in (kernels, dtbs):
+            for name in names:
+                if (yield from self.probe(config.os_prefix + name)) is not None:
+                    break
+            else:
+                return _with_prefix(config, "")
+        return config
+
     def overlays(self, config: ConfigTxt) -> Generator[FileRequest, FoundFile | None, None]:
         """Ask for the overlays. A missing one is no error; QEMU's machine has no use for their content."""
         folder = config.values.get("overlay_prefix", "overlays/")
@@ -154,18 +170,18 @@ def _load_bcm2712(board: BoardIdentity, source: BootMode) -> Loader:
         raise ModeFailedError("config.txt not found")
     config = _parse(found, board)
     yield from early.read("pieeprom.sig")
+    config = yield from early.settle_prefix(config, _kernels(board, config), _dtbs(board, config))
     dtb_name = yield from _os_check(early, board, config)
 
     # The later stage joins the prefix with a second slash.
     late = _Stage(early.prefix + "/" if early.prefix else "", stuck_on_timeout=True)
-    config = _parse((yield from late.read("config.txt")) or found, board)
-    wanted = config.text("kernel")
-    candidates = (wanted,) if wanted else (board.model.soc.default_kernel, "kernel8.img")
-    for kernel_name in candidates:
+    late_config = _parse((yield from late.read("config.txt")) or found, board)
+    config = _with_prefix(late_config, config.os_prefix)
+    for kernel_name in _kernels(board, config):
         if (yield from late.probe(config.os_prefix + kernel_name)) is not None:
             break
     else:
-        raise ModeFailedError(f"no kernel: {' and '.join(candidates)} not found")
+        raise ModeFailedError(f"no kernel: {' and '.join(_kernels(board, config))} not found")
     initramfs_name, initramfs = yield from _load_initramfs(late, config, kernel_name)
     if dtb_name is not None:
         yield from late.read(config.os_prefix + dtb_name)
@@ -193,8 +209,7 @@ def _os_check(
     stage: _Stage, board: BoardIdentity, config: ConfigTxt
 ) -> Generator[FileRequest, FoundFile | None, str | None]:
     """Find the device tree; without one for this model the system is taken not to know the board."""
-    wanted = config.text("device_tree")
-    names = (wanted,) if wanted else board.model.dtb_names
+    names = _dtbs(board, config)
     for name in names:
         if (yield from stage.read(config.os_prefix + name)) is not None:
             return name
@@ -245,10 +260,11 @@ def _start4(board: BoardIdentity, source: BootMode, stage: _Stage) -> Loader:
     yield from stage.read("bootcfg.txt")
     if not config.flag("arm_64bit", default=True):
         raise BoardStuckError("config.txt says arm_64bit=0, and the virtual board runs only 64-bit kernels")
-    kernel_name = config.text("kernel") or board.model.soc.default_kernel
+    config = yield from stage.settle_prefix(config, _kernels(board, config), _dtbs(board, config))
+    kernel_name = _kernels(board, config)[0]
     initramfs_name, initramfs = yield from _load_initramfs(stage, config, kernel_name)
 
-    dtb_name = config.text("device_tree") or board.model.dtb_names[0]
+    dtb_name = _dtbs(board, config)[0]
     if (yield from stage.probe_and_read(config.os_prefix + dtb_name)) is None:
         raise BoardStuckError(f"{dtb_name} not found: the kernel would start without a device tree")
     yield from stage.probe_and_read(_OVERLAY_MAP)
@@ -283,6 +299,27 @@ def _load_initramfs(
         return None, None
     found = yield from stage.read(config.os_prefix + name)
     return (name, found.data) if found else (None, None)
+
+
+def _kernels(board: BoardIdentity, config: ConfigTxt) -> tuple[str, ...]:
+    """Names of kernels to try, in order."""
+    if wanted := config.text("kernel"):
+        return (wanted,)
+    default = board.model.soc.default_kernel
+    return (default,) if default == "kernel8.img" else (default, "kernel8.img")
+
+
+def _dtbs(board: BoardIdentity, config: ConfigTxt) -> tuple[str, ...]:
+    """Names of device trees to try, in order."""
+    if wanted := config.text("device_tree"):
+        return (wanted,)
+    if config.has_upstream_kernel and board.model in _UPSTREAM_DTBS:
+        return (_UPSTREAM_DTBS[board.model],)
+    return board.model.dtb_names
+
+
+def _with_prefix(config: ConfigTxt, os_prefix: str) -> ConfigTxt:
+    return replace(config, values={**config.values, "os_prefix": os_prefix})
 
 
 def automatic_initramfs(kernel_name: str) -> str | None:
