@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum, StrEnum
 from typing import Final, Self
 
-from fleet.errors import FleetError
+from fleet.errors import InputError
 
 
-class BoardError(FleetError, ValueError):
+class BoardError(InputError, ValueError):
     """A text or number that names no board, MAC address or serial."""
 
 

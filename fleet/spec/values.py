@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from fleet.boards import BoardModel, MacAddress, Serial
-from fleet.errors import FleetError
+from fleet.errors import InputError
 from fleet.spec.model import AddressPool, Taint
 
 EnumT = TypeVar("EnumT", bound=StrEnum)
@@ -41,7 +41,7 @@ _SSH_KEY_TYPES: Final = (
 _TAINT_EFFECTS: Final = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 
-class ValueFault(FleetError, ValueError):
+class ValueFault(InputError, ValueError):
     """A text that is not the value its key needs."""
 
 
