@@ -1,0 +1,197 @@
+"""The commands ``bramble build`` and ``bramble base``: they parse, call one function, and print."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from imagebuilder.errors import ImageBuilderError
+from imagebuilder.store import Store
+
+_CLUSTER = click.Path(exists=True, dir_okay=False, path_type=Path)
+_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("cluster", type=_CLUSTER, metavar="CLUSTER.yaml")
+@click.option(
+    "--k3s", "release", type=_DIRECTORY, metavar="DIR", help="Take the k3s release from this directory."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def build(cluster: Path, release: Path | None, as_json: bool) -> None:
+    """Build the disk image of a cluster, or find the one that was built before.
+
+    The image goes into the cache; one image serves all nodes, and each node's own values are put in while it
+    is written.
+    """
+    from fleet.spec import load_cluster
+    from imagebuilder.build import build_image
+
+    spec = load_cluster(cluster)
+    if release is not None:
+        spec = replace(spec, k3s=replace(spec.k3s, source=release.resolve()))
+    started = time.monotonic()
+    with _ProgressLine(show=not as_json) as line:
+        image = build_image(spec, store=store(), agent_package=agent_package(), progress=line.update)
+    seconds = time.monotonic() - started
+    manifest = image.manifest
+    k3s = f"k3s {manifest.k3s.version}{' (simulator)' if manifest.k3s.simulator else ''}"
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "image_id": image.id,
+                    "path": os.fspath(image.root),
+                    "built": line.used,
+                    "seconds": round(seconds, 3),
+                    "size_bytes": manifest.size_bytes,
+                    "mapped_bytes": manifest.mapped_bytes,
+                    "compressed_bytes": manifest.compressed_bytes,
+                    "installer_bytes": image.installer_initramfs.stat().st_size,
+                    "base": {
+                        "id": manifest.base.id,
+                        "name": manifest.base.name,
+                        "kernel": manifest.base.kernel,
+                    },
+                    "k3s": {"version": manifest.k3s.version, "simulator": manifest.k3s.simulator},
+                }
+            )
+        )
+        return
+    click.echo(f"image      {image.id}{'' if line.used else ' (unchanged)'}")
+    click.echo(f"cluster    {manifest.cluster}: {manifest.base.name}, kernel {manifest.base.kernel}, {k3s}")
+    click.echo(
+        f"size       {_mb(manifest.mapped_bytes)} in use of {_mb(manifest.size_bytes)}, "
+        f"{_mb(manifest.compressed_bytes)} compressed"
+    )
+    click.echo(f"installer  {_mb(image.installer_initramfs.stat().st_size)} initramfs")
+    click.echo(f"directory  {image.root}")
+    click.echo(f"time       {seconds:.1f} s")
+
+
+@click.group()
+def base() -> None:
+    """Stock images that cluster images are made from."""
+
+
+@base.command(name="build")
+@click.argument("name")
+@click.option(
+    "--mirror",
+    metavar="URL",
+    help="Debian archive to take packages from (default: the one this host's apt uses).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def base_build(name: str, mirror: str | None, as_json: bool) -> None:
+    """Make a base, or find the one that was made before. Takes minutes the first time."""
+    from imagebuilder.bases import Progress, build_base, require_recipe
+
+    started = time.monotonic()
+    with _ProgressLine(show=not as_json) as line:
+
+        def show(progress: Progress) -> None:
+            items = "" if progress.done is None else f" ({progress.done} of {progress.total})"
+            line.update(f"{progress.phase}{items}", progress.percent / 100)
+
+        made = build_base(require_recipe(name), store=store(), mirror=mirror, progress=show)
+    if as_json:
+        summary = {"id": made.id, "name": made.name, "path": os.fspath(made.disk), "built": line.used}
+        click.echo(json.dumps(summary))
+        return
+    click.echo(f"base       {made.name} {made.id}{'' if line.used else ' (unchanged)'}")
+    click.echo(f"kernel     {made.info.kernel_version}")
+    click.echo(f"disk       {made.disk}")
+    click.echo(f"time       {time.monotonic() - started:.1f} s")
+
+
+@base.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def base_list(as_json: bool) -> None:
+    """List the bases that there are and whether they are in the cache."""
+    from imagebuilder.bases import find_base
+    from imagebuilder.bases.catalogue import RECIPES
+
+    found = {name: find_base(name, store()) for name in sorted(RECIPES)}
+    if as_json:
+        click.echo(
+            json.dumps(
+                [
+                    {
+                        "name": name,
+                        "id": made.id if made else None,
+                        "path": os.fspath(made.disk) if made else None,
+                    }
+                    for name, made in found.items()
+                ]
+            )
+        )
+        return
+    for name, made in found.items():
+        state = (
+            f"kernel {made.info.kernel_version}, {made.disk}"
+            if made
+            else f"make it with: bramble base build {name}"
+        )
+        click.echo(f"{name:16} {state}")
+
+
+def store() -> Store:
+    """The store that ``BRAMBLE_CACHE_DIR`` names, else the one in the user's cache directory."""
+    directory = os.environ.get("BRAMBLE_CACHE_DIR")
+    return Store(Path(directory)) if directory else Store.default()
+
+
+def agent_package() -> Path:
+    """The directory of the agent's package, found without importing it.
+
+    Raises:
+        ImageBuilderError: it is not installed.
+    """
+    found = importlib.util.find_spec("agent")
+    places = list(found.submodule_search_locations or ()) if found else []
+    if not places:
+        raise ImageBuilderError(
+            "the package 'agent' is not installed", "The install is incomplete. Install Bramble again."
+        )
+    return Path(places[0])
+
+
+class _ProgressLine:
+    """One line on stderr that is rewritten on a terminal; elsewhere a line per step. Says nothing until work
+    begins."""
+
+    def __init__(self, *, show: bool) -> None:
+        self.used = False
+        self._show = show
+        self._last = ""
+        self._terminal = sys.stderr.isatty()
+
+    def __enter__(self) -> _ProgressLine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._terminal and self._last:
+            click.echo("\r\x1b[K", nl=False, err=True)
+
+    def update(self, text: str, share: float) -> None:
+        """Show what is being done; ``share`` of the work is done, 0.0–1.0."""
+        self.used = self.used or share > 0
+        line = f"{share:4.0%} {text}"
+        if not self._show or not self.used or line == self._last:
+            return
+        if self._terminal:
+            click.echo(f"\r\x1b[K{line}", nl=False, err=True)
+        elif text != self._last.partition("% ")[2]:
+            click.echo(line, err=True)
+        self._last = line
+
+
+def _mb(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.0f} MB"
