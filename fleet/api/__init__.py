@@ -1,0 +1,1 @@
+"""The controller's two doors: `control` for nodes (TLS), `admin` for the command line (unix socket)."""

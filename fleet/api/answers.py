@@ -1,0 +1,56 @@
+"""How both doors answer: JSON, and errors in the form that `agent.protocol` fixes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from agent.protocol import ProtocolError
+from fleet.errors import FleetError
+from fleet.refusal import RefusedError
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def json_answer(body: bytes) -> web.Response:
+    """A ready JSON document. Answers hold secrets at times, so nothing on the way may keep one."""
+    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+def error_answer(status: int, code: str, message: str, hint: str = "") -> web.Response:
+    """`{"error": code, "message": text, "hint": text}`."""
+    body = json.dumps({"error": code, "message": message, "hint": hint}).encode()
+    response = json_answer(body)
+    response.set_status(status)
+    return response
+
+
+def value_answer(value: Any) -> web.Response:
+    return json_answer(json.dumps(value).encode())
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """No request raises past here: refusals carry their answer, mistakes of ours are logged: 500."""
+    try:
+        return await handler(request)
+    except RefusedError as error:
+        return error_answer(error.status, error.code, error.message, error.hint)
+    except ProtocolError as error:
+        return error_answer(400, "message", str(error))
+    except web.HTTPRequestEntityTooLarge as error:
+        return error_answer(413, "too-large", error.text or "the body is too large")
+    except web.HTTPException as error:
+        return error_answer(error.status, "http", error.reason)
+    except FleetError as error:
+        log.warning("request failed: %s", error.message, extra={"route": request.path})
+        return error_answer(503, "unavailable", error.message, error.hint)
+    except Exception:
+        log.exception("request failed", extra={"route": request.path})
+        return error_answer(500, "internal", "the control server made a mistake; its log has the details")

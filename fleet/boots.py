@@ -1,0 +1,270 @@
+"""Network boots: what each node may boot, and what the boot server saw.
+
+Knows nothing of DHCP or TFTP: the composition root turns the boot server's events into `BootReport`s, and
+`NodeBoot`s into its snapshot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from ipaddress import IPv4Address
+from typing import Final
+
+from fleet import events
+from fleet.boards import MacAddress, Revision, Serial
+from fleet.enrolment import Recognition
+from fleet.events import Entry
+from fleet.ground import Ground, Repeats, is_usable, learned_identity
+from fleet.lifecycle import MAX_ATTEMPTS, Happening, State, allows
+from fleet.roster import recognise
+from fleet.spec.model import NodeSpec
+from fleet.store.records import BoardRecord, IntentRecord, NodeRecord, board_id
+from fleet.store.transaction import Transaction
+
+SEEN_INTERVAL_S: Final = 10.0
+"""How often a board's "last seen" is written while it talks."""
+SAME_BOOT_S: Final = 5.0
+"""Two transfers of the kernel that lie closer together belong to one boot: the firmware asked again."""
+MAX_PENDING: Final = 2000
+"""Entries that wait for the next flush; a flood beyond it is counted and dropped."""
+MAX_HELD_BOARDS: Final = 1000
+
+
+class BootStage(StrEnum):
+    """How far a network boot is."""
+
+    SEEN = "seen"
+    """A DHCP request or a file request: the board is on and asks."""
+    KERNEL = "kernel"
+    """It has the installer's kernel: an attempt to install begins."""
+    NOTE = "note"
+    """Anything else worth a line: a lease, a file, a missing file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootReport:
+    """One observation of the boot server.
+
+    Attributes:
+        at: UTC seconds.
+        model: What the board is, for people; empty where it does not say.
+        text: The line for the timeline; empty for none.
+    """
+
+    stage: BootStage
+    at: float
+    serial: Serial | None = None
+    mac: MacAddress | None = None
+    revision: Revision | None = None
+    model: str = ""
+    text: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeBoot:
+    """What one node may boot from the network.
+
+    Attributes:
+        mac, serial: Declared, or learned from its board.
+        install_intent: Number of the intent under which it may install; None: it boots its own disk. For a
+            node that was never seen this is the intent that its first sign will open, so that the answer does
+            not wait for the record.
+        expires: When that ends, UTC seconds; None: open end.
+        hold: Nothing is open because a person has to decide first.
+        reason: Why, for people.
+    """
+
+    name: str
+    mac: MacAddress | None
+    serial: Serial | None
+    address: IPv4Address | None
+    install_intent: int | None
+    expires: float | None
+    hold: bool
+    reason: str
+
+
+class BootDesk:
+    """Keeps the record of network boots."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._pending: list[tuple[Entry, float, str | None, str | None]] = []
+        self._seen: dict[str, float] = {}
+        self._repeats = Repeats(SEEN_INTERVAL_S)
+        self.dropped = 0
+
+    def states(self) -> list[NodeBoot]:
+        """What every declared node may boot, in the order of cluster.yaml."""
+        now = self._ground.clock()
+        with self._ground.store.read() as reader:
+            records = {record.name: record for record in reader.nodes()}
+            intents = reader.open_intents()
+            fresh = {name: reader.next_intent_number(name) for name in records}
+        return [
+            _node_boot(node, records[node.name], intents.get(node.name), fresh[node.name], now)
+            for node in self._ground.spec.nodes
+            if node.name in records
+        ]
+
+    def record(self, report: BootReport) -> None:
+        """Take note of one observation; what changes a node's state is durable when this returns."""
+        serial, mac = report.serial, report.mac
+        key = board_id(serial.text if serial else None, str(mac) if mac else None)
+        if key is None:
+            return
+        match = recognise(self._ground.spec.nodes, serial, (mac,) if mac else ())
+        if match.node is None:
+            self._record_stranger(report, key, match.recognition)
+            return
+        if self._is_due(key, report.at) or self._changes_state(report, match.node.name):
+            self._record_node(report, match.node.name, key)
+        self._queue(report, match.node.name, key)
+
+    def flush(self) -> None:
+        """Write the entries that waited, in one transaction."""
+        if not self._pending:
+            return
+        pending, self._pending = self._pending, []
+        with self._ground.store.write() as tx:
+            for entry, at, node, board in pending:
+                tx.add_event(entry, at, node=node, board=board)
+
+    def _queue(self, report: BootReport, node: str | None, key: str) -> None:
+        if not report.text or not self._repeats.is_new((key, report.text), report.at):
+            return
+        if len(self._pending) >= MAX_PENDING:
+            self.dropped += 1
+            return
+        self._pending.append((events.boot(report.text, report.hint), report.at, node, key))
+
+    def _is_due(self, key: str, now: float) -> bool:
+        if now - self._seen.get(key, float("-inf")) < SEEN_INTERVAL_S:
+            return False
+        if len(self._seen) > 2 * MAX_HELD_BOARDS:
+            self._seen.clear()
+        self._seen[key] = now
+        return True
+
+    def _changes_state(self, report: BootReport, name: str) -> bool:
+        if report.stage is BootStage.KERNEL:
+            return True
+        with self._ground.store.read() as reader:
+            return reader.require_node(name).state is State.DECLARED
+
+    def _record_node(self, report: BootReport, name: str, key: str) -> None:
+        ground = self._ground
+        with ground.store.write() as tx:
+            node = tx.require_node(name)
+            seen = learned_identity(
+                node,
+                report.serial.text if report.serial else None,
+                str(report.mac) if report.mac else None,
+            )
+            if seen:
+                node = tx.update_node(node, **seen)
+            self._put_board(tx, report, key, held_reason=None)
+            before = tx.open_intent(name)
+            node, intent = ground.ensure_intent(tx, node, report.at)
+            changed = bool(seen) or intent != before
+            if report.stage is BootStage.KERNEL:
+                changed |= self._begin_attempt(tx, node, report.at)
+        if changed:
+            ground.on_boot_change()
+
+    def _begin_attempt(self, tx: Transaction, node: NodeRecord, now: float) -> bool:
+        """Count a boot of the installer; the one beyond the cap quarantines the node."""
+        intent = tx.open_intent(node.name)
+        if intent is None or not allows(node.state, Happening.BOOT_STARTED):
+            return False
+        repeated = node.state is State.NETBOOTING and node.standing.attempt > 0
+        if repeated and now - node.standing.progressed_at < SAME_BOOT_S:
+            return False
+        if node.standing.attempt >= MAX_ATTEMPTS and node.state is not State.PENDING:
+            tx.close_intent(intent, f"{MAX_ATTEMPTS} attempts", now)
+            tx.move(node, Happening.EXHAUSTED, events.quarantined(node.name), now)
+            return True
+        attempt = node.standing.attempt + (node.state is not State.PENDING)
+        moved = tx.move(node, Happening.BOOT_STARTED, events.attempt_started(attempt), now)
+        tx.update_intent(intent, attempts=moved.standing.attempt, token_sha256=None)
+        return False
+
+    def _record_stranger(self, report: BootReport, key: str, recognition: Recognition) -> None:
+        if not self._is_due(key, report.at):
+            return
+        reason = held_reason(recognition)
+        with self._ground.store.write() as tx:
+            if tx.board(key) is None and len(tx.held_boards()) >= MAX_HELD_BOARDS:
+                self.dropped += 1
+                return
+            is_new = self._put_board(tx, report, key, held_reason=reason)
+            if is_new:
+                model = report.model or "a board that does not say its model"
+                tx.add_event(events.board_held(model, reason), report.at, board=key)
+        self._queue(report, None, key)
+
+    @staticmethod
+    def _put_board(tx: Transaction, report: BootReport, key: str, *, held_reason: str | None) -> bool:
+        """Write what was seen of the board; True when it, or the reason to hold it, is new."""
+        known = tx.board(key)
+        macs = (str(report.mac),) if report.mac else ()
+        seen = BoardRecord(
+            id=key,
+            serial=report.serial.text if report.serial else None,
+            macs=macs,
+            revision=report.revision.code if report.revision else None,
+            model=report.model or None,
+            first_seen=report.at,
+            last_seen=report.at,
+            held_reason=held_reason,
+        )
+        tx.put_board(seen if known is None else merge_sighting(known, seen))
+        return known is None or known.held_reason != held_reason
+
+
+def held_reason(recognition: Recognition) -> str:
+    """Why a board without a node is held."""
+    if recognition is Recognition.CONFLICTING:
+        return "its serial and its MAC belong to different nodes of cluster.yaml"
+    return "not in cluster.yaml"
+
+
+def merge_sighting(known: BoardRecord, seen: BoardRecord) -> BoardRecord:
+    """The board's row after another sighting: new facts are added, a full serial replaces a short one."""
+    full = seen.serial if seen.serial and not seen.serial.startswith("0" * 8) else None
+    return replace(
+        known,
+        serial=full or known.serial or seen.serial,
+        macs=tuple(dict.fromkeys((*known.macs, *seen.macs))),
+        revision=seen.revision or known.revision,
+        model=seen.model or known.model,
+        last_seen=max(known.last_seen, seen.last_seen),
+        held_reason=seen.held_reason,
+    )
+
+
+def _node_boot(
+    node: NodeSpec, record: NodeRecord, intent: IntentRecord | None, next_number: int, now: float
+) -> NodeBoot:
+    number: int | None = None
+    expires: float | None = None
+    reason = str(record.state)
+    if intent is not None and is_usable(intent, now):
+        number, expires = intent.number, intent.expires
+        reason = f"intent {number} is open"
+    elif record.state.awaits_install:
+        number, reason = next_number, "declared, never installed"
+    elif record.state.is_installed:
+        reason = "installed"
+    return NodeBoot(
+        name=node.name,
+        mac=node.mac or (MacAddress.parse(record.mac) if record.mac else None),
+        serial=node.serial or (Serial.parse(record.serial) if record.serial else None),
+        address=node.address,
+        install_intent=number,
+        expires=expires,
+        hold=record.state is State.QUARANTINED,
+        reason=reason,
+    )

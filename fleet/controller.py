@@ -1,0 +1,201 @@
+"""The fleet's controller: the only writer of the store; the composition root and the API talk to it.
+
+It owns no sockets. Everything runs on one thread (the event loop's); calls take a few milliseconds at most.
+
+    boots      what each node may boot, what the boot server saw      fleet.boots
+    admission  hello, prove, approve                                  fleet.admission
+    installs   plan, progress, complete                               fleet.installs
+    joins      status, desired, join material                         fleet.joining
+    watch      time limits, silence, Ready                            fleet.watch
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+import uuid
+from collections.abc import Callable
+from typing import Final
+
+from fleet import events
+from fleet.admission import AdmissionDesk
+from fleet.boots import BootDesk, BootReport, NodeBoot
+from fleet.errors import FleetError
+from fleet.ground import Ground
+from fleet.installs import ControlInfo, ImageProvider, InstallDesk
+from fleet.joining import JoinDesk
+from fleet.k3s import K3sMaterial
+from fleet.lifecycle import Happening, Standing, State
+from fleet.pki import ControlPki
+from fleet.secret import Secret
+from fleet.spec.model import ClusterSpec, NodeSpec
+from fleet.store.database import Store
+from fleet.store.records import NodeRecord
+from fleet.store.transaction import Transaction
+from fleet.watch import Connect, Watch
+
+log = logging.getLogger(__name__)
+
+TICK_S: Final = 0.5
+
+
+def _nothing() -> None:
+    """Nobody wants to be told."""
+
+
+class Controller:
+    """Serves one declared cluster: brings the store in line with cluster.yaml and answers everybody.
+
+    Args:
+        control: How nodes find this server; goes into every node's delta.
+        images: Renders install plans.
+        on_boot_change: Called after each change of `boot_states()`; must return at once.
+        connect: Makes a Kubernetes client for a URL; the default presents the cluster's client certificate.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        spec: ClusterSpec,
+        pki: ControlPki,
+        k3s: K3sMaterial,
+        images: ImageProvider,
+        control: ControlInfo,
+        *,
+        clock: Callable[[], float] = time.time,
+        random_hex: Callable[[int], str] = secrets.token_hex,
+        on_boot_change: Callable[[], None] = _nothing,
+        connect: Connect | None = None,
+    ) -> None:
+        self._on_boot_change = on_boot_change
+        ground = Ground(
+            store=store,
+            spec=spec,
+            pki=pki,
+            k3s=k3s,
+            clock=clock,
+            random_hex=random_hex,
+            on_boot_change=self._tell_boot_change,
+        )
+        self.spec = spec
+        self.store = store
+        self.admission = AdmissionDesk(ground)
+        self.installs = InstallDesk(ground, images, control)
+        self.joins = JoinDesk(ground)
+        self.boots = BootDesk(ground)
+        self.watch = Watch(ground, self.joins, connect)
+        self._clock = clock
+        self._random_hex = random_hex
+        self._sync_declared()
+
+    def set_boot_listener(self, listener: Callable[[], None]) -> None:
+        """Replace `on_boot_change`: the boot server is often made after the controller."""
+        self._on_boot_change = listener
+
+    def boot_states(self) -> list[NodeBoot]:
+        """What every declared node may boot from the network, now."""
+        return self.boots.states()
+
+    def record_boot_event(self, report: BootReport) -> None:
+        """Take note of what the boot server saw."""
+        self.boots.record(report)
+
+    def tick(self) -> None:
+        """Write what waited, and apply time limits."""
+        self.boots.flush()
+        self.watch.tick()
+
+    async def run(self) -> None:
+        """Keep time until cancelled."""
+        next_poll = 0.0
+        try:
+            while True:
+                self.tick()
+                now = time.monotonic()
+                if now >= next_poll:
+                    await self._poll_safely()
+                    next_poll = time.monotonic() + self.watch.poll_interval_s()
+                next_poll = min(next_poll, time.monotonic() + self.watch.poll_interval_s())
+                await asyncio.sleep(TICK_S)
+        finally:
+            self.boots.flush()
+
+    async def _poll_safely(self) -> None:
+        try:
+            await self.watch.poll()
+        except FleetError as error:
+            log.warning("polling kubernetes failed: %s", error)
+
+    def _tell_boot_change(self) -> None:
+        self._on_boot_change()
+
+    def _sync_declared(self) -> None:
+        """Bring the store's nodes in line with cluster.yaml."""
+        now = self._clock()
+        with self.store.write() as tx:
+            known = {record.name: record for record in tx.nodes()}
+            for node in self.spec.nodes:
+                record = known.pop(node.name, None)
+                if record is None:
+                    self._add(tx, node, now)
+                else:
+                    _restore(tx, record, node, now)
+            for record in known.values():
+                _remove(tx, record, now)
+
+    def _add(self, tx: Transaction, node: NodeSpec, now: float) -> None:
+        record = NodeRecord(
+            name=node.name,
+            uuid=str(uuid.UUID(hex=self._random_hex(16), version=4)),
+            role=node.role,
+            board=node.board.yaml_name,
+            standing=Standing(state=State.DECLARED, since=now, progressed_at=now),
+            detail="",
+            serial=node.serial.text if node.serial else None,
+            mac=str(node.mac) if node.mac else None,
+            image_id=None,
+            disk_signature=None,
+            certificate=None,
+            previous_certificate=None,
+            agent_key=None,
+            pending_key=None,
+            approved_key=None,
+            generation=0,
+            join_allowed=False,
+            node_password=Secret(self._random_hex(16)),
+            boot_id=None,
+            boots=0,
+            status=None,
+            status_sequence=0,
+            status_at=None,
+        )
+        tx.add_node(record)
+        tx.add_event(events.declared(), now, node=node.name, board=record.board_id)
+
+
+def _restore(tx: Transaction, record: NodeRecord, node: NodeSpec, now: float) -> None:
+    """Take over what cluster.yaml says of a node that is known."""
+    record = tx.update_node(
+        record,
+        role=node.role,
+        board=node.board.yaml_name,
+        serial=node.serial.text if node.serial else record.serial,
+        mac=str(node.mac) if node.mac else record.mac,
+    )
+    if record.state is State.DECOMMISSIONED:
+        # A node with an image was installed once: it must not be wiped because a line came and went.
+        was_installed = record.image_id is not None
+        back = Happening.RESTORED_INSTALLED if was_installed else Happening.RESTORED_BLANK
+        tx.move(record, back, events.restored(), now)
+
+
+def _remove(tx: Transaction, record: NodeRecord, now: float) -> None:
+    """A node that is no longer declared: its intent and its certificate end."""
+    if record.state is State.DECOMMISSIONED:
+        return
+    intent = tx.open_intent(record.name)
+    if intent is not None:
+        tx.close_intent(intent, "removed from cluster.yaml", now)
+    tx.move(record, Happening.REMOVED, events.removed(), now, certificate=None, previous_certificate=None)

@@ -1,0 +1,210 @@
+"""The words of the timeline: every kind of entry and its text, in one place.
+
+A timeline is what a person reads to learn where a board stands and what to do. Texts say what happened; a
+hint says what to do next and is empty where nothing needs doing. No secret is ever a part of an entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from fleet.enrolment import Decision
+from fleet.lifecycle import MAX_ATTEMPTS, State
+
+
+class Kind(StrEnum):
+    """What an entry is about; part of the JSON output."""
+
+    BOOT = "boot"
+    INTENT = "intent"
+    ADMISSION = "admission"
+    INSTALL = "install"
+    ENROLMENT = "enrolment"
+    JOIN = "join"
+    STATE = "state"
+    HEALTH = "health"
+    HELD = "held"
+    ALARM = "alarm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One line of a timeline, before it has a time and an owner."""
+
+    kind: Kind
+    text: str
+    hint: str = ""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+def intent_opened(number: int, expires_in_s: float) -> Entry:
+    hours = round(expires_in_s / 3600)
+    text = f"intent {number} opened: this node may be installed once, within {hours} h"
+    return Entry(kind=Kind.INTENT, text=text, detail={"intent": number})
+
+
+def intent_closed(number: int, why: str) -> Entry:
+    return Entry(kind=Kind.INTENT, text=f"intent {number} closed: {why}", detail={"intent": number})
+
+
+def attempt_started(attempt: int) -> Entry:
+    return Entry(
+        kind=Kind.BOOT,
+        text=f"took the installer's kernel (attempt {attempt} of {MAX_ATTEMPTS})",
+        detail={"attempt": attempt},
+    )
+
+
+def quarantined(name: str) -> Entry:
+    return Entry(
+        kind=Kind.STATE,
+        text=f"quarantined: {MAX_ATTEMPTS} boots of the installer ended without an installation",
+        hint=f"Mend what the last attempt complained of, then 'bramble approve {name}' lets it try again.",
+    )
+
+
+def boot(text: str, hint: str = "", detail: Mapping[str, Any] | None = None) -> Entry:
+    """A stage of the firmware's network boot, told by the boot server."""
+    return Entry(kind=Kind.BOOT, text=text, hint=hint, detail=detail or {})
+
+
+def installer_decided(decision: Decision, fingerprint: str, name: str) -> Entry:
+    hint = ""
+    if decision.reason == "waits for approval":
+        hint = f"Compare {fingerprint} with the board's screen, then run 'bramble approve {name}'."
+    return Entry(
+        kind=Kind.ALARM if decision.is_alarm else Kind.ADMISSION,
+        text=f"installer {decision.outcome.value}: {decision.reason} (key {fingerprint})",
+        hint=hint,
+        detail={"outcome": decision.outcome.value, "fingerprint": fingerprint},
+    )
+
+
+def agent_decided(decision: Decision, fingerprint: str) -> Entry:
+    hint = ""
+    if decision.is_alarm:
+        hint = "If nobody moved this disk to another board, somebody copied it: check the boards' network."
+    return Entry(
+        kind=Kind.ALARM if decision.is_alarm else Kind.ENROLMENT,
+        text=f"agent {decision.outcome.value}: {decision.reason} (key {fingerprint})",
+        hint=hint,
+        detail={"outcome": decision.outcome.value, "fingerprint": fingerprint},
+    )
+
+
+def approved(fingerprint: str) -> Entry:
+    return Entry(kind=Kind.ADMISSION, text=f"approved by a person (key {fingerprint})")
+
+
+def released(number: int) -> Entry:
+    return Entry(kind=Kind.INTENT, text=f"released from quarantine by a person; intent {number} opened")
+
+
+def plan_given(image_id: str, disk: str, intent: int) -> Entry:
+    return Entry(
+        kind=Kind.INSTALL,
+        text=f"install plan handed out: image {image_id[:12]} to the {disk} disk",
+        detail={"image_id": image_id, "intent": intent},
+    )
+
+
+def install_step(step: str, message: str) -> Entry:
+    text = f"installer: {step}" + (f" ({message})" if message else "")
+    return Entry(kind=Kind.INSTALL, text=text, detail={"step": step})
+
+
+def install_failed(step: str, message: str, hint: str) -> Entry:
+    return Entry(
+        kind=Kind.INSTALL, text=f"installation failed in {step}: {message}", hint=hint, detail={"step": step}
+    )
+
+
+def installed(disk: str, bytes_written: int, seconds: float) -> Entry:
+    text = f"installed and verified: {bytes_written / 1e6:.0f} MB in {seconds:.0f} s on {disk}"
+    return Entry(kind=Kind.INSTALL, text=text, detail={"bytes_written": bytes_written, "seconds": seconds})
+
+
+def may_join(reason: str) -> Entry:
+    return Entry(kind=Kind.JOIN, text=f"may join: {reason}")
+
+
+def join_waits(reason: str) -> Entry:
+    return Entry(kind=Kind.JOIN, text=f"waits to join: {reason}")
+
+
+def material_given(unit: str) -> Entry:
+    return Entry(kind=Kind.JOIN, text=f"join material handed out for {unit}")
+
+
+def k3s_changed(state: str, version: str | None) -> Entry:
+    text = f"k3s is {state}" + (f", {version}" if version else "")
+    return Entry(kind=Kind.JOIN, text=text, detail={"k3s": state})
+
+
+def problem(code: str, message: str, hint: str) -> Entry:
+    return Entry(kind=Kind.HEALTH, text=f"{code}: {message}", hint=hint, detail={"code": code})
+
+
+def became_ready(version: str, simulated: bool) -> Entry:
+    suffix = " (simulator)" if simulated else ""
+    return Entry(kind=Kind.STATE, text=f"Ready, says the Kubernetes API; kubelet {version}{suffix}")
+
+
+def became_unready(reason: str) -> Entry:
+    return Entry(
+        kind=Kind.STATE,
+        text=f"no longer Ready, says the Kubernetes API: {reason}",
+        hint="'journalctl -u k3s -u k3s-agent' on the node tells why.",
+    )
+
+
+def fell_silent(seconds: float) -> Entry:
+    return Entry(
+        kind=Kind.STATE,
+        text=f"lost: no status for {seconds:.0f} s",
+        hint="Is the board on, and its network cable in? It reports again by itself when it is back.",
+    )
+
+
+def heard_again() -> Entry:
+    return Entry(kind=Kind.STATE, text="reports again")
+
+
+def came_back(boot_number: int) -> Entry:
+    return Entry(kind=Kind.BOOT, text=f"came back from its own disk (boot {boot_number})")
+
+
+def timed_out(state: State, minutes: float) -> Entry:
+    hints = {
+        State.NETBOOTING: "Look at the board's screen; it goes on by itself when it is switched off and on.",
+        State.PENDING: "Switch the board off and on to ask again.",
+        State.IMAGING: "Switch the board off and on: it installs again from the start.",
+        State.FIRST_BOOT: "Does it boot from the disk that was written? Check BOOT_ORDER.",
+        State.JOINING: "'journalctl -u k3s -u k3s-agent -u bramble-agent' on the node tells why.",
+    }
+    return Entry(
+        kind=Kind.STATE, text=f"{state} made no progress for {minutes:.0f} min", hint=hints.get(state, "")
+    )
+
+
+def board_held(model: str, reason: str) -> Entry:
+    return Entry(
+        kind=Kind.HELD,
+        text=f"board held: {model}, {reason}",
+        hint="Add it under 'nodes:' in cluster.yaml with this serial or MAC, then restart 'bramble serve'.",
+    )
+
+
+def removed() -> Entry:
+    return Entry(kind=Kind.STATE, text="no longer in cluster.yaml: decommissioned, its certificate is void")
+
+
+def restored() -> Entry:
+    return Entry(kind=Kind.STATE, text="in cluster.yaml again")
+
+
+def declared() -> Entry:
+    return Entry(kind=Kind.STATE, text="declared in cluster.yaml")

@@ -1,0 +1,103 @@
+"""What every part of the controller stands on: the store, the declared cluster, the keys, a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from fleet.events import Entry, intent_opened
+from fleet.k3s import K3sMaterial
+from fleet.lifecycle import Happening, State
+from fleet.pki import ControlPki
+from fleet.spec.model import ClusterSpec, NodeSpec
+from fleet.store.database import Store
+from fleet.store.records import IntentRecord, NodeRecord
+from fleet.store.transaction import Transaction
+
+INTENT_TTL_S: Final = 24 * 3600.0
+REPEAT_WINDOW_S: Final = 600.0
+MAX_REMEMBERED: Final = 4096
+
+
+class Repeats:
+    """Remembers what was said lately: a board that asks every five seconds must not fill the timeline."""
+
+    def __init__(self, window_s: float = REPEAT_WINDOW_S) -> None:
+        self._window_s = window_s
+        self._said: dict[tuple[str, ...], float] = {}
+
+    def is_new(self, what: tuple[str, ...], now: float) -> bool:
+        """Whether `what` was not said within the window; it counts as said from now on."""
+        last = self._said.get(what)
+        if last is not None and now - last < self._window_s:
+            return False
+        if len(self._said) >= MAX_REMEMBERED:
+            self._said = {key: at for key, at in self._said.items() if now - at < self._window_s}
+        if len(self._said) < MAX_REMEMBERED:
+            self._said[what] = now
+        return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """Shared by the parts of one controller.
+
+    Attributes:
+        clock: UTC seconds since 1970.
+        random_hex: That many random bytes, as hex.
+        on_boot_change: Called after a change of what a node may boot; must not raise or block.
+    """
+
+    store: Store
+    spec: ClusterSpec
+    pki: ControlPki
+    k3s: K3sMaterial
+    clock: Callable[[], float]
+    random_hex: Callable[[int], str]
+    on_boot_change: Callable[[], None]
+    repeats: Repeats = field(default_factory=Repeats)
+
+    def require_spec(self, name: str) -> NodeSpec:
+        """The declaration of a node that is known to be declared."""
+        node = self.spec.find_node(name)
+        if node is None:
+            raise KeyError(name)
+        return node
+
+    def ensure_intent(
+        self, tx: Transaction, node: NodeRecord, now: float
+    ) -> tuple[NodeRecord, IntentRecord | None]:
+        """The node's usable intent; opened here when a declared, never installed board gives its first sign.
+
+        The consent of cluster.yaml does not end, so an expired intent of such a node is followed by another.
+        """
+        intent = tx.open_intent(node.name)
+        if is_usable(intent, now) or not node.state.awaits_install:
+            return node, intent if is_usable(intent, now) else None
+        intent = tx.open_new_intent(node.name, now, INTENT_TTL_S)
+        entry = intent_opened(intent.number, INTENT_TTL_S)
+        if node.state is State.DECLARED:
+            return tx.move(node, Happening.POWERED_ON, entry, now), intent
+        tx.add_event(entry, now, node=node.name, board=node.board_id)
+        return node, intent
+
+    def say_once(self, tx: Transaction, entry: Entry, now: float, *, node: NodeRecord) -> None:
+        """Add a timeline entry unless the same was said of this node lately."""
+        if self.repeats.is_new((node.name, entry.text), now):
+            tx.add_event(entry, now, node=node.name, board=node.board_id)
+
+
+def learned_identity(node: NodeRecord, serial: str | None, mac: str | None) -> dict[str, str]:
+    """Columns that a sighting of the node's board adds; what is known already stays."""
+    changes = {}
+    if serial and (node.serial is None or node.serial.startswith("0" * 8)) and serial != node.serial:
+        changes["serial"] = serial
+    if mac and node.mac is None:
+        changes["mac"] = mac
+    return changes
+
+
+def is_usable(intent: IntentRecord | None, now: float) -> bool:
+    """Whether the intent is open and has not expired."""
+    return intent is not None and intent.closed is None and now < intent.expires

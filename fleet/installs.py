@@ -1,0 +1,187 @@
+"""One installation: the plan, the progress, and the end that closes the intent.
+
+The caller is an installer that was admitted; it shows the bearer token of its attempt. The store knows the
+token's hash.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from agent.protocol import (
+    DiskSelector,
+    ImageSource,
+    InstallComplete,
+    InstallPlan,
+    InstallProgress,
+    InstallStep,
+    Patch,
+)
+from fleet import events
+from fleet.admission import hash_token
+from fleet.ground import Ground
+from fleet.lifecycle import Happening, State, allows
+from fleet.refusal import RefusedError
+from fleet.secret import Secret
+from fleet.spec.model import NodeSpec
+from fleet.store.records import IntentRecord, NodeRecord
+from fleet.store.transaction import Reader, Transaction
+
+PROGRESS_INTERVAL_S: Final = 1.0
+"""Percentages within a step are written no more often."""
+INSTALLED: Final = "installed"
+
+
+@dataclass(frozen=True, slots=True)
+class ControlInfo:
+    """How a node finds this server, and how it knows it."""
+
+    urls: tuple[str, ...]
+    ca_pem: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedImage:
+    """What an installer is to write, and where."""
+
+    image: ImageSource
+    disk: DiskSelector
+    delta: tuple[Patch, ...]
+
+
+class ImageProvider(Protocol):
+    """The image room, as the controller needs it; the composition root implements it."""
+
+    def plan_for(
+        self, node: NodeSpec, control: ControlInfo, *, ticket: Secret, disk_signature: int, instance_id: str
+    ) -> PlannedImage:
+        """Render the node's delta against the cluster's image. Takes milliseconds.
+
+        Raises:
+            FleetError: There is no image for this node (now).
+        """
+        ...
+
+
+class InstallDesk:
+    """Answers an admitted installer."""
+
+    def __init__(self, ground: Ground, images: ImageProvider, control: ControlInfo) -> None:
+        self._ground = ground
+        self._images = images
+        self._control = control
+
+    def plan(self, token: str) -> InstallPlan:
+        """The plan of this attempt; asking again gives the same plan, ticket included."""
+        ground, now = self._ground, self._ground.clock()
+        with ground.store.write() as tx:
+            node, intent = self._attempt(tx, token)
+            ticket = ground.pki.ticket(node.name, intent.number, node.standing.attempt)
+            signature = node.disk_signature or 1 + int(ground.random_hex(4), 16) % 0xFFFF_FFFF
+            instance = f"{ground.spec.name}-{node.name}-{intent.number}-{node.standing.attempt}"
+            planned = self._images.plan_for(
+                ground.require_spec(node.name),
+                self._control,
+                ticket=ticket,
+                disk_signature=signature,
+                instance_id=instance,
+            )
+            tx.add_ticket(ticket.sha256, node.name, intent.number, node.standing.attempt, now)
+            tx.update_node(node, disk_signature=signature)
+            entry = events.plan_given(planned.image.image_id, planned.disk.kind, intent.number)
+            ground.say_once(tx, entry, now, node=node)
+        return InstallPlan(
+            intent=intent.number,
+            node=node.name,
+            disk=planned.disk,
+            image=planned.image,
+            delta=planned.delta,
+            cluster=ground.spec.name,
+        )
+
+    def progress(self, token: str, progress: InstallProgress) -> None:
+        """Take note of where the installer is, or of why it gave up."""
+        now = self._ground.clock()
+        with self._ground.store.write() as tx:
+            node, intent = self._attempt(tx, token)
+            _require_same_intent(intent, progress.intent)
+            if progress.failed:
+                self._fail(tx, node, progress, now)
+                return
+            step, _, _ = node.detail.partition(" ")
+            is_new_step = step != progress.step.value
+            waited = now - node.standing.progressed_at
+            if not is_new_step and waited < PROGRESS_INTERVAL_S and progress.percent < 100:
+                return
+            detail = progress.step.value
+            if progress.step in (InstallStep.WRITE, InstallStep.VERIFY):
+                detail = f"{progress.step.value} {min(max(progress.percent, 0.0), 100.0):.0f} %"
+            tx.note_progress(node, Happening.PROGRESSED, now, detail)
+            if is_new_step:
+                entry = events.install_step(progress.step.value, progress.message)
+                tx.add_event(entry, now, node=node.name, board=node.board_id)
+
+    @staticmethod
+    def _fail(tx: Transaction, node: NodeRecord, progress: InstallProgress, now: float) -> None:
+        entry = events.install_failed(progress.step.value, progress.message, progress.hint)
+        if allows(node.state, Happening.INSTALL_FAILED):
+            tx.move(node, Happening.INSTALL_FAILED, entry, now, detail=progress.message[:200])
+
+    def complete(self, token: str, complete: InstallComplete) -> None:
+        """The disk is written, verified and committed: close the intent; the next boot is from that disk.
+
+        A repeat of the same message is accepted: its first answer got lost.
+        """
+        ground, now = self._ground, self._ground.clock()
+        with ground.store.write() as tx:
+            node, intent = self._owner(tx, token)
+            _require_same_intent(intent, complete.intent)
+            if intent.closed is not None and (intent.why or "").startswith(INSTALLED):
+                return
+            if intent.closed is not None or not allows(node.state, Happening.INSTALLED):
+                raise _ended(intent)
+            tx.close_intent(intent, INSTALLED, now)
+            entry = events.installed(complete.disk, complete.bytes_written, complete.seconds)
+            # The certificate of an earlier installation dies with the disk that held its key.
+            tx.move(
+                node,
+                Happening.INSTALLED,
+                entry,
+                now,
+                image_id=complete.image_id,
+                certificate=None,
+                previous_certificate=None,
+                agent_key=None,
+            )
+            closed = events.intent_closed(intent.number, "installed; from now on it boots its own disk")
+            tx.add_event(closed, now, node=node.name, board=node.board_id)
+        ground.on_boot_change()
+
+    @staticmethod
+    def _owner(reader: Reader, token: str) -> tuple[NodeRecord, IntentRecord]:
+        intent = reader.intent_of_token(hash_token(token)) if token else None
+        if intent is None:
+            raise RefusedError(401, "token", "this installer is not admitted", "Say hello and prove again.")
+        return reader.require_node(intent.node), intent
+
+    def _attempt(self, reader: Reader, token: str) -> tuple[NodeRecord, IntentRecord]:
+        """The node and the open intent of an installer at work."""
+        node, intent = self._owner(reader, token)
+        if intent.closed is not None or node.state not in (State.IMAGING, State.FAILED_IMAGING):
+            raise _ended(intent)
+        return node, intent
+
+
+def _require_same_intent(intent: IntentRecord, number: int) -> None:
+    if intent.number != number:
+        raise RefusedError(
+            409,
+            "intent",
+            f"the message is about intent {number}, the token is of intent {intent.number}",
+        )
+
+
+def _ended(intent: IntentRecord) -> RefusedError:
+    why = intent.why or "another attempt began"
+    return RefusedError(409, "intent-closed", f"intent {intent.number} is over: {why}", "Restart the board.")

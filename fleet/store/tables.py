@@ -1,0 +1,108 @@
+"""The tables, as SQLAlchemy Core knows them.
+
+Times are UTC seconds since 1970 (REAL). `migrations/` makes these tables; a test keeps both equal.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+boards = sa.Table(
+    "boards",
+    metadata,
+    # Low half of the serial as 8 hex digits, or the MAC where no serial was seen.
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("serial", sa.Text),
+    sa.Column("macs", sa.JSON, nullable=False),
+    sa.Column("revision", sa.BigInteger),
+    sa.Column("model", sa.Text),
+    sa.Column("first_seen", sa.Float, nullable=False),
+    sa.Column("last_seen", sa.Float, nullable=False),
+    # Why the board is held; NULL for the board of a declared node.
+    sa.Column("held_reason", sa.Text),
+)
+
+nodes = sa.Table(
+    "nodes",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("uuid", sa.Text, nullable=False, unique=True),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("board", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("since", sa.Float, nullable=False),
+    sa.Column("progressed_at", sa.Float, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    # What is under way, in a few words: "write 42 %".
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("serial", sa.Text),
+    sa.Column("mac", sa.Text),
+    sa.Column("image_id", sa.Text),
+    sa.Column("disk_signature", sa.BigInteger),
+    # Hex serial numbers of the certificate in force, and of the one before until the newer was used once.
+    sa.Column("certificate", sa.Text),
+    sa.Column("previous_certificate", sa.Text),
+    sa.Column("agent_key", sa.Text),
+    # SHA-256 of the key that waits for approval, and of the one that a person approved.
+    sa.Column("pending_key", sa.Text),
+    sa.Column("approved_key", sa.Text),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("join_allowed", sa.Boolean, nullable=False),
+    sa.Column("node_password", sa.Text, nullable=False),
+    sa.Column("boot_id", sa.Text),
+    sa.Column("boots", sa.Integer, nullable=False),
+    sa.Column("status", sa.JSON),
+    sa.Column("status_sequence", sa.Integer, nullable=False),
+    sa.Column("status_at", sa.Float),
+)
+
+intents = sa.Table(
+    "intents",
+    metadata,
+    sa.Column("node", sa.Text, sa.ForeignKey("nodes.name"), primary_key=True),
+    # Counts from 1 for each node, so that the first one is known before it is opened.
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("opened", sa.Float, nullable=False),
+    sa.Column("expires", sa.Float, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("closed", sa.Float),
+    sa.Column("why", sa.Text),
+    # SHA-256 of the bearer token of the installer that was admitted last.
+    sa.Column("token_sha256", sa.Text),
+)
+
+tickets = sa.Table(
+    "tickets",
+    metadata,
+    sa.Column("sha256", sa.Text, primary_key=True),
+    sa.Column("node", sa.Text, sa.ForeignKey("nodes.name"), nullable=False, index=True),
+    sa.Column("intent", sa.Integer, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("minted_at", sa.Float, nullable=False),
+    sa.Column("used_at", sa.Float),
+    # SHA-256 of the agent's public key that used it.
+    sa.Column("used_by", sa.Text),
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("node", sa.Text, index=True),
+    sa.Column("board", sa.Text, index=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("hint", sa.Text, nullable=False),
+    sa.Column("detail", sa.JSON, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+kv = sa.Table(
+    "kv",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)

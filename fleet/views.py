@@ -1,0 +1,194 @@
+"""What is shown of the fleet, as plain values: the same from a running server and from the file alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from fleet.boards import BoardModel
+from fleet.store.database import Store
+from fleet.store.records import BoardRecord, EventRecord, NodeRecord, board_id
+from fleet.watch import is_simulated
+
+_VERSION = re.compile(r"\bv\d+\.\d+\.\d+\S*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeView:
+    """One node for a table. `since` is UTC seconds; `k3s` is empty until its agent has told."""
+
+    name: str
+    board: str
+    role: str
+    state: str
+    since: float
+    attempt: int
+    detail: str
+    k3s: str
+    serial: str | None
+    mac: str | None
+    image_id: str | None
+    boots: int
+    fingerprint: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldBoardView:
+    """One board that is no node's."""
+
+    board: str
+    model: str
+    serial: str | None
+    macs: tuple[str, ...]
+    first_seen: float
+    last_seen: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventView:
+    """One line of a timeline."""
+
+    id: int
+    at: float
+    node: str | None
+    board: str | None
+    kind: str
+    text: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetView:
+    """Everything that `bramble nodes` shows."""
+
+    nodes: tuple[NodeView, ...]
+    held: tuple[HeldBoardView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """One node, or one held board, and what happened to it."""
+
+    node: NodeView | None
+    board: HeldBoardView | None
+    facts: dict[str, str]
+    events: tuple[EventView, ...]
+
+
+def fleet_view(store: Store) -> FleetView:
+    """All nodes and all held boards."""
+    with store.read() as reader:
+        return FleetView(
+            nodes=tuple(map(node_view, reader.nodes())), held=tuple(map(_held_view, reader.held_boards()))
+        )
+
+
+def timeline_view(store: Store, name: str, since: int = 0) -> Timeline | None:
+    """The timeline of a node by name, or of a held board by the key that `bramble nodes` shows."""
+    with store.read() as reader:
+        node = reader.node(name)
+        if node is not None:
+            # Also what its board did before the node was declared; both names of a board that showed its MAC
+            # first.
+            own = {event.id: event for event in reader.timeline(node=name, since=since)}
+            for key in {board_id(node.serial, None), board_id(None, node.mac)} - {None}:
+                earlier = reader.timeline(board=key, since=since)
+                own |= {event.id: event for event in earlier if event.node in (None, name)}
+            events = sorted(own.values(), key=lambda event: (event.at, event.id))
+            return Timeline(node=node_view(node), board=None, facts=_facts(node), events=_event_views(events))
+        board = reader.board(name)
+        if board is None or board.held_reason is None:
+            return None
+        events = reader.timeline(board=name, since=since)
+        return Timeline(node=None, board=_held_view(board), facts={}, events=_event_views(events))
+
+
+def as_json(value: Any) -> Any:
+    """A view as JSON values."""
+    return dataclasses.asdict(value)
+
+
+def node_view(node: NodeRecord) -> NodeView:
+    return NodeView(
+        name=node.name,
+        board=node.board,
+        role=node.role.value,
+        state=node.state.value,
+        since=node.standing.since,
+        attempt=node.standing.attempt,
+        detail=node.detail,
+        k3s=k3s_text(node),
+        serial=node.serial,
+        mac=node.mac,
+        image_id=node.image_id,
+        boots=node.boots,
+        fingerprint=node.pending_key[:8] if node.pending_key else None,
+    )
+
+
+def k3s_text(node: NodeRecord) -> str:
+    """`v1.33.5+k3s1`, with `(simulator)` where the node's k3s says that it is one."""
+    told = str((node.status or {}).get("k3s_version") or "")
+    found = _VERSION.search(told)
+    version = found.group() if found else told[:40]
+    return f"{version} (simulator)" if version and is_simulated(node) else version
+
+
+def _held_view(board: BoardRecord) -> HeldBoardView:
+    return HeldBoardView(
+        board=board.id,
+        model=board.model or "unknown model",
+        serial=board.serial,
+        macs=board.macs,
+        first_seen=board.first_seen,
+        last_seen=board.last_seen,
+        reason=board.held_reason or "",
+    )
+
+
+def _event_views(events: list[EventRecord]) -> tuple[EventView, ...]:
+    return tuple(
+        EventView(
+            id=event.id,
+            at=event.at,
+            node=event.node,
+            board=event.board,
+            kind=event.kind,
+            text=event.text,
+            hint=event.hint,
+        )
+        for event in events
+    )
+
+
+def _facts(node: NodeRecord) -> dict[str, str]:
+    """What is known of the node, in the order in which it is shown."""
+    status = node.status or {}
+    hardware, health = status.get("hardware") or {}, status.get("health") or {}
+    facts = {
+        "board": BoardModel.parse(node.board).title,
+        "role": node.role.value,
+        "serial": node.serial or "",
+        "mac": node.mac or "",
+        "image": (node.image_id or "")[:12],
+        "boots": str(node.boots) if node.boots else "",
+        "reported model": str(hardware.get("model") or ""),
+        "memory": _mib(hardware.get("memory_bytes")),
+        "addresses": ", ".join(status.get("addresses") or ()),
+        "k3s": k3s_text(node),
+        "temperature": _number(health.get("temperature_c"), "°C"),
+        "load": _number(health.get("load1"), ""),
+        "free on /": _mib(health.get("root_free_bytes")),
+    }
+    return {name: text for name, text in facts.items() if text}
+
+
+def _mib(value: object) -> str:
+    return f"{value >> 20} MiB" if isinstance(value, int) else ""
+
+
+def _number(value: object, unit: str) -> str:
+    return f"{value:.1f} {unit}".strip() if isinstance(value, int | float) else ""

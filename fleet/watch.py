@@ -1,0 +1,163 @@
+"""What happens without anybody asking: time limits, silence, and Ready as the Kubernetes API says it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Protocol
+
+from fleet import events
+from fleet.ground import Ground, is_usable
+from fleet.joining import FOUNDED, FOUNDER, STEADY_INTERVAL_S, JoinDesk
+from fleet.k3s_config import API_PORT
+from fleet.kube import KubeApi, KubeError, KubeNode
+from fleet.lifecycle import Happening, State, check, limit_s
+from fleet.spec.model import Role
+from fleet.store.records import NodeRecord
+from fleet.store.transaction import Transaction
+
+log = logging.getLogger(__name__)
+
+MISSED_REPORTS: Final = 3
+SILENCE_S: Final = MISSED_REPORTS * STEADY_INTERVAL_S + 5.0
+"""Three missed intervals and some slack: then a node is lost."""
+UNREADY_POLLS: Final = 3
+"""So many answers in a row must say "not Ready" before a node is degraded; one is a hiccup."""
+POLL_JOINING_S: Final = 2.0
+POLL_STEADY_S: Final = 10.0
+_MAY_SERVE: Final = (State.READY, State.DEGRADED, State.JOINING, State.FAILED_JOINING)
+
+
+class NodeLister(Protocol):
+    """What is asked of a Kubernetes API server."""
+
+    async def nodes(self) -> dict[str, KubeNode]: ...
+
+
+Connect = Callable[[str], AbstractAsyncContextManager[NodeLister]]
+"""URL of an API server → a client for one conversation."""
+
+
+class Watch:
+    """Moves nodes by the clock and by what Kubernetes says."""
+
+    def __init__(self, ground: Ground, joins: JoinDesk, connect: Connect | None = None) -> None:
+        self._ground = ground
+        self._joins = joins
+        self._connect = connect or self._connect_with_certificate
+        self._started = ground.clock()
+        self._unready: dict[str, int] = {}
+
+    def tick(self) -> None:
+        """Apply time limits. Cheap: run it about once per second."""
+        now = self._ground.clock()
+        with self._ground.store.read() as reader:
+            due = any(self._is_due(node, now) for node in reader.nodes())
+            due |= any(not is_usable(intent, now) for intent in reader.open_intents().values())
+        if not due:
+            return
+        with self._ground.store.write() as tx:
+            for node in tx.nodes():
+                self._apply_limits(tx, node, now)
+            self._expire_intents(tx, now)
+        self._ground.on_boot_change()
+
+    def _is_due(self, node: NodeRecord, now: float) -> bool:
+        return check(node.standing, node.role, now) is not None or self._is_silent(node, now)
+
+    def _is_silent(self, node: NodeRecord, now: float) -> bool:
+        return node.state in (State.READY, State.DEGRADED) and self._silence_s(node, now) > SILENCE_S
+
+    def _silence_s(self, node: NodeRecord, now: float) -> float:
+        # What happened while this server was away is nobody's silence.
+        return now - max(node.status_at or 0.0, node.standing.since, self._started)
+
+    def _apply_limits(self, tx: Transaction, node: NodeRecord, now: float) -> None:
+        if check(node.standing, node.role, now) is Happening.TIMED_OUT:
+            minutes = (limit_s(node.state, node.role) or 0.0) / 60
+            entry = events.timed_out(node.state, minutes)
+            tx.move(node, Happening.TIMED_OUT, entry, now, detail=node.detail)
+        elif self._is_silent(node, now):
+            tx.move(node, Happening.FELL_SILENT, events.fell_silent(self._silence_s(node, now)), now)
+
+    @staticmethod
+    def _expire_intents(tx: Transaction, now: float) -> None:
+        for name, intent in tx.open_intents().items():
+            node = tx.require_node(name)
+            # An installer at work is not cut off: its own limit without progress watches over it.
+            if not is_usable(intent, now) and node.state is not State.IMAGING:
+                tx.close_intent(intent, "expired", now)
+                entry = events.intent_closed(intent.number, "expired")
+                tx.add_event(entry, now, node=name, board=node.board_id)
+
+    def poll_interval_s(self) -> float:
+        """How long to wait until the next question to Kubernetes."""
+        with self._ground.store.read() as reader:
+            joining = any(node.join_allowed and _waits_for_ready(node) for node in reader.nodes())
+        return POLL_JOINING_S if joining else POLL_STEADY_S
+
+    async def poll(self) -> None:
+        """Ask the servers in turn until one answers, and apply what it says. No answer changes nothing."""
+        with self._ground.store.read() as reader:
+            records = reader.nodes()
+        if not any(_waits_for_ready(node) or node.state is State.READY for node in records):
+            return
+        for node in sorted(filter(_may_serve, records), key=lambda record: _MAY_SERVE.index(record.state)):
+            address = self._joins.address_of(node)
+            if address is None:
+                continue
+            try:
+                async with self._connect(f"https://{address}:{API_PORT}") as api:
+                    listing = await api.nodes()
+            except KubeError as error:
+                log.debug("kubernetes does not answer", extra={"node": node.name, "cause": error.message})
+                continue
+            self.apply_kubernetes(listing)
+            return
+
+    def apply_kubernetes(self, listing: Mapping[str, KubeNode]) -> None:
+        """Move nodes by what the Kubernetes API says of them."""
+        now = self._ground.clock()
+        with self._ground.store.write() as tx:
+            for node in tx.nodes():
+                said = listing.get(node.name)
+                if said is not None and said.ready:
+                    self._unready.pop(node.name, None)
+                    self._take_ready(tx, node, said, now)
+                elif node.state is State.READY:
+                    self._take_unready(tx, node, said, now)
+
+    def _take_ready(self, tx: Transaction, node: NodeRecord, said: KubeNode, now: float) -> None:
+        # A Node object outlives its node for a while: only one that got its material can have become Ready.
+        if not (node.join_allowed and _waits_for_ready(node)):
+            return
+        entry = events.became_ready(said.version, is_simulated(node))
+        tx.move(node, Happening.BECAME_READY, entry, now)
+        if tx.value(FOUNDER) == node.name:
+            tx.claim_value(FOUNDED, node.name)
+
+    def _take_unready(self, tx: Transaction, node: NodeRecord, said: KubeNode | None, now: float) -> None:
+        count = self._unready.get(node.name, 0) + 1
+        self._unready[node.name] = count
+        if count < UNREADY_POLLS:
+            return
+        del self._unready[node.name]
+        reason = said.reason if said else "it has no Node object"
+        tx.move(node, Happening.BECAME_UNREADY, events.became_unready(reason), now, detail=reason[:200])
+
+    def _connect_with_certificate(self, url: str) -> KubeApi:
+        return KubeApi(url, self._ground.k3s.client_identity(self._ground.clock()))
+
+
+def is_simulated(node: NodeRecord) -> bool:
+    """Whether the node's k3s says of itself that it is the simulator."""
+    return "simulator" in str((node.status or {}).get("k3s_version") or "")
+
+
+def _waits_for_ready(node: NodeRecord) -> bool:
+    return node.state in (State.JOINING, State.FAILED_JOINING, State.DEGRADED)
+
+
+def _may_serve(node: NodeRecord) -> bool:
+    return node.role is Role.SERVER and node.join_allowed and node.state in _MAY_SERVE
