@@ -16,8 +16,8 @@ from pathlib import Path
 
 from lab.k3s_sim.node import certificates, log, tokens
 from lab.k3s_sim.node.client import Answer, KeyPair, Refusal, TransportError, TrustedServer, validate
-from lab.k3s_sim.node.cluster import write_atomically
 from lab.k3s_sim.node.errors import K3sError
+from lab.k3s_sim.node.files import write_atomically
 from lab.k3s_sim.node.node_object import (
     MachineFacts,
     observe_machine,
@@ -27,9 +27,9 @@ from lab.k3s_sim.node.node_object import (
     render_status,
     require_allowed_labels,
 )
+from lab.k3s_sim.node.protocol import ADDRESS_HEADER, NAME_HEADER, PASSWORD_HEADER, PREFIX
 from lab.k3s_sim.node.settings import AgentSettings
 from lab.k3s_sim.node.store import Object
-from lab.k3s_sim.node.supervisor import ADDRESS_HEADER, NAME_HEADER, PASSWORD_HEADER, PREFIX
 
 VALIDATE_RETRY_S = 2.0
 CONFIG_RETRY_S = 5.0

@@ -5,7 +5,6 @@ it.
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lab.k3s_sim.node.errors import K3sError
+from lab.k3s_sim.node.files import write_atomically
 from lab.k3s_sim.node.store import Object, Store
 
 _FORMAT = 1
@@ -100,16 +100,3 @@ class Cluster:
     def tick(self) -> None:
         """Run the background controllers once."""
         self._change(lambda store: store.tick(time.time(), time.monotonic()))
-
-
-def write_atomically(file: Path, content: bytes) -> None:
-    """Replace a file as a whole, mode 0600, durable before this returns."""
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = file.with_name(f".{file.name}.new")
-    temporary.unlink(missing_ok=True)
-    temporary.touch(mode=0o600)
-    with temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)

@@ -16,17 +16,17 @@ from pathlib import Path
 from lab.k3s_sim.node import log, tokens
 from lab.k3s_sim.node.auth import encode_groups
 from lab.k3s_sim.node.client import KeyPair, Refusal, TransportError, TrustedServer, validate
-from lab.k3s_sim.node.cluster import write_atomically
 from lab.k3s_sim.node.errors import K3sError, StatusError
+from lab.k3s_sim.node.files import write_atomically
 from lab.k3s_sim.node.messages import Request, Response
-from lab.k3s_sim.node.supervisor import ADDRESS_HEADER, BOOTSTRAP_FILES, NAME_HEADER, PASSWORD_HEADER, PREFIX
+from lab.k3s_sim.node.protocol import ADDRESS_HEADER, BOOTSTRAP_FILES, NAME_HEADER, PASSWORD_HEADER, PREFIX
 
 PROXY_USER = "system:auth-proxy"
 _PASSED_ON = ("Authorization", "Content-Type", NAME_HEADER, PASSWORD_HEADER, ADDRESS_HEADER)
 
 
-def join_cluster(url: str, token: str, tls: Path) -> None:
-    """Fetch the cluster's CAs from the first server into `tls`.
+def join_cluster(url: str, token: str, directory: Path) -> None:
+    """Fetch the cluster's CAs and passwords from the first server into `directory` (<data-dir>/server).
 
     Raises:
         K3sError: as k3s words it; the program ends and systemd starts it again.
@@ -47,7 +47,7 @@ def join_cluster(url: str, token: str, tls: Path) -> None:
             f"failed to bootstrap cluster data: failed to bootstrap from server: {error}"
         ) from error
     for key, name in BOOTSTRAP_FILES.items():
-        write_atomically(tls / name, base64.b64decode(files[key]["Content"]))
+        write_atomically(directory / name, base64.b64decode(files[key]["Content"]))
     log.info(f"Cluster bootstrap data retrieved from {url}")
 
 

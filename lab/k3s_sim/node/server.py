@@ -17,11 +17,12 @@ from pathlib import Path
 
 from lab.k3s_sim.node import certificates, log, notify, tokens
 from lab.k3s_sim.node.agent import Agent
-from lab.k3s_sim.node.auth import MASTERS_GROUP, Authenticator
+from lab.k3s_sim.node.auth import AGENT_GROUP, MASTERS_GROUP, SERVER_GROUP, Authenticator
 from lab.k3s_sim.node.certificates import Authority, Profile
 from lab.k3s_sim.node.client import KeyPair, TransportError, TrustedServer
-from lab.k3s_sim.node.cluster import Cluster, write_atomically
+from lab.k3s_sim.node.cluster import Cluster
 from lab.k3s_sim.node.errors import K3sError
+from lab.k3s_sim.node.files import write_atomically
 from lab.k3s_sim.node.https_server import HttpsServer, certificate_subject, server_context
 from lab.k3s_sim.node.kube_api import KubeApi
 from lab.k3s_sim.node.messages import Application, Request, Response
@@ -114,7 +115,7 @@ class Server:
             url = self._settings.join_url or str(json.loads(self._joined.read_text("utf-8"))["url"])
         else:
             url = self._settings.join_url
-            join_cluster(url, self._settings.token, self._tls)
+            join_cluster(url, self._settings.token, self._dir)
             write_atomically(self._joined, json.dumps({"url": url}).encode())
         proxy = KeyPair(self._tls / "client-auth-proxy.crt", self._tls / "client-auth-proxy.key")
         authority = Authority.in_directory(self._tls, "request-header-ca")
@@ -128,7 +129,7 @@ class Server:
             certificate_subject(self._tls / "request-header-ca.crt"),
         )
         supervisor = Supervisor(
-            self._tls, cluster, authenticator, self._settings.https_port, self._settings.agent.node_ips
+            self._dir, cluster, authenticator, self._settings.https_port, self._settings.agent.node_ips
         )
         return LocalCluster(supervisor, KubeApi(cluster, authenticator, self._version))
 
@@ -143,20 +144,21 @@ class Server:
                 raise K3sError(f"{authority.certificate} and {authority.key} must be given together")
 
     def _passwords(self) -> Passwords:
-        """The secrets of the tokens: as set, as kept from earlier starts, or new. Writes the token files."""
-        token_file, agent_file = self._dir / "token", self._dir / "agent-token"
-        kept = _kept_password(token_file)
-        server = _password(self._settings.token) or kept or secrets.token_hex(16)
-        if kept and kept != server:
+        """The secrets of the tokens: as set, as kept, or new. Writes the password and token files."""
+        passwd = self._dir / "cred" / "passwd"
+        kept = parse_passwd(passwd.read_text("utf-8")) if passwd.exists() else {}
+        server = _password(self._settings.token) or kept.get("server") or secrets.token_hex(16)
+        if kept.get("server", server) != server:
             raise K3sError("bootstrap data already found and encrypted with different token")
-        agent = _password(self._settings.agent_token) or _kept_password(agent_file) or server
+        agent = _password(self._settings.agent_token) or kept.get("node") or server
+        write_atomically(passwd, render_passwd(server, agent).encode())
         cacerts = (self._tls / "server-ca.crt").read_bytes()
+        token_file, agent_file = self._dir / "token", self._dir / "agent-token"
         write_atomically(token_file, f"{tokens.format_token(cacerts, 'server', server)}\n".encode())
         _link(self._dir / "node-token", token_file)
         if agent == server:
             _link(agent_file, token_file)
         else:
-            agent_file.unlink(missing_ok=True)
             write_atomically(agent_file, f"{tokens.format_token(cacerts, 'node', agent)}\n".encode())
         return Passwords(server, agent)
 
@@ -252,8 +254,15 @@ def _password(token: str) -> str:
     return parsed.password
 
 
-def _kept_password(file: Path) -> str:
-    return _password(file.read_text("utf-8").strip()) if file.exists() else ""
+def render_passwd(server: str, agent: str) -> str:
+    """The password file as k3s keeps it: password, user, user id, groups."""
+    return f"{agent},node,node,{AGENT_GROUP}\n{server},server,server,{SERVER_GROUP}\n"
+
+
+def parse_passwd(text: str) -> dict[str, str]:
+    """Passwords by user; from the right, because a password may hold a comma."""
+    rows = (line.rsplit(",", 3) for line in text.splitlines())
+    return {user: password for password, user, _, _ in rows}
 
 
 def _link(link: Path, target: Path) -> None:

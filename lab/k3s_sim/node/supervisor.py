@@ -34,37 +34,29 @@ from lab.k3s_sim.node.certificates import Authority, Profile
 from lab.k3s_sim.node.cluster import Cluster
 from lab.k3s_sim.node.errors import K3sError, StatusError, bad_request
 from lab.k3s_sim.node.messages import Request, Response
+from lab.k3s_sim.node.protocol import ADDRESS_HEADER, BOOTSTRAP_FILES, NAME_HEADER, PASSWORD_HEADER, PREFIX
 from lab.k3s_sim.node.settings import NODE_NAME
 from lab.k3s_sim.node.store import SYSTEM_NAMESPACE, Object
 
-PREFIX = "/v1-k3s/"
-NAME_HEADER = "k3s-Node-Name"
-PASSWORD_HEADER = "k3s-Node-Password"
-ADDRESS_HEADER = "k3s-Node-IP"
-
 _AGENTS = (AGENT_GROUP, NODES_GROUP, BOOTSTRAP_GROUP)
-BOOTSTRAP_FILES: Mapping[str, str] = {
-    "ServerCA": "server-ca.crt",
-    "ServerCAKey": "server-ca.key",
-    "ClientCA": "client-ca.crt",
-    "ClientCAKey": "client-ca.key",
-    "RequestHeaderCA": "request-header-ca.crt",
-    "RequestHeaderCAKey": "request-header-ca.key",
-}
-"""What server-bootstrap hands out: name in the answer, file below server/tls."""
 
 
 @dataclass
 class Supervisor:
-    """The routes, for one server. `tls` is <data-dir>/server/tls, `https_port` the port everybody uses."""
+    """The routes, for one server. `directory` is <data-dir>/server, `https_port` the port everybody uses."""
 
-    tls: Path
+    directory: Path
     cluster: Cluster
     authenticator: Authenticator
     https_port: int
     addresses: tuple[str, ...]
     _verified: dict[str, str] = field(default_factory=dict, repr=False)
     _hashing: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def tls(self) -> Path:
+        """Where the authorities are."""
+        return self.directory / "tls"
 
     def handle(self, request: Request) -> Response | None:
         """Answer one of the supervisor's routes; None if the path belongs to the Kubernetes API.
@@ -119,15 +111,14 @@ class Supervisor:
         return Response(200, (self.tls / name).read_bytes())
 
     def _bootstrap(self) -> Response:
-        files = {
-            key: {
-                "Timestamp": time.strftime(
-                    "%Y-%m-%dT%H:%M:%SZ", time.gmtime((self.tls / name).stat().st_mtime)
-                ),
-                "Content": base64.b64encode((self.tls / name).read_bytes()).decode(),
+        files: Object = {}
+        for key, name in BOOTSTRAP_FILES.items():
+            path = self.directory / name
+            modified = time.gmtime(path.stat().st_mtime)
+            files[key] = {
+                "Timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", modified),
+                "Content": base64.b64encode(path.read_bytes()).decode(),
             }
-            for key, name in BOOTSTRAP_FILES.items()
-        }
         return Response.json(files)
 
     def _serving_kubelet(self, request: Request, identity: Identity) -> Response:

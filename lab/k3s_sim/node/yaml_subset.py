@@ -18,6 +18,13 @@ Value = Union[str, "list[Value]", "dict[str, Value]"]
 _KEY = re.compile(
     r"""(?P<key>"(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^\s:#'"\[\]{},&*!|>%@`-][^:#]*?|-?[^\s:#'"]+)\s*:(?=\s|$)"""
 )
+_ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)")
+_SHORT_ESCAPES = {
+    **{"0": "\0", "a": "\a", "b": "\b", "t": "\t", "\t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r"},
+    **{"e": "\x1b", " ": " ", '"': '"', "/": "/", "\\": "\\", "N": "\x85", "_": "\xa0"},
+    **{"L": "\u2028", "P": "\u2029"},
+}
+"""Source: YAML 1.2.2, section 5.7."""
 _FORBIDDEN_START = {
     "&": "an anchor",
     "*": "an alias",
@@ -57,7 +64,10 @@ def parse_mapping(text: str, file: str) -> dict[str, Value]:
     if text.lstrip().startswith("{"):
         return _parse_json(text, file)
     reader = _Reader(file, _significant_lines(text, file))
-    value = reader.document()
+    try:
+        value = reader.document()
+    except RecursionError as error:
+        raise YamlError(file, 1, "brackets or blocks are nested too deeply") from error
     if not isinstance(value, dict):
         raise YamlError(file, 1, "expected 'key: value' lines at the top level")
     return value
@@ -243,7 +253,7 @@ class _Reader:
             return text[:end], text[end:].lstrip()
         end = next((index for index, character in enumerate(text) if character in stop), len(text))
         if not text[:end].strip():
-            raise self._error(line, "a value is missing here")
+            raise self._error(line, "a value is missing; a list or mapping in brackets ends on its line")
         return text[:end].strip(), text[end:]
 
     def _scalar(self, line: _Line, text: str) -> str:
@@ -253,9 +263,9 @@ class _Reader:
             if text[0] == "'":
                 return text[1:-1].replace("''", "'")
             try:
-                return str(json.loads(text))
-            except json.JSONDecodeError as error:
-                raise self._error(line, f"an escape in {text} is unknown: {error.msg}") from error
+                return _ESCAPE.sub(_unescaped, text[1:-1])
+            except ValueError as error:
+                raise self._error(line, f"an escape in {text} is unknown: {error}") from error
         if text[0] in _FORBIDDEN_START:
             raise self._error(
                 line, f"{_FORBIDDEN_START[text[0]]} is outside the YAML that this simulator reads"
@@ -263,6 +273,15 @@ class _Reader:
         if ": " in text:
             raise self._error(line, f"{text!r} contains ': '; quote it")
         return "" if text in ("~", "null", "Null", "NULL") else text
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    escape = match[1]
+    if escape in _SHORT_ESCAPES:
+        return _SHORT_ESCAPES[escape]
+    if len(escape) == 1:
+        raise ValueError(match[0])
+    return chr(int(escape[1:], 16))  # ValueError beyond the last code point
 
 
 def _is_item(text: str) -> bool:
