@@ -8,6 +8,7 @@ says.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from ipaddress import IPv4Address
@@ -39,7 +40,7 @@ def parse_lease(line: bytes) -> Lease | None:
     """A lease from a line; None where the line is not one."""
     try:
         record = json.loads(line)
-        if record["v"] != FORMAT_VERSION:
+        if record["v"] != FORMAT_VERSION or not math.isfinite(record["expires"]):
             return None
         return Lease(
             address=IPv4Address(record["address"]),

@@ -1,0 +1,124 @@
+"""Events read like sentences, and one line stands for many of the same."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+import pytest
+
+from fleet.boards import Soc
+from pxe.boot.identity import BoardIdentity
+from pxe.events import (
+    AddressDeclined,
+    BoardEvent,
+    BootFile,
+    BootFileMissing,
+    BootFileProbed,
+    BootProgress,
+    DhcpAck,
+    DhcpDiscover,
+    DhcpOffer,
+    ForeignServerChosen,
+    RepeatFilter,
+    TransferFailed,
+    format_bytes,
+    format_seconds,
+)
+
+BOARD = BoardIdentity(serial_low=0x91CDF03D, family=Soc.BCM2712, eeprom_style="5iPR", is_pi=True)
+ADDRESS = IPv4Address("10.0.0.21")
+
+
+def missing(at: float, name: str = "nope") -> BootFileMissing:
+    return BootFileMissing(at=at, board=BOARD, node="one", name=name, reason="installed")
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (
+            DhcpDiscover(at=0, board=BOARD, node=None),
+            "asks for an address (a Raspberry Pi with BCM2712, serial …91cdf03d, EEPROM style 5iPR)",
+        ),
+        (
+            BootFile(at=0, board=BOARD, node="one", name="start4.elf", size_bytes=2_200_000, seconds=0.41),
+            "asked for start4.elf: sent 2.2 MB in 0.4 s",
+        ),
+        (missing(0), "asked for nope: not found, installed"),
+        (
+            DhcpAck(at=0, board=BOARD, node="one", address=ADDRESS, lease_s=43200, boots=True),
+            "the bootloader has the address 10.0.0.21 for 12 h",
+        ),
+        (
+            DhcpOffer(at=0, board=BOARD, node="one", address=None, answer="it boots its own disk"),
+            "told where to boot from; it boots its own disk",
+        ),
+        (
+            TransferFailed(
+                at=0, board=BOARD, node="one", name="k", sent_bytes=999, size_bytes=2000, reason="gone"
+            ),
+            "asked for k: it broke off after 999 bytes of 2.0 kB, gone",
+        ),
+    ],
+    ids=lambda value: value.kind if isinstance(value, BoardEvent) else "",
+)
+def test_events_are_sentences(event: BoardEvent, text: str) -> None:
+    assert event.describe() == text
+
+
+def test_troubles_say_what_to_do() -> None:
+    foreign = ForeignServerChosen(at=0, board=BOARD, node=None, server=ADDRESS, expected=False)
+    assert "dhcp: proxy" in foreign.describe()
+    assert "fixed address" in AddressDeclined(at=0, board=BOARD, node=None, address=ADDRESS).describe()
+
+
+def test_kinds_are_stable_names() -> None:
+    assert missing(0).kind == "boot-file-missing"
+
+
+def test_the_same_thing_over_and_over_is_one_line_with_a_count() -> None:
+    repeats = RepeatFilter(window_s=60)
+    shown = [repeats.admit(missing(at)) for at in range(60)]
+    assert [event is not None for event in shown] == [True] + [False] * 59
+    later = repeats.admit(missing(60))
+    assert later is not None
+    assert later.describe().endswith("(and 59 times more)")
+    assert repeats.admit(missing(130)) == missing(130)
+
+
+def test_other_files_and_other_boards_are_other_lines() -> None:
+    repeats = RepeatFilter()
+    other = BootFileMissing(
+        at=1, board=BoardIdentity(serial_low=2), node=None, name="nope", reason="installed"
+    )
+    assert repeats.admit(missing(0)) is not None
+    assert repeats.admit(missing(1, "other")) is not None
+    assert repeats.admit(other) is not None
+
+
+def test_what_is_not_for_the_timeline_always_passes() -> None:
+    repeats = RepeatFilter()
+    probe = BootFileProbed(at=0, board=BOARD, node="one", name="k", size_bytes=1)
+    progress = BootProgress(at=0, board=BOARD, node="one", name="k", sent_bytes=1, size_bytes=2)
+    for _ in range(2):
+        assert repeats.admit(probe) is probe
+        assert repeats.admit(progress) is progress
+
+
+def test_the_memory_of_repeats_is_bounded() -> None:
+    repeats = RepeatFilter()
+    for number in range(5000):
+        repeats.admit(missing(0, f"file-{number}"))
+    assert repeats.admit(missing(1, "file-0")) is not None
+    assert repeats.admit(missing(1, "file-4999")) is None
+
+
+def test_numbers_are_for_people() -> None:
+    assert [format_bytes(n) for n in (0, 999, 1000, 2_200_000, 5 * 10**9)] == [
+        "0 bytes",
+        "999 bytes",
+        "1.0 kB",
+        "2.2 MB",
+        "5.0 GB",
+    ]
+    assert [format_seconds(n) for n in (59, 60, 90, 3600, 5400)] == ["59 s", "1 min", "90 s", "1 h", "90 min"]
