@@ -1,0 +1,409 @@
+"""The control API over real TLS on loopback, with a client made of the standard library as the agent's is."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import http.client
+import json
+import os
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes_fleet import (
+    AgentKey,
+    Clock,
+    Fleet,
+    agent_hello,
+    cluster_spec,
+    hardware_of,
+    installer_hello,
+    node_spec,
+    open_fleet,
+    status_report,
+)
+
+from agent.protocol import (
+    MAX_BODY_BYTES,
+    Desired,
+    InstallComplete,
+    InstallPlan,
+    InstallProgress,
+    InstallStep,
+    JoinMaterial,
+    Outcome,
+    Proof,
+    ProofKind,
+    StatusAccepted,
+    Verdict,
+    Welcome,
+    decode,
+    encode,
+    ticket_proof,
+)
+from fleet.api.admin import serve_admin
+from fleet.api.control import serve_control
+from fleet.kube import KubeNode
+from fleet.lifecycle import State
+from fleet.pki import open_pki
+from fleet.spec.model import FirstBoot, Role
+from fleet.store.database import Store
+
+pytestmark = pytest.mark.integration
+
+SERVER = node_spec("pi5-1", 1, role=Role.SERVER)
+KEY = b"installer session key of 32 bytes"
+TIMEOUT_S = 20.0
+
+
+@dataclass
+class Answer:
+    status: int
+    body: bytes
+
+    @property
+    def error(self) -> str:
+        text: str = json.loads(self.body)["error"]
+        return text
+
+
+class Caller:
+    """HTTPS from the standard library.
+
+    Checks the server's certificate against a pin before it sends a byte.
+    """
+
+    def __init__(self, port: int, pin: str, tls: ssl.SSLContext | None = None) -> None:
+        self._port = port
+        self._pin = pin
+        self._tls = tls or ssl._create_unverified_context()
+        self.token = ""
+
+    def ask(self, method: str, path: str, body: bytes | None = None) -> Answer:
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", self._port, context=self._tls, timeout=TIMEOUT_S
+        )
+        try:
+            connection.connect()
+            assert isinstance(connection.sock, ssl.SSLSocket)
+            shown = connection.sock.getpeercert(binary_form=True)
+            assert shown is not None
+            assert hashlib.sha256(shown).hexdigest() == self._pin
+            headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            return Answer(response.status, response.read())
+        finally:
+            connection.close()
+
+    def post(self, path: str, message: Any = None) -> Answer:
+        return self.ask("POST", path, b"" if message is None else encode(message))
+
+
+@dataclass
+class Running:
+    fleet: Fleet
+    port: int
+    pin: str
+    state: Path
+    loop: asyncio.AbstractEventLoop
+
+    def caller(self, tls: ssl.SSLContext | None = None) -> Caller:
+        return Caller(self.port, self.pin, tls)
+
+    def node_context(self, certificate_pem: str, key: AgentKey) -> ssl.SSLContext:
+        """TLS as the installed agent has it: trusts the control CA, checks the address, is strict."""
+        context = ssl.create_default_context(cadata=self.fleet.pki.ca_pem)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        certificate, private = self.state / "node.crt", self.state / "node.key"
+        certificate.write_text(certificate_pem)
+        private.write_bytes(key.key_pem)
+        context.load_cert_chain(certificate, private)
+        return context
+
+    def in_loop(self, call: Any) -> Any:
+        """Run `call` where the controller lives."""
+
+        async def run() -> Any:
+            return call()
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(TIMEOUT_S)
+
+
+@contextmanager
+def running(state: Path, *, policy: FirstBoot = FirstBoot.TRUST_LAN) -> Iterator[Running]:
+    """A server on a free port of loopback, in a thread with its own loop; ended and joined afterwards."""
+    ready, stop = threading.Event(), asyncio.Event()
+    made: list[Running] = []
+    failure: list[BaseException] = []
+
+    async def serve() -> None:
+        fleet = open_fleet(state, cluster_spec(SERVER, server_policy=policy), Clock(time.time()))
+        try:
+            fleet.pki.ensure_server_certificate(
+                [IPv4Address("127.0.0.1")], ["bramble.invalid"], fleet.clock()
+            )
+            async with AsyncExitStack() as stack:
+                control = serve_control(fleet.controller, "127.0.0.1", 0, fleet.pki.server_context())
+                port = await stack.enter_async_context(control)
+                await stack.enter_async_context(serve_admin(fleet.controller, state / "control.sock"))
+                loop = asyncio.get_running_loop()
+                made.append(Running(fleet, port, fleet.pki.server_pin(), state, loop))
+                ready.set()
+                await stop.wait()
+        finally:
+            fleet.store.close()
+
+    def run() -> None:
+        try:
+            asyncio.run(serve())
+        except BaseException as error:
+            failure.append(error)
+            ready.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert ready.wait(TIMEOUT_S)
+    if failure:
+        raise failure[0]
+    try:
+        yield made[0]
+    finally:
+        made[0].loop.call_soon_threadsafe(stop.set)
+        thread.join(TIMEOUT_S)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Running]:
+    with running(tmp_path) as one:
+        yield one
+
+
+def say_hello(caller: Caller, message: Any) -> Welcome:
+    answer = caller.post("/v1/hello", message)
+    assert answer.status == 200, answer.body
+    return decode(Welcome, answer.body)
+
+
+def prove_installer(caller: Caller, *, intent: int | None = 1) -> Verdict:
+    welcome = say_hello(caller, installer_hello(hardware_of(SERVER), KEY, intent=intent))
+    proof = Proof(welcome.session, ProofKind.NONE, installer_key=KEY.hex())
+    verdict = decode(Verdict, caller.post("/v1/prove", proof).body)
+    caller.token = verdict.token or ""
+    return verdict
+
+
+def prove_agent(server: Running, key: AgentKey) -> Verdict:
+    caller = server.caller()
+    hello = agent_hello(hardware_of(SERVER), key)
+    welcome = say_hello(caller, hello)
+    ticket = server.fleet.images.tickets["pi5-1"][-1].reveal()
+    proof = Proof(welcome.session, ProofKind.TICKET, ticket_proof(ticket, hello, welcome), key.csr_pem)
+    return decode(Verdict, caller.post("/v1/prove", proof).body)
+
+
+def install(server: Running) -> None:
+    caller = server.caller()
+    assert prove_installer(caller).outcome is Outcome.ADMITTED
+    plan = decode(InstallPlan, caller.ask("GET", "/v1/install/plan").body)
+    progress = InstallProgress(plan.intent, InstallStep.WRITE, 50.0)
+    assert caller.post("/v1/install/progress", progress).status == 200
+    done = InstallComplete(plan.intent, plan.image.image_id, "/dev/nvme0n1", 1, 1, 1.0)
+    assert caller.post("/v1/install/complete", done).status == 200
+
+
+def enrol(server: Running) -> Caller:
+    key = AgentKey()
+    verdict = prove_agent(server, key)
+    assert verdict.outcome is Outcome.ENROLLED
+    assert verdict.certificate_pem is not None
+    return server.caller(server.node_context(verdict.certificate_pem, key))
+
+
+def test_whole_walk_from_hello_to_join_material_and_ready(server: Running) -> None:
+    install(server)
+    node = enrol(server)
+    accepted = decode(
+        StatusAccepted, node.post("/v1/node/status", status_report(hardware_of(SERVER), 1)).body
+    )
+    desired = decode(Desired, node.ask("GET", "/v1/node/desired").body)
+    assert desired.join
+    assert desired.generation == accepted.generation
+    material = node.post("/v1/node/join-material")
+    assert len(material.body) < MAX_BODY_BYTES
+    assert node.post("/v1/node/join-material").body == material.body
+    assert decode(JoinMaterial, material.body).unit == "k3s.service"
+    ready = {"pi5-1": KubeNode("pi5-1", True, "", "v1.33.5+k3s1")}
+    server.in_loop(lambda: server.fleet.controller.watch.apply_kubernetes(ready))
+    with server.fleet.store.read() as reader:
+        assert reader.require_node("pi5-1").state is State.READY
+    assert node.post("/v1/node/join-material").status == 409
+
+
+def test_node_routes_without_a_certificate_are_refused(server: Running) -> None:
+    caller = server.caller()
+    for answer in (
+        caller.ask("GET", "/v1/node/desired"),
+        caller.post("/v1/node/status", status_report(hardware_of(SERVER), 1)),
+        caller.post("/v1/node/join-material"),
+    ):
+        assert (answer.status, answer.error) == (401, "certificate")
+
+
+def test_certificate_of_another_authority_does_not_get_past_tls(server: Running, tmp_path: Path) -> None:
+    foreign = open_pki(tmp_path / "foreign", "other", server.fleet.clock())
+    key = AgentKey()
+    issued = foreign.issue_node_certificate(key.csr_pem, uuid="x", node="pi5-1", now=server.fleet.clock())
+    caller = server.caller(server.node_context(issued.pem, key))
+    with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
+        caller.ask("GET", "/v1/node/desired")
+
+
+def test_certificate_of_an_earlier_enrolment_is_refused(server: Running) -> None:
+    install(server)
+    key = AgentKey()
+    first = prove_agent(server, key)
+    prove_agent(server, key)
+    assert first.certificate_pem is not None
+    answer = server.caller(server.node_context(first.certificate_pem, key)).ask("GET", "/v1/node/desired")
+    assert (answer.status, answer.error) == (401, "certificate")
+
+
+def test_ticket_used_twice_is_rejected(server: Running) -> None:
+    install(server)
+    assert prove_agent(server, AgentKey()).outcome is Outcome.ENROLLED
+    second = prove_agent(server, AgentKey())
+    assert (second.outcome, second.certificate_pem) == (Outcome.REJECTED, None)
+
+
+def test_renewal_with_the_present_certificate(server: Running) -> None:
+    install(server)
+    node = enrol(server)
+    key = AgentKey()
+    welcome = say_hello(node, agent_hello(hardware_of(SERVER), key))
+    proof = Proof(welcome.session, ProofKind.PREVIOUS, csr_pem=key.csr_pem)
+    verdict = decode(Verdict, node.post("/v1/prove", proof).body)
+    assert verdict.outcome is Outcome.ENROLLED
+    assert verdict.certificate_pem is not None
+    # The answer might have been lost: the old certificate works until the new one was used.
+    assert node.ask("GET", "/v1/node/desired").status == 200
+    renewed = server.caller(server.node_context(verdict.certificate_pem, key))
+    assert renewed.ask("GET", "/v1/node/desired").status == 200
+    assert node.ask("GET", "/v1/node/desired").status == 401
+
+
+def test_unknown_board_waits_and_learns_nothing(server: Running) -> None:
+    caller = server.caller()
+    stranger = hardware_of(node_spec("stranger", 77))
+    welcome = say_hello(caller, installer_hello(stranger, KEY))
+    proof = Proof(welcome.session, ProofKind.NONE, installer_key=KEY.hex())
+    verdict = decode(Verdict, caller.post("/v1/prove", proof).body)
+    assert (verdict.outcome, verdict.node, verdict.token) == (Outcome.PENDING, None, None)
+
+
+def test_plan_needs_the_token(server: Running) -> None:
+    caller = server.caller()
+    caller.token = "0" * 64
+    answer = caller.ask("GET", "/v1/install/plan")
+    assert (answer.status, answer.error) == (401, "token")
+
+
+def test_approval_over_the_admin_socket_lets_the_server_in(tmp_path: Path) -> None:
+    with running(tmp_path, policy=FirstBoot.APPROVE) as server:
+        assert prove_installer(server.caller()).outcome is Outcome.PENDING
+        socket_path = tmp_path / "control.sock"
+        assert socket_path.stat().st_mode & 0o777 == 0o600
+        done = subprocess.run(
+            [
+                "curl",
+                "-sS",
+                "-X",
+                "POST",
+                "--unix-socket",
+                socket_path,
+                "http://x/v1/admin/nodes/pi5-1/approve",
+            ],
+            capture_output=True,
+            check=True,
+            timeout=TIMEOUT_S,
+        )
+        assert "approved" in json.loads(done.stdout)["message"]
+        assert prove_installer(server.caller()).outcome is Outcome.ADMITTED
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"\xff\xfe", 400),
+        (b"[]", 400),
+        (b"{" * 50_000, 400),
+        (b'{"protocol": "1"}', 400),
+        (b"x" * (MAX_BODY_BYTES + 1), 413),
+    ],
+    ids=["empty", "not-utf8", "list", "deep", "wrong-type", "too-large"],
+)
+def test_hostile_bodies_get_an_error_answer(server: Running, body: bytes, status: int) -> None:
+    answer = server.caller().ask("POST", "/v1/hello", body)
+    assert answer.status == status
+    assert set(json.loads(answer.body)) == {"error", "message", "hint"}
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/admin/nodes", "/v1/node/../admin/nodes"])
+def test_other_paths_do_not_exist(server: Running, path: str) -> None:
+    assert server.caller().ask("GET", path).status == 404
+
+
+def test_flood_of_hellos_is_slowed_down_and_others_go_on(server: Running) -> None:
+    caller = server.caller()
+    hello = installer_hello(hardware_of(SERVER), KEY)
+    answers = [caller.post("/v1/hello", hello).status for _ in range(40)]
+    assert 429 in answers
+    assert caller.ask("GET", "/v1/node/desired").status == 401
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = {path!r}
+from fakes_fleet import cluster_spec, hardware_of, installer_hello, node_spec, open_fleet
+from agent.protocol import InstallComplete, Proof, ProofKind
+from fleet.spec.model import Role
+node = node_spec("pi5-1", 1, role=Role.SERVER)
+controller = open_fleet(Path({state!r}), cluster_spec(node)).controller
+key = b"k" * 32
+welcome = controller.admission.hello(installer_hello(hardware_of(node), key))
+proof = Proof(welcome.session, ProofKind.NONE, installer_key=key.hex())
+token = controller.admission.prove(proof, None).token
+plan = controller.installs.plan(token)
+done = InstallComplete(1, plan.image.image_id, "d", 1, 1, 1.0)
+controller.installs.complete(token, done)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
+    script = KILLED.format(path=[entry for entry in sys.path if entry], state=str(tmp_path))
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=False, timeout=60, env=dict(os.environ)
+    )
+    assert ended.returncode == -9, ended.stderr
+    store = Store.open(tmp_path / "control.db")
+    try:
+        with store.read() as reader:
+            assert reader.require_node("pi5-1").state is State.FIRST_BOOT
+            assert reader.open_intent("pi5-1") is None
+            assert any("installed and verified" in event.text for event in reader.timeline(node="pi5-1"))
+    finally:
+        store.close()
