@@ -1,8 +1,8 @@
 """The `bramble` command: one tree over every room.
 
-Commands live in their rooms' `cli` modules and are imported when they are used, so that `bramble check` does not pay for the web
-framework of `bramble serve`. Errors of all rooms are printed here, in one form, with one set of exit codes:
-0 ok, 1 failed, 2 usage or invalid input, 130 interrupted.
+Commands live in their rooms' `cli` modules and are imported when they are used, so that `bramble check` does
+not pay for the web framework of `bramble serve`. Errors of all rooms are printed here, in one form, with one
+set of exit codes: 0 ok, 1 failed, 2 usage or invalid input, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def main() -> None:
         if not isinstance(exc, ExplainedError):
             raise
         explain(exc)
-        sys.exit(1)
+        sys.exit(getattr(exc, "exit_code", 1))
     sys.exit(result if isinstance(result, int) else 0)
 
 

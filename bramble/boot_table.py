@@ -1,0 +1,121 @@
+"""Between the fleet and the boot server: states in, snapshot out; events in, reports out.
+
+The two rooms do not know each other; this is the only place where their values meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import PurePosixPath
+from typing import Final
+
+from fleet.boards import BoardModel, Serial
+from fleet.boots import BootReport, BootStage, NodeBoot
+from fleet.spec.model import ClusterSpec
+from imagebuilder.build import Image
+from imagebuilder.firmware import device_tree_lines
+from pxe.boot.table import BootTable, BootTree, NodeBootState
+from pxe.events import BoardEvent, BootFile
+
+INSTALLER_INITRAMFS: Final = "installer.img"
+KERNEL: Final = "kernel8.img"
+CONSOLES: Final = "console=serial0,115200 console=tty1"
+PANIC_REBOOT_S: Final = 30
+"""A kernel that panics in the installer starts the board again, and with it the same intent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlAddress:
+    """How the installer finds the control server, and the SHA-256 of the certificate that proves it."""
+
+    address: IPv4Address
+    port: int
+    pin: str
+
+    @property
+    def url(self) -> str:
+        return f"https://{self.address}:{self.port}"
+
+
+def make_boot_table(
+    spec: ClusterSpec, states: Iterable[NodeBoot], image: Image, control: ControlAddress
+) -> BootTable:
+    """What every node may boot now, with the files that it gets."""
+    nodes = []
+    dtbs = frozenset(path.name for path in image.boot_tree.glob("*.dtb"))
+    boards = {node.name: node.board for node in spec.nodes}
+    for state in states:
+        tree = BootTree()
+        if state.install_intent is not None:
+            tree = BootTree(
+                root=image.boot_tree,
+                rendered={
+                    "config.txt": render_config(state.name, boards[state.name], dtbs).encode(),
+                    "cmdline.txt": render_cmdline(state.name, state.install_intent, control).encode(),
+                },
+                extra={INSTALLER_INITRAMFS: image.installer_initramfs},
+            )
+        nodes.append(
+            NodeBootState(
+                name=state.name,
+                mac=state.mac,
+                serial=state.serial,
+                address=state.address,
+                install_intent=state.install_intent,
+                intent_expires=state.expires,
+                reason=state.reason,
+                hold=state.hold,
+                tree=tree,
+            )
+        )
+    files = {f"{image.id}/{path.name}": path for path in (image.compressed, image.index)}
+    return BootTable(nodes=tuple(nodes), images=files)
+
+
+def render_config(node: str, board: BoardModel, dtbs: frozenset[str]) -> str:
+    """The installer's config.txt; `dtbs` are the names of the device trees that the image holds."""
+    lines = [
+        f"# Bramble: the installer of node {node}",
+        "[all]",
+        "arm_64bit=1",
+        f"kernel={KERNEL}",
+        f"initramfs {INSTALLER_INITRAMFS} followkernel",
+        "enable_uart=1",
+        *device_tree_lines(board, dtbs),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def render_cmdline(node: str, intent: int, control: ControlAddress) -> str:
+    """The installer's kernel command line: one line, nothing secret."""
+    words = [
+        CONSOLES,
+        f"panic={PANIC_REBOOT_S}",
+        f"bramble.control={control.url}",
+        f"bramble.pin={control.pin}",
+        f"bramble.intent={intent}",
+        f"bramble.node={node}",
+    ]
+    return " ".join(words) + "\n"
+
+
+def to_report(event: BoardEvent) -> BootReport:
+    """A boot server's event as the fleet records it."""
+    board = event.board
+    stage = BootStage.NOTE
+    if isinstance(event, BootFile) and PurePosixPath(event.name).name == INSTALLER_INITRAMFS:
+        # The last large file of the firmware's list: whoever has it starts the installer next.
+        stage = BootStage.KERNEL
+    elif board.is_pi or board.serial_low is not None:
+        stage = BootStage.SEEN
+    return BootReport(
+        stage=stage,
+        at=event.at,
+        serial=Serial.parse(board.serial_prefix) if board.serial_prefix is not None else None,
+        mac=board.mac,
+        revision=board.revision,
+        model=board.describe(),
+        text=event.describe() if event.for_timeline else "",
+    )

@@ -1,0 +1,31 @@
+"""`bramble lab`: the lab's own commands, and the demo that needs every room."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lab.cli import lab
+
+__all__ = ["lab"]
+
+
+@lab.command()
+@click.option(
+    "--k3s",
+    "k3s_release",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Directory with a k3s release for arm64 and its sha256sum file. Default: the simulator.",
+)
+@click.option("--keep", is_flag=True, help="Keep the work directory: disks, consoles, the server's state.")
+@click.option("--plain", is_flag=True, help="One line per event instead of a live table.")
+def demo(k3s_release: Path | None, keep: bool, plain: bool) -> None:
+    """Three virtual boards go from blank disks to a Ready cluster; then one is power-cycled.
+
+    A Pi 5 server, a Pi 4 agent and a CM5 agent netboot from a real 'bramble serve' on a private network. No
+    hardware, nothing outside this machine. k3s is simulated unless --k3s gives a release.
+    """
+    from bramble.demo import DemoOptions, run_demo
+
+    run_demo(DemoOptions(k3s_release=k3s_release, keep=keep, plain=plain))

@@ -1,0 +1,117 @@
+"""`bramble serve`: one process tree that boots, installs, enrols and joins the nodes of one cluster.
+
+The composition root of the server. It makes the store, the keys, the controller, the control API and the boot
+server, passes values between them, and ends them together: when one service ends, all end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Callable
+
+from bramble.boot_table import ControlAddress, make_boot_table, to_report
+from bramble.images import ClusterImages, ContentAddress
+from bramble.paths import StateLayout
+from fleet.api.admin import serve_admin
+from fleet.api.control import serve_control
+from fleet.controller import Controller
+from fleet.installs import ControlInfo
+from fleet.k3s import open_k3s
+from fleet.pki import ControlPki, open_pki
+from fleet.spec.model import ClusterSpec
+from fleet.store.database import Store
+from imagebuilder.build import Image
+from pxe.boot.table import BootTable
+from pxe.events import BoardEvent
+from pxe.server import PxeConfig, PxeServer
+
+log = logging.getLogger(__name__)
+
+
+class Server:
+    """Everything that `bramble serve` runs, for one cluster and one image.
+
+    Raises:
+        PxeError, FleetError: from the constructor, when a port is taken, a capability is missing, or the
+        state can not be used.
+    """
+
+    def __init__(self, spec: ClusterSpec, image: Image, state: StateLayout) -> None:
+        state.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.config = PxeConfig.from_spec(spec.network, spec.domain, state.directory)
+        self._spec = spec
+        self._image = image
+        self._state = state
+        self._pxe = PxeServer(self.config, self._record)
+        self._pxe.bind()  # before anything is written: a second server must not touch the first one's state
+        pki = self._open_pki()
+        self.control = ControlAddress(
+            address=self.config.server_address, port=spec.network.ports.control, pin=pki.server_pin()
+        )
+        self._pki = pki
+        self._store = Store.open(state.database)
+        self._controller = Controller(
+            self._store,
+            spec,
+            pki,
+            open_k3s(state.k3s, spec.name, time.time()),
+            ClusterImages(spec, image, ContentAddress(self.config.server_address, spec.network.ports.http)),
+            ControlInfo(urls=(self.control.url,), ca_pem=pki.ca_pem),
+        )
+        self._refresh_is_due = False
+
+    def _open_pki(self) -> ControlPki:
+        now = time.time()
+        pki = open_pki(self._state.directory, self._spec.name, now)
+        pki.ensure_server_certificate([self.config.server_address], [f"control.{self._spec.domain}"], now)
+        return pki
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Serve until cancelled; `on_ready` is called when every service listens."""
+        self._controller.set_boot_listener(self._schedule_refresh)
+        self._pxe.update(self._boot_table())
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                context = self._pki.server_context()
+                host = str(self.control.address)
+                await stack.enter_async_context(
+                    serve_control(self._controller, host, self.control.port, context)
+                )
+                await stack.enter_async_context(serve_admin(self._controller, self._state.socket))
+                async with asyncio.TaskGroup() as services:
+                    services.create_task(self._pxe.run(), name="pxe")
+                    services.create_task(self._controller.run(), name="controller")
+                    await self._pxe.ready.wait()
+                    on_ready()
+        finally:
+            self._store.close()
+
+    def _record(self, event: BoardEvent) -> None:
+        self._controller.record_boot_event(to_report(event))
+
+    def _boot_table(self) -> BootTable:
+        return make_boot_table(self._spec, self._controller.boot_states(), self._image, self.control)
+
+    def _schedule_refresh(self) -> None:
+        """Several changes in one turn of the loop become one new snapshot."""
+        if not self._refresh_is_due:
+            self._refresh_is_due = True
+            asyncio.get_running_loop().call_soon(self._refresh)
+
+    def _refresh(self) -> None:
+        self._refresh_is_due = False
+        self._pxe.update(self._boot_table())
+
+
+async def serve_until_signal(server: Server, on_ready: Callable[[], None]) -> None:
+    """Run the server; SIGINT and SIGTERM end it cleanly."""
+    task = asyncio.create_task(server.run(on_ready))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,57 @@
+"""`bramble serve CLUSTER.yaml`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from bramble.paths import agent_package, state_layout
+from fleet.spec import load_cluster
+from fleet.spec.model import ClusterSpec, DhcpMode
+from imagebuilder.build import Image, build_image, find_image
+from imagebuilder.store import Store
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default=Path("cluster.yaml"))
+def serve(file: Path) -> None:
+    """Boot, install, enrol and join the nodes of a cluster.yaml, until interrupted.
+
+    The cluster's image is built first where it is not in the store. Ports 67 and 69 need root, or the
+    capability cap_net_bind_service.
+    """
+    from bramble.serve import Server, serve_until_signal
+
+    spec = load_cluster(file)
+    image = _image(spec)
+    server = Server(spec, image, state_layout(spec.name))
+
+    def say_ready() -> None:
+        click.echo(_ready_text(spec, image, server.control.url))
+
+    asyncio.run(serve_until_signal(server, say_ready))
+    click.echo("stopped")
+
+
+def _image(spec: ClusterSpec) -> Image:
+    store, agent = Store.default(), agent_package()
+    found = find_image(spec, store=store, agent_package=agent)
+    if found is not None:
+        return found
+    click.echo("building the cluster's image (this happens once)", err=True)
+    return build_image(spec, store=store, agent_package=agent)
+
+
+def _ready_text(spec: ClusterSpec, image: Image, control_url: str) -> str:
+    how = {
+        DhcpMode.FULL: "gives addresses and boots boards",
+        DhcpMode.PROXY: "boots boards beside the network's own DHCP server",
+        DhcpMode.OFF: "answers TFTP and HTTP only; your DHCP server must send boards here",
+    }[spec.network.dhcp]
+    return (
+        f"{spec.name}: serving {len(spec.nodes)} nodes on {spec.network.interface}; {how}.\n"
+        f"image {image.id[:12]}, control {control_url}\n"
+        "Switch boards on. 'bramble nodes --watch' shows them."
+    )
