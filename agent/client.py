@@ -27,7 +27,7 @@ from agent.errors import AgentError
 from agent.protocol import CONTROL_PORT, MAX_BODY_BYTES, ProtocolError, decode, encode
 
 CONNECT_TIMEOUT_S = 10.0
-REQUEST_TIMEOUT_S = 20.0
+REQUEST_TIMEOUT_S = 15.0
 X509_V_FLAG_NO_CHECK_TIME = 0x200000
 """Do not compare a certificate's dates with the clock. Source: openssl/x509_vfy.h; Python has no name for
 it."""

@@ -13,8 +13,9 @@ from agent.protocol import K3sState, Problem
 BINARY = Path("usr/local/bin/k3s")
 UNITS = {"server": "k3s.service", "agent": "k3s-agent.service"}
 JOURNAL_LINES = 50
-VERSION_TIMEOUT_S = 60.0
+VERSION_TIMEOUT_S = 30.0
 """The k3s binary unpacks itself on its first run; on an SD card that takes a while."""
+MAX_VERSION_FAILURES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +167,7 @@ class K3s:
         self._run = run
         self._binary = root / BINARY
         self._version: tuple[int, str | None] | None = None
+        self._version_failures = 0
 
     def state(self) -> K3sState:
         """ABSENT without binary or unit."""
@@ -175,15 +177,19 @@ class K3s:
         return parse_unit(self._run(argv).text)
 
     def version(self) -> str | None:
-        """First line of `k3s --version`, asked once per binary; None when it does not run."""
+        """First line of `k3s --version`, asked once per binary; None when it does not run (tried a few
+        times)."""
         try:
             changed_at = self._binary.stat().st_mtime_ns
         except OSError:
             return None
         if self._version is None or self._version[0] != changed_at:
+            if self._version_failures >= MAX_VERSION_FAILURES:
+                return None
             try:
                 text = self._run([str(self._binary), "--version"], timeout_s=VERSION_TIMEOUT_S).text
             except CommandError:
+                self._version_failures += 1
                 return None
             self._version = (changed_at, (text.splitlines() or [""])[0].strip() or None)
         return self._version[1]

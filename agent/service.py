@@ -68,6 +68,8 @@ MAX_ROUNDS = 8
 """Rounds of plan and apply before a report goes out: one order leads to the next without waiting an
 interval."""
 BOOT_MODE_NETWORK = 2
+CERTIFICATE_UNKNOWN = 401
+"""The server does not know the certificate (any more): enrol again, with what proof there is."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,6 +162,10 @@ class Service:
             self._status(exc.message)
             return exc.delay_s
         except (Unreachable, Untrusted, Refused) as exc:
+            if isinstance(exc, Refused) and exc.status == CERTIFICATE_UNKNOWN and self._enrolled:
+                self._enrolled = False
+                self._status(f"{exc.message}; enrolling again")
+                return 0.0
             self._delays = self._delays or self._backoff.delays()
             delay_s = next(self._delays)
             self._status(f"{exc.message}; trying again in {delay_s:.0f} s")
@@ -254,6 +260,9 @@ class Service:
     def _enrol(self) -> None:
         ticket = self._config.ticket
         verdict = self._ask(ProofKind.TICKET if ticket else ProofKind.NONE, ticket)
+        if verdict.outcome is not Outcome.ENROLLED:
+            # A certificate that the server did not know may be known again (restored database): try it first.
+            self._note_identity()
         if verdict.outcome is Outcome.PENDING:
             fingerprint = self._identity.key_sha256()[:8]
             raise _Waiting(

@@ -1,4 +1,4 @@
-"""The end of the installer: the machine starts again. Only process 1 may do that."""
+"""The end of the installer: the machine starts again."""
 
 from __future__ import annotations
 
@@ -10,12 +10,6 @@ RB_AUTOBOOT = 0x01234567
 SYSRQ = Path("/proc/sysrq-trigger")
 
 
-def is_init() -> bool:
-    """True in the installer's initramfs, where /init became this process; false when a person runs the
-    program."""
-    return os.getpid() == 1
-
-
 def reboot() -> None:
     """Write out what is dirty and restart at once. Returns only if the kernel refused both ways."""
     os.sync()
@@ -23,6 +17,6 @@ def reboot() -> None:
         import ctypes
 
         ctypes.CDLL(None).reboot(RB_AUTOBOOT)
-    except (ImportError, OSError, AttributeError):
+    except (ImportError, MemoryError, OSError, AttributeError):
         # The installer's Python may come without libffi; the kernel's own trigger needs nothing.
         SYSRQ.write_text("b")

@@ -20,7 +20,7 @@ from agent.installer.device import TargetDisk
 from agent.installer.disks import NoSuchDisk, choose_disk
 from agent.installer.index import ImageIndex, parse_index
 from agent.installer.layout import Overlay
-from agent.installer.reboot import is_init, reboot
+from agent.installer.reboot import reboot
 from agent.installer.report import Reporter
 from agent.installer.session import InstallSession
 from agent.installer.stream import ImageStream, StreamBroken, fetch_small
@@ -219,22 +219,25 @@ def _parse_hex(text: str) -> bytes:
 
 
 def main() -> int:
-    """Process 1 of the installer: network, install, reboot. Never returns there.
+    """The installer's program: network, install, reboot. In the installer's RAM system it does not return.
 
-    Run by a person it refuses at once, because the kernel command line has no `bramble.*` words.
+    Run by a person on another system it refuses at once and restarts nothing: only a kernel that was
+    started by our boot files has the `bramble.*` words on its command line.
     """
     status = 1
+    may_reboot = False
     try:
         config = parse_cmdline(Path("/proc/cmdline").read_text())
+        may_reboot = True
         _install_here(config)
         status = 0
     except AgentError as exc:
         _say_failure(exc.message, exc.hint)
-    except Exception as exc:  # process 1 must not end: the kernel would panic without a word
+    except Exception as exc:  # the board must start again whatever happened, and the console must say why
         _say_failure(
             f"unexpected {type(exc).__name__}: {exc}", "This is a bug; please report it with this text."
         )
-    if is_init():
+    if may_reboot:
         if status:
             print(f"bramble: the board starts again in {FAILURE_PAUSE_S:g} s", flush=True)
             time.sleep(FAILURE_PAUSE_S)

@@ -28,6 +28,8 @@ from agent.protocol import (
 _T = TypeVar("_T")
 
 FINGERPRINT_DIGITS = 8
+SESSION_LOST = "session"
+"""Error code of a `prove` whose `hello` the server does not know any more."""
 MIN_RETRY_S, MAX_RETRY_S = 1.0, 300.0
 CONTROL_PATIENCE_S = 15 * 60.0
 """How long the installer tries to reach the control server; then it reboots, in case its network is another
@@ -146,13 +148,13 @@ class InstallSession:
         return self._client.post("/v1/prove", proof, Verdict)
 
     def _persist(self, call: Callable[[], _T], patience_s: float) -> _T:
-        """Repeat a call while the server is away or tells us to slow down (429)."""
+        """Repeat a call while the server is away, tells us to slow down, or lost our session in a restart."""
         deadline = self._clock() + patience_s
         for delay_s in self._backoff.delays():
             try:
                 return call()
             except (Unreachable, Refused) as exc:
-                if isinstance(exc, Refused) and exc.status != 429:
+                if isinstance(exc, Refused) and exc.status != 429 and exc.error != SESSION_LOST:
                     raise
                 if self._clock() + delay_s > deadline:
                     raise
