@@ -6,9 +6,16 @@ from pathlib import Path
 
 import click
 
-from lab.cli import lab
+from lab.cli import board, shell
 
-__all__ = ["lab"]
+
+@click.group()
+def lab() -> None:
+    """Rehearse with virtual boards: no hardware, a private network of their own."""
+
+
+lab.add_command(board)
+lab.add_command(shell)
 
 
 @lab.command()
