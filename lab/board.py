@@ -13,7 +13,7 @@ import re
 import select
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -90,6 +90,7 @@ class VirtualBoard:
         config: What it is.
         run_dir: Directory for its kernel, device tree and logs; made if absent. `console.log` grows there.
         on_event: Called for every event on the board's thread.
+        on_console: Called with what comes over the serial line, on the board's thread.
         dtb_cache: Where QEMU's device trees are kept between boards; inside `run_dir` by default.
     """
 
@@ -99,12 +100,14 @@ class VirtualBoard:
         *,
         run_dir: Path,
         on_event: EventHandler | None = None,
+        on_console: Callable[[bytes], None] | None = None,
         dtb_cache: Path | None = None,
     ) -> None:
         self.config = config
         self._profile = config.profile or default_profile(config.model)
         self._run_dir = run_dir
         self._on_event = on_event
+        self._on_console = on_console
         self._dtb_cache = dtb_cache or run_dir / "dtb-cache"
         run_dir.mkdir(parents=True, exist_ok=True)
         self.console = Console(run_dir / "console.log")
@@ -310,6 +313,8 @@ class VirtualBoard:
 
     def _console_data(self, data: bytes) -> None:
         self.console.write(data)
+        if self._on_console is not None:
+            self._on_console(data)
         found = self.console.wait_for(_PANIC.pattern, 0.0, since=self._searched)
         if found:
             self._emit(EventKind.PANIC, found[1].strip())

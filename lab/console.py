@@ -13,7 +13,7 @@ _ESCAPE: Final = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_a-z])|[\r\x07]"
 )
 """ECMA-48 control sequences, operating system commands, single escapes; and what a log has no use for."""
-_UNFINISHED_ESCAPE: Final = re.compile(r"\x1b[\[\]]?[^\x07\x1b]{0,64}\Z")
+_UNFINISHED_ESCAPE: Final = re.compile(r"\x1b(?:\[[^\x1b]{0,32}|\][^\x07]{0,128})?\Z")
 
 
 class Console:

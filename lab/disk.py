@@ -95,7 +95,7 @@ class BootPartition:
         return cls(image, offset) if boot_sector[510:512] == _MBR_SIGNATURE else None
 
     def read(self, name: str) -> bytes | None:
-        """Content of a file, path with slashes; None where it is missing or unreadable, as to the firmware."""
+        """Content of a file, path with slashes; None where it is missing or unreadable."""
         if _WILDCARDS & set(name):
             return None
         # mtools checks that the geometry fits a floppy unless told not to.

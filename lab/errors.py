@@ -23,6 +23,12 @@ class LabError(Exception):
         return f"{self.message}. {self.hint}" if self.hint else self.message
 
 
+class UsageError(LabError):
+    """What was asked for on the command line is not possible as it stands."""
+
+    exit_code = 2
+
+
 class ToolMissingError(LabError):
     """A program that the lab runs is not installed, or too old."""
 

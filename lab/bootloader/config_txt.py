@@ -72,7 +72,7 @@ class ConfigTxt:
 
     @property
     def has_upstream_kernel(self) -> bool:
-        """Whether a mainline kernel is meant: it changes the default `os_prefix` and names of device trees."""
+        """Whether a mainline kernel is meant: it changes `os_prefix` and some names of device trees."""
         return self.flag("upstream_kernel", default=False)
 
     @property

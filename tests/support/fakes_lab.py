@@ -21,6 +21,40 @@ Result = TypeVar("Result")
 SERVER = SERVER_INTERFACE.ip
 
 
+HELLO_THEN_OFF = 0x84000008
+HELLO_THEN_RESET = 0x84000009
+"""PSCI functions: SYSTEM_OFF and SYSTEM_RESET."""
+_HEADER_BYTES = 64
+
+
+def tiny_kernel(psci_function: int) -> bytes:
+    """A position-independent AArch64 "kernel": prints "!" on the UART, then resets or powers off by PSCI.
+
+    Layout of the header: 0 branch over it · 8 text offset · 16 image size · 24 flags · 56 magic "ARM\\x64"
+    (Documentation/arch/arm64/booting.rst of the kernel).
+    """
+    code = b"".join(
+        word.to_bytes(4, "little")
+        for word in (
+            0xD2A12001,  # mov x1, #0x09000000     the UART of -M virt
+            0x52800420,  # mov w0, #'!'
+            0x39000020,  # strb w0, [x1]
+            0x52800140,  # mov w0, #'\n'
+            0x39000020,  # strb w0, [x1]
+            0x52800000 | (psci_function & 0xFFFF) << 5,  # movz w0, #low
+            0x72A00000 | (psci_function >> 16) << 5,  # movk w0, #high, lsl #16
+            0xD4000002,  # hvc #0
+            0x14000000,  # b .
+        )
+    )
+    header = bytearray(_HEADER_BYTES)
+    header[0:4] = (0x14000000 | _HEADER_BYTES // 4).to_bytes(4, "little")
+    header[16:24] = (4096).to_bytes(8, "little")
+    header[24:32] = (0xA).to_bytes(8, "little")
+    header[56:60] = b"ARM\x64"
+    return bytes(header) + code
+
+
 def in_private_network(function: Callable[..., Result], *args: Any, timeout_s: float = 60.0) -> Result:
     """Run a module-level function in a fresh process with a private network; its error fails the test."""
     context = multiprocessing.get_context("spawn")

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from fakes_lab import TinyBootServer, in_private_network
+from fakes_lab import HELLO_THEN_OFF, HELLO_THEN_RESET, TinyBootServer, in_private_network, tiny_kernel
 
 from fleet.boards import BoardModel, DiskKind, MacAddress, Serial
 from lab.board import BoardConfig, VirtualBoard
@@ -18,40 +18,6 @@ pytestmark = pytest.mark.integration
 
 SERIAL = Serial.parse("10000000d03114aa")
 MAC = MacAddress.parse("2c:cf:67:12:34:56")
-
-_HEADER_BYTES = 64
-
-
-def _tiny_kernel(psci_function: int) -> bytes:
-    """A position-independent AArch64 "kernel": prints "!" on the UART, then resets or powers off by PSCI.
-
-    Layout of the header: 0 branch over it · 8 text offset · 16 image size · 24 flags · 56 magic "ARM\\x64"
-    (Documentation/arch/arm64/booting.rst of the kernel).
-    """
-    code = b"".join(
-        word.to_bytes(4, "little")
-        for word in (
-            0xD2A12001,  # mov x1, #0x09000000     the UART of -M virt
-            0x52800420,  # mov w0, #'!'
-            0x39000020,  # strb w0, [x1]
-            0x52800140,  # mov w0, #'\n'
-            0x39000020,  # strb w0, [x1]
-            0x52800000 | (psci_function & 0xFFFF) << 5,  # movz w0, #low
-            0x72A00000 | (psci_function >> 16) << 5,  # movk w0, #high, lsl #16
-            0xD4000002,  # hvc #0
-            0x14000000,  # b .
-        )
-    )
-    header = bytearray(_HEADER_BYTES)
-    header[0:4] = (0x14000000 | _HEADER_BYTES // 4).to_bytes(4, "little")
-    header[16:24] = (4096).to_bytes(8, "little")
-    header[24:32] = (0xA).to_bytes(8, "little")
-    header[56:60] = b"ARM\x64"
-    return bytes(header) + code
-
-
-SYSTEM_OFF = 0x84000008
-SYSTEM_RESET = 0x84000009
 
 
 def _files(kernel: bytes) -> dict[str, bytes]:
@@ -90,7 +56,7 @@ def _boot(run_dir: Path, kernel: bytes, final: EventKind, disk: VirtualDisk | No
 
 
 def test_a_board_boots_what_it_fetched_and_powers_off(tmp_path: Path) -> None:
-    events = in_private_network(_boot, tmp_path, _tiny_kernel(SYSTEM_OFF), EventKind.POWERED_OFF, None)
+    events = in_private_network(_boot, tmp_path, tiny_kernel(HELLO_THEN_OFF), EventKind.POWERED_OFF, None)
 
     kinds = [kind for kind, _ in events]
     assert kinds[0] == "powered-on"
@@ -101,7 +67,7 @@ def test_a_board_boots_what_it_fetched_and_powers_off(tmp_path: Path) -> None:
 
 def test_a_reboot_of_the_guest_goes_back_to_the_bootloader(tmp_path: Path) -> None:
     disk = VirtualDisk(kind=DiskKind.NVME, path=tmp_path / "nvme.img", size_bytes=1 << 30, serial="NV1")
-    events = in_private_network(_boot, tmp_path, _tiny_kernel(SYSTEM_RESET), EventKind.REBOOTED, disk)
+    events = in_private_network(_boot, tmp_path, tiny_kernel(HELLO_THEN_RESET), EventKind.REBOOTED, disk)
 
     kinds = [kind for kind, _ in events]
     assert kinds.index("kernel-started") < kinds.index("rebooted")

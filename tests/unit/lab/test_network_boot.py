@@ -88,7 +88,7 @@ def test_losses_and_duplicates_end_in_the_same_files(fates: list[int], model: Bo
         assert boot.outcome.kernel == FILES["kernel8.img"]
         assert boot.outcome.cmdline == "root=/dev/ram0"
     else:
-        # Only where the last packets of one file were lost so often that its 30 s, or the server's tries, ran out.
+        # Only where packets of one file were lost until its 30 s, or the server's tries, ran out.
         assert fates.count(0) >= 8
 
 
