@@ -186,6 +186,10 @@ class _ReportedFile(web.FileResponse):
         self._on_sent = on_sent
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        writer = await super().prepare(request)
+        # aiohttp would give out "<file>.br" or "<file>.gz" to a client that accepts it, and neither is
+        # listed.
+        headers = request.headers.copy()
+        headers.popall("Accept-Encoding", None)
+        writer = await super().prepare(request.clone(headers=headers))
         self._on_sent(self)
         return writer

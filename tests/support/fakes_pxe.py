@@ -127,9 +127,9 @@ async def running_server(
             await task
 
 
-def udp_socket() -> socket.socket:
-    """A client's socket on loopback, with a deadline on every wait."""
+def udp_socket(client: int = 0) -> socket.socket:
+    """A client's socket on loopback, with a deadline on every wait; each client has an address of its own."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.bind((str(LOOPBACK), 0))
-    sock.settimeout(10)
+    sock.bind((str(LOOPBACK + client), 0))
+    sock.settimeout(30)
     return sock

@@ -1,0 +1,176 @@
+"""DHCP and TFTP on a real (virtual) cable: a server and its clients in network namespaces, no root needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+SUPPORT = Path(__file__).parents[2] / "support"
+CHECKOUT = Path(__file__).parents[3]
+MENU = "0601030a0400505845091400001152617370626572727920506920426f6f74ff"
+WAIT_S = 60
+
+
+class Site:
+    """A running server on one end of a cable; commands run on the other end."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self._output: queue.Queue[str] = queue.Queue()
+        self.events: list[dict[str, Any]] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def wait_until_ready(self) -> None:
+        self._wait_for("ready")
+
+    def join(self) -> None:
+        """Wait for the end of the output."""
+        self._reader.join(WAIT_S)
+
+    def run(self, *argv: str) -> str:
+        """Run a command on the clients' end; its output."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(argv) + "\n")
+        self._process.stdin.flush()
+        result = self._wait_for("exit")
+        assert result["exit"] == 0, result["output"]
+        return str(result["output"])
+
+    def boot(self) -> dict[str, Any]:
+        """Let a Pi 4 boot; what it was told."""
+        told: dict[str, Any] = json.loads(
+            self.run(sys.executable, str(SUPPORT / "netboot_pi_client.py"), "c0")
+        )
+        return told
+
+    def texts(self, kind: str) -> list[str]:
+        return [event["text"] for event in self.events if event["event"] == kind]
+
+    def _wait_for(self, key: str) -> dict[str, Any]:
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            try:
+                line = self._output.get(timeout=max(deadline - time.monotonic(), 0))
+            except queue.Empty:
+                line = ""
+            assert line, f"no {key!r} from the server"
+            record: dict[str, Any] = json.loads(line)
+            if key in record:
+                return record
+            self.events.append(record)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._output.put(line)
+        self._output.put("")
+
+
+@contextmanager
+def site(scenario: str, directory: Path) -> Iterator[Site]:
+    for tool in ("unshare", "nsenter", "ip"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed (util-linux, iproute2)")
+    process = subprocess.Popen(
+        [
+            *("unshare", "--user", "--map-root-user", "--net", "--mount"),
+            *(sys.executable, str(SUPPORT / "netboot_in_namespace.py"), scenario, str(directory)),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        env={**os.environ, "PYTHONPATH": f"{CHECKOUT}:{SUPPORT}"},
+    )
+    running = Site(process)
+    try:
+        running.wait_until_ready()
+        yield running
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            process.wait(WAIT_S)
+        finally:
+            process.kill()
+            process.wait()
+            running.join()
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "start4.elf").write_bytes(b"s" * 2_000_000)
+    (tree / "kernel8.img").write_bytes(b"k" * 3_000_000)
+    (tree / "pieeprom.sig").write_bytes(b"never served")
+    return tmp_path
+
+
+def test_a_pi_4_boots_from_discover_to_the_kernel(directory: Path) -> None:
+    with site("install", directory) as place:
+        told = place.boot()
+        assert (told["yiaddr"], told["siaddr"], told["tftp"]) == ("10.77.0.21", "10.77.0.1", "10.77.0.1")
+        assert told["menu"] == MENU
+        assert told["files"] == {
+            "probe": ["probed", 2_000_000],
+            "config": ["ok", 12],
+            "kernel": ["ok", 3_000_000],
+            "root": ["ok", 3_000_000],
+            "update": ["error 1", 0],
+            "missing": ["error 1", 0],
+        }
+        assert all(event["node"] == "pi4-worker-1" for event in place.events)
+        assert "Raspberry Pi 4 Model B 8 GB, serial …91cdf03d" in place.texts("dhcp-discover")[0]
+        assert any("kernel8.img: sent 3.0 MB" in text for text in place.texts("boot-file"))
+        assert len(place.texts("boot-file-missing")) == 2
+
+
+@pytest.mark.parametrize(
+    ("scenario", "reason"), [("installed", "it boots its own disk: installed"), ("unknown", "it is held")]
+)
+def test_a_board_that_may_not_install_gets_an_address_and_no_file(
+    directory: Path, scenario: str, reason: str
+) -> None:
+    with site(scenario, directory) as place:
+        told = place.boot()
+        assert told["tftp"] == "10.77.0.1"
+        assert {status for status, _size in told["files"].values()} == {"error 1"}
+        assert reason in place.texts("dhcp-offer")[0]
+        assert all(reason in text for text in place.texts("boot-file-missing"))
+
+
+def test_the_proxy_offers_a_boot_server_and_no_address(directory: Path) -> None:
+    with site("proxy", directory) as place:
+        told = place.boot()
+        assert told == {"yiaddr": "0.0.0.0", "siaddr": "0.0.0.0", "menu": MENU, "tftp": ""}
+
+
+def test_udhcpc_gets_a_lease_and_finds_it_again(directory: Path) -> None:
+    if shutil.which("udhcpc") is None:
+        pytest.skip("udhcpc is not installed (package udhcpc)")
+    udhcpc = ("udhcpc", "-i", "c0", "-n", "-q", "-f", "-t", "3", "-T", "2", "-s", "/bin/true")
+    with site("unknown", directory) as place:
+        assert "10.77.0.100" in place.run(*udhcpc)
+        assert "10.77.0.100" in place.run(*udhcpc, "-r", "10.77.0.101")
+    leases = (directory / "state" / "leases.jsonl").read_text(encoding="ascii").splitlines()
+    assert [json.loads(line)["address"] for line in leases][-1] == "10.77.0.100"
+    with site("unknown", directory) as place:
+        assert "10.77.0.100" in place.run(*udhcpc)
