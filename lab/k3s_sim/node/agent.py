@@ -27,9 +27,9 @@ from lab.k3s_sim.node.node_object import (
     render_status,
     require_allowed_labels,
 )
+from lab.k3s_sim.node.objects import Object
 from lab.k3s_sim.node.protocol import ADDRESS_HEADER, NAME_HEADER, PASSWORD_HEADER, PREFIX
 from lab.k3s_sim.node.settings import AgentSettings
-from lab.k3s_sim.node.store import Object
 
 VALIDATE_RETRY_S = 2.0
 CONFIG_RETRY_S = 5.0

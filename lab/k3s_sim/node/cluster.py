@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from lab.k3s_sim.node.errors import K3sError
 from lab.k3s_sim.node.files import write_atomically
-from lab.k3s_sim.node.store import Object, Store
+from lab.k3s_sim.node.objects import Object
+from lab.k3s_sim.node.store import Store
 
 _FORMAT = 1
 _T = TypeVar("_T")

@@ -16,8 +16,8 @@ from lab.k3s_sim.node.auth import MASTERS_GROUP, Authenticator, Identity, Unauth
 from lab.k3s_sim.node.cluster import Cluster
 from lab.k3s_sim.node.errors import StatusError, bad_request
 from lab.k3s_sim.node.messages import Request, Response
+from lab.k3s_sim.node.objects import Object
 from lab.k3s_sim.node.settings import NODE_NAME
-from lab.k3s_sim.node.store import Object
 
 _HEALTH = ("/healthz", "/livez", "/readyz")
 _LIST_KINDS = {"nodes": "NodeList", "secrets": "SecretList", "namespaces": "NamespaceList", "pods": "PodList"}

@@ -15,7 +15,7 @@ from typing import Any
 from lab.k3s_sim.node import options, tokens
 from lab.k3s_sim.node.client import KeyPair, TransportError, TrustedServer
 from lab.k3s_sim.node.errors import K3sError
-from lab.k3s_sim.node.store import Object
+from lab.k3s_sim.node.objects import Object
 
 _ROLE_PREFIX = "node-role.kubernetes.io/"
 _NODE_WORDS = ("node", "nodes", "no")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.k3s_sim.node.errors import K3sError
+from lab.k3s_sim.node.objects import Object, timestamp
 from lab.k3s_sim.node.settings import AgentSettings
-from lab.k3s_sim.node.store import Object, timestamp
 
 SIMULATOR_KEY = "bramble.dev/simulator"
 """Label and annotation of every simulated node."""

@@ -8,16 +8,13 @@ Callers hold the lock that guards a Store; they persist `snapshot()` when `revis
 from __future__ import annotations
 
 import copy
-import time
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from lab.k3s_sim.node.errors import StatusError, conflict, not_found
 from lab.k3s_sim.node.node_password import SECRET_TYPE
-
-Object = dict[str, Any]
-"""A Kubernetes object, as JSON."""
+from lab.k3s_sim.node.objects import Object, timestamp
 
 HEARTBEAT_LIMIT_S = 40.0
 """Silence after which a node is no longer Ready: node-monitor-grace-period as k3s sets it."""
@@ -32,11 +29,6 @@ _PASSWORD_SUFFIX = ".node-password.k3s"
 
 Key = tuple[str, str, str]
 """Resource, namespace (empty for nodes and namespaces), name."""
-
-
-def timestamp(now: float) -> str:
-    """RFC 3339, whole seconds, UTC."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
 
 
 class Store:

@@ -34,9 +34,10 @@ from lab.k3s_sim.node.certificates import Authority, Profile
 from lab.k3s_sim.node.cluster import Cluster
 from lab.k3s_sim.node.errors import K3sError, StatusError, bad_request
 from lab.k3s_sim.node.messages import Request, Response
+from lab.k3s_sim.node.objects import Object, timestamp
 from lab.k3s_sim.node.protocol import ADDRESS_HEADER, BOOTSTRAP_FILES, NAME_HEADER, PASSWORD_HEADER, PREFIX
 from lab.k3s_sim.node.settings import NODE_NAME
-from lab.k3s_sim.node.store import SYSTEM_NAMESPACE, Object
+from lab.k3s_sim.node.store import SYSTEM_NAMESPACE
 
 _AGENTS = (AGENT_GROUP, NODES_GROUP, BOOTSTRAP_GROUP)
 
@@ -114,9 +115,8 @@ class Supervisor:
         files: Object = {}
         for key, name in BOOTSTRAP_FILES.items():
             path = self.directory / name
-            modified = time.gmtime(path.stat().st_mtime)
             files[key] = {
-                "Timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", modified),
+                "Timestamp": timestamp(path.stat().st_mtime),
                 "Content": base64.b64encode(path.read_bytes()).decode(),
             }
         return Response.json(files)

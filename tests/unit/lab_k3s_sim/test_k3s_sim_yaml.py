@@ -105,3 +105,18 @@ def test_any_text_parses_or_raises_the_error_of_this_module(text: str) -> None:
 def test_absurd_nesting_is_an_error_of_this_module() -> None:
     with pytest.raises(YamlError, match="nested too deeply"):
         parse_mapping("a: " + "[" * 100_000, "f")
+
+
+def test_a_drop_in_written_by_pyyaml_in_block_style_is_read() -> None:
+    settings = {
+        "agent-token-file": "/etc/rancher/k3s/bramble-agent-token",
+        "cluster-init": True,
+        "disable": ["traefik", "servicelb"],
+        "kube-apiserver-arg": ["feature-gates=A=true", "audit-log-path=-"],
+        "node-label": ["rack=1", "bramble.dev/board=pi5"],
+        "node-name": "null",
+        "node-taint": ["a=b:NoSchedule", "yes", "007", "", "- x", "k: v", "#1"],
+        "tls-san": [],
+    }
+    text = "# Written by Bramble.\n" + yaml.safe_dump(settings, default_flow_style=False, width=1 << 16)
+    assert parse_mapping(text, "50-bramble.yaml") == {**settings, "cluster-init": "true"}
