@@ -47,9 +47,8 @@ def parse_disk(text: str) -> VirtualDisk:
         size_bytes = int(number) * _UNITS[unit]
     else:
         size_bytes = path.stat().st_size if path.exists() else DEFAULT_DISK_BYTES
-    return VirtualDisk(
-        kind=DiskKind(kind), path=path, size_bytes=size_bytes, serial=f"LAB-{path.stem.upper()[:16]}"
-    )
+    serial = "LAB-" + re.sub(r"[^A-Z0-9]", "", path.stem.upper())[:16]
+    return VirtualDisk(kind=DiskKind(kind), path=path, size_bytes=size_bytes, serial=serial)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})

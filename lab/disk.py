@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,7 +24,8 @@ class VirtualDisk:
     """A disk of a board: a raw image file, sparse.
 
     Attributes:
-        serial: What the guest reads as the drive's serial number.
+        serial: What the guest reads as the drive's serial number: 1 to 20 letters, digits, dots, dashes and
+            underscores (20 is what NVMe has room for).
     """
 
     kind: DiskKind
@@ -32,6 +34,11 @@ class VirtualDisk:
     serial: str
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,20}", self.serial):
+            raise LabError(
+                f"{self.path}: {self.serial!r} is no serial number of a disk",
+                "Take 1 to 20 letters, digits, dots, dashes and underscores.",
+            )
         if self.size_bytes <= 0 or self.size_bytes % SECTOR_BYTES:
             raise LabError(f"{self.path}: {self.size_bytes} bytes is no disk size; whole sectors are")
         if self.kind is DiskKind.SD and self.size_bytes & (self.size_bytes - 1):

@@ -67,6 +67,12 @@ def test_sizes_that_qemu_can_not_emulate_are_refused(size_bytes: int, kind: Disk
         _disk(Path("d.img"), size_bytes, kind)
 
 
+@pytest.mark.parametrize("serial", ["", "S" * 21, "a,b", "a b"])
+def test_a_serial_that_would_break_qemus_command_line_is_refused(serial: str) -> None:
+    with pytest.raises(LabError, match="no serial number"):
+        VirtualDisk(kind=DiskKind.NVME, path=Path("d.img"), size_bytes=512, serial=serial)
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "path", "size_bytes"),
     [
