@@ -39,7 +39,7 @@ class BootStage(StrEnum):
     KERNEL = "kernel"
     """It has the installer's kernel: an attempt to install begins."""
     NOTE = "note"
-    """Anything else worth a line: a lease, a file, a missing file."""
+    """A line for the timeline that is no sign of a board: never a reason to hold one or to open an intent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,9 +102,9 @@ class BootDesk:
         with self._ground.store.read() as reader:
             records = {record.name: record for record in reader.nodes()}
             intents = reader.open_intents()
-            fresh = {name: reader.next_intent_number(name) for name in records}
+            last = reader.last_intent_numbers()
         return [
-            _node_boot(node, records[node.name], intents.get(node.name), fresh[node.name], now)
+            _node_boot(node, records[node.name], intents.get(node.name), last.get(node.name, 0) + 1, now)
             for node in self._ground.spec.nodes
             if node.name in records
         ]
@@ -116,10 +116,12 @@ class BootDesk:
         if key is None:
             return
         match = recognise(self._ground.spec.nodes, serial, (mac,) if mac else ())
+        is_sighting = report.stage is not BootStage.NOTE
         if match.node is None:
-            self._record_stranger(report, key, match.recognition)
+            if is_sighting:
+                self._record_stranger(report, key, match.recognition)
             return
-        if self._is_due(key, report.at) or self._changes_state(report, match.node.name):
+        if is_sighting and (self._is_due(key, report.at) or self._changes_state(report, match.node.name)):
             self._record_node(report, match.node.name, key)
         self._queue(report, match.node.name, key)
 

@@ -86,6 +86,11 @@ class Reader:
         query = sa.select(sa.func.max(intents.c.number)).where(intents.c.node == node)
         return int(self._connection.execute(query).scalar() or 0) + 1
 
+    def last_intent_numbers(self) -> dict[str, int]:
+        """Every node's highest intent number; nodes without an intent are absent."""
+        query = sa.select(intents.c.node, sa.func.max(intents.c.number)).group_by(intents.c.node)
+        return {name: int(number) for name, number in self._connection.execute(query)}
+
     def tickets(self, node: str) -> list[TicketRecord]:
         """The node's tickets, the newest first."""
         query = sa.select(tickets).where(tickets.c.node == node)

@@ -1,0 +1,106 @@
+"""How a command asks about the fleet: the running server by its socket, or the store's file.
+
+Standard library only on the way to the socket: `bramble nodes` must not pay for a web framework.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from fleet.errors import FleetError
+from fleet.store.database import Store
+from fleet.views import as_json, fleet_view, timeline_view
+
+TIMEOUT_S: Final = 10.0
+
+
+class NoServerError(FleetError):
+    """No 'bramble serve' of this cluster is running."""
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class FleetReader:
+    """Answers the questions of the command line from one cluster's state directory."""
+
+    def __init__(self, state: Path) -> None:
+        self._socket = state / "control.sock"
+        self._database = state / "control.db"
+
+    def nodes(self) -> Any:
+        """A `FleetView` as JSON values; `live` tells whether a server answered."""
+        try:
+            return {"live": True, **self._ask("GET", "/v1/admin/nodes")}
+        except NoServerError:
+            store = Store.open_readonly(self._database)
+            try:
+                return {"live": False, **as_json(fleet_view(store))}
+            finally:
+                store.close()
+
+    def timeline(self, name: str, since: int = 0) -> Any:
+        """A `Timeline` as JSON values.
+
+        Raises:
+            FleetError: There is no such node or held board.
+        """
+        try:
+            return self._ask("GET", f"/v1/admin/nodes/{quote(name, safe='')}?since={since}")
+        except NoServerError:
+            store = Store.open_readonly(self._database)
+            try:
+                found = timeline_view(store, name, since)
+            finally:
+                store.close()
+            if found is None:
+                raise FleetError(
+                    f"there is no node or held board {name!r}", "'bramble nodes' lists them."
+                ) from None
+            return as_json(found)
+
+    def approve(self, name: str) -> str:
+        """Let a node in; what was done, for people.
+
+        Raises:
+            NoServerError: Only a running server can.
+        """
+        message: str = self._ask("POST", f"/v1/admin/nodes/{quote(name, safe='')}/approve")["message"]
+        return message
+
+    def _ask(self, method: str, path: str) -> Any:
+        connection = _UnixConnection(self._socket)
+        try:
+            connection.request(method, path)
+            response = connection.getresponse()
+            status, body = response.status, json.loads(response.read())
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise NoServerError(
+                "no server of this cluster is running", "Start 'bramble serve' first."
+            ) from error
+        except PermissionError as error:
+            raise FleetError(
+                f"{self._socket} belongs to another user", "Run this as the user who runs 'bramble serve'."
+            ) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise FleetError(f"the server at {self._socket} does not answer as expected: {error}") from error
+        finally:
+            connection.close()
+        if status != 200:
+            raise FleetError(body.get("message", f"the server answered {status}"), body.get("hint", ""))
+        return body

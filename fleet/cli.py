@@ -1,0 +1,110 @@
+"""`bramble nodes`, `bramble show` and `bramble approve`: what a person asks while boards come up."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+import platformdirs
+from rich.console import Console
+from rich.live import Live
+
+from fleet.admin_client import FleetReader
+from fleet.cli_render import event_text, first_sign, render_fleet, render_timeline
+from fleet.spec import load_cluster
+
+WATCH_INTERVAL_S: Final = 1.0
+STATE_VARIABLE: Final = "BRAMBLE_STATE_DIR"
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def state_directory(cluster: str) -> Path:
+    """A cluster's state directory: below $BRAMBLE_STATE_DIR, else in the user's state directory."""
+    root = os.environ.get(STATE_VARIABLE)
+    return (Path(root) if root else platformdirs.user_state_path("bramble")) / cluster
+
+
+def _file_argument(command: Command) -> Command:
+    kind = click.Path(path_type=Path, dir_okay=False)
+    return click.argument("file", type=kind, default=Path("cluster.yaml"))(command)
+
+
+def _reader(file: Path) -> FleetReader:
+    return FleetReader(state_directory(load_cluster(file).name))
+
+
+@click.command()
+@_file_argument
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option("--watch", is_flag=True, help="Keep the table up to date until interrupted.")
+def nodes(file: Path, as_json: bool, watch: bool) -> None:
+    """List the nodes of a cluster.yaml with their state, and the boards that are held.
+
+    Reads what the last server wrote when none is running.
+    """
+    reader = _reader(file)
+    if as_json:
+        for view in _repeat(reader.nodes, forever=watch):
+            click.echo(json.dumps(view, indent=None if watch else 2))
+        return
+    console = Console()
+    if not watch:
+        console.print(render_fleet(reader.nodes(), time.time()))
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        for view in _repeat(reader.nodes, forever=True):
+            live.update(render_fleet(view, time.time()), refresh=True)
+
+
+@click.command()
+@click.argument("node")
+@_file_argument
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@click.option("--watch", is_flag=True, help="Go on with new entries until interrupted.")
+def show(node: str, file: Path, as_json: bool, watch: bool) -> None:
+    """Show one node, or one held board: what is known of it, and its timeline."""
+    reader = _reader(file)
+    timeline = reader.timeline(node)
+    if as_json:
+        click.echo(json.dumps(timeline, indent=2))
+        return
+    console = Console()
+    console.print(render_timeline(timeline, time.time()), soft_wrap=True)
+    if watch:
+        _follow(console, reader, node, timeline["events"])
+
+
+@click.command()
+@click.argument("node")
+@_file_argument
+def approve(node: str, file: Path) -> None:
+    """Let a waiting NODE be installed, or a quarantined one try again.
+
+    The approval is for the key that waits now: compare its fingerprint ('bramble nodes') with the one on the
+    board's screen first.
+    """
+    click.echo(_reader(file).approve(node))
+
+
+def _follow(console: Console, reader: FleetReader, node: str, seen: list[Any]) -> None:
+    newest = max((event["id"] for event in seen), default=0)
+    first = first_sign(seen) if seen else time.time()
+    while True:
+        time.sleep(WATCH_INTERVAL_S)
+        for event in reader.timeline(node, newest)["events"]:
+            console.print(event_text(event, first), soft_wrap=True)
+            newest = max(newest, event["id"])
+
+
+def _repeat(ask: Callable[[], Any], *, forever: bool) -> Iterator[Any]:
+    """One answer, or one per interval until interrupted."""
+    yield ask()
+    while forever:
+        time.sleep(WATCH_INTERVAL_S)
+        yield ask()

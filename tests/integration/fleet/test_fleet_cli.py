@@ -1,0 +1,112 @@
+"""`bramble nodes`, `show` and `approve` as a person types them, with a running server and without one."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from fakes_fleet import hardware_of, installer_hello, open_fleet
+from fakes_fleet_server import running
+
+from agent.protocol import Proof, ProofKind
+from fleet.cli import approve, nodes, show
+from fleet.controller import Controller
+from fleet.spec import load_cluster
+from fleet.spec.model import ClusterSpec
+
+pytestmark = pytest.mark.integration
+
+CLUSTER = """
+version: 1
+cluster: {name: attic, domain: attic.internal, k3s: {version: v1.33.5+k3s1}}
+image:
+  base: debian-trixie
+  user: {name: pi, ssh_authorized_keys: []}
+network: {interface: eth0, dhcp: full, subnet: 10.77.0.0/24, server_address: 10.77.0.1}
+nodes:
+  - {name: pi5-1, board: pi5, role: server, serial: 10000000abcd0001, address: 10.77.0.11, disk: nvme}
+"""
+KEY = b"k" * 32
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BRAMBLE_STATE_DIR", str(tmp_path / "state"))
+    path = tmp_path / "cluster.yaml"
+    path.write_text(CLUSTER)
+    return path
+
+
+@pytest.fixture
+def spec(file: Path) -> ClusterSpec:
+    return load_cluster(file)
+
+
+def knock(controller: Controller, spec: ClusterSpec) -> None:
+    """The server's installer asks and waits for approval."""
+    hello = installer_hello(hardware_of(spec.nodes[0]), KEY)
+    welcome = controller.admission.hello(hello)
+    controller.admission.prove(Proof(welcome.session, ProofKind.NONE, installer_key=KEY.hex()), None)
+
+
+def typed(*arguments: str | Path) -> Result:
+    command = {"nodes": nodes, "show": show, "approve": approve}[str(arguments[0])]
+    return CliRunner().invoke(command, [str(argument) for argument in arguments[1:]])
+
+
+def test_live_server_is_asked_and_approval_reaches_it(file: Path, spec: ClusterSpec, tmp_path: Path) -> None:
+    with running(tmp_path / "state" / "attic", spec) as server:
+        server.in_loop(lambda: knock(server.fleet.controller, spec))
+        listing = json.loads(typed("nodes", file, "--json").output)
+        assert listing["live"] is True
+        assert [(node["name"], node["state"]) for node in listing["nodes"]] == [("pi5-1", "pending")]
+        assert "pi5-1 is approved" in typed("approve", "pi5-1", file).output
+        timeline = json.loads(typed("show", "pi5-1", file, "--json").output)
+        assert "approved by a person" in timeline["events"][-1]["text"]
+        refused = typed("approve", "pi5-1", file)
+        assert refused.exit_code == 1
+        assert "nothing of pi5-1 waits" in str(refused.exception)
+
+
+def test_without_a_server_the_file_is_read_and_approval_needs_one(
+    file: Path, spec: ClusterSpec, tmp_path: Path
+) -> None:
+    fleet = open_fleet(tmp_path / "state" / "attic", spec)
+    knock(fleet.controller, spec)
+    fleet.store.close()
+    table = typed("nodes", file)
+    assert table.exit_code == 0, table.exception
+    assert "pending" in table.output
+    assert "No server is running" in table.output
+    story = typed("show", "pi5-1", file).output
+    assert "serial: 10000000abcd0001" in story
+    assert "waits for approval" in story
+    assert "bramble approve pi5-1" in story
+    assert "no server of this cluster is running" in str(typed("approve", "pi5-1", file).exception)
+
+
+def test_socket_of_a_killed_server_is_not_mistaken_for_one(
+    file: Path, spec: ClusterSpec, tmp_path: Path
+) -> None:
+    state = tmp_path / "state" / "attic"
+    open_fleet(state, spec).store.close()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(state / "control.sock"))
+    listener.close()
+    assert json.loads(typed("nodes", file, "--json").output)["live"] is False
+
+
+def test_before_the_first_serve_the_error_says_so(file: Path) -> None:
+    result = typed("nodes", file)
+    assert result.exit_code == 1
+    assert "no record of this cluster" in str(result.exception)
+
+
+@pytest.mark.parametrize("name", ["nobody", "../../etc/passwd", "a b?c#d"])
+def test_name_of_nothing_is_explained(file: Path, spec: ClusterSpec, tmp_path: Path, name: str) -> None:
+    with running(tmp_path / "state" / "attic", spec):
+        assert "there is no node or held board" in str(typed("show", name, file).exception)
+    assert "there is no node or held board" in str(typed("show", name, file).exception)

@@ -1,0 +1,144 @@
+"""A fleet's control and admin APIs on loopback, in a thread, and a caller of the standard library."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import http.client
+import json
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from fakes_fleet import AgentKey, Clock, Fleet, open_fleet
+
+from agent.protocol import encode
+from fleet.api.admin import serve_admin
+from fleet.api.control import serve_control
+from fleet.spec.model import ClusterSpec
+
+TIMEOUT_S = 20.0
+
+
+@dataclass
+class Answer:
+    status: int
+    body: bytes
+
+    @property
+    def error(self) -> str:
+        text: str = json.loads(self.body)["error"]
+        return text
+
+
+class Caller:
+    """HTTPS from the standard library.
+
+    Checks the server's certificate against a pin before it sends a byte.
+    """
+
+    def __init__(self, port: int, pin: str, tls: ssl.SSLContext | None = None) -> None:
+        self._port = port
+        self._pin = pin
+        self._tls = tls or ssl._create_unverified_context()
+        self.token = ""
+
+    def ask(self, method: str, path: str, body: bytes | None = None) -> Answer:
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", self._port, context=self._tls, timeout=TIMEOUT_S
+        )
+        try:
+            connection.connect()
+            assert isinstance(connection.sock, ssl.SSLSocket)
+            shown = connection.sock.getpeercert(binary_form=True)
+            assert shown is not None
+            assert hashlib.sha256(shown).hexdigest() == self._pin
+            headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            return Answer(response.status, response.read())
+        finally:
+            connection.close()
+
+    def post(self, path: str, message: Any = None) -> Answer:
+        return self.ask("POST", path, b"" if message is None else encode(message))
+
+
+@dataclass
+class Running:
+    fleet: Fleet
+    port: int
+    pin: str
+    state: Path
+    loop: asyncio.AbstractEventLoop
+
+    def caller(self, tls: ssl.SSLContext | None = None) -> Caller:
+        return Caller(self.port, self.pin, tls)
+
+    def node_context(self, certificate_pem: str, key: AgentKey) -> ssl.SSLContext:
+        """TLS as the installed agent has it: trusts the control CA, checks the address, is strict."""
+        context = ssl.create_default_context(cadata=self.fleet.pki.ca_pem)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        certificate, private = self.state / "node.crt", self.state / "node.key"
+        certificate.write_text(certificate_pem)
+        private.write_bytes(key.key_pem)
+        context.load_cert_chain(certificate, private)
+        return context
+
+    def in_loop(self, call: Any) -> Any:
+        """Run `call` where the controller lives."""
+
+        async def run() -> Any:
+            return call()
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(TIMEOUT_S)
+
+
+@contextmanager
+def running(state: Path, spec: ClusterSpec) -> Iterator[Running]:
+    """A server on a free port of loopback, in a thread with its own loop; ended and joined afterwards."""
+    ready, stop = threading.Event(), asyncio.Event()
+    made: list[Running] = []
+    failure: list[BaseException] = []
+
+    async def serve() -> None:
+        fleet = open_fleet(state, spec, Clock(time.time()))
+        try:
+            fleet.pki.ensure_server_certificate(
+                [IPv4Address("127.0.0.1")], ["bramble.invalid"], fleet.clock()
+            )
+            async with AsyncExitStack() as stack:
+                control = serve_control(fleet.controller, "127.0.0.1", 0, fleet.pki.server_context())
+                port = await stack.enter_async_context(control)
+                await stack.enter_async_context(serve_admin(fleet.controller, state / "control.sock"))
+                loop = asyncio.get_running_loop()
+                made.append(Running(fleet, port, fleet.pki.server_pin(), state, loop))
+                ready.set()
+                await stop.wait()
+        finally:
+            fleet.store.close()
+
+    def run() -> None:
+        try:
+            asyncio.run(serve())
+        except BaseException as error:
+            failure.append(error)
+            ready.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert ready.wait(TIMEOUT_S)
+    if failure:
+        raise failure[0]
+    try:
+        yield made[0]
+    finally:
+        made[0].loop.call_soon_threadsafe(stop.set)
+        thread.join(TIMEOUT_S)
+        assert not thread.is_alive()

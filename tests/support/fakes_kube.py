@@ -1,0 +1,73 @@
+"""A Kubernetes API server that knows nodes, with TLS by the cluster's own CAs."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from cryptography import x509
+
+from fleet.certificates import certificate_pem, key_pem, load_authority, new_key, sign_leaf, subject, utc
+
+
+@dataclass
+class FakeKube:
+    """Change `ready` while it runs; `asked_by` collects the subjects of the client certificates."""
+
+    directory: Path
+    ready: dict[str, bool] = field(default_factory=dict)
+    asked_by: list[Any] = field(default_factory=list)
+
+    @contextlib.asynccontextmanager
+    async def serve(self) -> AsyncIterator[int]:
+        """Listen on a free port of 127.0.0.1; `directory` is the cluster's key material."""
+        app = web.Application()
+        app.router.add_get("/api/v1/nodes", self._nodes)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._context())
+            await site.start()
+            yield int(runner.addresses[0][1])
+        finally:
+            await runner.cleanup()
+
+    async def _nodes(self, request: web.Request) -> web.Response:
+        shown = request.get_extra_info("ssl_object").getpeercert()
+        if not shown:
+            return web.json_response({"kind": "Status", "code": 401}, status=401)
+        self.asked_by.append(shown["subject"])
+        return web.json_response({"kind": "NodeList", "items": [self._node(name) for name in self.ready]})
+
+    def _node(self, name: str) -> dict[str, Any]:
+        condition = {"type": "Ready", "status": "True" if self.ready[name] else "False", "message": "told"}
+        status = {"conditions": [condition], "nodeInfo": {"kubeletVersion": "v1.33.5+k3s1"}}
+        return {"metadata": {"name": name}, "status": status}
+
+    def _context(self) -> ssl.SSLContext:
+        certificate, private = (self.directory / f"server-ca.{kind}" for kind in ("crt", "key"))
+        authority = load_authority(certificate.read_bytes(), private.read_bytes())
+        key = new_key()
+        leaf = sign_leaf(
+            authority,
+            key.public_key(),
+            subject("k3s"),
+            now=utc(time.time()),
+            lifetime=authority.certificate.not_valid_after_utc - utc(time.time()),
+            names=[x509.IPAddress(IPv4Address("127.0.0.1"))],
+            is_server=True,
+        )
+        chain = self.directory.parent / "fake-kube.pem"
+        chain.write_bytes(certificate_pem(leaf) + key_pem(key))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(chain)
+        context.load_verify_locations(self.directory / "client-ca.crt")
+        context.verify_mode = ssl.CERT_OPTIONAL
+        return context

@@ -1,0 +1,123 @@
+"""The lifecycle's table: what may follow what, and that nothing under way lasts for ever."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleet.lifecycle import (
+    FAILED_TWIN,
+    TRANSITIONS,
+    Happening,
+    IllegalTransitionError,
+    Standing,
+    State,
+    advance,
+    allows,
+    check,
+    limit_s,
+)
+from fleet.spec.model import Role
+
+ROLES = st.sampled_from(Role)
+
+
+def standing(state: State, *, since: float = 0.0, attempt: int = 1) -> Standing:
+    return Standing(state=state, since=since, progressed_at=since, attempt=attempt)
+
+
+@pytest.mark.parametrize("happening", Happening)
+def test_every_happening_is_in_the_table(happening: Happening) -> None:
+    assert TRANSITIONS[happening]
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("happening", Happening)
+def test_a_step_is_taken_exactly_if_the_table_has_it(state: State, happening: Happening) -> None:
+    if allows(state, happening):
+        assert advance(standing(state), happening, 1.0).state is TRANSITIONS[happening][state]
+    else:
+        with pytest.raises(IllegalTransitionError, match=f"'{state}' cannot take '{happening}'"):
+            advance(standing(state), happening, 1.0)
+
+
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("state", State)
+def test_exactly_the_active_states_have_a_limit_and_a_failed_twin(state: State, role: Role) -> None:
+    limit = limit_s(state, role)
+    assert (limit is not None) is state.is_active
+    assert (state in FAILED_TWIN) is state.is_active
+    if limit is not None:
+        assert check(standing(state), role, limit) is None
+        assert check(standing(state), role, limit + 1) is Happening.TIMED_OUT
+        assert FAILED_TWIN[state].value.startswith("failed-")
+
+
+@pytest.mark.parametrize("state", State)
+def test_every_failed_state_has_a_way_back(state: State) -> None:
+    if state.value.startswith("failed-"):
+        ways = {steps[state] for steps in TRANSITIONS.values() if state in steps}
+        assert ways - {state, State.DECOMMISSIONED, State.QUARANTINED}
+
+
+def test_every_state_can_be_reached_and_left() -> None:
+    reached = {State.DECLARED} | {state for steps in TRANSITIONS.values() for state in steps.values()}
+    left = {state for steps in TRANSITIONS.values() for state in steps}
+    assert reached == left == set(State)
+
+
+def test_nothing_but_an_order_leads_an_installed_node_back_to_imaging() -> None:
+    """Second power-on: no observation takes an installed node back to its installer."""
+    observations = set(Happening) - {Happening.REMOVED, Happening.RESTORED_BLANK, Happening.RELEASED}
+    seen = {state for state in State if state.is_installed}
+    frontier = set(seen)
+    while frontier:
+        frontier = {
+            TRANSITIONS[happening][state]
+            for happening in observations
+            for state in frontier
+            if allows(state, happening)
+        } - seen
+        seen |= frontier
+    assert not {state for state in seen if state.awaits_install}
+
+
+def test_a_boot_while_pending_is_no_attempt() -> None:
+    assert advance(standing(State.PENDING, attempt=1), Happening.BOOT_STARTED, 1.0).attempt == 1
+    assert advance(standing(State.IMAGING, attempt=1), Happening.BOOT_STARTED, 1.0).attempt == 2
+
+
+def test_progress_keeps_since_and_renews_the_limit() -> None:
+    moved = advance(standing(State.IMAGING, since=5.0), Happening.PROGRESSED, 9.0)
+    assert (moved.since, moved.progressed_at) == (5.0, 9.0)
+
+
+@given(
+    steps=st.lists(st.tuples(st.sampled_from(Happening), st.floats(0, 4000)), max_size=40),
+    role=ROLES,
+)
+def test_any_story_without_further_events_comes_to_rest(
+    steps: list[tuple[Happening, float]], role: Role
+) -> None:
+    now = 0.0
+    node = standing(State.DECLARED, attempt=0)
+    for happening, wait in steps:
+        now += wait
+        overdue = check(node, role, now)
+        if overdue is not None:
+            node = advance(node, overdue, now)
+            assert not node.state.is_active
+        if allows(node.state, happening):
+            before = node
+            node = advance(node, happening, now)
+            assert node.progressed_at == now
+            assert node.since <= now
+            assert node.attempt in (0, before.attempt, before.attempt + 1)
+    limit = limit_s(node.state, role)
+    if limit is not None:
+        happening_then = check(node, role, now + limit + 1)
+        assert happening_then is Happening.TIMED_OUT
+        node = advance(node, happening_then, now + limit + 1)
+    assert not node.state.is_active
+    assert check(node, role, now + 1e9) is None
