@@ -22,7 +22,7 @@ pytestmark = pytest.mark.e2e
 
 BASE = "debian-trixie"
 LOGIN_TIMEOUT_S = 900.0
-"""About 40 s on two free cores; emulation shares them with whatever else runs."""
+"""Generous: emulation shares the cores with whatever else runs."""
 
 
 @pytest.fixture
