@@ -158,7 +158,7 @@ def _python_files(root: Ext4Volume) -> Iterator[str]:
     names = [name for name in root.list_directory(root.require("/usr/lib")) if _PYTHON_LIBRARY.match(name)]
     if len(names) != 1:
         raise NotUnderstood(
-            f"/usr/lib of the base holds {len(names)} Python 3 libraries: {', '.join(sorted(names)) or 'none'}",
+            f"/usr/lib of the base holds {len(names)} libraries of Python 3: {sorted(names)}",
             "Use a base with exactly one Python 3.",
         )
     top = f"/usr/lib/{names[0]}"

@@ -35,6 +35,7 @@ the same inputs give the same bytes, and in the past, so that a node without a c
 its future."""
 
 ENVIRONMENT: Final = {
+    "E2FSCK_TIME": str(EPOCH),
     "E2FSPROGS_FAKE_TIME": str(EPOCH),
     "MTOOLSRC": "/dev/null",
     "SOURCE_DATE_EPOCH": str(EPOCH),
@@ -380,12 +381,12 @@ def _session(volume: Ext4Volume, edits: Sequence[RootEdit], staged: Path) -> Ite
         match edit:
             case PutDirectory():
                 if path not in made and old is None:
-                    yield f'mkdir "{path}"'
+                    yield from _in_parent("mkdir", path)
                     made.add(path)
                 yield from _attributes(path, stat.S_IFDIR | edit.mode, edit.uid, edit.gid)
             case PutLink():
                 yield from _removal(path, old)
-                yield f'symlink "{path}" "{_checked_text(edit.target, path)}"'
+                yield from _in_parent("symlink", path, _checked_text(edit.target, path))
             case PutFile():
                 yield from _removal(path, old)
                 content = edit.content
@@ -394,10 +395,18 @@ def _session(volume: Ext4Volume, edits: Sequence[RootEdit], staged: Path) -> Ite
                     host.write_bytes(content)
                 else:
                     host = content.resolve()
-                # 'write' takes no path for its target, only a name in the current directory.
                 yield f'cd "{posixpath.dirname(path)}"'
                 yield f'write "{_checked_text(os.fspath(host), path)}" "{posixpath.basename(path)}"'
                 yield from _attributes(path, stat.S_IFREG | edit.mode, edit.uid, edit.gid)
+
+
+def _in_parent(command: str, path: str, *arguments: str) -> Iterator[str]:
+    """``command`` on a name in the current directory.
+
+    'write' takes nothing else, and 'mkdir "/x"' makes x in the current directory, not in the root (1.47.0).
+    """
+    yield f'cd "{posixpath.dirname(path)}"'
+    yield " ".join([command, *(f'"{word}"' for word in (posixpath.basename(path), *arguments))])
 
 
 def _canonical(volume: Ext4Volume, path: str, *, follow: bool) -> str:
@@ -417,7 +426,7 @@ def _parents(volume: Ext4Volume, directory: str, made: set[str]) -> Iterator[str
         directory = posixpath.dirname(directory)
     for path in reversed(missing):
         made.add(path)
-        yield f'mkdir "{path}"'
+        yield from _in_parent("mkdir", path)
         yield from _attributes(path, stat.S_IFDIR | 0o755, 0, 0)
 
 
