@@ -194,11 +194,14 @@ def _read_onboard_mac(root: Path) -> str | None:
 
 
 def read_disks(root: Path = ROOT) -> tuple[Disk, ...]:
-    """Every whole disk with a medium in it, by name; RAM disks, loop devices and eMMC boot areas are none."""
+    """Every whole disk with a medium in it, by name; no RAM disk, loop device, eMMC boot area or hidden path."""
     disks = []
     for entry in _entries(root / "sys/block"):
         size = read_text(entry / "size") or "0"
         if _NOT_A_DISK.match(entry.name) or not size.isdigit() or size == "0":
+            continue
+        # Every NVMe namespace has one more entry per path to it (nvme0c0n1), which can not be opened.
+        if read_text(entry / "hidden") == "1":
             continue
         device = (entry / "device").resolve()
         if entry.name.startswith("nvme"):

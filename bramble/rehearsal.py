@@ -17,10 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from fleet.admin_client import AdminClient, ServerAwayError
-
-from bramble.paths import STATE_VARIABLE, StateLayout
+from bramble.paths import STATE_VARIABLE
+from fleet.admin_client import FleetReader
 from fleet.boards import DiskKind, Serial
+from fleet.errors import FleetError
 from fleet.spec.model import ClusterSpec, NodeSpec
 from lab.board import BoardConfig, VirtualBoard
 from lab.disk import VirtualDisk
@@ -55,7 +55,7 @@ class Rehearsal:
         self._state = work / "state"
         self._server: subprocess.Popen[bytes] | None = None
         self.boards: dict[str, VirtualBoard] = {}
-        self.admin = AdminClient(StateLayout(directory=self._state / spec.name).socket)
+        self.admin = FleetReader(self._state / spec.name)
         self.peak_rss_bytes = 0
 
     def __enter__(self) -> Self:
@@ -99,14 +99,17 @@ class Rehearsal:
         while True:
             if self._server.poll() is not None:
                 raise LabError(f"bramble serve ended with {self._server.returncode}:\n{self._log_tail()}")
-            try:
-                self.admin.nodes()
-            except ServerAwayError:
-                if time.monotonic() > deadline:
-                    raise LabError(f"bramble serve does not answer:\n{self._log_tail()}") from None
-                time.sleep(POLL_S)
-            else:
+            if self._answers():
                 return
+            if time.monotonic() > deadline:
+                raise LabError(f"bramble serve does not answer:\n{self._log_tail()}")
+            time.sleep(POLL_S)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.admin.nodes()["live"])
+        except FleetError:  # there is not even a store to read
+            return False
 
     def stop_server(self) -> int | None:
         """Ask the server to end and wait for it; its exit status, None where none was running."""
