@@ -7,12 +7,13 @@ import http.server
 import ipaddress
 import json
 import random
+import socket
 import ssl
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -357,6 +358,7 @@ class ControlServer:
         self.pin = hashlib.sha256(self.certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
         self.port = 0
         self._server: http.server.ThreadingHTTPServer | None = None
+        self._connections: list[socket.socket] = []
         self.changed = threading.Condition()
         # what it answers
         self.verdicts: list[Verdict] = []
@@ -366,6 +368,9 @@ class ControlServer:
         self.material: JoinMaterial | None = None
         self.interval_s = 0.05
         self.clock_ahead_s = 0.0
+        self.approve_everybody = False
+        self._unknown_certificates: set[str] = set()
+        self._seen_certificates: set[str] = set()
         self.refuse_progress: Refusal | None = None
         # what it saw
         self.requests: list[str] = []
@@ -388,6 +393,10 @@ class ControlServer:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                outer._connections.append(self.request)
 
             def do_GET(self) -> None:
                 outer._answer(self, b"")
@@ -424,6 +433,15 @@ class ControlServer:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
+        for connection in self._connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self._connections.clear()
+
+    def forget_certificates(self) -> None:
+        """As after a database that was restored from an old copy."""
+        with self.changed:
+            self._unknown_certificates = set(self._seen_certificates)
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
         """Block until a request made `condition` true."""
@@ -453,6 +471,9 @@ class ControlServer:
         if request.path.startswith("/v1/node/"):
             if not certificate:
                 raise Refusal(401, "no-certificate", "a client certificate is needed")
+            self._seen_certificates.add(certificate["serialNumber"])
+            if certificate["serialNumber"] in self._unknown_certificates:
+                raise Refusal(401, "certificate", "this needs the certificate of an enrolled node")
             self.clients.append(certificate["subject"][0][0][1])
         match request.path:
             case "/v1/hello":
@@ -491,22 +512,27 @@ class ControlServer:
 
     def _judge(self, proof: Proof) -> Verdict:
         hello, welcome = self._welcomes[proof.session]
+        if proof.csr_pem and self.approve_everybody:
+            return self._enrol(proof)
         if proof.kind is ProofKind.NONE:
             if hashlib.sha256(bytes.fromhex(proof.installer_key)).hexdigest() != hello.key_sha256:
                 return Verdict(outcome=Outcome.REJECTED, reason="the key is not the one of the hello")
             return Verdict(outcome=Outcome.ADMITTED, reason="declared", node="pi-1", token="install-token")
         for ticket in self.tickets:
             if proof.value == ticket_proof(ticket, hello, welcome):
-                request = x509.load_pem_x509_csr(proof.csr_pem.encode())
-                issued = self.authority.issue(request.public_key(), "pi-1", server=False)
-                return Verdict(
-                    outcome=Outcome.ENROLLED,
-                    reason="ticket",
-                    node="pi-1",
-                    certificate_pem=issued.public_bytes(serialization.Encoding.PEM).decode(),
-                    ca_pem=self.authority.pem,
-                )
+                return self._enrol(proof)
         return Verdict(outcome=Outcome.REJECTED, reason="the ticket was used before")
+
+    def _enrol(self, proof: Proof) -> Verdict:
+        request = x509.load_pem_x509_csr(proof.csr_pem.encode())
+        issued = self.authority.issue(request.public_key(), "pi-1", server=False)
+        return Verdict(
+            outcome=Outcome.ENROLLED,
+            reason="ticket",
+            node="pi-1",
+            certificate_pem=issued.public_bytes(serialization.Encoding.PEM).decode(),
+            ca_pem=self.authority.pem,
+        )
 
 
 def make_plan(image: FakeImage, content_url: str, *, intent: int = 1) -> InstallPlan:

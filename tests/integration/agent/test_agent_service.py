@@ -210,6 +210,21 @@ def test_service_outlives_an_absent_server_and_stops_on_request(
     assert len(control.proofs) == 1
 
 
+def test_certificate_that_the_server_forgot_is_replaced_after_approval(
+    control: ControlServer, root: Path, system: FakeSystem
+) -> None:
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: bool(control.statuses))
+        control.forget_certificates()
+        control.verdicts = [Verdict(Outcome.PENDING, "rebinding", retry_after_s=0.01)] * 2
+        control.tickets = set()
+        control.wait_for(lambda: len(control.proofs) == 3)
+        assert [proof.kind for proof in control.proofs[1:]] == [ProofKind.NONE] * 2
+        control.approve_everybody = True
+        seen = len(control.statuses)
+        control.wait_for(lambda: len(control.statuses) > seen)
+
+
 def test_missing_memory_cgroup_holds_the_join_back(
     control: ControlServer, root: Path, system: FakeSystem
 ) -> None:

@@ -1,0 +1,98 @@
+"""Observed and desired → actions; each kind of action with its case of nothing to do."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from agent.plan import (
+    Enrol,
+    FetchDesired,
+    FinishJoin,
+    ForgetTicket,
+    Join,
+    MarkDone,
+    Observed,
+    Renew,
+    newer,
+    plan,
+)
+from agent.protocol import Desired, K3sState, Problem
+from agent.state import JoinRecord
+
+MEMBER = Observed(enrolled=True)
+JOIN = Desired(generation=4, join=True)
+WAIT = Desired(generation=3, join=False)
+RECORD = JoinRecord(generation=4, unit="k3s-agent.service")
+CLEAN = dataclasses.replace(RECORD, cleaned=True)
+GATE = Problem("clock", "m", "h")
+
+
+@pytest.mark.parametrize(
+    ("changes", "actions"),
+    [
+        ({"enrolled": False, "has_ticket": True, "desired": JOIN}, (Enrol(),)),
+        ({}, ()),
+        ({"has_ticket": True}, (ForgetTicket(),)),
+        ({"renewal_due": True}, (Renew(),)),
+        ({"newest_generation": 1}, (FetchDesired(),)),
+        ({"newest_generation": 4, "desired": WAIT, "has_ticket": True}, (ForgetTicket(), FetchDesired())),
+        ({"newest_generation": 2, "desired": WAIT, "done_generation": 3}, ()),
+        ({"desired": WAIT}, (MarkDone(3),)),
+        ({"desired": WAIT, "done_generation": 3}, ()),
+        ({"desired": JOIN}, (Join(4, restart=False),)),
+        ({"desired": JOIN, "gates": (GATE,)}, ()),
+        ({"desired": JOIN, "k3s": K3sState.RUNNING}, (Join(4, restart=False),)),
+        ({"desired": JOIN, "join": RECORD, "k3s": K3sState.STARTING}, ()),
+        ({"desired": JOIN, "join": RECORD, "k3s": K3sState.INACTIVE}, ()),
+        ({"desired": JOIN, "join": RECORD, "k3s": K3sState.RUNNING}, (FinishJoin(RECORD), MarkDone(4))),
+        ({"desired": JOIN, "join": CLEAN, "k3s": K3sState.RUNNING}, (MarkDone(4),)),
+        ({"desired": JOIN, "join": CLEAN, "k3s": K3sState.RUNNING, "done_generation": 4}, ()),
+        ({"desired": JOIN, "join": CLEAN, "k3s": K3sState.FAILED, "done_generation": 4}, ()),
+        (
+            {"desired": Desired(5, join=True), "join": RECORD, "k3s": K3sState.STARTING},
+            (Join(5, restart=True),),
+        ),
+        (
+            {"desired": Desired(5, join=True), "join": RECORD, "k3s": K3sState.FAILED, "gates": (GATE,)},
+            (),
+        ),
+        (
+            {"desired": Desired(5, join=True), "join": CLEAN, "k3s": K3sState.RUNNING, "done_generation": 4},
+            (MarkDone(5),),
+        ),
+    ],
+    ids=[
+        "a-stranger-only-enrols",
+        "nothing-to-do",
+        "used-ticket",
+        "old-certificate",
+        "first-order",
+        "newer-order-comes-first",
+        "older-order",
+        "order-to-wait",
+        "waited",
+        "join",
+        "gate-holds-join",
+        "power-cut-before-the-record",
+        "joining",
+        "stopped-by-a-person",
+        "joined",
+        "cleaned",
+        "done",
+        "broken-later",
+        "new-material-after-failure",
+        "gate-holds-second-join",
+        "running-node-is-not-joined-again",
+    ],
+)
+def test_actions(changes: dict[str, object], actions: tuple[object, ...]) -> None:
+    assert plan(dataclasses.replace(MEMBER, **changes)) == actions  # type: ignore[arg-type]
+
+
+def test_stale_and_repeated_orders_are_not_kept() -> None:
+    assert newer(None, WAIT) == WAIT
+    assert newer(WAIT, JOIN) == JOIN
+    assert newer(JOIN, WAIT) == JOIN
+    assert newer(JOIN, dataclasses.replace(JOIN, join=False)) == JOIN

@@ -1,0 +1,121 @@
+"""Join failure classes from journal lines as k3s and etcd print them."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.k3s import classify, explain_failure, parse_unit
+from agent.protocol import K3sState
+
+WAITING = "Waiting to retrieve agent configuration; server is not ready: "
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (
+            'level=info msg="' + WAITING + "failed to retrieve configuration from server: "
+            'https://127.0.0.1:6444/v1-k3s/config: 401 Unauthorized"',
+            "token_rejected",
+        ),
+        (
+            'level=error msg="failed to get CA certs: Get \\"https://10.0.0.1:6443/cacerts\\": dial tcp '
+            '10.0.0.1:6443: connect: connection refused"',
+            "unreachable",
+        ),
+        (
+            'level=fatal msg="Error: preparing server: failed to validate token: failed to get CA certs: Get '
+            '\\"https://10.0.0.1:6443/cacerts\\": context deadline exceeded"',
+            "unreachable",
+        ),
+        (
+            'level=fatal msg="token CA hash does not match the Cluster CA certificate hash: aa != bb"',
+            "ca_mismatch",
+        ),
+        ('msg="CA cert validation failed: Get \\"https://10.0.0.1/cacerts\\": x509: bad"', "ca_mismatch"),
+        (
+            "x509: certificate has expired or is not yet valid: current time 1970-01-01T00:00:09Z is before",
+            "clock",
+        ),
+        (
+            'level=info msg="' + WAITING + "Node password rejected, duplicate hostname or contents of "
+            "'/etc/rancher/node/password' may not match server node-passwd entry, try enabling a unique node "
+            'name with the --with-node-id flag"',
+            "node_password",
+        ),
+        ("unable to verify hash for node 'pi-1': hash does not match", "node_password"),
+        (
+            "etcd cluster join failed: duplicate node name found, please use a unique name for this node",
+            "duplicate_member",
+        ),
+        (
+            "the member has been permanently removed from the cluster; the data-dir used by this member "
+            "must be removed",
+            "removed_member",
+        ),
+        ("etcdserver: too many learner members in cluster", "too_many_learners"),
+        ("etcdserver: unhealthy cluster", "unhealthy_cluster"),
+        (
+            'msg="Waiting for other members to finish joining etcd cluster: too many learner members"',
+            "too_many_learners",
+        ),
+        ('level=fatal msg="critical configuration value mismatch between servers"', "config_mismatch"),
+        (
+            'level=fatal msg="failed to find memory cgroup, you may need to add \\"cgroup_memory=1 '
+            'cgroup_enable=memory\\" to your linux cmdline"',
+            "cgroup_memory",
+        ),
+        (
+            '\\"overlayfs\\" snapshotter cannot be enabled for \\"/var/lib/rancher/k3s/agent/containerd\\"',
+            "snapshotter",
+        ),
+        ("bootstrap data already found and encrypted with different token", "token_rejected"),
+        ("this server is a not a member of the etcd cluster. Found [a b], expect: c", "ip_changed"),
+        (
+            "leader failed to send out heartbeat on time; took too long, leader is overloaded likely from "
+            "slow disk",
+            "disk_slow",
+        ),
+        ('msg="slow fdatasync" took=7.4s', "disk_slow"),
+    ],
+)  # fmt: skip
+def test_cause_is_recognised(line: str, code: str) -> None:
+    problem = classify(["level=info msg=starting", line, "level=info msg=retrying"])
+    assert problem is not None
+    assert problem.code == code
+    assert problem.hint
+
+
+def test_newest_cause_counts() -> None:
+    problem = classify(["dial tcp: connect: connection refused", "https://…/v1-k3s/config: 401 Unauthorized"])
+    assert problem is not None
+    assert problem.code == "token_rejected"
+
+
+def test_quiet_journal_has_no_cause() -> None:
+    assert classify(["level=info msg=starting", ""]) is None
+
+
+def test_failed_unit_without_a_known_cause_quotes_its_last_line() -> None:
+    problem = explain_failure(["level=info msg=x", "panic: something new", "", " "])
+    assert problem.code == "unknown"
+    assert "panic: something new" in problem.message
+    assert "journalctl" in problem.hint
+    assert "empty" in explain_failure([]).message
+
+
+@pytest.mark.parametrize(
+    ("text", "state"),
+    [
+        ("LoadState=not-found\nActiveState=inactive\nSubState=dead\n", K3sState.ABSENT),
+        ("", K3sState.ABSENT),
+        ("LoadState=loaded\nActiveState=inactive\nSubState=dead\nNRestarts=0\n", K3sState.INACTIVE),
+        ("LoadState=loaded\nActiveState=activating\nSubState=start\nNRestarts=0\n", K3sState.STARTING),
+        ("LoadState=loaded\nActiveState=activating\nSubState=auto-restart\nNRestarts=4\n", K3sState.FAILED),
+        ("LoadState=loaded\nActiveState=failed\nSubState=failed\n", K3sState.FAILED),
+        ("LoadState=loaded\nActiveState=active\nSubState=running\n", K3sState.RUNNING),
+        ("LoadState=loaded\nActiveState=deactivating\nSubState=stop-sigterm\n", K3sState.INACTIVE),
+    ],
+)
+def test_unit_states(text: str, state: K3sState) -> None:
+    assert parse_unit(text) is state
