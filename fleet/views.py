@@ -10,7 +10,6 @@ from typing import Any
 from fleet.boards import BoardModel
 from fleet.store.database import Store
 from fleet.store.records import BoardRecord, EventRecord, NodeRecord, board_id
-from fleet.watch import is_simulated
 
 _VERSION = re.compile(r"\bv\d+\.\d+\.\d+\S*")
 
@@ -134,7 +133,7 @@ def k3s_text(node: NodeRecord) -> str:
     told = str((node.status or {}).get("k3s_version") or "")
     found = _VERSION.search(told)
     version = found.group() if found else told[:40]
-    return f"{version} (simulator)" if version and is_simulated(node) else version
+    return f"{version} (simulator)" if version and node.has_simulated_k3s else version
 
 
 def _held_view(board: BoardRecord) -> HeldBoardView:

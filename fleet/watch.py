@@ -132,7 +132,7 @@ class Watch:
         # A Node object outlives its node for a while: only one that got its material can have become Ready.
         if not (node.join_allowed and _waits_for_ready(node)):
             return
-        entry = events.became_ready(said.version, is_simulated(node))
+        entry = events.became_ready(said.version, node.has_simulated_k3s)
         tx.move(node, Happening.BECAME_READY, entry, now)
         if tx.value(FOUNDER) == node.name:
             tx.claim_value(FOUNDED, node.name)
@@ -148,11 +148,6 @@ class Watch:
 
     def _connect_with_certificate(self, url: str) -> KubeApi:
         return KubeApi(url, self._ground.k3s.client_identity(self._ground.clock()))
-
-
-def is_simulated(node: NodeRecord) -> bool:
-    """Whether the node's k3s says of itself that it is the simulator."""
-    return "simulator" in str((node.status or {}).get("k3s_version") or "")
 
 
 def _waits_for_ready(node: NodeRecord) -> bool:

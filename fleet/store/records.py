@@ -58,6 +58,11 @@ class NodeRecord:
         return self.standing.state
 
     @property
+    def has_simulated_k3s(self) -> bool:
+        """Whether the node's k3s says of itself that it is the simulator."""
+        return "simulator" in str((self.status or {}).get("k3s_version") or "")
+
+    @property
     def board_id(self) -> str | None:
         """Key of its row in `boards`."""
         return board_id(self.serial, self.mac)

@@ -1,0 +1,136 @@
+"""The join material, carried out: k3s (the simulator) starts from exactly the files that a node is handed.
+
+The material's absolute paths are laid below each node's own directory; everything else is as on a node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes_fleet import cluster_spec, node_spec
+from k3s_sim_processes import Lab, Simulated, free_port, running_lab
+
+from agent.protocol import JoinMaterial, NodeFile
+from fleet.k3s import K3sMaterial, open_k3s
+from fleet.k3s_config import InitialiseCluster, JoinServer, Way, render_join_material
+from fleet.kube import KubeApi
+from fleet.secret import Secret
+from fleet.spec.model import NodeSpec, Role
+from lab.k3s_sim.release import build_release
+
+pytestmark = pytest.mark.integration
+
+SERVER = node_spec("pi5-1", 1, role=Role.SERVER)
+SECOND = node_spec("pi5-2", 2, role=Role.SERVER)
+AGENT = node_spec("pi4-1", 3)
+SPEC = cluster_spec(SERVER, SECOND, AGENT)
+DEADLINE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("release")
+    build_release(directory, "v1.33.5+k3s1")
+    return directory / "k3s-arm64"
+
+
+@pytest.fixture
+def lab(tmp_path: Path, program: Path) -> Iterator[Lab]:
+    with running_lab(tmp_path, program) as started:
+        yield started
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> K3sMaterial:
+    return open_k3s(tmp_path / "keys", "attic", time.time())
+
+
+def material_for(node: NodeSpec, keys: K3sMaterial, way: Way) -> JoinMaterial:
+    password = Secret(f"password of {node.name}")
+    return render_join_material(SPEC, node, keys, way, address=None, node_password=password, generation=1)
+
+
+def put(lab: Lab, node: NodeSpec, files: tuple[NodeFile, ...]) -> None:
+    """Write the files where the simulator of this node looks for them."""
+    root = lab.directory / f"{node.name}-root"
+    for file in files:
+        path = root / file.path.removeprefix("/")
+        if file.path.startswith("/var/lib/rancher/k3s/"):
+            path = lab.data(node.name) / file.path.removeprefix("/var/lib/rancher/k3s/")
+        elif file.path.startswith("/etc/rancher/node/"):
+            path = lab.data(node.name) / "agent" / file.path.removeprefix("/")
+        elif file.path.startswith("/etc/rancher/k3s/config.yaml.d/"):
+            path = Path(f"{lab.config(node.name)}.d") / Path(file.path).name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(file.content.replace("/etc/rancher/k3s/bramble-", f"{root}/etc/rancher/k3s/bramble-"))
+
+
+def finish(lab: Lab, node: NodeSpec, material: JoinMaterial) -> None:
+    """What the agent does when k3s runs: the drop-in without its token, then the token file goes."""
+    put(lab, node, material.files_after_ready)
+    for path in material.remove_after_ready:
+        (lab.directory / f"{node.name}-root" / path.removeprefix("/")).unlink()
+
+
+async def ready_nodes(port: int, keys: K3sMaterial, wanted: set[str]) -> None:
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        KubeApi(f"https://127.0.0.1:{port}", keys.client_identity(time.time())) as api,
+    ):
+        while {name for name, node in (await api.nodes()).items() if node.ready} != wanted:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+def start_server(lab: Lab, port: int) -> Simulated:
+    server = lab.server(SERVER.name, port)
+    server.wait_ready()
+    return server
+
+
+def test_first_server_and_agent_become_ready_and_live_on_without_token(lab: Lab, keys: K3sMaterial) -> None:
+    port = free_port()
+    founder = material_for(SERVER, keys, InitialiseCluster())
+    put(lab, SERVER, founder.files)
+    server = start_server(lab, port)
+    joining = material_for(AGENT, keys, JoinServer(f"https://127.0.0.1:{port}"))
+    put(lab, AGENT, joining.files)
+    agent = lab.start(AGENT.name, "agent")
+    agent.wait_ready()
+    asyncio.run(ready_nodes(port, keys, {"pi5-1", "pi4-1"}))
+    finish(lab, SERVER, founder)
+    finish(lab, AGENT, joining)
+    for process in (agent, server):
+        lab.stop(process)
+    server = start_server(lab, port)
+    agent = lab.start(AGENT.name, "agent")
+    agent.wait_ready()
+    asyncio.run(ready_nodes(port, keys, {"pi5-1", "pi4-1"}))
+
+
+def test_second_server_joins_the_first_ones_cluster(lab: Lab, keys: K3sMaterial) -> None:
+    port = free_port()
+    put(lab, SERVER, material_for(SERVER, keys, InitialiseCluster()).files)
+    start_server(lab, port)
+    put(lab, SECOND, material_for(SECOND, keys, JoinServer(f"https://127.0.0.1:{port}")).files)
+    lab.server(SECOND.name, free_port()).wait_ready()
+    asyncio.run(ready_nodes(port, keys, {"pi5-1", "pi5-2"}))
+
+
+def test_reinstalled_node_is_accepted_with_the_password_that_the_store_kept(
+    lab: Lab, keys: K3sMaterial
+) -> None:
+    port = free_port()
+    put(lab, SERVER, material_for(SERVER, keys, InitialiseCluster()).files)
+    start_server(lab, port)
+    joining = material_for(AGENT, keys, JoinServer(f"https://127.0.0.1:{port}"))
+    put(lab, AGENT, joining.files)
+    first = lab.start(AGENT.name, "agent")
+    first.wait_ready()
+    lab.stop(first)
+    lab.data(AGENT.name).rename(lab.directory / "the disk that was wiped")
+    put(lab, AGENT, joining.files)
+    lab.start(AGENT.name, "agent").wait_ready()
