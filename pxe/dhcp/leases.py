@@ -196,7 +196,7 @@ class LeaseTable:
     def _put(self, lease: Lease) -> None:
         """Enter a lease; the client's former address and the address's former client are forgotten."""
         former = self._by_mac.pop(lease.mac, None)
-        if former is not None and former.address != lease.address:
+        if former is not None:
             del self._leases[former.address]
         replaced = self._leases.get(lease.address)
         if replaced is not None and self._by_mac.get(replaced.mac) is replaced:

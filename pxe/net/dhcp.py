@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 from typing import Final, Protocol
 
 from pxe.boot.clients import Learn
-from pxe.dhcp.leases import LeaseTable
+from pxe.dhcp.leases import Lease, LeaseTable
 from pxe.dhcp.replies import Action, Report, SendReply
 from pxe.dhcp.wire import MINIMUM_REPLY_BYTES, DhcpMessage, parse_request
 from pxe.errors import WireError
@@ -73,6 +73,7 @@ class DhcpService:
         self._on_event = on_event
         self._on_learn = on_learn
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUE_SIZE)
+        self._unstored: list[Lease] = []
         self.malformed = 0
         self.dropped = 0
         self.unsent = 0
@@ -128,11 +129,19 @@ class DhcpService:
     async def _store_changes(self) -> None:
         if self._leases is None or self._store is None:
             return
-        changes = self._leases.drain_changes()
-        if changes:
-            await asyncio.to_thread(self._store.append, changes)
+        self._unstored += self._leases.drain_changes()
+        if not self._unstored:
+            return
+        try:
+            await asyncio.to_thread(self._store.append, self._unstored)
             if self._store.needs_rewrite:
                 await asyncio.to_thread(self._store.rewrite, list(self._leases))
+        except OSError as error:
+            # A full disk must not keep boards from booting. Only a crash before the next success can cost these
+            # leases, and then their clients renew them.
+            log.error("leases not stored", extra={"count": len(self._unstored), "error": error.strerror})
+        else:
+            self._unstored = []
 
     def _send(self, reply: SendReply) -> None:
         try:

@@ -70,6 +70,7 @@ class LeaseStore:
         self._path = path
         self._lines = 0
         self._fd = -1
+        self._torn = False
         self.leases: list[Lease] = []
         self.corrupt_lines = 0
         try:
@@ -96,13 +97,21 @@ class LeaseStore:
         return self._lines >= COMPACT_AFTER_LINES
 
     def append(self, leases: Iterable[Lease]) -> None:
-        """Store leases; they are on the disk when this returns. One sync, however many they are."""
+        """Store leases; they are on the disk when this returns. One sync, however many they are.
+
+        Raises:
+            OSError: they may not be there; hand them in again, a lease that stands twice does no harm.
+        """
         lines = [encode_lease(lease) for lease in leases]
         if lines:
             data = b"".join(lines)
+            if self._torn:
+                data = b"\n" + data  # after what the failed call may have left of a line
+            self._torn = True
             while data:
                 data = data[os.write(self._fd, data) :]
             os.fdatasync(self._fd)
+            self._torn = False
             self._lines += len(lines)
 
     def rewrite(self, leases: Iterable[Lease]) -> None:
@@ -126,6 +135,7 @@ class LeaseStore:
             raise
         self.close()
         self._fd = fd
+        self._torn = False
         self._lines = len(lines)
 
     def close(self) -> None:

@@ -16,10 +16,7 @@ import logging
 import select
 import signal
 import socket
-import struct
 import time
-from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from multiprocessing.connection import Connection
@@ -28,31 +25,20 @@ from typing import Final, TypeAlias
 from pxe.boot.clients import ClientBook, Learn
 from pxe.boot.content import Content, open_content
 from pxe.boot.decision import Install
-from pxe.boot.routes import Route, explain_missing, locate, route
+from pxe.boot.routes import Route, locate, route
 from pxe.boot.table import BootTable
-from pxe.events import (
-    BoardEvent,
-    BootFile,
-    BootFileMissing,
-    BootFileProbed,
-    BootProgress,
-    TransferFailed,
-)
 from pxe.net.ports import received_for
-from pxe.tftp.session import Datagram, Failed, Finished, Probed, ReadSession, SessionLimits
+from pxe.tftp.reports import EventPipe, missing_event, outcome_event, progress_event
+from pxe.tftp.sender import PacketSender
+from pxe.tftp.session import Failed, Outcome, ReadSession, SessionLimits
 from pxe.tftp.wire import Error, ErrorCode, Opcode, Request, TftpWireError, parse_packet
 
 log = logging.getLogger(__name__)
 
-UDP_SEGMENT: Final = 103  # linux/udp.h
-MAXIMUM_SEGMENTS: Final = 64  # UDP_MAX_SEGMENTS of kernels before 6.9
-MAXIMUM_GSO_BYTES: Final = 65_000
+HEADER_BYTES: Final = 4
 REQUESTS_PER_ROUND: Final = 64
 ANCILLARY_BYTES: Final = 64
 SEND_BUFFER_BYTES: Final = 1024 * 1024
-EVENTS_PER_BATCH: Final = 32  # pickled about 16 kB: a pipe that can be written takes it without waiting
-EVENTS_HELD: Final = 8192
-EVENT_DELAY_S: Final = 0.05
 PROGRESS_EVERY_S: Final = 1.0
 LONGEST_WAIT_S: Final = 1.0
 
@@ -115,7 +101,6 @@ class TftpWorker:
     Attributes:
         malformed: datagrams that were no requests.
         dropped_requests: requests beyond `max_transfers`.
-        dropped_events: events that the parent was too slow to take.
     """
 
     def __init__(
@@ -131,14 +116,12 @@ class TftpWorker:
         self._by_client: dict[str, dict[int, int]] = {}  # address → port → file descriptor, oldest first
         self._timers: list[tuple[float, int, _Transfer]] = []  # due · a number against ties · whose
         self._timers_set = 0
-        self._events: deque[BoardEvent] = deque()
-        self._events_due = 0.0
-        self._use_gso = settings.use_gso
+        self._events = EventPipe(orders)
+        self._sender = PacketSender(settings.use_gso)
         self._ends_at: float | None = None
         self._orphaned = False
         self.malformed = 0
         self.dropped_requests = 0
-        self.dropped_events = 0
 
     def run(self) -> None:
         """Serve until the parent says stop or is gone."""
@@ -158,7 +141,7 @@ class TftpWorker:
                     elif fd == orders:
                         self._take_orders()
                 self._run_timers()
-                self._send_events()
+                self._flush_events()
         finally:
             self._close()
 
@@ -189,28 +172,11 @@ class TftpWorker:
             return True
         return self._ends_at is not None and (not self._transfers or time.monotonic() >= self._ends_at)
 
-    def _report(self, event: BoardEvent) -> None:
-        if len(self._events) >= EVENTS_HELD:
-            self.dropped_events += 1
-            return
-        if not self._events:
-            self._events_due = time.monotonic() + EVENT_DELAY_S
-        self._events.append(event)
-
-    def _send_events(self, *, at_once: bool = False) -> None:
-        """Hand events to the parent when a batch is full or its time has come."""
-        while self._events and (
-            at_once or len(self._events) >= EVENTS_PER_BATCH or time.monotonic() >= self._events_due
-        ):
-            if not at_once and not select.select([], [self._orders], [], 0)[1]:
-                self._events_due = time.monotonic() + EVENT_DELAY_S  # the parent is busy
-                return
-            batch = [self._events.popleft() for _ in range(min(len(self._events), EVENTS_PER_BATCH))]
-            try:
-                self._orders.send(batch)
-            except OSError:
-                self._orphaned = True
-                return
+    def _flush_events(self, *, all_now: bool = False) -> None:
+        try:
+            self._events.flush(all_now=all_now)
+        except OSError:
+            self._orphaned = True
 
     # Requests
 
@@ -258,15 +224,7 @@ class TftpWorker:
             content = open_content(location) if location is not None else None
         if content is None:
             self._refuse(peer, ErrorCode.FILE_NOT_FOUND, "File not found")
-            self._report(
-                BootFileMissing(
-                    at=wall,
-                    board=found.board,
-                    node=_name(found),
-                    name=found.name,
-                    reason=explain_missing(found),
-                )
-            )
+            self._events.add(missing_event(found))
             return
         if len(self._transfers) >= self._settings.max_transfers:
             self.dropped_requests += 1
@@ -339,87 +297,18 @@ class TftpWorker:
         session = transfer.session
         datagrams = session.datagrams_to_send()
         if datagrams:
-            self._send(transfer, datagrams)
+            self._sender.send(transfer.sock, datagrams, HEADER_BYTES + session.negotiated.blksize)
         outcome = session.next_event()
         if outcome is not None:
             self._finish(transfer, outcome)
         elif now >= transfer.progress_at:
             transfer.progress_at = now + PROGRESS_EVERY_S
-            self._report(
-                BootProgress(
-                    at=time.time(),
-                    board=transfer.route.board,
-                    node=_name(transfer.route),
-                    name=transfer.route.name,
-                    sent_bytes=session.acknowledged_bytes,
-                    size_bytes=transfer.content.size,
-                )
+            self._events.add(
+                progress_event(transfer.route, session.acknowledged_bytes, transfer.content.size)
             )
 
-    def _send(self, transfer: _Transfer, datagrams: Sequence[Datagram]) -> None:
-        sock = transfer.sock
-        try:
-            if len(datagrams) > 2 and self._use_gso:
-                self._send_segmented(sock, datagrams, 4 + transfer.session.negotiated.blksize)
-                return
-            for datagram in datagrams:
-                sock.sendmsg(datagram.buffers)
-        except (BlockingIOError, InterruptedError):
-            pass  # the send buffer is full: as if lost on the way, the client or the timer asks again
-        except OSError as error:
-            log.debug("TFTP packet not sent", extra={"peer": transfer.client[0], "error": error.strerror})
-
-    def _send_segmented(self, sock: socket.socket, datagrams: Sequence[Datagram], segment: int) -> None:
-        """Send a window in few system calls: the kernel cuts it into packets of `segment` bytes."""
-        step = max(1, min(MAXIMUM_SEGMENTS, MAXIMUM_GSO_BYTES // segment))
-        control = [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", segment))]
-        for start in range(0, len(datagrams), step):
-            part = datagrams[start : start + step]
-            buffers = [buffer for datagram in part for buffer in datagram.buffers]
-            try:
-                sock.sendmsg(buffers, control if len(part) > 1 else [])
-            except (BlockingIOError, InterruptedError, ConnectionRefusedError):
-                raise
-            except OSError as error:
-                # No segmentation on this kernel or device (EINVAL, EIO, EOPNOTSUPP, EMSGSIZE): one by one
-                # from now on.
-                log.info("UDP segmentation is not available", extra={"error": error.strerror})
-                self._use_gso = False
-                for datagram in datagrams[start:]:
-                    sock.sendmsg(datagram.buffers)
-                return
-
-    def _finish(self, transfer: _Transfer, outcome: Finished | Probed | Failed) -> None:
-        found = transfer.route
-        seconds = time.monotonic() - transfer.started
-        at, board, node, name = time.time(), found.board, _name(found), found.name
-        match outcome:
-            case Finished(size, retransmitted):
-                self._report(
-                    BootFile(
-                        at=at,
-                        board=board,
-                        node=node,
-                        name=name,
-                        size_bytes=size,
-                        seconds=seconds,
-                        retransmitted=retransmitted,
-                    )
-                )
-            case Probed(size):
-                self._report(BootFileProbed(at=at, board=board, node=node, name=name, size_bytes=size))
-            case Failed(reason, sent, size):
-                self._report(
-                    TransferFailed(
-                        at=at,
-                        board=board,
-                        node=node,
-                        name=name,
-                        sent_bytes=sent,
-                        size_bytes=size,
-                        reason=reason,
-                    )
-                )
+    def _finish(self, transfer: _Transfer, outcome: Outcome) -> None:
+        self._events.add(outcome_event(transfer.route, outcome, time.monotonic() - transfer.started))
         self._end(transfer)
 
     def _end(self, transfer: _Transfer) -> None:
@@ -454,27 +343,22 @@ class TftpWorker:
             heapq.heappush(self._timers, (deadline, self._timers_set, transfer))
 
     def _wait_s(self) -> float:
-        now = time.monotonic()
-        wait_s = LONGEST_WAIT_S
-        if self._timers:
-            wait_s = min(wait_s, self._timers[0][0] - now)
-        if self._events:
-            wait_s = min(wait_s, self._events_due - now)
-        if self._ends_at is not None:
-            wait_s = min(wait_s, self._ends_at - now)
-        return max(wait_s, 0.0)
+        """Seconds until something is due."""
+        dues = (
+            self._timers[0][0] if self._timers else None,
+            self._events.next_timeout(),
+            self._ends_at,
+        )
+        due = min((due for due in dues if due is not None), default=None)
+        return LONGEST_WAIT_S if due is None else min(max(due - time.monotonic(), 0.0), LONGEST_WAIT_S)
 
     def _close(self) -> None:
         for transfer in list(self._transfers.values()):
             self._end(transfer)
-        self._send_events(at_once=True)
+        self._flush_events(all_now=True)
         self._epoll.close()
         self._sock.close()
         self._orders.close()
-
-
-def _name(found: Route) -> str | None:
-    return found.node.name if found.node is not None else None
 
 
 def run_worker(sock: socket.socket, orders: Connection, settings: WorkerSettings, table: BootTable) -> None:

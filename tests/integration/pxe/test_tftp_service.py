@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -291,12 +292,16 @@ async def test_a_repeated_request_does_not_start_a_second_transfer(tmp_path: Pat
             assert len(peers) == 1
 
 
-def worker_pids() -> list[int]:
-    """Children of this process that are TFTP workers."""
+def worker_pids(parent: int | None = None) -> list[int]:
+    """Children of a process (this one) that are TFTP workers."""
     pids = []
-    for task in Path(f"/proc/{os.getpid()}/task").iterdir():
+    for task in Path(f"/proc/{parent or os.getpid()}/task").iterdir():
         pids += [int(pid) for pid in (task / "children").read_text(encoding="ascii").split()]
     return [pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def is_running(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 @pytest.mark.asyncio
@@ -324,6 +329,42 @@ async def test_a_stop_ends_the_worker(tmp_path: Path) -> None:
     async with serving(tmp_path):
         (pid,) = worker_pids()
     assert pid not in worker_pids()
+
+
+ORPHAN_MAKER = """
+import asyncio, sys
+from pathlib import Path
+from fakes_pxe import running_server
+from pxe.boot.table import BootTable
+
+async def main() -> None:
+    async with running_server(BootTable(), Path(sys.argv[1])):
+        print("ready", flush=True)
+        await asyncio.Event().wait()
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.asyncio
+async def test_a_worker_ends_with_a_server_that_was_killed(tmp_path: Path) -> None:
+    script = tmp_path / "server.py"
+    script.write_text(ORPHAN_MAKER, encoding="utf-8")
+    checkout = Path(__file__).parents[3]
+    server = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(script), str(tmp_path)),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": f"{checkout}:{checkout / 'tests/support'}"},
+    )
+    assert server.stdout is not None
+    async with asyncio.timeout(WAIT_S):
+        assert await server.stdout.readline() == b"ready\n"
+        (worker,) = worker_pids(server.pid)
+        server.kill()
+        await server.wait()
+        while is_running(worker):  # noqa: ASYNC110  # another's child gives no event
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.asyncio

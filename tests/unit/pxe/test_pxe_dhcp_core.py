@@ -266,6 +266,7 @@ def test_a_new_reservation_reaches_the_board_at_its_next_renewal() -> None:
     network.table = BootTable((NodeBootState(name="one", mac=COMPUTER, address=RESERVED),))
     renewal = network.must_answer(client_message(MessageType.REQUEST, mac=COMPUTER, ciaddr=address))
     assert renewal.message.message_type is MessageType.NAK
+    assert (renewal.address, renewal.message.ciaddr) == (BROADCAST, IPv4Address(0))
     assert network.dora(COMPUTER) == RESERVED
 
 

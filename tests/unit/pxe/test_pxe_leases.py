@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -75,6 +77,16 @@ def test_a_declined_address_rests() -> None:
     assert not table.is_free(A, MACS[0], 10)
     assert table.choose(MACS[0], A, (), 10) == B
     assert table.is_free(A, MACS[1], 10 + DECLINED_HELD_S)
+
+
+def test_a_declined_address_rests_although_its_client_goes_on_and_the_server_restarts() -> None:
+    table = LeaseTable(POOL)
+    table.bind(MACS[0], A, expires=1000)
+    table.decline(MACS[0], A, 10)
+    table.bind(MACS[0], B, expires=1000)
+    for again in (table, LeaseTable(POOL, leases=table.drain_changes())):
+        assert not again.is_free(A, MACS[1], 20)
+        assert again.choose(MACS[0], None, (), 20) == B
 
 
 def test_only_the_holder_can_release_and_decline() -> None:
@@ -187,6 +199,27 @@ def test_spoiled_lines_are_counted_and_passed_over(tmp_path: Path, line: bytes) 
     with LeaseStore(path) as store:
         assert store.leases == [lease(A), lease(B, 1)]
         assert store.corrupt_lines == 1
+
+
+def test_a_write_that_fails_halfway_costs_nothing_once_it_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "leases.jsonl"
+    real_write = os.write
+
+    def disk_gets_full(fd: int, data: bytes) -> int:
+        real_write(fd, data[:30])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with LeaseStore(path) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", disk_gets_full)
+            with pytest.raises(OSError, match="No space"):
+                store.append([lease(A)])
+        store.append([lease(A), lease(B, 1)])
+    with LeaseStore(path) as again:
+        assert again.leases == [lease(A), lease(B, 1)]
+        assert again.corrupt_lines == 1
 
 
 def test_rewriting_keeps_what_it_is_given(tmp_path: Path) -> None:
