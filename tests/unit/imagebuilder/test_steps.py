@@ -1,0 +1,202 @@
+"""Steps: overlays, the command line, user-data, the agent's archive, the plan's id."""
+
+from __future__ import annotations
+
+import io
+import runpy
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+import yaml
+from fakes_image import SSH_KEY, make_agent, make_spec
+
+from imagebuilder.disk.edit import DiskImage, PutBootFile, PutDirectory, PutFile, PutLink
+from imagebuilder.errors import ImageBuilderError
+from imagebuilder.plan import Plan
+from imagebuilder.render import render_user_data
+from imagebuilder.resources import data_dir
+from imagebuilder.steps.agent import AgentStep, pack_agent
+from imagebuilder.steps.cmdline import CmdlineStep, edit_cmdline
+from imagebuilder.steps.overlay import OverlayError, load_overlay
+from imagebuilder.steps.seed import SeedStep
+from imagebuilder.steps.step import Context, Step
+
+CONTEXT = Context(image_id="an-id", disk=cast(DiskImage, None))
+
+
+def overlay(root: Path, files: Mapping[str, str], manifest: str = "") -> Path:
+    for name, text in files.items():
+        path = root / "rootfs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    root.mkdir(exist_ok=True)
+    (root / "overlay.toml").write_text(manifest)
+    return root
+
+
+def test_an_overlay_becomes_edits_with_owner_mode_and_links(tmp_path: Path) -> None:
+    directory = overlay(
+        tmp_path / "mine",
+        {"etc/plain": "1", "etc/secret": "2", "usr/local/bin/run": "3", "boot/firmware/extra.txt": "4"},
+        '[files]\n"/etc/secret" = { mode = "0600", uid = 1000 }\n'
+        '[directories]\n"/var/lib/mine" = { mode = "0700", gid = 5 }\n[links]\n"/etc/link" = "plain"\n',
+    )
+    (directory / "rootfs/usr/local/bin/run").chmod(0o755)
+    edits = load_overlay(directory, "mine").edits(CONTEXT)
+    rootfs = directory / "rootfs"
+    assert list(edits) == [
+        PutDirectory(path="/var/lib/mine", mode=0o700, gid=5),
+        PutBootFile(path="/extra.txt", content=b"4"),
+        PutFile(path="/etc/plain", content=rootfs / "etc/plain", mode=0o644),
+        PutFile(path="/etc/secret", content=rootfs / "etc/secret", mode=0o600, uid=1000),
+        PutFile(path="/usr/local/bin/run", content=rootfs / "usr/local/bin/run", mode=0o755),
+        PutLink(path="/etc/link", target="plain"),
+    ]
+
+
+def test_every_problem_of_an_overlay_is_told_at_once(tmp_path: Path) -> None:
+    directory = overlay(
+        tmp_path / "bad",
+        {"etc/a": ""},
+        '[file]\n"/x" = {}\n[files]\n"/etc/a" = { mod = "0600", mode = 384 }\n"/etc/none" = {}\n'
+        '[links]\n"/etc/../passwd" = "x"\n"/etc/a" = "b"\n"/boot/firmware/l" = "x"\n'
+        '[directories]\n"/d" = { uid = -1 }\n"relative" = {}\n',
+    )
+    (directory / "rootfs/etc/link").symlink_to("a")
+    with pytest.raises(OverlayError) as caught:
+        load_overlay(directory, "bad")
+    text = "\n".join(caught.value.problems)
+    for part in (
+        "unknown section 'file'; did you mean 'files'?",
+        "unknown key 'mod'; did you mean 'mode'?",
+        "mode is 384",
+        "'/etc/none', which is not in rootfs/",
+        "'/etc/../passwd' is not a plain absolute path",
+        "'/etc/a' is a file in rootfs/ as well",
+        "the boot partition is a FAT",
+        "uid is -1",
+        "'relative' is not a plain absolute path",
+        "rootfs/etc/link is a link; put it under [links]",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize("manifest", ["[files", "files = 3\n"], ids=["syntax", "shape"])
+def test_a_manifest_that_cannot_be_read_is_told(tmp_path: Path, manifest: str) -> None:
+    with pytest.raises(OverlayError, match=r"overlay\.toml"):
+        load_overlay(overlay(tmp_path / "bad", {"etc/a": ""}, manifest), "bad")
+
+
+def test_an_empty_directory_is_no_overlay(tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(OverlayError, match="neither rootfs/ nor overlay"):
+        load_overlay(tmp_path / "nothing", "nothing")
+
+
+def test_brambles_own_overlays_load_and_enable_the_agent_alone() -> None:
+    links = [
+        edit.path
+        for name in ("base-tuning", "agent", "k3s")
+        for edit in load_overlay(data_dir("overlays") / name, name).edits(CONTEXT)
+        if isinstance(edit, PutLink)
+    ]
+    assert links == ["/etc/systemd/system/multi-user.target.wants/bramble-agent.service"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("root=X rootwait resize\n", "root=X rootwait cgroup_enable=cpuset cgroup_enable=memory ds=nocloud"),
+        (
+            "cgroup_enable=memory root=X cgroup_disable=memory\nignored by the firmware\n",
+            "root=X cgroup_disable=memory cgroup_enable=cpuset cgroup_enable=memory ds=nocloud",
+        ),
+        ("a  b", "a b cgroup_enable=cpuset cgroup_enable=memory ds=nocloud"),
+    ],
+    ids=["raspios", "disabled-before", "spaces"],
+)
+def test_the_memory_cgroup_is_enabled_last_and_only_once(before: str, after: str) -> None:
+    assert edit_cmdline(before) == after
+    assert edit_cmdline(after) == after
+
+
+def test_user_data_makes_the_user_and_holds_nothing_of_one_node() -> None:
+    text = render_user_data(make_spec(packages=("nfs-common",)))
+    assert text.startswith("#cloud-config\n")
+    document = yaml.safe_load(text)
+    assert document["timezone"] == "Europe/Madrid"
+    assert document["users"][0]["ssh_authorized_keys"] == [SSH_KEY]
+    assert document["users"][0]["lock_passwd"] is True
+    assert document["packages"] == ["nfs-common"]
+    assert "hostname" not in document
+    assert "packages" not in yaml.safe_load(render_user_data(make_spec()))
+
+
+def test_a_value_cannot_change_the_structure_of_user_data() -> None:
+    spec = make_spec()
+    wicked = 'x"\nruncmd: [reboot]\n#'
+    changed = replace(spec, image=replace(spec.image, timezone=wicked))
+    document = yaml.safe_load(render_user_data(changed))
+    assert document["timezone"] == wicked
+    assert "runcmd" not in document
+
+
+def test_the_packed_agent_runs_and_is_the_same_every_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = make_agent(tmp_path)
+    archive = pack_agent(package)
+    (package / "__pycache__").mkdir()
+    (package / "__pycache__" / "x.py").write_text("no")
+    (package / "__main__.py").touch()
+    assert pack_agent(package) == archive
+    assert archive.startswith(b"#!/usr/bin/python3\nPK")
+    with zipfile.ZipFile(io.BytesIO(archive)) as members:
+        assert members.namelist() == ["__main__.py", "agent/__init__.py", "agent/__main__.py"]
+    path = tmp_path / "agent.pyz"
+    path.write_bytes(archive)
+    saved = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "agent"}
+    arguments, sys.argv = sys.argv, [str(path), "install"]
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    finally:
+        sys.argv = arguments
+        for name in [name for name in sys.modules if name.split(".")[0] == "agent"]:
+            del sys.modules[name]
+        sys.modules.update(saved)
+    assert capsys.readouterr().out == "agent install\n"
+
+
+def test_what_is_no_package_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageBuilderError, match="is not the agent's package"):
+        pack_agent(tmp_path)
+
+
+def plan(*steps: Step, base_id: str = "base", tools: Mapping[str, str] | None = None) -> Plan:
+    return Plan(base_id=base_id, steps=steps, installer={"init": "1"}, tools=tools or {"e2fsprogs": "1.47.0"})
+
+
+def test_the_image_id_covers_base_steps_order_installer_and_tools(tmp_path: Path) -> None:
+    one = load_overlay(overlay(tmp_path / "one", {"etc/a": "1"}), "one")
+    seed = SeedStep("attic", "#cloud-config\n")
+    same = plan(one, seed, CmdlineStep())
+    ids = {
+        same.image_id,
+        plan(seed, one, CmdlineStep()).image_id,
+        plan(one, seed).image_id,
+        plan(one, seed, CmdlineStep(), base_id="other").image_id,
+        plan(one, seed, CmdlineStep(), tools={"e2fsprogs": "1.47.1"}).image_id,
+        replace(same, installer={"init": "2"}).image_id,
+        plan(one, replace(seed, user_data="#cloud-config\n\n"), CmdlineStep()).image_id,
+        plan(one, seed, CmdlineStep(), AgentStep(b"agent")).image_id,
+        plan(one, seed, CmdlineStep(), AgentStep(b"other")).image_id,
+    }
+    assert len(ids) == 9
+    assert plan(one, seed, CmdlineStep()).image_id == same.image_id
+    overlay(tmp_path / "one", {"etc/a": "2"})
+    assert plan(load_overlay(tmp_path / "one", "one"), seed, CmdlineStep()).image_id not in ids
