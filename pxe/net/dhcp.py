@@ -137,8 +137,8 @@ class DhcpService:
             if self._store.needs_rewrite:
                 await asyncio.to_thread(self._store.rewrite, list(self._leases))
         except OSError as error:
-            # A full disk must not keep boards from booting. Only a crash before the next success can cost these
-            # leases, and then their clients renew them.
+            # A full disk must not keep boards from booting. Only a crash before the next success can cost
+            # these leases, and then their clients renew them.
             log.error("leases not stored", extra={"count": len(self._unstored), "error": error.strerror})
         else:
             self._unstored = []
