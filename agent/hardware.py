@@ -194,7 +194,7 @@ def _read_onboard_mac(root: Path) -> str | None:
 
 
 def read_disks(root: Path = ROOT) -> tuple[Disk, ...]:
-    """Every whole disk with a medium in it, by name; no RAM disk, loop device, eMMC boot area, hidden path."""
+    """Every whole disk with a medium in it, by name; no RAM disk, loop device, eMMC boot area, NVMe path."""
     disks = []
     for entry in _entries(root / "sys/block"):
         size = read_text(entry / "size") or "0"

@@ -20,7 +20,6 @@ from typing import Any, Final, Self
 from bramble.paths import STATE_VARIABLE
 from fleet.admin_client import FleetReader
 from fleet.boards import DiskKind, Serial
-from fleet.errors import FleetError
 from fleet.spec.model import ClusterSpec, NodeSpec
 from lab.board import BoardConfig, VirtualBoard
 from lab.disk import VirtualDisk
@@ -106,10 +105,8 @@ class Rehearsal:
             time.sleep(POLL_S)
 
     def _answers(self) -> bool:
-        try:
-            return bool(self.admin.nodes()["live"])
-        except FleetError:  # there is not even a store to read
-            return False
+        """The socket appears when every service is up; before that the store may be half made."""
+        return (self._state / self.spec.name / "control.sock").exists() and bool(self.admin.nodes()["live"])
 
     def stop_server(self) -> int | None:
         """Ask the server to end and wait for it; its exit status, None where none was running."""
