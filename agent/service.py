@@ -61,7 +61,6 @@ from agent.state import NodeConfig, StateStore, forget_ticket, load_node_config
 log = logging.getLogger("bramble.agent")
 
 MIN_INTERVAL_S, MAX_INTERVAL_S = 1.0, 300.0
-DEFAULT_INTERVAL_S = 10.0
 REJECTED_PAUSE_S = 120.0
 RENEWAL_RETRY_S = 3600.0
 MAX_ROUNDS = 8
@@ -161,7 +160,7 @@ class Service:
         except _Waiting as exc:
             self._status(exc.message)
             return exc.delay_s
-        except (Unreachable, Untrusted, Refused) as exc:
+        except AgentError as exc:
             if isinstance(exc, Refused) and exc.status == CERTIFICATE_UNKNOWN and self._enrolled:
                 self._enrolled = False
                 self._status(f"{exc.message}; enrolling again")
@@ -170,9 +169,6 @@ class Service:
             delay_s = next(self._delays)
             self._status(f"{exc.message}; trying again in {delay_s:.0f} s")
             return delay_s
-        except AgentError as exc:
-            self._status(exc.message)
-            return DEFAULT_INTERVAL_S
         self._delays = None
         return delay_s
 
@@ -219,7 +215,8 @@ class Service:
         """Carry the actions out; False when one failed and planning again would only repeat it."""
         for action in actions:
             try:
-                self._apply(action)
+                with _disk_errors():
+                    self._apply(action)
             except (_Waiting, Unreachable, Untrusted):
                 raise
             except AgentError as exc:
@@ -381,6 +378,17 @@ class Service:
                 return
             self._stop.wait(left_s if ping_s is None else min(left_s, ping_s))
             self._manager.tell("WATCHDOG=1")
+
+
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    """A disk that fails in the middle of an action is a problem to report, not the end of the service."""
+    try:
+        yield
+    except OSError as exc:
+        raise AgentError(
+            f"the node's disk refuses: {exc}", "Is it full, read-only or failing (dmesg)?"
+        ) from exc
 
 
 def _problem_code(action: Action) -> str:

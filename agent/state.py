@@ -78,7 +78,12 @@ def load_node_config(path: Path) -> NodeConfig:
 
 
 def forget_ticket(path: Path) -> None:
-    """Rewrite node.json without the ticket: it was used, and nobody shall find it."""
+    """Rewrite node.json without the ticket: it was used, and nobody shall find it.
+
+    Raises:
+        AgentError: the file is not what it was at the start, or can not be written.
+    """
+    parse_node_config(path.read_bytes(), str(path))
     value = json.loads(path.read_bytes())
     if value.pop("ticket", None) is not None:
         write_atomically(path, json.dumps(value, indent=2).encode() + b"\n", 0o600)

@@ -598,6 +598,7 @@ class FakeSystem:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, ...]] = []
+        self.called = threading.Condition()
         self.active = "inactive"
         self.sub = "dead"
         self.journal = ""
@@ -612,7 +613,9 @@ class FakeSystem:
     ) -> Completed:
         if argv[0] == "openssl":
             return run_command(argv, input_bytes=input_bytes, timeout_s=timeout_s, check=check)
-        self.calls.append(tuple(argv))
+        with self.called:
+            self.calls.append(tuple(argv))
+            self.called.notify_all()
         match list(argv):
             case ["systemctl", "show", *_]:
                 answer = f"LoadState=loaded\nActiveState={self.active}\nSubState={self.sub}\nNRestarts=0\n"

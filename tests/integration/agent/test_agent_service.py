@@ -330,6 +330,22 @@ def test_state_that_can_not_be_stored_is_reported(
         control.wait_for(lambda: control.statuses[-1].generation == 9)
 
 
+def test_disk_that_refuses_does_not_end_the_service(
+    control: ControlServer, root: Path, system: FakeSystem
+) -> None:
+    """The state directory can not even be made: the node enrols as soon as it can."""
+    directory = root / "var/lib/bramble"
+    directory.parent.mkdir(parents=True)
+    directory.write_text("a file in the way")
+    service = make_service(root, system)
+    with serving(service):
+        with system.called:
+            assert system.called.wait_for(lambda: len(system.calls) >= 3, 30)
+        assert control.requests == []
+        directory.unlink()
+        control.wait_for(lambda: bool(control.statuses))
+
+
 def test_certificate_is_renewed_when_a_third_of_its_life_is_over(
     control: ControlServer, root: Path, system: FakeSystem
 ) -> None:

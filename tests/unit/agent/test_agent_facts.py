@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
 from fakes_agent import make_node_root, write_tree
 
+from agent import __version__
 from agent.errors import AgentError
 from agent.hardware import (
     parse_device_tree_u32,
@@ -51,8 +53,6 @@ def pi5(tmp_path: Path) -> Path:
             "sys/class/net/aux0/address": "00:e0:4c:68:00:01\n",
             "sys/block/nvme0n1/size": "976773168\n",
             "sys/block/nvme0n1/removable": "0\n",
-            "sys/block/nvme0c0n1/size": "976773168\n",
-            "sys/block/nvme0c0n1/hidden": "1\n",
             "sys/devices/nvme0/serial": "S64ANS0T123456K     \n",
             "sys/devices/nvme0/model": "Samsung SSD 980 500GB                   \n",
             "sys/block/mmcblk0/size": "62333952\n",
@@ -68,6 +68,8 @@ def pi5(tmp_path: Path) -> Path:
             "sys/block/ram0/size": "8192\n",
             "sys/block/zram0/size": "8192\n",
             "sys/block/sdb/size": "0\n",
+            "sys/block/nvme0c0n1/size": "976773168\n",
+            "sys/block/nvme0c0n1/hidden": "1\n",
         },
     )
     links = {
@@ -119,6 +121,11 @@ def test_disks_have_kinds_serials_and_sizes(pi5: Path) -> None:
         "SanDisk Ultra",
         True,
     )
+
+
+def test_agent_is_of_the_release_that_ships_it() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    assert project["project"]["version"] == __version__
 
 
 def test_serial_and_revision_come_from_cpuinfo_where_the_tree_has_none(tmp_path: Path) -> None:
