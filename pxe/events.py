@@ -12,7 +12,6 @@ from typing import ClassVar, Final
 
 from pxe.boot.identity import BoardIdentity
 
-REPEAT_WINDOW_S: Final = 60.0
 REPEATS_REMEMBERED: Final = 4096
 
 
@@ -33,11 +32,17 @@ class BoardEvent:
     repeats: int = 0
 
     for_timeline: ClassVar[bool] = True  # False: live display only
+    quiet_s: ClassVar[float] = 60.0  # how long the same thing again is only counted
 
     @property
     def kind(self) -> str:
         """The event's name in logs and in the store: ``dhcp-offer``."""
         return re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
+
+    @property
+    def topic(self) -> str:
+        """What makes two events of a kind the same: usually all that they say."""
+        return self.text()
 
     def describe(self) -> str:
         """One line in words that a person understands, without the board's name."""
@@ -150,6 +155,13 @@ class BootFile(BoardEvent):
     seconds: float
     retransmitted: int = 0
 
+    # Within one boot a file is read several times; the next boot, even after a power cut, is later than this.
+    quiet_s: ClassVar[float] = 10.0
+
+    @property
+    def topic(self) -> str:
+        return self.name
+
     def text(self) -> str:
         sent = f"asked for {self.name}: sent {format_bytes(self.size_bytes)} in {self.seconds:.1f} s"
         return f"{sent}, {self.retransmitted} packets twice" if self.retransmitted else sent
@@ -235,22 +247,19 @@ class RepeatFilter:
     """Lets one line through where a board does the same thing over and over.
 
     A bootloader that loops probes the same missing files many times a second, and repeats an unanswered
-    request every four seconds. The first of equal events passes, the others are counted; after `window_s`
-    the next one passes and carries the count.
+    request every four seconds. The first of equal events passes, the others are counted; after the
+    event's `quiet_s` the next one passes and carries the count.
     """
 
-    window_s: float = REPEAT_WINDOW_S
     _seen: dict[tuple[str, str, str], tuple[float, int]] = field(default_factory=dict)
 
     def admit(self, event: BoardEvent) -> BoardEvent | None:
         """The event to show, with its count of repeats; None where it is one more of the same."""
         if not event.for_timeline:
             return event
-        key = (event.board.key, event.kind, "" if isinstance(event, BootFile) else event.text())
-        if isinstance(event, BootFile):
-            key = (event.board.key, event.kind, event.name)
+        key = (event.board.key, event.kind, event.topic)
         shown_at, repeats = self._seen.pop(key, (None, 0))
-        if shown_at is not None and 0 <= event.at - shown_at < self.window_s:
+        if shown_at is not None and 0 <= event.at - shown_at < event.quiet_s:
             self._seen[key] = (shown_at, repeats + 1)
             return None
         while len(self._seen) >= REPEATS_REMEMBERED:

@@ -77,13 +77,21 @@ def test_kinds_are_stable_names() -> None:
 
 
 def test_the_same_thing_over_and_over_is_one_line_with_a_count() -> None:
-    repeats = RepeatFilter(window_s=60)
+    repeats = RepeatFilter()
     shown = [repeats.admit(missing(at)) for at in range(60)]
     assert [event is not None for event in shown] == [True] + [False] * 59
     later = repeats.admit(missing(60))
     assert later is not None
     assert later.describe().endswith("(and 59 times more)")
     assert repeats.admit(missing(130)) == missing(130)
+
+
+def test_a_file_read_again_is_one_line_in_one_boot_and_another_in_the_next() -> None:
+    def read(at: float) -> BootFile:
+        return BootFile(at=at, board=BOARD, node="one", name="config.txt", size_bytes=12, seconds=at / 7)
+
+    repeats = RepeatFilter()
+    assert [repeats.admit(read(at)) is not None for at in (0.0, 0.1, 3.0, 15.0)] == [True, False, False, True]
 
 
 def test_other_files_and_other_boards_are_other_lines() -> None:
