@@ -25,8 +25,7 @@ from agent.protocol import (
     ticket_proof,
 )
 from fleet import events
-from fleet.boards import BoardError, MacAddress, Revision, Serial, decode_revision
-from fleet.boots import held_reason, merge_sighting
+from fleet.boards import BoardError, MacAddress, Serial
 from fleet.enrolment import (
     AgentCase,
     Decision,
@@ -35,11 +34,12 @@ from fleet.enrolment import (
     decide_agent,
     decide_installer,
 )
-from fleet.ground import INTENT_TTL_S, Ground, learned_identity
+from fleet.ground import INTENT_TTL_S, Ground
 from fleet.lifecycle import Happening, State, allows
 from fleet.pki import CsrError, csr_public_key, key_sha256
 from fleet.refusal import RefusedError
 from fleet.roster import Match, recognise
+from fleet.sightings import held_reason, learned_identity, model_of, record_sighting
 from fleet.spec.model import FirstBoot
 from fleet.store.records import BoardRecord, NodeRecord, TicketRecord, board_id
 from fleet.store.transaction import Transaction
@@ -48,6 +48,8 @@ SESSION_TTL_S: Final = 120.0
 MAX_SESSIONS: Final = 1024
 RETRY_AFTER_S: Final = 5.0
 FINGERPRINT_DIGITS: Final = 8
+MAX_REVISION: Final = 0xFFFF_FFFF
+MAX_MACS: Final = 16
 _HEX_32: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -94,9 +96,11 @@ class AdmissionDesk:
         for name in ("key_sha256", "client_nonce"):
             if not _HEX_32.fullmatch(getattr(hello, name)):
                 raise RefusedError(400, "hello", f"{name} is not 64 lower-case hex digits")
+        if hello.hardware.revision is not None and not 0 <= hello.hardware.revision <= MAX_REVISION:
+            raise RefusedError(400, "hello", "the revision code does not fit in 32 bits")
         try:
             serial = Serial.parse(hello.hardware.serial) if hello.hardware.serial else None
-            macs = tuple(MacAddress.parse(mac) for mac in hello.hardware.macs)
+            macs = tuple(MacAddress.parse(mac) for mac in hello.hardware.macs[:MAX_MACS])
         except BoardError as error:
             raise RefusedError(400, "hello", error.message) from error
         now = self._ground.clock()
@@ -291,30 +295,22 @@ class AdmissionDesk:
     def _sight(self, tx: Transaction, session: Session, match: Match, now: float) -> NodeRecord | None:
         """Write down the board that speaks; the node's record when it is one's."""
         hardware, key = session.hello.hardware, session.board_key
-        held = None if match.node else held_reason(match.recognition)
         if key is not None:
             seen = BoardRecord(
                 id=key,
                 serial=session.serial.text if session.serial else None,
                 macs=tuple(map(str, session.macs)),
                 revision=hardware.revision,
-                model=_model(hardware.revision, hardware.model),
+                model=model_of(hardware.revision, hardware.model),
                 first_seen=now,
                 last_seen=now,
-                held_reason=held,
+                held_reason=held_reason(match.recognition),
             )
-            known = tx.board(key)
-            tx.put_board(seen if known is None else merge_sighting(known, seen))
-            if held and (known is None or known.held_reason != held):
-                tx.add_event(events.board_held(hardware.model, held), now, board=key)
+            record_sighting(tx, seen)
         if match.node is None:
             return None
         node = tx.require_node(match.node.name)
-        learned = learned_identity(
-            node,
-            session.serial.text if session.serial else None,
-            str(session.macs[0]) if session.macs else None,
-        )
+        learned = learned_identity(node, session.serial, session.macs)
         return tx.update_node(node, **learned) if learned else node
 
     def _forget_old_sessions(self, now: float) -> None:
@@ -342,16 +338,6 @@ def _policy(ground: Ground, match: Match) -> FirstBoot:
     if match.node is None:
         return FirstBoot.APPROVE
     return ground.spec.policy.first_boot.for_role(match.node.role)
-
-
-def _model(code: int | None, told: str) -> str:
-    revision: Revision | None = None
-    if code is not None:
-        try:
-            revision = decode_revision(code)
-        except BoardError:
-            revision = None
-    return revision.model.title if revision and revision.model else told
 
 
 def _verdict(

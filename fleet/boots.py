@@ -6,7 +6,7 @@ Knows nothing of DHCP or TFTP: the composition root turns the boot server's even
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address
 from typing import Final
@@ -15,9 +15,10 @@ from fleet import events
 from fleet.boards import MacAddress, Revision, Serial
 from fleet.enrolment import Recognition
 from fleet.events import Entry
-from fleet.ground import Ground, Repeats, is_usable, learned_identity
+from fleet.ground import Ground, Repeats, is_usable
 from fleet.lifecycle import MAX_ATTEMPTS, Happening, State, allows
 from fleet.roster import recognise
+from fleet.sightings import MAX_HELD_BOARDS, held_reason, learned_identity, record_sighting
 from fleet.spec.model import NodeSpec
 from fleet.store.records import BoardRecord, IntentRecord, NodeRecord, board_id
 from fleet.store.transaction import Transaction
@@ -28,7 +29,6 @@ SAME_BOOT_S: Final = 5.0
 """Two transfers of the kernel that lie closer together belong to one boot: the firmware asked again."""
 MAX_PENDING: Final = 2000
 """Entries that wait for the next flush; a flood beyond it is counted and dropped."""
-MAX_HELD_BOARDS: Final = 1000
 
 
 class BootStage(StrEnum):
@@ -160,14 +160,10 @@ class BootDesk:
         ground = self._ground
         with ground.store.write() as tx:
             node = tx.require_node(name)
-            seen = learned_identity(
-                node,
-                report.serial.text if report.serial else None,
-                str(report.mac) if report.mac else None,
-            )
+            seen = learned_identity(node, report.serial, (report.mac,) if report.mac else ())
             if seen:
                 node = tx.update_node(node, **seen)
-            self._put_board(tx, report, key, held_reason=None)
+            record_sighting(tx, _board_of(report, key, Recognition.DECLARED))
             before = tx.open_intent(name)
             node, intent = ground.ensure_intent(tx, node, report.at)
             changed = bool(seen) or intent != before
@@ -196,54 +192,24 @@ class BootDesk:
     def _record_stranger(self, report: BootReport, key: str, recognition: Recognition) -> None:
         if not self._is_due(key, report.at):
             return
-        reason = held_reason(recognition)
         with self._ground.store.write() as tx:
-            if tx.board(key) is None and len(tx.held_boards()) >= MAX_HELD_BOARDS:
-                self.dropped += 1
-                return
-            is_new = self._put_board(tx, report, key, held_reason=reason)
-            if is_new:
-                model = report.model or "a board that does not say its model"
-                tx.add_event(events.board_held(model, reason), report.at, board=key)
-        self._queue(report, None, key)
-
-    @staticmethod
-    def _put_board(tx: Transaction, report: BootReport, key: str, *, held_reason: str | None) -> bool:
-        """Write what was seen of the board; True when it, or the reason to hold it, is new."""
-        known = tx.board(key)
-        macs = (str(report.mac),) if report.mac else ()
-        seen = BoardRecord(
-            id=key,
-            serial=report.serial.text if report.serial else None,
-            macs=macs,
-            revision=report.revision.code if report.revision else None,
-            model=report.model or None,
-            first_seen=report.at,
-            last_seen=report.at,
-            held_reason=held_reason,
-        )
-        tx.put_board(seen if known is None else merge_sighting(known, seen))
-        return known is None or known.held_reason != held_reason
+            recorded = record_sighting(tx, _board_of(report, key, recognition))
+        if recorded:
+            self._queue(report, None, key)
+        else:
+            self.dropped += 1
 
 
-def held_reason(recognition: Recognition) -> str:
-    """Why a board without a node is held."""
-    if recognition is Recognition.CONFLICTING:
-        return "its serial and its MAC belong to different nodes of cluster.yaml"
-    return "not in cluster.yaml"
-
-
-def merge_sighting(known: BoardRecord, seen: BoardRecord) -> BoardRecord:
-    """The board's row after another sighting: new facts are added, a full serial replaces a short one."""
-    full = seen.serial if seen.serial and not seen.serial.startswith("0" * 8) else None
-    return replace(
-        known,
-        serial=full or known.serial or seen.serial,
-        macs=tuple(dict.fromkeys((*known.macs, *seen.macs))),
-        revision=seen.revision or known.revision,
-        model=seen.model or known.model,
-        last_seen=max(known.last_seen, seen.last_seen),
-        held_reason=seen.held_reason,
+def _board_of(report: BootReport, key: str, recognition: Recognition) -> BoardRecord:
+    return BoardRecord(
+        id=key,
+        serial=report.serial.text if report.serial else None,
+        macs=(str(report.mac),) if report.mac else (),
+        revision=report.revision.code if report.revision else None,
+        model=report.model or None,
+        first_seen=report.at,
+        last_seen=report.at,
+        held_reason=held_reason(recognition),
     )
 
 

@@ -30,6 +30,7 @@ from fleet.k3s import K3sMaterial
 from fleet.lifecycle import Happening, Standing, State
 from fleet.pki import ControlPki
 from fleet.secret import Secret
+from fleet.sightings import release_declared
 from fleet.spec.model import ClusterSpec, NodeSpec
 from fleet.store.database import Store
 from fleet.store.records import NodeRecord
@@ -144,6 +145,7 @@ class Controller:
                     _restore(tx, record, node, now)
             for record in known.values():
                 _remove(tx, record, now)
+            release_declared(tx, self.spec)
 
     def _add(self, tx: Transaction, node: NodeSpec, now: float) -> None:
         record = NodeRecord(

@@ -13,6 +13,7 @@ from typing import Any
 
 from fleet.enrolment import Decision
 from fleet.lifecycle import MAX_ATTEMPTS, State
+from fleet.printable import printable
 
 
 class Kind(StrEnum):
@@ -38,6 +39,11 @@ class Entry:
     text: str
     hint: str = ""
     detail: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Here and nowhere else: installers and boards write parts of these texts, terminals show them.
+        object.__setattr__(self, "text", printable(self.text))
+        object.__setattr__(self, "hint", printable(self.hint))
 
 
 def intent_opened(number: int, expires_in_s: float) -> Entry:

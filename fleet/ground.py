@@ -88,16 +88,6 @@ class Ground:
             tx.add_event(entry, now, node=node.name, board=node.board_id)
 
 
-def learned_identity(node: NodeRecord, serial: str | None, mac: str | None) -> dict[str, str]:
-    """Columns that a sighting of the node's board adds; what is known already stays."""
-    changes = {}
-    if serial and (node.serial is None or node.serial.startswith("0" * 8)) and serial != node.serial:
-        changes["serial"] = serial
-    if mac and node.mac is None:
-        changes["mac"] = mac
-    return changes
-
-
 def is_usable(intent: IntentRecord | None, now: float) -> bool:
     """Whether the intent is open and has not expired."""
     return intent is not None and intent.closed is None and now < intent.expires

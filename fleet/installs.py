@@ -22,6 +22,7 @@ from fleet import events
 from fleet.admission import hash_token
 from fleet.ground import Ground
 from fleet.lifecycle import Happening, State, allows
+from fleet.printable import printable
 from fleet.refusal import RefusedError
 from fleet.secret import Secret
 from fleet.spec.model import NodeSpec
@@ -126,7 +127,7 @@ class InstallDesk:
     def _fail(tx: Transaction, node: NodeRecord, progress: InstallProgress, now: float) -> None:
         entry = events.install_failed(progress.step.value, progress.message, progress.hint)
         if allows(node.state, Happening.INSTALL_FAILED):
-            tx.move(node, Happening.INSTALL_FAILED, entry, now, detail=progress.message[:200])
+            tx.move(node, Happening.INSTALL_FAILED, entry, now, detail=printable(progress.message, 200))
 
     def complete(self, token: str, complete: InstallComplete) -> None:
         """The disk is written, verified and committed: close the intent; the next boot is from that disk.

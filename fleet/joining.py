@@ -23,6 +23,7 @@ from fleet.store.transaction import Reader, Transaction
 
 JOINING_INTERVAL_S: Final = 3.0
 STEADY_INTERVAL_S: Final = 10.0
+MAX_SEQUENCE: Final = 2**53
 FOUNDER: Final = "k3s.founder"
 """kv: the one server that may initialise the cluster; set once, before it is told."""
 FOUNDED: Final = "k3s.founded"
@@ -80,6 +81,8 @@ class JoinDesk:
     def status(self, certificate: str | None, status: Status) -> StatusAccepted:
         """Take a report; one that was taken before changes nothing."""
         now = self._ground.clock()
+        if not 0 <= status.sequence <= MAX_SEQUENCE:
+            raise RefusedError(400, "message", f"Status.sequence: {status.sequence} is out of range")
         with self._ground.store.write() as tx:
             node = self._caller(tx, certificate)
             is_repeat = node.boot_id == status.boot_id and status.sequence <= node.status_sequence

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fleet.boards import BoardModel
+from fleet.printable import printable
 from fleet.store.database import Store
 from fleet.store.records import BoardRecord, EventRecord, NodeRecord, board_id
 
@@ -132,14 +133,14 @@ def k3s_text(node: NodeRecord) -> str:
     """`v1.33.5+k3s1`, with `(simulator)` where the node's k3s says that it is one."""
     told = str((node.status or {}).get("k3s_version") or "")
     found = _VERSION.search(told)
-    version = found.group() if found else told[:40]
+    version = printable(found.group() if found else told, 40)
     return f"{version} (simulator)" if version and node.has_simulated_k3s else version
 
 
 def _held_view(board: BoardRecord) -> HeldBoardView:
     return HeldBoardView(
         board=board.id,
-        model=board.model or "unknown model",
+        model=printable(board.model or "unknown model"),
         serial=board.serial,
         macs=board.macs,
         first_seen=board.first_seen,
@@ -182,7 +183,7 @@ def _facts(node: NodeRecord) -> dict[str, str]:
         "load": _number(health.get("load1"), ""),
         "free on /": _mib(health.get("root_free_bytes")),
     }
-    return {name: text for name, text in facts.items() if text}
+    return {name: printable(text) for name, text in facts.items() if text}
 
 
 def _mib(value: object) -> str:

@@ -13,6 +13,7 @@ from fleet.joining import FOUNDED, FOUNDER, STEADY_INTERVAL_S, JoinDesk
 from fleet.k3s_config import API_PORT
 from fleet.kube import KubeApi, KubeError, KubeNode
 from fleet.lifecycle import Happening, State, check, limit_s
+from fleet.printable import printable
 from fleet.spec.model import Role
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Transaction
@@ -144,7 +145,9 @@ class Watch:
             return
         del self._unready[node.name]
         reason = said.reason if said else "it has no Node object"
-        tx.move(node, Happening.BECAME_UNREADY, events.became_unready(reason), now, detail=reason[:200])
+        tx.move(
+            node, Happening.BECAME_UNREADY, events.became_unready(reason), now, detail=printable(reason, 200)
+        )
 
     def _connect_with_certificate(self, url: str) -> KubeApi:
         return KubeApi(url, self._ground.k3s.client_identity(self._ground.clock()))

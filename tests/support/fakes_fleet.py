@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -165,10 +164,12 @@ class Fleet:
     boot_changes: list[float]
 
 
-def random_hex_source() -> Callable[[int], str]:
-    """Different on every call, the same in every run."""
-    counter = itertools.count(1)
-    return lambda size: hashlib.shake_256(str(next(counter)).encode()).hexdigest(size)
+_CALLS = itertools.count(1)
+
+
+def random_hex(size: int) -> str:
+    """Different on every call, also across controllers; the same in every run."""
+    return hashlib.shake_256(str(next(_CALLS)).encode()).hexdigest(size)
 
 
 def open_fleet(state: Path, spec: ClusterSpec, clock: Clock | None = None) -> Fleet:
@@ -185,7 +186,7 @@ def open_fleet(state: Path, spec: ClusterSpec, clock: Clock | None = None) -> Fl
         images,
         ControlInfo(("https://10.77.0.1:7443",), pki.ca_pem),
         clock=clock,
-        random_hex=random_hex_source(),
+        random_hex=random_hex,
         on_boot_change=lambda: changes.append(clock()),
     )
     return Fleet(controller, store, clock, images, pki, changes)

@@ -1,0 +1,137 @@
+"""What the boot server saw becomes timelines and held boards, and floods stay small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fakes_fleet import Fleet, cluster_spec, hardware_of, installer_hello, node_spec, open_fleet
+
+from agent.protocol import Proof, ProofKind
+from fleet.boards import MacAddress, Serial, decode_revision
+from fleet.boots import MAX_PENDING, BootReport, BootStage
+from fleet.lifecycle import State
+from fleet.sightings import MAX_HELD_BOARDS
+from fleet.views import Timeline, fleet_view, timeline_view
+
+pytestmark = pytest.mark.integration
+
+MAC = MacAddress.parse("2c:cf:67:00:00:0a")
+BY_MAC = node_spec("by-mac", 1, mac=str(MAC))
+BY_SERIAL = node_spec("by-serial", 2)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    opened = open_fleet(tmp_path, cluster_spec(BY_MAC, BY_SERIAL))
+    yield opened
+    opened.store.close()
+
+
+def report(fleet: Fleet, stage: BootStage = BootStage.SEEN, **values: object) -> None:
+    base = BootReport(stage=stage, at=fleet.clock())
+    fleet.controller.record_boot_event(replace(base, **values))  # type: ignore[arg-type]
+
+
+def timeline(fleet: Fleet, name: str) -> Timeline:
+    fleet.controller.tick()
+    found = timeline_view(fleet.store, name)
+    assert found is not None
+    return found
+
+
+def test_first_sign_is_durable_at_once_and_the_rest_waits_for_the_next_flush(fleet: Fleet) -> None:
+    report(fleet, mac=MAC, text="asks for an address")
+    with fleet.store.read() as reader:
+        assert reader.require_node("by-mac").state is State.NETBOOTING
+        assert "asks for an address" not in [event.text for event in reader.timeline()]
+    assert "asks for an address" in [event.text for event in timeline(fleet, "by-mac").events]
+
+
+def test_serial_of_a_node_known_by_its_mac_is_learned_and_offered_to_tftp(fleet: Fleet) -> None:
+    report(fleet, mac=MAC, serial=Serial.parse("abcd1234"))
+    boot = next(state for state in fleet.controller.boot_states() if state.name == "by-mac")
+    assert boot.serial == Serial.parse("abcd1234")
+    hardware = replace(hardware_of(BY_MAC), serial="10000000abcd1234", macs=(str(MAC),))
+    fleet.controller.admission.prove(
+        Proof(
+            fleet.controller.admission.hello(installer_hello(hardware, b"k" * 32)).session,
+            ProofKind.NONE,
+            installer_key=(b"k" * 32).hex(),
+        ),
+        None,
+    )
+    boot = next(state for state in fleet.controller.boot_states() if state.name == "by-mac")
+    assert boot.serial == Serial.parse("10000000abcd1234")
+
+
+def test_same_line_twice_within_seconds_is_one_line(fleet: Fleet) -> None:
+    for _ in range(5):
+        report(fleet, mac=MAC, text="asks for config.txt")
+    assert sum(event.text == "asks for config.txt" for event in timeline(fleet, "by-mac").events) == 1
+
+
+def test_a_note_about_a_stranger_holds_nothing_and_opens_nothing(fleet: Fleet) -> None:
+    report(fleet, BootStage.NOTE, mac=MacAddress.parse("00:11:22:33:44:55"), text="a laptop")
+    report(fleet, BootStage.NOTE, mac=MAC, text="its operating system has an address")
+    view = fleet_view(fleet.store)
+    assert view.held == ()
+    assert {node.state for node in view.nodes} == {"declared"}
+
+
+def test_held_board_shows_what_it_is_and_has_its_own_timeline(fleet: Fleet) -> None:
+    revision = decode_revision(0xD03115)
+    serial = Serial.parse("deadbeef")
+    report(fleet, serial=serial, revision=revision, model="Raspberry Pi 4 Model B 8 GB", text="DISCOVER")
+    (held,) = fleet_view(fleet.store).held
+    assert (held.board, held.model) == ("deadbeef", "Raspberry Pi 4 Model B 8 GB")
+    found = timeline(fleet, "deadbeef")
+    assert [event.kind for event in found.events] == ["held", "boot"]
+    assert "cluster.yaml" in found.events[0].hint
+
+
+def test_board_that_was_held_is_free_once_it_is_declared(tmp_path: Path) -> None:
+    first = open_fleet(tmp_path, cluster_spec(BY_MAC))
+    report(first, serial=Serial.parse("abcd0002"), text="DISCOVER")
+    assert len(fleet_view(first.store).held) == 1
+    first.controller.tick()
+    first.store.close()
+    second = open_fleet(tmp_path, cluster_spec(BY_MAC, BY_SERIAL), first.clock)
+    try:
+        assert fleet_view(second.store).held == ()
+        assert "DISCOVER" in [event.text for event in timeline(second, "by-serial").events]
+    finally:
+        second.store.close()
+
+
+def test_flood_of_invented_boards_is_bounded(fleet: Fleet) -> None:
+    with fleet.store.write() as tx:
+        for number in range(MAX_HELD_BOARDS):
+            tx._connection.exec_driver_sql(
+                "INSERT INTO boards (id, macs, first_seen, last_seen, held_reason)"
+                " VALUES (?, '[]', 0, 0, 'x')",
+                (f"{number:08x}",),
+            )
+    report(fleet, serial=Serial.parse("feed0001"), text="DISCOVER")
+    hardware = replace(hardware_of(BY_SERIAL), serial="10000000feed0002", macs=())
+    welcome = fleet.controller.admission.hello(installer_hello(hardware, b"k" * 32))
+    fleet.controller.admission.prove(
+        Proof(welcome.session, ProofKind.NONE, installer_key=(b"k" * 32).hex()), None
+    )
+    assert len(fleet_view(fleet.store).held) == MAX_HELD_BOARDS
+    assert fleet.controller.boots.dropped == 1
+
+
+def test_flood_of_lines_is_counted_and_dropped(fleet: Fleet) -> None:
+    for number in range(MAX_PENDING + 10):
+        report(fleet, mac=MAC, text=f"line {number}")
+    assert fleet.controller.boots.dropped == 10
+
+
+def test_terminal_escapes_in_names_do_not_reach_a_terminal(fleet: Fleet) -> None:
+    report(fleet, mac=MAC, text="asks for \x1b[2J\x07evil\nfile")
+    text = timeline(fleet, "by-mac").events[-1].text
+    assert text.isprintable()
+    assert "evil" in text
