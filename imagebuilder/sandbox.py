@@ -1,6 +1,6 @@
 """A private user namespace in which arm64 programs run and file owners are real, without root on the host.
 
-    python -m imagebuilder.sandbox -- COMMAND [ARG…]
+    python -m imagebuilder.sandbox [--no-arm64] -- COMMAND [ARG…]
 
 starts COMMAND as uid 0 of new user, mount, PID, UTS and IPC namespaces. Uid 0 is the calling user; 1 and up
 come from the caller's range in /etc/subuid (a caller who is root keeps every id as it is). Where the host has
@@ -46,6 +46,10 @@ QEMU_CANDIDATES: Final = ("qemu-aarch64-static", "qemu-aarch64")
 # Source: the ELF header's layout, and Linux Documentation/admin-guide/binfmt-misc.rst for the form.
 _MAGIC: Final = r"\x7f\x45\x4c\x46\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
 _MASK: Final = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
+# Finds this package again from any working directory, installed or not.
+_LAUNCH: Final = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from imagebuilder.sandbox import main; main()"
+)
 NO_ARM64: Final = "--no-arm64"
 SANDBOX_FAILED: Final = 125
 """Exit code when the sandbox itself could not be made, as env(1) and docker use it."""
@@ -74,7 +78,7 @@ def sandboxed(argv: Sequence[str], *, arm64: bool = True) -> list[str]:
         arm64: arm64 programs must run in it. Without, no emulator is needed.
     """
     flags = [] if arm64 else [NO_ARM64]
-    return [sys.executable, "-P", "-m", "imagebuilder.sandbox", *flags, "--", *argv]
+    return [sys.executable, "-I", "-c", _LAUNCH, str(Path(__file__).parents[1]), *flags, "--", *argv]
 
 
 def require_sandbox(*, arm64: bool = True) -> None:
@@ -110,7 +114,10 @@ def registration(interpreter: Path) -> str:
 
 
 def _user_ranges(kind: str, own_id: int) -> list[IdRange]:
-    user = pwd.getpwuid(os.getuid()).pw_name
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container may run us under a number without a name
+        user = str(os.getuid())
     table = Path(f"/etc/sub{kind}")
     found = find_subids(table.read_text() if table.is_file() else "", user, os.getuid())
     if found is None or found.count < MINIMUM_SUBIDS:
@@ -233,7 +240,7 @@ def _exit_code(status: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-def main(argv: Sequence[str], *, arm64: bool = True) -> int:
+def launch(argv: Sequence[str], *, arm64: bool) -> int:
     """Start ``argv`` in the sandbox; its exit code, or ``SANDBOX_FAILED``."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # kill -9 of the builder ends all of this too
     ready_r, ready_w = os.pipe()
@@ -261,10 +268,17 @@ def main(argv: Sequence[str], *, arm64: bool = True) -> int:
     return _forward(child)
 
 
-if __name__ == "__main__":
+def main() -> NoReturn:
+    """The command line: see the module's text."""
     arguments = sys.argv[1:]
-    wants_arm64 = arguments[:1] != [NO_ARM64]
-    arguments = arguments if wants_arm64 else arguments[1:]
+    arm64 = arguments[:1] != [NO_ARM64]
+    if not arm64:
+        del arguments[0]
     if arguments[:1] != ["--"] or len(arguments) < 2:
-        sys.exit(f"usage: python -m imagebuilder.sandbox [{NO_ARM64}] -- COMMAND [ARG…]")
-    sys.exit(main(arguments[1:], arm64=wants_arm64))
+        print(f"usage: python -m imagebuilder.sandbox [{NO_ARM64}] -- COMMAND [ARG…]", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(launch(arguments[1:], arm64=arm64))
+
+
+if __name__ == "__main__":
+    main()

@@ -21,8 +21,7 @@ KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 APT_HELPER: Final = "/usr/lib/apt/apt-helper"
 _FORMAT: Final = "$(REPO_URI)\t$(ORIGIN)\t$(LABEL)\t$(RELEASE)"
 
-# The parts of Acquire:: that say how to reach an archive on this network. The rest (what to download, in which
-# compression) is mmdebstrap's business.
+# The parts of Acquire:: that say how to reach an archive on this network. What to download is not among them.
 _INHERITED: Final = (
     "Acquire::http",
     "Acquire::https",
