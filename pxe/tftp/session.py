@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from pxe.boot.content import Content
 from pxe.tftp.wire import (
@@ -47,6 +47,8 @@ EARLY_TERMINATE: Final = (
     "early terminate"  # text of the bootloaders; others end with code 0 or 8 and any text
 )
 MAXIMUM_DIGITS: Final = 20
+_ACK: Final = Opcode.ACK.to_bytes(2, "big")
+_DATA: Final = int(Opcode.DATA)  # packing an enum's member takes three times as long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,9 +109,8 @@ class Failed:
 Outcome: TypeAlias = Finished | Probed | Failed
 
 
-@dataclass(frozen=True, slots=True)
-class Datagram:
-    """One packet to send; its buffers are to be gathered, not joined."""
+class Datagram(NamedTuple):
+    """One packet to send; its buffers are to be gathered, not joined. One is made for every block."""
 
     peer: Address
     buffers: Buffers
@@ -235,15 +236,18 @@ class ReadSession:
             return
         if self._state is _State.ENDED:
             return
+        if len(data) == DATA_HEADER.size and data.startswith(_ACK):
+            self._receive_ack(data[2] << 8 | data[3], now)  # nearly every packet, so without an object
+            return
         try:
             packet = parse_packet(data)
         except TftpWireError:
             return
         match packet:
-            case Ack(block):
-                self._receive_ack(block, now)
             case Error(code, text):
                 self._receive_error(code, text)
+            case Ack(block):
+                self._receive_ack(block, now)  # one with bytes behind it
             case Request() | Data() | OptionAck():
                 pass  # a request again: the retransmission timer answers it
 
@@ -340,7 +344,7 @@ class ReadSession:
         position = (first - 1) * blksize - self._chunk_start
         for block in range(first, end):
             payload = self._chunk[position : position + blksize]
-            self._outbox.append(Datagram(peer, (pack(Opcode.DATA, block % BLOCKS), payload)))
+            self._outbox.append(Datagram(peer, (pack(_DATA, block % BLOCKS), payload)))
             position += blksize
         self._retransmitted += max(0, min(self._sent, end - 1) - first + 1)
         self._sent = max(self._sent, end - 1)
