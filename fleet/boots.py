@@ -129,10 +129,10 @@ class BootDesk:
         """Write the entries that waited, in one transaction."""
         if not self._pending:
             return
-        pending, self._pending = self._pending, []
         with self._ground.store.write() as tx:
-            for entry, at, node, board in pending:
+            for entry, at, node, board in self._pending:
                 tx.add_event(entry, at, node=node, board=board)
+        self._pending.clear()
 
     def _queue(self, report: BootReport, node: str | None, key: str) -> None:
         if not report.text or not self._repeats.is_new((key, report.text), report.at):

@@ -32,14 +32,15 @@ from fleet.pki import ControlPki
 from fleet.secret import Secret
 from fleet.sightings import release_declared
 from fleet.spec.model import ClusterSpec, NodeSpec
-from fleet.store.database import Store
+from fleet.store.database import Store, StoreError
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Transaction
 from fleet.watch import Connect, Watch
 
 log = logging.getLogger(__name__)
 
-TICK_S: Final = 0.5
+TICK_S: Final = 1.0
+"""How long a line of the timeline waits to be written, at most."""
 
 
 def _nothing() -> None:
@@ -100,8 +101,14 @@ class Controller:
         return self.boots.states()
 
     def record_boot_event(self, report: BootReport) -> None:
-        """Take note of what the boot server saw."""
-        self.boots.record(report)
+        """Take note of what the boot server saw.
+
+        Never raises: boards go on booting while the disk is full.
+        """
+        try:
+            self.boots.record(report)
+        except StoreError as error:
+            log.error("a boot event was not recorded: %s", error)
 
     def tick(self) -> None:
         """Write what waited, and apply time limits."""
@@ -113,21 +120,26 @@ class Controller:
         next_poll = 0.0
         try:
             while True:
-                self.tick()
-                now = time.monotonic()
-                if now >= next_poll:
-                    await self._poll_safely()
-                    next_poll = time.monotonic() + self.watch.poll_interval_s()
-                next_poll = min(next_poll, time.monotonic() + self.watch.poll_interval_s())
+                try:
+                    self.tick()
+                    now = time.monotonic()
+                    interval = self.watch.poll_interval_s()
+                    if now >= next_poll:
+                        await self.watch.poll()
+                        next_poll = now + interval
+                    # A node that began to join meanwhile is not kept waiting for the slow interval's end.
+                    next_poll = min(next_poll, now + interval)
+                except FleetError as error:
+                    log.error("the controller could not do its round: %s", error)
                 await asyncio.sleep(TICK_S)
         finally:
-            self.boots.flush()
+            self._flush_last()
 
-    async def _poll_safely(self) -> None:
+    def _flush_last(self) -> None:
         try:
-            await self.watch.poll()
-        except FleetError as error:
-            log.warning("polling kubernetes failed: %s", error)
+            self.boots.flush()
+        except StoreError as error:
+            log.error("the last boot events were not recorded: %s", error)
 
     def _tell_boot_change(self) -> None:
         self._on_boot_change()

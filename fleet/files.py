@@ -6,9 +6,33 @@ import os
 import secrets
 from pathlib import Path
 
+from fleet.errors import FleetError
+
+
+class PrivateFileError(FleetError):
+    """A file of the state directory cannot be written."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(
+            f"{path} cannot be written: {error.strerror or error}",
+            "Is the state directory yours, and is there room on its disk?",
+        )
+        self.path = path
+
 
 def write_private(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, mode 0600: the old content or the new one is there, also after a power cut."""
+    """Put `data` at `path`, mode 0600: the old content or the new one is there, also after a power cut.
+
+    Raises:
+        PrivateFileError: The disk refuses; the old content is untouched.
+    """
+    try:
+        _write(path, data)
+    except OSError as error:
+        raise PrivateFileError(path, error) from error
+
+
+def _write(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

@@ -71,6 +71,8 @@ class Ground:
         """The node's usable intent; opened here when a declared, never installed board gives its first sign.
 
         The consent of cluster.yaml does not end, so an expired intent of such a node is followed by another.
+        "Never installed" is what this store remembers: with its file lost, a declared node that netboots
+        counts as blank. Guard the state directory like a backup.
         """
         intent = tx.open_intent(node.name)
         if is_usable(intent, now) or not node.state.awaits_install:

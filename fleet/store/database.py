@@ -54,11 +54,11 @@ class Store:
             # Made before SQLite does, so that the mode is right from the first byte; -wal and -shm inherit
             # it.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            lock = _lock(path.with_name(f"{path.name}.lock"), path)
         except OSError as error:
             raise StoreError(
                 f"{path} cannot be written: {error.strerror}", "Is the state directory yours?", path
             ) from error
-        lock = _lock(path.with_name(f"{path.name}.lock"), path)
         store = cls(_engine(f"sqlite:///{path}"), path, lock)
         try:
             store._migrate()
@@ -90,9 +90,20 @@ class Store:
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Transaction]:
-        """A transaction: durable when the block ends, undone when it raises."""
-        with self._engine.begin() as connection:
-            yield Transaction(connection)
+        """A transaction: durable when the block ends, undone when it raises.
+
+        Raises:
+            StoreError: The disk is full or refuses; nothing was changed.
+        """
+        try:
+            with self._engine.begin() as connection:
+                yield Transaction(connection)
+        except sa.exc.OperationalError as error:
+            raise StoreError(
+                f"{self.path} cannot be written: {error.orig}",
+                "Is there room on the disk? Nothing was changed; what failed is tried again.",
+                self.path,
+            ) from error
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Reader]:
@@ -135,7 +146,7 @@ def _lock(lock_path: Path, path: Path) -> int:
     descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         os.close(descriptor)
         raise StoreError(
             f"{path} is in use by another process",

@@ -14,6 +14,7 @@ from fleet.boards import MacAddress, Serial, decode_revision
 from fleet.boots import MAX_PENDING, BootReport, BootStage
 from fleet.lifecycle import State
 from fleet.sightings import MAX_HELD_BOARDS
+from fleet.store.database import StoreError
 from fleet.views import Timeline, fleet_view, timeline_view
 
 pytestmark = pytest.mark.integration
@@ -135,3 +136,17 @@ def test_terminal_escapes_in_names_do_not_reach_a_terminal(fleet: Fleet) -> None
     text = timeline(fleet, "by-mac").events[-1].text
     assert text.isprintable()
     assert "evil" in text
+
+
+def test_full_disk_does_not_stop_the_boot_server_and_lines_wait(fleet: Fleet) -> None:
+    with fleet.store.write() as tx:
+        tx._connection.exec_driver_sql("PRAGMA max_page_count=1")
+        pages = tx._connection.exec_driver_sql("PRAGMA page_count").scalar()
+    for number in range(400):
+        fleet.clock.advance(0.01)
+        report(fleet, mac=MAC, text=f"{number} " + "x" * 300)
+    with pytest.raises(StoreError, match="disk is full"):
+        fleet.controller.tick()
+    with fleet.store.write() as tx:
+        tx._connection.exec_driver_sql(f"PRAGMA max_page_count={(pages or 0) + 10_000}")
+    assert sum("xxx" in event.text for event in timeline(fleet, "by-mac").events) == 400

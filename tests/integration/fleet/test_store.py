@@ -74,7 +74,7 @@ def test_reader_works_beside_a_writer_and_after_it(store: Store) -> None:
 def test_reader_cannot_write(store: Store) -> None:
     reader = Store.open_readonly(store.path)
     try:
-        with pytest.raises(sa.exc.OperationalError), reader.write() as tx:
+        with pytest.raises(StoreError, match="readonly"), reader.write() as tx:
             tx.put_value("k", "v")
     finally:
         reader.close()
@@ -163,3 +163,19 @@ def test_missing_record_says_when_it_is_made(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no record of this cluster") as missing:
         Store.open_readonly(tmp_path / "control.db")
     assert "bramble serve" in missing.value.hint
+
+
+def test_full_disk_is_told_and_changes_nothing(store: Store) -> None:
+    with store.write() as tx:
+        tx._connection.exec_driver_sql("PRAGMA max_page_count=1")
+    large = Entry(kind=Kind.BOOT, text="a line", detail={"filler": "x" * 1_000_000})
+    with pytest.raises(StoreError, match="disk is full"), store.write() as tx:
+        tx.add_event(large, NOW)
+    with store.read() as reader:
+        assert [event.text for event in reader.timeline()] == ["declared in cluster.yaml"]
+
+
+def test_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be written"):
+        Store.open(tmp_path / "file" / "control.db")
