@@ -42,7 +42,6 @@ def build(cluster: Path, release: Path | None, as_json: bool) -> None:
         image = build_image(spec, store=store(), agent_package=agent_package(), progress=line.update)
     seconds = time.monotonic() - started
     manifest = image.manifest
-    k3s = f"k3s {manifest.k3s.version}{' (simulator)' if manifest.k3s.simulator else ''}"
     if as_json:
         click.echo(
             json.dumps(
@@ -66,7 +65,8 @@ def build(cluster: Path, release: Path | None, as_json: bool) -> None:
         )
         return
     click.echo(f"image      {image.id}{'' if line.used else ' (unchanged)'}")
-    click.echo(f"cluster    {manifest.cluster}: {manifest.base.name}, kernel {manifest.base.kernel}, {k3s}")
+    made_from = f"{manifest.base.name}, kernel {manifest.base.kernel}, {manifest.k3s.title}"
+    click.echo(f"cluster    {manifest.cluster}: {made_from}")
     click.echo(
         f"size       {_mb(manifest.mapped_bytes)} in use of {_mb(manifest.size_bytes)}, "
         f"{_mb(manifest.compressed_bytes)} compressed"

@@ -59,10 +59,6 @@ class K3sRelease:
     binary: ReleaseFile
     airgap: ReleaseFile | None
 
-    @property
-    def title(self) -> str:
-        return f"k3s {self.version}{' (simulator)' if self.simulator else ''}"
-
 
 class K3sReleaseError(ImageBuilderError):
     """A release that cannot be used; the message lists everything that is wrong with it."""

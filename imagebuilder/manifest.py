@@ -35,6 +35,11 @@ class K3sRecord:
     simulator: bool
     airgap_images: str | None
 
+    @property
+    def title(self) -> str:
+        """What to show."""
+        return f"k3s {self.version}{' (simulator)' if self.simulator else ''}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:

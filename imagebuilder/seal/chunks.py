@@ -194,10 +194,11 @@ _FALLOC_FL_PUNCH_HOLE: Final = 0x02
 
 
 def _punch(descriptor: int, offset: int, length: int) -> None:
-    """Make a hole with fallocate(2), which the os module does not offer; write zeros where the filesystem
-    cannot."""
+    """Make a hole with fallocate(2), which the os module lacks; write zeros where there are no holes."""
     libc = ctypes.CDLL(None, use_errno=True)
-    result = libc.fallocate64(
+    # glibc's plain name takes 32-bit offsets on 32-bit machines; other C libraries have one name for 64 bits.
+    fallocate = libc.fallocate64 if hasattr(libc, "fallocate64") else libc.fallocate
+    result = fallocate(
         descriptor,
         _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE,
         ctypes.c_int64(offset),

@@ -22,6 +22,7 @@ from imagebuilder.k3s_release import (
     release_url,
     verify_archive,
 )
+from imagebuilder.manifest import K3sRecord
 from imagebuilder.store import Store
 
 
@@ -32,14 +33,16 @@ def opened(directory: Path, *, airgap: bool = True) -> K3sRelease:
 def test_a_sound_release(tmp_path: Path) -> None:
     release = opened(make_release(tmp_path / "k3s", simulator=False))
     assert not release.simulator
-    assert release.title == f"k3s {VERSION}"
     assert release.airgap is not None
     verify_archive(release.airgap)
     assert opened(tmp_path / "k3s", airgap=False).airgap is None
 
 
 def test_a_simulator_says_so(tmp_path: Path) -> None:
-    assert opened(make_release(tmp_path / "k3s")).title == f"k3s {VERSION} (simulator)"
+    assert opened(make_release(tmp_path / "k3s")).simulator
+    assert (
+        K3sRecord(version=VERSION, simulator=True, airgap_images=None).title == f"k3s {VERSION} (simulator)"
+    )
 
 
 def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:

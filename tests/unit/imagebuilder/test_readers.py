@@ -105,8 +105,8 @@ def test_any_bytes_are_a_fat_or_an_error(data: bytes) -> None:
 
 def superblock(**fields: int) -> bytes:
     """A superblock with the usual values; ``fields`` are names of the table below."""
-    offsets = {"blocks": 0x04, "free": 0x0C, "per_group": 0x20, "inodes": 0x28, "compat": 0x5C, "incompat": 0x60,
-               "ro": 0x64, "rev": 0x4C, "log": 0x18}  # fmt: skip
+    offsets = {"blocks": 0x04, "free": 0x0C, "log": 0x18, "per_group": 0x20, "inodes": 0x28}
+    offsets |= {"rev": 0x4C, "compat": 0x5C, "incompat": 0x60, "ro": 0x64}
     raw = bytearray(1024)
     values = {
         "blocks": 100_000,

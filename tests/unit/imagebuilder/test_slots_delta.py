@@ -105,7 +105,7 @@ def test_a_static_address_is_matched_by_mac() -> None:
                     "match": {"macaddress": "2c:cf:67:12:34:56"},
                     "dhcp4": False,
                     "addresses": ["10.77.0.33/24"],
-                    "routes": [{"to": "default", "via": "10.77.0.1"}],
+                    "routes": [{"to": "0.0.0.0/0", "via": "10.77.0.1"}],
                     "nameservers": {"addresses": ["10.77.0.1", "10.77.0.2"], "search": ["attic.internal"]},
                 }
             },
