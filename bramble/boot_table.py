@@ -5,22 +5,20 @@ The two rooms do not know each other; this is the only place where their values 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 from typing import Final
 
-from fleet.boards import BoardModel, Serial
+from fleet.boards import Serial
 from fleet.boots import BootReport, BootStage, NodeBoot
-from fleet.spec.model import ClusterSpec
 from imagebuilder.build import Image
-from imagebuilder.firmware import device_tree_lines
 from pxe.boot.table import BootTable, BootTree, NodeBootState
 from pxe.events import BoardEvent, BootFile
 
 INSTALLER_INITRAMFS: Final = "installer.img"
-KERNEL: Final = "kernel8.img"
 CONSOLES: Final = "console=serial0,115200 console=tty1"
 PANIC_REBOOT_S: Final = 30
 """A kernel that panics in the installer starts the board again, and with it the same intent."""
@@ -39,20 +37,17 @@ class ControlAddress:
         return f"https://{self.address}:{self.port}"
 
 
-def make_boot_table(
-    spec: ClusterSpec, states: Iterable[NodeBoot], image: Image, control: ControlAddress
-) -> BootTable:
+def make_boot_table(states: Iterable[NodeBoot], image: Image, control: ControlAddress) -> BootTable:
     """What every node may boot now, with the files that it gets."""
     nodes = []
-    dtbs = frozenset(path.name for path in image.boot_tree.glob("*.dtb"))
-    boards = {node.name: node.board for node in spec.nodes}
+    config = (image.boot_tree / "config.txt").read_text("utf-8")
     for state in states:
         tree = BootTree()
         if state.install_intent is not None:
             tree = BootTree(
                 root=image.boot_tree,
                 rendered={
-                    "config.txt": render_config(state.name, boards[state.name], dtbs).encode(),
+                    "config.txt": render_config(state.name, config).encode(),
                     "cmdline.txt": render_cmdline(state.name, state.install_intent, control).encode(),
                 },
                 extra={INSTALLER_INITRAMFS: image.installer_initramfs},
@@ -74,18 +69,15 @@ def make_boot_table(
     return BootTable(nodes=tuple(nodes), images=files)
 
 
-def render_config(node: str, board: BoardModel, dtbs: frozenset[str]) -> str:
-    """The installer's config.txt; `dtbs` are the names of the device trees that the image holds."""
-    lines = [
+def render_config(node: str, image_config: str) -> str:
+    """The installer's config.txt: the image's own, with the installer's initramfs instead of the system's."""
+    kept = [line for line in image_config.splitlines() if not re.match(r"(auto_)?initramfs\b", line.strip())]
+    ours = [
         f"# Bramble: the installer of node {node}",
         "[all]",
-        "arm_64bit=1",
-        f"kernel={KERNEL}",
         f"initramfs {INSTALLER_INITRAMFS} followkernel",
-        "enable_uart=1",
-        *device_tree_lines(board, dtbs),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*kept, "", *ours]) + "\n"
 
 
 def render_cmdline(node: str, intent: int, control: ControlAddress) -> str:

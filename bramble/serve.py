@@ -94,7 +94,7 @@ class Server:
         self._controller.record_boot_event(to_report(event))
 
     def _boot_table(self) -> BootTable:
-        return make_boot_table(self._spec, self._controller.boot_states(), self._image, self.control)
+        return make_boot_table(self._controller.boot_states(), self._image, self.control)
 
     def _schedule_refresh(self) -> None:
         """Several changes in one turn of the loop become one new snapshot."""

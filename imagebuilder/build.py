@@ -45,6 +45,7 @@ from imagebuilder.seal.chunks import clear_unmapped, compress, render_index
 from imagebuilder.slots import find_slots
 from imagebuilder.steps.agent import AgentStep, pack_agent
 from imagebuilder.steps.cmdline import CmdlineStep
+from imagebuilder.steps.config_txt import ConfigTxtStep
 from imagebuilder.steps.k3s import K3sStep
 from imagebuilder.steps.overlay import load_overlay
 from imagebuilder.steps.seed import SeedStep
@@ -185,6 +186,7 @@ def plan_steps(spec: ClusterSpec, release: K3sRelease, agent_archive: bytes) -> 
         own["k3s"],
         K3sStep(release),
         CmdlineStep(),
+        ConfigTxtStep(),
         *theirs,
         SeedStep(spec.name, render_user_data(spec), release.simulator),
     )
