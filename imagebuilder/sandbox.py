@@ -113,6 +113,12 @@ def registration(interpreter: Path) -> str:
     return f":{ENTRY_NAME}:M::{_MAGIC}:{_MASK}:{interpreter}:F"
 
 
+def is_usable_entry(text: str) -> bool:
+    """Whether a binfmt_misc entry, as the kernel shows it, works in a tree without the interpreter."""
+    words = [line.split() for line in text.splitlines()]
+    return ["enabled"] in words and any(line[:1] == ["flags:"] and "F" in "".join(line[1:]) for line in words)
+
+
 def _user_ranges(kind: str, own_id: int) -> list[IdRange]:
     try:
         user = pwd.getpwuid(os.getuid()).pw_name
@@ -167,7 +173,8 @@ def _register_arm64(libc: ctypes.CDLL) -> None:
     """Make arm64 programs run in this namespace, unless the host's own registration already does."""
     if os.uname().machine in ("aarch64", "arm64"):
         return
-    if (BINFMT / ENTRY_NAME).is_file() and "enabled" in (BINFMT / ENTRY_NAME).read_text():
+    entry = BINFMT / ENTRY_NAME
+    if entry.is_file() and is_usable_entry(entry.read_text()):
         return
     interpreter = next((path for name in QEMU_CANDIDATES if (path := shutil.which(name))), None)
     if interpreter is None:

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from imagebuilder.sandbox import (
     IdRange,
     find_subids,
+    is_usable_entry,
     keep_all_ids,
     parse_id_map,
     registration,
@@ -47,3 +50,18 @@ def test_registration_matches_arm64_programs_and_opens_the_interpreter_at_once()
 def test_emulation_is_asked_for_only_where_it_is_needed() -> None:
     assert "--no-arm64" not in sandboxed(["true"])
     assert sandboxed(["rm", "-rf"], arm64=False)[-4:] == ["--no-arm64", "--", "rm", "-rf"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "state", "usable"),
+    [
+        ("OPF", "enabled", True),
+        ("F", "enabled", True),
+        ("OC", "enabled", False),
+        ("", "enabled", False),
+        ("F", "disabled", False),
+    ],
+)
+def test_hosts_registration_counts_if_it_works_in_a_tree(flags: str, state: str, usable: bool) -> None:
+    text = f"{state}\ninterpreter /usr/bin/qemu-aarch64\nflags: {flags}\noffset 0\nmagic 7f454c46\n"
+    assert is_usable_entry(text) is usable
