@@ -1,8 +1,8 @@
 """config.txt: device trees for boards that the base's kernel brings none for.
 
-Debian's kernel of 2025 has a device tree for the Raspberry Pi 5, and none for its siblings; the bootloader of a
-CM5 or a Pi 500 then stops at its os_check. The tree of the same chip's main board names the same controllers and
-stands in for the missing one.
+Debian's kernel of 2025 has a device tree for the Raspberry Pi 5, and none for its siblings; the bootloader of
+a CM5 or a Pi 500 then stops at its os_check. The tree of the same chip's main board names the same
+controllers and stands in for the missing one.
 """
 
 from __future__ import annotations
