@@ -16,7 +16,7 @@ from imagebuilder.disk.edit import Edit, PutBootFile
 from imagebuilder.errors import NotUnderstood
 from imagebuilder.steps.step import Context, Json
 
-PATH: Final = "config.txt"
+PATH: Final = "/config.txt"
 STAND_IN: Final = {Soc.BCM2711: "bcm2711-rpi-4-b.dtb", Soc.BCM2712: "bcm2712-rpi-5-b.dtb"}
 
 FILTERS: Final = {
