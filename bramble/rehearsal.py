@@ -59,7 +59,11 @@ class Rehearsal:
 
     def __enter__(self) -> Self:
         self.work.mkdir(parents=True, exist_ok=True)
-        self.start_server()
+        try:
+            self.start_server()
+        except BaseException:
+            self.stop_server()
+            raise
         return self
 
     def __exit__(

@@ -16,6 +16,7 @@ from agent.client import ControlClient, PinnedTrust
 from agent.errors import AgentError
 from agent.hardware import Disk, format_size, read_disks, read_hardware, read_interfaces
 from agent.installer.cmdline import InstallerConfig, parse_cmdline
+from agent.installer.consoles import Consoles
 from agent.installer.device import TargetDisk
 from agent.installer.disks import NoSuchDisk, choose_disk
 from agent.installer.index import ImageIndex, parse_index
@@ -42,7 +43,7 @@ class Surroundings:
     hardware: Hardware
     boot_id: str
     find_disks: Callable[[], Sequence[Disk]] = read_disks
-    say: Callable[[str], None] = field(default=lambda line: print(f"bramble: {line}", flush=True))
+    say: Callable[[str], None] = field(default_factory=lambda: Consoles().say)
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
     before_wait: Callable[[], None] = field(default=lambda: None)
@@ -226,36 +227,29 @@ def main() -> int:
     """
     status = 1
     may_reboot = False
+    say = Consoles().say
     try:
         config = parse_cmdline(Path("/proc/cmdline").read_text())
         may_reboot = True
-        _install_here(config)
+        _install_here(config, say)
         status = 0
     except AgentError as exc:
-        _say_failure(exc.message, exc.hint)
+        say(f"FAILED: {exc.message}")
+        if exc.hint:
+            say(f"  {exc.hint}")
     except Exception as exc:  # the board must start again whatever happened, and the console must say why
-        _say_failure(
-            f"unexpected {type(exc).__name__}: {exc}", "This is a bug; please report it with this text."
-        )
+        say(f"FAILED: unexpected {type(exc).__name__}: {exc}")
+        say("  This is a bug; please report it with this text.")
     if may_reboot:
         if status:
-            print(f"bramble: the board starts again in {FAILURE_PAUSE_S:g} s", flush=True)
+            say(f"the board starts again in {FAILURE_PAUSE_S:g} s")
             time.sleep(FAILURE_PAUSE_S)
         reboot()
     return status
 
 
-def _say_failure(message: str, hint: str) -> None:
-    print(f"bramble: FAILED: {message}", flush=True)
-    if hint:
-        print(f"bramble:   {hint}", flush=True)
-
-
-def _install_here(config: InstallerConfig) -> None:
+def _install_here(config: InstallerConfig, say: Callable[[str], None]) -> None:
     from agent import network
-
-    def say(line: str) -> None:
-        print(f"bramble: {line}", flush=True)
 
     say(f"installer for {config.node or 'this board'}, intent {config.intent}")
     hardware = read_hardware()
