@@ -1,7 +1,7 @@
 """Lines for whoever looks at the board: on the screen and on the serial line alike.
 
-`/dev/console` is only the last of the kernel's consoles, on a Raspberry Pi the screen. Somebody who compares a
-fingerprint may look at either.
+`/dev/console` is only the last of the kernel's consoles, on a Raspberry Pi the screen. Somebody who compares
+a fingerprint may look at either.
 """
 
 from __future__ import annotations
