@@ -28,7 +28,7 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 PROTOCOL_VERSION = 1
 MAX_BODY_BYTES = 64 * 1024
@@ -329,6 +329,11 @@ def encode(message: Any) -> bytes:
     return json.dumps(dataclasses.asdict(message), sort_keys=True, separators=(",", ":")).encode()
 
 
+def _refuse_constant(name: str) -> NoReturn:
+    """NaN and infinities are no JSON (RFC 8259 §6), and no measurement either."""
+    raise ProtocolError(f"the body holds {name}, which is no JSON number")
+
+
 Message = TypeVar("Message")
 
 
@@ -341,7 +346,7 @@ def decode(kind: type[Message], body: bytes) -> Message:
     if len(body) > MAX_BODY_BYTES:
         raise ProtocolError(f"the body has {len(body)} bytes, the limit is {MAX_BODY_BYTES}")
     try:
-        value = json.loads(body)
+        value = json.loads(body, parse_constant=_refuse_constant)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as exc:
         raise ProtocolError(f"the body is not JSON: {exc}") from exc
     decoded: Message = _convert(kind, value, kind.__name__)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
-
-import platformdirs
 
 import agent
+from fleet.cli import STATE_VARIABLE, state_directory
 
-STATE_VARIABLE: Final = "BRAMBLE_STATE_DIR"
+__all__ = ["STATE_VARIABLE", "StateLayout", "agent_package", "state_layout"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +31,8 @@ class StateLayout:
 
 
 def state_layout(cluster: str) -> StateLayout:
-    """A cluster's state, in $BRAMBLE_STATE_DIR or the user's state directory (`~/.local/state/bramble`)."""
-    root = os.environ.get(STATE_VARIABLE)
-    return StateLayout(directory=(Path(root) if root else platformdirs.user_state_path("bramble")) / cluster)
+    """A cluster's state, where the commands that read it look for it."""
+    return StateLayout(directory=state_directory(cluster))
 
 
 def agent_package() -> Path:

@@ -12,13 +12,15 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from bramble.boot_table import ControlAddress, make_boot_table, to_report
 from bramble.images import ClusterImages, ContentAddress
-from bramble.paths import StateLayout
+from bramble.paths import STATE_VARIABLE, StateLayout
 from fleet.api.admin import serve_admin
 from fleet.api.control import serve_control
 from fleet.controller import Controller
+from fleet.errors import FleetError
 from fleet.installs import ControlInfo
 from fleet.k3s import open_k3s
 from fleet.pki import ControlPki, open_pki
@@ -41,7 +43,7 @@ class Server:
     """
 
     def __init__(self, spec: ClusterSpec, image: Image, state: StateLayout) -> None:
-        state.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_private(state.directory)
         self.config = PxeConfig.from_spec(spec.network, spec.domain, state.directory)
         self._spec = spec
         self._image = image
@@ -105,6 +107,21 @@ class Server:
     def _refresh(self) -> None:
         self._refresh_is_due = False
         self._pxe.update(self._boot_table())
+
+
+def _make_private(directory: Path) -> None:
+    """Make the state directory, for its owner's eyes only.
+
+    Raises:
+        FleetError: it can not be made.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise FleetError(
+            f"{directory}: the server's state can not be kept there: {error.strerror}",
+            f"Make the directory writable, or name another one in ${STATE_VARIABLE}.",
+        ) from error
 
 
 async def serve_until_signal(server: Server, on_ready: Callable[[], None]) -> None:

@@ -29,6 +29,8 @@ _T = TypeVar("_T")
 
 FINGERPRINT_DIGITS = 8
 SESSION_LOST = "session"
+WAIT = frozenset({429, 503})
+"""The server asks for patience: too many requests, or it can not keep its records for now."""
 """Error code of a `prove` whose `hello` the server does not know any more."""
 MIN_RETRY_S, MAX_RETRY_S = 1.0, 300.0
 CONTROL_PATIENCE_S = 15 * 60.0
@@ -154,7 +156,7 @@ class InstallSession:
             try:
                 return call()
             except (Unreachable, Refused) as exc:
-                if isinstance(exc, Refused) and exc.status != 429 and exc.error != SESSION_LOST:
+                if isinstance(exc, Refused) and exc.status not in WAIT and exc.error != SESSION_LOST:
                     raise
                 if self._clock() + delay_s > deadline:
                     raise

@@ -71,6 +71,13 @@ def test_wrong_fields_are_named(change: dict[str, object], complaint: str) -> No
         decode(Hello, body)
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_what_is_no_json_number_is_refused(number: str) -> None:
+    body = f'{{"session": "s", "server_nonce": "n", "server_time": {number}}}'.encode()
+    with pytest.raises(ProtocolError, match="no JSON number"):
+        decode(Welcome, body)
+
+
 def test_large_bodies_are_not_parsed() -> None:
     with pytest.raises(ProtocolError, match="the limit is"):
         decode(Welcome, b" " * (MAX_BODY_BYTES + 1))
