@@ -253,6 +253,7 @@ class VirtualBoard:
             if self.config.tap is None:
                 raise ModeFailedError("no link: the cable is not plugged in")
             with Tap(self.config.tap) as tap:
+                tap.wait_for_link()
                 if self._sleep(self.config.link_up_s):
                     return None
                 return boot_from_network(

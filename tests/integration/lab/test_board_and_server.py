@@ -36,9 +36,10 @@ def _network_mode(model: BoardModel) -> tuple[BootFiles | str, list[Notice], flo
     board = BoardIdentity(model=model, serial=SERIAL, mac=MAC, revision=model.revision_codes[-1])
     notices: list[Notice] = []
     wake_fd = os.eventfd(0)
-    started = time.monotonic()
     try:
         with Tap("tap0") as tap:
+            tap.wait_for_link()
+            started = time.monotonic()
             files = boot_from_network(
                 tap, board, default_profile(model), wake_fd=wake_fd, on_notice=notices.append
             )
@@ -119,4 +120,5 @@ def test_a_board_without_an_intent_is_at_its_next_mode_at_once(tmp_path: Path, m
 
     assert "not found" in outcome
     assert not any(text.startswith(EventKind.FILE_FETCHED) for text in notices)
-    assert seconds < 2.0
+    assert sum(text.startswith(EventKind.DHCP_DISCOVER) for text in notices) == 1
+    assert seconds < 4.0  # no timer of the firmware has run out
