@@ -23,9 +23,12 @@ from imagebuilder.bases import Base, UnknownBase, find_base
 from imagebuilder.delta import NodeValues, render_delta
 from imagebuilder.digests import DigestCache, hash_file
 from imagebuilder.disk.blockmap import BOOT_PARTITION, mapped_ranges
-from imagebuilder.disk.edit import DiskImage, Edit, PutBootFile, Written, copy_sparse, needed_bytes
+from imagebuilder.disk.debugfs import needed_bytes
+from imagebuilder.disk.edit import DiskImage
+from imagebuilder.disk.edits import Edit, PutBootFile, Written
 from imagebuilder.disk.fat import FatVolume
 from imagebuilder.disk.source import FileSource, open_source
+from imagebuilder.disk.sparse import copy_sparse
 from imagebuilder.errors import ImageBuilderError
 from imagebuilder.installer import MAX_INITRAMFS_BYTES, build_initramfs, installer_identity
 from imagebuilder.k3s_release import (

@@ -164,8 +164,7 @@ def agent_package() -> Path:
 
 
 class _ProgressLine:
-    """One line on stderr that is rewritten on a terminal; elsewhere a line per step. Says nothing until work
-    begins."""
+    """One line on stderr, rewritten on a terminal; elsewhere a line per step. Silent until work begins."""
 
     def __init__(self, *, show: bool) -> None:
         self.used = False

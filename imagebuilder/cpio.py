@@ -22,8 +22,9 @@ _TRAILER: Final = "TRAILER!!!"
 
 @dataclass(frozen=True, slots=True)
 class CpioEntry:
-    """A file, directory or link. ``mode`` includes the type; ``content`` is a link's target. ``path`` has no
-    leading slash."""
+    """A file, directory or link, without a leading slash.
+
+    ``mode`` includes the type; of a link, ``content`` is the target."""
 
     path: str
     mode: int

@@ -10,8 +10,7 @@ from pathlib import Path
 
 
 class DigestCache:
-    """Digests in small files below ``directory``, one per file asked for. A lost or torn entry only costs
-    time."""
+    """Digests in small files below ``directory``. A lost or torn entry only costs time."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -24,8 +24,7 @@ _DYNAMIC: Final = struct.Struct("<qQ")
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """``interpreter`` is the path of the dynamic loader, None for libraries; ``libraries`` are bare names
-    (DT_NEEDED)."""
+    """What a file asks for: the dynamic loader's path (None: a library), and bare library names."""
 
     interpreter: str | None
     libraries: tuple[str, ...]

@@ -23,7 +23,7 @@ import zstandard
 
 from imagebuilder.cpio import CpioEntry, encode_archive, pad, regular, symlink
 from imagebuilder.disk.blockmap import ROOT_PARTITION
-from imagebuilder.disk.edit import EPOCH
+from imagebuilder.disk.edits import EPOCH
 from imagebuilder.disk.ext4 import Ext4Volume, Inode
 from imagebuilder.disk.mbr import MBR_BYTES, parse_mbr
 from imagebuilder.disk.source import open_source
@@ -187,8 +187,7 @@ def _library(root: Ext4Volume, name: str) -> str:
 
 
 def _merged_usr(path: str) -> str:
-    """/lib and /bin are links to /usr/lib and /usr/bin in the initramfs, and a cpio entry below a link would
-    replace it."""
+    """Where a path of the root lies in the initramfs, whose /lib, /bin and /sbin are links into /usr."""
     return f"/usr{path}" if path.startswith(("/lib/", "/bin/", "/sbin/")) else path
 
 

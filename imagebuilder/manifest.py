@@ -1,5 +1,4 @@
-"""The manifest of an image: what it was made from, file by file what was changed, and digests of everything
-that came out."""
+"""The manifest of an image: what it was made from, each file that was changed, digests of what came out."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from imagebuilder.disk.edit import Written
+from imagebuilder.disk.edits import Written
 from imagebuilder.errors import NotUnderstood
 from imagebuilder.slots import SlotMap
 

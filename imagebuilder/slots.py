@@ -122,8 +122,7 @@ class SlotMap:
 
 
 def find_slots(source: ByteSource) -> SlotMap:
-    """Locate all slots of a finished image and check, by reading the raw bytes there, that they hold their
-    placeholders.
+    """Locate all slots of a finished image, and check the raw bytes there against the files.
 
     Raises:
         NotUnderstood: a slot is missing, has another size, or its extents hold other bytes than its file.

@@ -60,8 +60,7 @@ def mapped_ranges(source: ByteSource, size_bytes: int) -> tuple[ByteRange, ...]:
 
 
 def merge(pieces: Iterable[tuple[int, int]], size_bytes: int) -> Iterator[ByteRange]:
-    """(offset, length) pairs in any order as disjoint ranges on the grid, gaps below ``COALESCE_BYTES``
-    filled."""
+    """(offset, length) pairs, in any order, as disjoint ranges on the grid; small gaps are filled."""
     current: ByteRange | None = None
     for offset, length in sorted(pieces):
         if length <= 0:

@@ -16,23 +16,30 @@ import posixpath
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 from imagebuilder.disk.blockmap import BOOT_PARTITION, ROOT_PARTITION
-from imagebuilder.disk.ext4 import Ext4Volume, Inode
+from imagebuilder.disk.debugfs import needed_bytes, session_commands
+from imagebuilder.disk.edits import (
+    EPOCH,
+    PutBootFile,
+    PutDirectory,
+    PutFile,
+    PutLink,
+    RootEdit,
+    Written,
+    checked_path,
+    iter_content,
+)
+from imagebuilder.disk.ext4 import Ext4Volume
 from imagebuilder.disk.fat import FatVolume
 from imagebuilder.disk.mbr import MBR_BYTES, PI_ALIGNMENT_BYTES, SECTOR_BYTES, Mbr, Partition, parse_mbr
 from imagebuilder.disk.source import open_source
+from imagebuilder.disk.sparse import copy_range
 from imagebuilder.errors import CommandFailed, ImageBuilderError
 from imagebuilder.runner import run
-
-EPOCH: Final = 1_600_000_000
-"""The time (UTC, seconds since 1970; 2020-09-13) that every written file and filesystem bears. Fixed, so that
-the same inputs give the same bytes, and in the past, so that a node without a clock does not see files from
-its future."""
 
 ENVIRONMENT: Final = {
     "E2FSCK_TIME": str(EPOCH),
@@ -42,12 +49,8 @@ ENVIRONMENT: Final = {
     "TZ": "UTC",
 }
 
-DIRECTORY_BYTES: Final = 4096
-EXTENT_ALLOWANCE: Final = 1.01
-"""Extent blocks of large, scattered files: at most one block per 340 extents."""
 
 _BANNER: Final = re.compile(r"debugfs \d+\.\d+")
-_UNSAFE: Final = re.compile(r'["\n\r\\]')
 
 
 class ImageFull(ImageBuilderError):
@@ -71,63 +74,6 @@ class ReadBackFailed(ImageBuilderError):
             f"{path}: reading it back from the image gives {found}, written was {expected}",
             "The image was not kept. The disk under the store may be failing, or e2fsprogs is too old.",
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PutFile:
-    """A regular file on the root filesystem, replacing what was there. ``content`` is bytes, or a host file
-    that does not change."""
-
-    path: str
-    content: bytes | Path = field(repr=False)
-    mode: int = 0o644
-    uid: int = 0
-    gid: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PutLink:
-    """A symbolic link on the root filesystem, replacing a file or link that was there."""
-
-    path: str
-    target: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PutDirectory:
-    """A directory on the root filesystem; one that exists gets this mode and owner."""
-
-    path: str
-    mode: int = 0o755
-    uid: int = 0
-    gid: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PutBootFile:
-    """A file in the FAT, replacing what was there. The format has neither owners nor modes."""
-
-    path: str
-    content: bytes = field(repr=False)
-
-
-RootEdit = PutFile | PutLink | PutDirectory
-Edit = RootEdit | PutBootFile
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """One line of the record of what was changed; ``sha256`` is None for links and directories."""
-
-    volume: str
-    path: str
-    mode: int
-    uid: int
-    gid: int
-    size_bytes: int
-    sha256: str | None
-    target: str | None
-    replaced: bool
 
 
 class DiskImage:
@@ -267,7 +213,7 @@ class DiskImage:
             shutil.rmtree(staged, ignore_errors=True)
             staged.mkdir(parents=True)
             replaced = {edit.path: volume.find(edit.path, follow=False) is not None for edit in edits}
-            commands = list(_session(volume, edits, staged))
+            commands = list(session_commands(volume, edits, staged))
         self._debugfs(partition, commands)
         shutil.rmtree(staged)
         with open_source(self.path) as source:
@@ -333,122 +279,6 @@ class DiskImage:
         run(argv, env=ENVIRONMENT, cwd=self.path.parent)
 
 
-def needed_bytes(edits: Iterable[RootEdit], block_bytes: int) -> int:
-    """An upper bound of the room that edits take on an ext4 with blocks of this size."""
-    total = 0.0
-    for edit in edits:
-        parents = edit.path.count("/") - 1
-        size = _size(edit.content) if isinstance(edit, PutFile) else block_bytes
-        total += -(-size // block_bytes) * block_bytes * EXTENT_ALLOWANCE + block_bytes
-        total += DIRECTORY_BYTES if parents > 0 else 0
-    return int(total)
-
-
-def copy_sparse(source: Path, target: Path) -> None:
-    """Copy an image without its holes; on filesystems that can, without copying at all."""
-    run(["cp", "--sparse=always", "--reflink=auto", "--", source, target])
-    target.chmod(0o644)
-
-
-def copy_range(source: Path, target: Path, offset: int, length: int) -> None:
-    """Copy ``length`` bytes at ``offset`` into a new file of that size; holes and zero blocks stay holes."""
-    with source.open("rb") as reader, target.open("wb") as writer:
-        writer.truncate(length)
-        position = offset
-        end = offset + length
-        while position < end:
-            try:
-                position = os.lseek(reader.fileno(), position, os.SEEK_DATA)
-            except OSError:
-                return  # ENXIO: no data after here
-            hole = min(os.lseek(reader.fileno(), position, os.SEEK_HOLE), end)
-            while position < hole:
-                piece = os.pread(reader.fileno(), min(1 << 20, hole - position), position)
-                if piece.strip(b"\0"):
-                    os.pwrite(writer.fileno(), piece, position - offset)
-                position += len(piece)
-
-
-def _session(volume: Ext4Volume, edits: Sequence[RootEdit], staged: Path) -> Iterator[str]:
-    """The debugfs commands for ``edits``; contents given as bytes are put into ``staged``."""
-    made: set[str] = set()
-    for number, edit in enumerate(edits):
-        # debugfs follows links in the middle of a path, but not one at its end: /lib/x must be written as
-        # /usr/lib/x.
-        path = _canonical(volume, _checked(edit.path), follow=isinstance(edit, PutDirectory))
-        yield from _parents(volume, posixpath.dirname(path), made)
-        old = volume.find(path, follow=False)
-        match edit:
-            case PutDirectory():
-                if path not in made and old is None:
-                    yield from _in_parent("mkdir", path)
-                    made.add(path)
-                yield from _attributes(path, stat.S_IFDIR | edit.mode, edit.uid, edit.gid)
-            case PutLink():
-                yield from _removal(path, old)
-                yield from _in_parent("symlink", path, _checked_text(edit.target, path))
-            case PutFile():
-                yield from _removal(path, old)
-                content = edit.content
-                if isinstance(content, bytes):
-                    host = staged / str(number)
-                    host.write_bytes(content)
-                else:
-                    host = content.resolve()
-                yield f'cd "{posixpath.dirname(path)}"'
-                yield f'write "{_checked_text(os.fspath(host), path)}" "{posixpath.basename(path)}"'
-                yield from _attributes(path, stat.S_IFREG | edit.mode, edit.uid, edit.gid)
-
-
-def _in_parent(command: str, path: str, *arguments: str) -> Iterator[str]:
-    """``command`` on a name in the current directory.
-
-    'write' takes nothing else, and 'mkdir "/x"' makes x in the current directory, not in the root (1.47.0).
-    """
-    yield f'cd "{posixpath.dirname(path)}"'
-    yield " ".join([command, *(f'"{word}"' for word in (posixpath.basename(path), *arguments))])
-
-
-def _canonical(volume: Ext4Volume, path: str, *, follow: bool) -> str:
-    """``path`` with the links in its existing part followed; the last name only with ``follow``."""
-    if follow and (found := volume.canonical(path)):
-        return found
-    parent, name = posixpath.split(path)
-    if parent == "/":
-        return path
-    return posixpath.join(_canonical(volume, parent, follow=True), name)
-
-
-def _parents(volume: Ext4Volume, directory: str, made: set[str]) -> Iterator[str]:
-    missing = []
-    while directory not in ("", "/") and directory not in made and volume.find(directory) is None:
-        missing.append(directory)
-        directory = posixpath.dirname(directory)
-    for path in reversed(missing):
-        made.add(path)
-        yield from _in_parent("mkdir", path)
-        yield from _attributes(path, stat.S_IFDIR | 0o755, 0, 0)
-
-
-def _removal(path: str, old: Inode | None) -> Iterator[str]:
-    if old is None:
-        return
-    if old.is_directory:
-        raise ImageBuilderError(
-            f"{path} is a directory in the base, a file or link of that name cannot replace it",
-            "Rename it in the overlay.",
-        )
-    yield f'rm "{path}"'
-
-
-def _attributes(path: str, mode: int, uid: int, gid: int) -> Iterator[str]:
-    yield f'sif "{path}" mode 0{mode:o}'
-    yield f'sif "{path}" uid {uid}'
-    yield f'sif "{path}" gid {gid}'
-    for name in ("atime", "ctime", "mtime", "crtime"):
-        yield f'sif "{path}" {name} @{EPOCH}'
-
-
 def _read_back(volume: Ext4Volume, edit: RootEdit, replaced: bool) -> Written:
     inode = volume.find(edit.path, follow=isinstance(edit, PutDirectory))
     if inode is None:
@@ -492,16 +322,6 @@ def _read_back(volume: Ext4Volume, edit: RootEdit, replaced: bool) -> Written:
     )
 
 
-def iter_content(content: bytes | Path) -> Iterator[bytes]:
-    """What a file edit writes, in pieces of 1 MiB."""
-    if isinstance(content, bytes):
-        yield content
-        return
-    with content.open("rb") as file:
-        while piece := file.read(1 << 20):
-            yield piece
-
-
 def _hash(pieces: Iterable[bytes]) -> str:
     digest = hashlib.sha256()
     for piece in pieces:
@@ -517,27 +337,8 @@ def _describe(mode: int, uid: int, gid: int) -> str:
     return f"mode {mode:o}, owner {uid}:{gid}"
 
 
-def _size(content: bytes | Path) -> int:
-    return len(content) if isinstance(content, bytes) else content.stat().st_size
-
-
 def _by_directory(edits: Sequence[PutBootFile]) -> list[tuple[str, list[PutBootFile]]]:
     groups: dict[str, list[PutBootFile]] = {}
     for edit in edits:
-        groups.setdefault(posixpath.dirname(_checked(edit.path)) or "/", []).append(edit)
+        groups.setdefault(posixpath.dirname(checked_path(edit.path)) or "/", []).append(edit)
     return sorted(groups.items())
-
-
-def _checked(path: str) -> str:
-    if not path.startswith("/") or posixpath.normpath(path) != path or path == "/":
-        raise ImageBuilderError(f"{path!r} is not a plain absolute path", "Write it like '/etc/motd'.")
-    return _checked_text(path, path)
-
-
-def _checked_text(text: str, path: str) -> str:
-    if _UNSAFE.search(text):
-        raise ImageBuilderError(
-            f"{path!r}: {text!r} holds a quote, a backslash or a line break, which debugfs cannot take",
-            "Rename the file.",
-        )
-    return text

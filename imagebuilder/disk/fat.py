@@ -118,8 +118,7 @@ class FatVolume:
         return -(-size_bytes // self.cluster_bytes)
 
     def mapped_ranges(self) -> Iterator[tuple[int, int]]:
-        """(offset, length) of all bytes that matter: boot sectors, both FATs, clusters in use; absolute,
-        ascending."""
+        """(offset, length) of what matters: boot sectors, both FATs, clusters in use; ascending."""
         yield self.offset, self.data_offset - self.offset
         for cluster, count in self._used_runs():
             yield self._cluster_offset(cluster), count * self.cluster_bytes
@@ -194,8 +193,9 @@ class FatVolume:
         return self.data_offset + (cluster - _FIRST_CLUSTER) * self.cluster_bytes
 
     def _used_runs(self) -> Iterator[tuple[int, int]]:
-        """(first cluster, count) of the runs of clusters in use. A run of set marks is found by a regular
-        expression: a million clusters in 0.1 s, where a loop takes ten times as long."""
+        """(first cluster, count) of the runs of clusters in use.
+
+        A regular expression finds them: a million clusters in 0.1 s, a tenth of what a loop takes."""
         marks = bytes(map(bool, self._table))[_FIRST_CLUSTER:]
         for match in re.finditer(rb"\x01+", marks):
             yield match.start() + _FIRST_CLUSTER, match.end() - match.start()

@@ -1,5 +1,4 @@
-"""The compressed image: one standard .zst file of independent frames, and the index that tells where each
-chunk lies in it.
+"""The compressed image: one .zst file of independent frames, and the index of the chunks in it.
 
     frame | frame | …      ascending by disk offset; a frame holds either one chunk (mapped bytes, at most 4
     MiB) or a run of zeros
@@ -39,7 +38,7 @@ from imagebuilder.disk.blockmap import ByteRange
 from imagebuilder.disk.source import ByteSource
 
 CHUNK_BYTES: Final = 4 * 2**20
-ZERO_FRAME_BYTES: Final = 64 * 2**20
+ZERO_FRAME_BYTES: Final = 16 * 2**20
 LEVEL: Final = 3
 WORKERS: Final = 2
 IN_FLIGHT: Final = 6
@@ -117,8 +116,7 @@ def render_index(image_id: str, size_bytes: int, chunks: Sequence[Chunk]) -> byt
 
 
 def clear_unmapped(descriptor: int, size_bytes: int, ranges: Sequence[ByteRange]) -> int:
-    """Turn everything outside of ``ranges`` into zeros (holes where the filesystem can) and return how many
-    bytes that were.
+    """Turn everything outside of ``ranges`` into holes or zeros, and return how many bytes that were.
 
     What lies there is free space: remains of files that were replaced. After this the image is exactly its
     mapped bytes.
@@ -133,8 +131,7 @@ def clear_unmapped(descriptor: int, size_bytes: int, ranges: Sequence[ByteRange]
 
 
 def split(mapped: ByteRange) -> Iterator[ByteRange]:
-    """A range as chunks: cut at multiples of ``CHUNK_BYTES`` of the disk, so that equal images have equal
-    chunks."""
+    """A range as chunks, cut on the grid of the disk, so that equal pieces of images are equal chunks."""
     start = mapped.start
     while start < mapped.end:
         end = min((start // CHUNK_BYTES + 1) * CHUNK_BYTES, mapped.end)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from imagebuilder.disk.edit import Edit, PutFile
+from imagebuilder.disk.edits import Edit, PutFile
 from imagebuilder.errors import ImageBuilderError
 from imagebuilder.steps.step import Context, Json
 

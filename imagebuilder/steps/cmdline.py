@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from imagebuilder.disk.edit import Edit, PutBootFile
+from imagebuilder.disk.edits import Edit, PutBootFile
 from imagebuilder.errors import NotUnderstood
 from imagebuilder.slots import CMDLINE_PATH
 from imagebuilder.steps.step import Context, Json

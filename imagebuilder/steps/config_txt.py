@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fleet.boards import BoardModel, Soc
-from imagebuilder.disk.edit import Edit, PutBootFile
+from imagebuilder.disk.edits import Edit, PutBootFile
 from imagebuilder.errors import NotUnderstood
 from imagebuilder.steps.step import Context, Json
 

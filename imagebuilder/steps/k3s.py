@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from imagebuilder.disk.edit import Edit, PutFile, PutLink
+from imagebuilder.disk.edits import Edit, PutFile, PutLink
 from imagebuilder.k3s_release import K3sRelease
 from imagebuilder.steps.step import Context, Json
 

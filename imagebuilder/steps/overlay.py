@@ -24,7 +24,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
-from imagebuilder.disk.edit import Edit, PutBootFile, PutDirectory, PutFile, PutLink
+from imagebuilder.disk.edits import Edit, PutBootFile, PutDirectory, PutFile, PutLink
 from imagebuilder.errors import ImageBuilderError
 from imagebuilder.steps.step import Context, Json
 

@@ -1,5 +1,4 @@
-"""First-boot data and node identity: cloud-init's seed on the boot partition, and the slots that each node's
-delta fills.
+"""First-boot data: cloud-init's seed on the boot partition, and the slots that each node's delta fills.
 
 user-data is the cluster's and final. meta-data, network-config and node.json are placeholders of fixed size:
 with them alone the image boots, uses DHCP and waits; it never takes another node's identity.
@@ -12,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from imagebuilder.disk.edit import Edit, PutBootFile, PutFile
+from imagebuilder.disk.edits import Edit, PutBootFile, PutFile
 from imagebuilder.slots import (
     META_DATA_BYTES,
     META_DATA_PATH,

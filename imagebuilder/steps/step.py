@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from imagebuilder.disk.edit import DiskImage, Edit
+from imagebuilder.disk.edit import DiskImage
+from imagebuilder.disk.edits import Edit
 
 Json = str | int | bool | None | Sequence["Json"] | Mapping[str, "Json"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What a step may look at while it makes its edits: the image as the base left it, and the id that it
-    will have."""
+    """What a step may look at: the image as the base left it, and the id that it will have."""
 
     image_id: str
     disk: DiskImage

@@ -28,8 +28,9 @@ from fleet.spec.model import ClusterSpec
 from imagebuilder.build import BaseMissing, Image, build_image, find_image
 from imagebuilder.delta import disk_signature
 from imagebuilder.disk.blockmap import mapped_ranges
-from imagebuilder.disk.edit import DiskImage, copy_sparse
+from imagebuilder.disk.edit import DiskImage
 from imagebuilder.disk.source import open_source
+from imagebuilder.disk.sparse import copy_sparse
 from imagebuilder.errors import CommandFailed, NoSpace
 from imagebuilder.k3s_release import K3sReleaseError
 from imagebuilder.render import node_values

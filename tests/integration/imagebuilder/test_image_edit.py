@@ -12,20 +12,12 @@ from pathlib import Path
 import pytest
 from fakes_image import SIGNATURE, is_same, make_disk
 
-from imagebuilder.disk.edit import (
-    EPOCH,
-    DiskImage,
-    Edit,
-    ImageFull,
-    PutBootFile,
-    PutDirectory,
-    PutFile,
-    PutLink,
-    copy_sparse,
-)
+from imagebuilder.disk.edit import DiskImage, ImageFull
+from imagebuilder.disk.edits import EPOCH, Edit, PutBootFile, PutDirectory, PutFile, PutLink
 from imagebuilder.disk.ext4 import Ext4Volume
 from imagebuilder.disk.fat import FatVolume
 from imagebuilder.disk.source import open_source
+from imagebuilder.disk.sparse import copy_sparse
 from imagebuilder.errors import CommandFailed, ImageBuilderError
 
 pytestmark = pytest.mark.integration

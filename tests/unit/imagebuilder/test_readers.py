@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagebuilder.disk.blockmap import BLOCK_BYTES, COALESCE_BYTES, merge
-from imagebuilder.disk.ext4 import Ext4Error, parse_superblock, set_bit_runs
+from imagebuilder.disk.ext4_layout import Ext4Error, parse_superblock, set_bit_runs
 from imagebuilder.disk.fat import FatError, FatVolume
 from imagebuilder.disk.source import MemorySource
 from imagebuilder.errors import NotUnderstood

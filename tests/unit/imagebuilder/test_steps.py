@@ -15,7 +15,8 @@ import pytest
 import yaml
 from fakes_image import SSH_KEY, make_agent, make_spec
 
-from imagebuilder.disk.edit import DiskImage, PutBootFile, PutDirectory, PutFile, PutLink
+from imagebuilder.disk.edit import DiskImage
+from imagebuilder.disk.edits import PutBootFile, PutDirectory, PutFile, PutLink
 from imagebuilder.errors import ImageBuilderError
 from imagebuilder.plan import Plan
 from imagebuilder.render import render_user_data

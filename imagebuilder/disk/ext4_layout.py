@@ -1,0 +1,178 @@
+"""The fixed structures of ext4: superblock, group descriptors, bitmaps. Pure: bytes in, values out.
+
+Source: Linux, Documentation/filesystems/ext4 (6.12): super.rst, group_descr.rst, bitmaps.rst.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from imagebuilder.errors import NotUnderstood
+
+SUPERBLOCK_OFFSET: Final = 1024
+MAGIC: Final = 0xEF53
+COMPAT_SPARSE_SUPER2: Final = 0x200
+INCOMPAT_FILETYPE: Final = 0x2
+INCOMPAT_RECOVER: Final = 0x4
+INCOMPAT_EXTENTS: Final = 0x40
+INCOMPAT_64BIT: Final = 0x80
+INCOMPAT_FLEX_BG: Final = 0x200
+INCOMPAT_CSUM_SEED: Final = 0x2000
+INCOMPAT_KNOWN: Final = (
+    INCOMPAT_FILETYPE | INCOMPAT_EXTENTS | INCOMPAT_64BIT | INCOMPAT_FLEX_BG | INCOMPAT_CSUM_SEED
+)
+RO_COMPAT_SPARSE_SUPER: Final = 0x1
+RO_COMPAT_GDT_CSUM: Final = 0x10
+RO_COMPAT_BIGALLOC: Final = 0x200
+RO_COMPAT_METADATA_CSUM: Final = 0x400
+GROUP_INODE_UNINIT: Final = 0x1
+GROUP_BLOCK_UNINIT: Final = 0x2
+GROUP_INODE_ZEROED: Final = 0x4
+
+
+class Ext4Error(NotUnderstood):
+    """Not an ext4 that this reader knows, or one whose structures do not add up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Superblock:
+    """What the rest of the reader needs; counts are of whole blocks or inodes."""
+
+    block_bytes: int
+    blocks: int
+    free_blocks: int
+    free_inodes: int
+    first_data_block: int
+    blocks_per_group: int
+    inodes_per_group: int
+    inode_bytes: int
+    descriptor_bytes: int
+    reserved_gdt_blocks: int
+    compat: int
+    incompat: int
+    ro_compat: int
+    backup_groups: tuple[int, int]
+
+    @property
+    def groups(self) -> int:
+        return -(-(self.blocks - self.first_data_block) // self.blocks_per_group)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.blocks * self.block_bytes
+
+    @property
+    def inode_table_blocks(self) -> int:
+        return -(-self.inodes_per_group * self.inode_bytes // self.block_bytes)
+
+    @property
+    def descriptor_blocks(self) -> int:
+        return -(-self.groups * self.descriptor_bytes // self.block_bytes)
+
+    def holds_backup(self, group: int) -> bool:
+        """Whether ``group`` starts with a copy of the superblock and of the group descriptors."""
+        if self.compat & COMPAT_SPARSE_SUPER2:
+            return group == 0 or group in self.backup_groups
+        if not self.ro_compat & RO_COMPAT_SPARSE_SUPER or group <= 1:
+            return True
+        return any(_is_power(group, base) for base in (3, 5, 7))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    block_bitmap: int
+    inode_bitmap: int
+    inode_table: int
+    flags: int
+    unused_inodes: int
+
+
+def parse_superblock(data: bytes) -> Superblock:
+    """Read the 1024 bytes at byte 1024 of the filesystem.
+
+    Raises:
+        Ext4Error: another filesystem, an unclean journal, or a feature that this reader does not know.
+    """
+    if len(data) < 1024 or struct.unpack_from("<H", data, 0x38)[0] != MAGIC:
+        raise Ext4Error(
+            "the root partition holds no ext4 filesystem",
+            "The root partition of a Raspberry Pi image is ext4; this image is damaged or of another kind.",
+        )
+    compat, incompat, ro_compat = struct.unpack_from("<III", data, 0x5C)
+    if incompat & INCOMPAT_RECOVER:
+        raise Ext4Error(
+            "the ext4 filesystem was not unmounted cleanly: its journal must be replayed first",
+            "Run 'e2fsck -fy IMAGE?offset=BYTES' on it, or fetch the image again.",
+        )
+    unknown = incompat & ~INCOMPAT_KNOWN
+    if unknown or ro_compat & RO_COMPAT_BIGALLOC:
+        raise Ext4Error(
+            f"the ext4 filesystem has features that Bramble does not know (incompat {unknown:#x}, "
+            f"ro_compat {ro_compat & RO_COMPAT_BIGALLOC:#x})",
+            "Use an image whose root has the features of Raspberry Pi OS or Debian.",
+        )
+    wide = bool(incompat & INCOMPAT_64BIT)
+
+    def u32(at: int) -> int:
+        return int(struct.unpack_from("<I", data, at)[0])
+
+    def u16(at: int) -> int:
+        return int(struct.unpack_from("<H", data, at)[0])
+
+    superblock = Superblock(
+        block_bytes=1024 << u32(0x18),
+        blocks=u32(0x04) | (u32(0x150) << 32 if wide else 0),
+        free_blocks=u32(0x0C) | (u32(0x158) << 32 if wide else 0),
+        free_inodes=u32(0x10),
+        first_data_block=u32(0x14),
+        blocks_per_group=u32(0x20),
+        inodes_per_group=u32(0x28),
+        inode_bytes=u16(0x58) if u32(0x4C) else 128,
+        descriptor_bytes=u16(0xFE) if wide else 32,
+        reserved_gdt_blocks=u16(0xCE),
+        compat=compat,
+        incompat=incompat,
+        ro_compat=ro_compat,
+        backup_groups=(u32(0x24C), u32(0x250)),
+    )
+    if not superblock.blocks_per_group or not superblock.inodes_per_group or superblock.block_bytes > 65536:
+        raise Ext4Error("the ext4 superblock has impossible sizes", "e2fsck -fn says more.")
+    return superblock
+
+
+def parse_group(raw: bytes) -> Group:
+    """Read a group descriptor of 32 or 64 bytes."""
+    block_bitmap, inode_bitmap, inode_table = struct.unpack_from("<III", raw, 0)
+    flags, unused = struct.unpack_from("<H", raw, 0x12)[0], struct.unpack_from("<H", raw, 0x1C)[0]
+    if len(raw) >= 64:
+        high = struct.unpack_from("<III", raw, 0x20)
+        block_bitmap, inode_bitmap, inode_table = (
+            low | top << 32 for low, top in zip((block_bitmap, inode_bitmap, inode_table), high, strict=True)
+        )
+        unused |= struct.unpack_from("<H", raw, 0x32)[0] << 16
+    return Group(
+        block_bitmap=block_bitmap,
+        inode_bitmap=inode_bitmap,
+        inode_table=inode_table,
+        flags=flags,
+        unused_inodes=unused,
+    )
+
+
+def set_bit_runs(bitmap: bytes, count: int) -> Iterator[tuple[int, int]]:
+    """(first, length) of the runs of set bits among the first ``count``; bit 0 is the lowest of byte 0."""
+    digits = f"{int.from_bytes(bitmap, 'little'):0{count}b}"[::-1][:count]
+    for match in re.finditer("1+", digits):
+        yield match.start(), match.end() - match.start()
+
+
+@lru_cache(maxsize=4096)
+def _is_power(number: int, base: int) -> bool:
+    while number > 1 and number % base == 0:
+        number //= base
+    return number == 1
