@@ -162,7 +162,7 @@ def _install_all(rehearsal: Rehearsal, screen: Screen, measures: Measures) -> No
 
 def _power_cycle(rehearsal: Rehearsal, screen: Screen, measures: Measures) -> None:
     """Pull one board's plug; it has to come back from its own disk, without a second installation."""
-    installs = _count_installs(rehearsal)
+    installs = rehearsal.count_installs(CYCLED)
     boots = rehearsal.node(CYCLED)["boots"]
     board = rehearsal.boards[CYCLED]
     screen.say(f"pulling the plug of {CYCLED} and plugging it in again")
@@ -176,13 +176,9 @@ def _power_cycle(rehearsal: Rehearsal, screen: Screen, measures: Measures) -> No
 
     _watch(rehearsal, screen, is_done, started + RETURN_TIMEOUT_S)
     measures.return_s = time.monotonic() - started
-    if _count_installs(rehearsal) != installs:
+    if rehearsal.count_installs(CYCLED) != installs:
         raise LabError(f"{CYCLED} was installed again by a mere power cut")
     screen.say(f"{CYCLED} is back from its own disk after {measures.return_s:.0f} s, not installed again")
-
-
-def _count_installs(rehearsal: Rehearsal) -> int:
-    return sum(event["kind"] == "installed" for event in rehearsal.admin.timeline(CYCLED)["events"])
 
 
 def _watch(

@@ -187,6 +187,38 @@ class Rehearsal:
         """The texts of a node's or a held board's timeline, oldest first."""
         return [event["text"] for event in self.admin.timeline(name)["events"]]
 
+    def count_installs(self, name: str) -> int:
+        """How often a node was installed."""
+        return sum(line.startswith("installed and verified") for line in self.timeline(name))
+
+    def disk_is_blank(self, board: str) -> bool:
+        """Whether nothing was ever written to a board's first disk."""
+        return self.boards[board].config.disks[0].path.stat().st_blocks == 0
+
+    def wait_for_text(self, name: str, part: str, *, timeout_s: float) -> None:
+        """Wait for a line of a node's timeline that contains `part`."""
+        self.wait_for(
+            name,
+            lambda _row: any(part in line for line in self.timeline(name)),
+            f"a line with {part!r}",
+            timeout_s=timeout_s,
+        )
+
+    def wait_for_held(self, serial: str, *, timeout_s: float) -> Mapping[str, Any]:
+        """Wait for a held board whose serial ends so.
+
+        Raises:
+            WaitTimeoutError: not in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            for board in self.admin.nodes()["held"]:
+                if str(board["serial"]).endswith(serial):
+                    found: Mapping[str, Any] = board
+                    return found
+            time.sleep(POLL_S)
+        raise WaitTimeoutError(f"no held board with serial …{serial} within {timeout_s:g} s")
+
     def wait_for_state(self, name: str, *states: str, timeout_s: float) -> Mapping[str, Any]:
         """Wait until a node is in one of these states.
 

@@ -1,0 +1,53 @@
+"""The main job: boards that nobody ever touched become Ready nodes, once, and return from their own disks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from bramble.rehearsal import Rehearsal
+from fleet.spec.model import ClusterSpec
+from lab.events import EventKind
+
+pytestmark = pytest.mark.e2e
+
+READY_S = 900.0
+RETURN_S = 400.0
+
+
+def test_blank_boards_become_ready_and_the_second_power_on_does_not_install_again(
+    rehearse: Callable[[ClusterSpec], Rehearsal], cluster_of: Callable[..., ClusterSpec]
+) -> None:
+    lab = rehearse(cluster_of(pi5_server={}, cm5_agent={}))
+    server, agent = (lab.add_board(node) for node in lab.spec.nodes)
+    server.power_on()
+    agent.power_on()
+
+    waiting = lab.wait_for_state("pi5-server", "pending", timeout_s=READY_S)
+    assert f"fingerprint {waiting['fingerprint']}" in server.console.tail(200)
+    assert lab.disk_is_blank("pi5-server"), "nothing is written before a person has approved"
+    lab.admin.approve("pi5-server")
+
+    for name in ("pi5-server", "cm5-agent"):
+        node = lab.wait_for_state(name, "ready", timeout_s=READY_S)
+        assert "(simulator)" in node["k3s"]
+        assert lab.count_installs(name) == 1
+    assert lab.peak_rss_bytes < 150 * 2**20
+
+    agent.power_cut()
+    seen = len(agent.events)
+    boots = lab.node("cm5-agent")["boots"]
+    agent.power_on()
+    agent.wait_for(EventKind.MODE_FAILED, timeout_s=60, since=seen)
+    started = agent.wait_for(EventKind.KERNEL_STARTED, timeout_s=60, since=seen)
+    assert started.text.endswith("from NVME")
+    lab.wait_for(
+        "cm5-agent",
+        lambda node: node["boots"] > boots and node["state"] == "ready",
+        "Ready again after a power cut",
+        timeout_s=RETURN_S,
+    )
+    assert lab.count_installs("cm5-agent") == 1
+
+    assert lab.stop_server() == 0
