@@ -17,7 +17,7 @@ from typing import Any, Final
 import yaml
 
 from bramble.demo_screen import PlainScreen, Screen, TableScreen
-from bramble.paths import agent_package
+from bramble.paths import agent_package, store
 from bramble.rehearsal import ENDED_BADLY, POLL_S, Rehearsal
 from bramble.resources import example
 from fleet.spec import load_cluster
@@ -92,12 +92,11 @@ def run_demo(options: DemoOptions) -> Measures:
 
 
 def _run(options: DemoOptions, work: Path, screen: Screen) -> Measures:
-    store = Store.default()
-    ensure_base(store, screen)
+    ensure_base(store(), screen)
     started = time.monotonic()
     spec = load_cluster(write_spec(work, options.k3s_release))
     measures = Measures(simulated=options.k3s_release is None)
-    image = build_image(spec, store=store, agent_package=agent_package(), progress=screen.progress)
+    image = build_image(spec, store=store(), agent_package=agent_package(), progress=screen.progress)
     measures.image_build_s = time.monotonic() - started
     _measure_image(image, measures)
     screen.say(f"image {image.id[:12]} is ready after {measures.image_build_s:.0f} s")
@@ -110,13 +109,13 @@ def _run(options: DemoOptions, work: Path, screen: Screen) -> Measures:
     return measures
 
 
-def ensure_base(store: Store, screen: Screen) -> None:
+def ensure_base(bases: Store, screen: Screen) -> None:
     """Build the demo's base where the store does not have it."""
-    if find_base(BASE, store) is None:
+    if find_base(BASE, bases) is None:
         screen.say(f"building the base {BASE} from Debian's packages; this takes some minutes, once")
         build_base(
             require_recipe(BASE),
-            store=store,
+            store=bases,
             mirror=None,
             progress=lambda progress: screen.progress(progress.phase, progress.percent / 100),
         )

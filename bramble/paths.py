@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import agent
 from fleet.cli import STATE_VARIABLE, state_directory
+from imagebuilder.cli import agent_package, store
 
-__all__ = ["STATE_VARIABLE", "StateLayout", "agent_package", "state_layout"]
+__all__ = ["STATE_VARIABLE", "StateLayout", "agent_package", "state_layout", "store"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +33,3 @@ class StateLayout:
 def state_layout(cluster: str) -> StateLayout:
     """A cluster's state, where the commands that read it look for it."""
     return StateLayout(directory=state_directory(cluster))
-
-
-def agent_package() -> Path:
-    """The agent's package directory, which the builder packs into images."""
-    return Path(agent.__file__).parent

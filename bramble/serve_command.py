@@ -7,11 +7,10 @@ from pathlib import Path
 
 import click
 
-from bramble.paths import agent_package, state_layout
+from bramble.paths import agent_package, state_layout, store
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec, DhcpMode
 from imagebuilder.build import Image, build_image, find_image
-from imagebuilder.store import Store
 
 
 @click.command()
@@ -36,12 +35,11 @@ def serve(file: Path) -> None:
 
 
 def _image(spec: ClusterSpec) -> Image:
-    store, agent = Store.default(), agent_package()
-    found = find_image(spec, store=store, agent_package=agent)
+    found = find_image(spec, store=store(), agent_package=agent_package())
     if found is not None:
         return found
     click.echo("building the cluster's image (this happens once)", err=True)
-    return build_image(spec, store=store, agent_package=agent)
+    return build_image(spec, store=store(), agent_package=agent_package())
 
 
 def _ready_text(spec: ClusterSpec, image: Image, control_url: str) -> str:

@@ -11,12 +11,11 @@ import yaml
 
 from bramble.demo import ensure_base, write_spec
 from bramble.demo_screen import PlainScreen
-from bramble.paths import agent_package
+from bramble.paths import agent_package, store
 from bramble.rehearsal import Rehearsal
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec
 from imagebuilder.build import Image, build_image
-from imagebuilder.store import Store
 from lab.network import enter_private_network, has_private_network
 
 Rehearse = Callable[[ClusterSpec], Rehearsal]
@@ -31,9 +30,8 @@ def demo_spec(tmp_path_factory: pytest.TempPathFactory) -> ClusterSpec:
 @pytest.fixture(scope="session")
 def image(demo_spec: ClusterSpec) -> Image:
     """The cluster's image; the base is built first where the store does not have it."""
-    store = Store.default()
-    ensure_base(store, PlainScreen())
-    return build_image(demo_spec, store=store, agent_package=agent_package())
+    ensure_base(store(), PlainScreen())
+    return build_image(demo_spec, store=store(), agent_package=agent_package())
 
 
 @pytest.fixture(scope="session")
