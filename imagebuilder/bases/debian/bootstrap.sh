@@ -12,8 +12,14 @@
 set -eu
 umask 022
 WORK=$1 DATA=$2 TREE=$1/tree
-export LC_ALL=C.UTF-8 TZ=UTC DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true
 say() { echo "bramble: $*"; }
+
+# Nothing of the caller's environment gets into the image (PYTHONDONTWRITEBYTECODE alone would triple its first boot).
+clean_env() {
+    env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 TZ=UTC DEBIAN_FRONTEND=noninteractive \
+        DEBCONF_NONINTERACTIVE_SEEN=true "$@"
+}
+in_tree() { clean_env chroot "$TREE" "$@"; }
 
 download() {
     say download
@@ -43,7 +49,7 @@ enter() {
 unpack() {
     say unpack
     # Everything is extracted already, so pre-installation scripts find what they call, in whatever order.
-    dpkg --root="$TREE" --log="$TREE/var/log/dpkg.log" --force-unsafe-io --force-depends --force-confold \
+    clean_env dpkg --root="$TREE" --log="$TREE/var/log/dpkg.log" --force-unsafe-io --force-depends --force-confold \
         --no-triggers --unpack "$TREE"/var/cache/apt/archives/*.deb
     rm -f "$TREE"/var/cache/apt/archives/*.deb
 }
@@ -53,14 +59,15 @@ unstub() { for path; do [ ! -e "$TREE/$path" ] || umount "$TREE/$path"; done; }
 
 LATER="usr/sbin/update-initramfs usr/sbin/update-ca-certificates usr/bin/systemd-hwdb usr/bin/py3compile
     usr/lib/python3.13/py_compile.py"
+NEVER=usr/bin/ssh-keygen # each board makes its own host keys
 
 configure() {
     say configure
     # shellcheck disable=SC2086  # a list of paths without spaces
-    stub $LATER
-    chroot "$TREE" dpkg --force-unsafe-io --configure -a
+    stub $LATER $NEVER
+    in_tree dpkg --force-unsafe-io --configure -a
     # shellcheck disable=SC2086
-    unstub $LATER
+    unstub $LATER $NEVER
 }
 
 customise() {
@@ -72,10 +79,12 @@ customise() {
         "$TREE"/boot/firmware/fixup.dat "$TREE"/boot/firmware/fixup_*.dat "$TREE"/boot/firmware/bcm283*.dtb
     mkdir -p "$TREE/usr/share/bramble/diverted"
     for hook in kernel/postinst.d kernel/postrm.d initramfs/post-update.d; do
-        chroot "$TREE" dpkg-divert --quiet --local --rename \
+        in_tree dpkg-divert --quiet --local --rename \
             --divert "/usr/share/bramble/diverted/${hook##*/}-raspi-firmware" --add "/etc/$hook/z50-raspi-firmware"
         install -m 755 "$DATA/boot-files-hook" "$TREE/etc/$hook/z50-raspi-firmware"
     done
+    mv "$TREE"/etc/apt/sources.list.d/*debian.sources "$TREE/etc/apt/sources.list.d/debian.sources"
+    rm -f "$TREE/etc/apt/sources.list"
     # Boards call their port eth0, as on Raspberry Pi OS: one name in documents and in cluster.yaml.
     ln -sf /dev/null "$TREE/etc/systemd/network/99-default.link"
     ln -sf /dev/null "$TREE/etc/systemd/network/73-usb-net-by-mac.link"
@@ -83,8 +92,8 @@ customise() {
     for unit in apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.service; do
         ln -sf /dev/null "$TREE/etc/systemd/system/$unit"
     done
-    chroot "$TREE" systemctl --quiet enable systemd-networkd.service systemd-resolved.service
-    SOURCE_DATE_EPOCH=$EPOCH chroot "$TREE" useradd --uid 1000 --user-group --create-home --shell /bin/bash --comment 'Raspberry Pi' \
+    in_tree systemctl --quiet enable systemd-networkd.service systemd-resolved.service
+    in_tree env "SOURCE_DATE_EPOCH=$EPOCH" useradd --uid 1000 --user-group --create-home --shell /bin/bash --comment 'Raspberry Pi' \
         --groups adm,dialout,cdrom,audio,video,plugdev,users,sudo --password '!' pi
     echo 'LANG=C.UTF-8' > "$TREE/etc/default/locale"
 }
@@ -92,13 +101,13 @@ customise() {
 # What packages asked for during "configure", once. Two lists run side by side; each is bound by one core.
 finish() {
     say finish
-    SOURCE_DATE_EPOCH=$EPOCH chroot "$TREE" update-initramfs -c -k all &
+    in_tree env "SOURCE_DATE_EPOCH=$EPOCH" update-initramfs -c -k all &
     initramfs=$!
-    chroot "$TREE" update-ca-certificates
-    chroot "$TREE" systemd-hwdb --usr update
+    in_tree update-ca-certificates
+    in_tree systemd-hwdb --usr update
     # Byte code of what a first boot imports: cloud-init and what it needs, and the modules of the agent. As root, Python
     # keeps what it compiles; compiling the whole library takes four times as long and mostly for nothing.
-    chroot "$TREE" python3 - < "$DATA/import-all"
+    in_tree python3 - < "$DATA/import-all"
     wait "$initramfs"
 }
 
@@ -120,10 +129,13 @@ clean() {
     mkdir -p "$TREE/usr/share/man"
     echo uninitialized > "$TREE/etc/machine-id"
     # shellcheck disable=SC2016  # dpkg's own variables
-    chroot "$TREE" dpkg-query -W -f '${db:Status-Abbrev} ${binary:Package} ${Version}\n' > "$WORK/installed"
+    in_tree dpkg-query -W -f '${db:Status-Abbrev} ${binary:Package} ${Version}\n' > "$WORK/installed"
     find "$TREE/boot" -name 'vmlinuz-*' -printf '%f\n' | sed 's/^vmlinuz-//' | sort -V | tail -1 > "$WORK/kernel"
     # Umask and time of the build leave no traces.
     chmod -R go-w,a+rX "$WORK/bootfs"
+    # Caches are up to date: systemd need not rebuild them at first boot. They count from the time of /usr.
+    touch "$TREE/etc/.updated" "$TREE/var/.updated"
+    touch --date="@$EPOCH" "$TREE/usr"
     find "$TREE" "$WORK/bootfs" -xdev -newermt "@$EPOCH" -exec touch --no-dereference --date="@$EPOCH" {} +
 }
 
