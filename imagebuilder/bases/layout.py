@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -124,12 +125,10 @@ def check_filesystems(mbr: Mbr, disk: Path) -> None:
         raise _unclean(disk, "root partition", "e2fsck", root.stdout + root.stderr)
     # fsck.vfat knows no offsets. A sparse copy of the partition costs what is in it, not its 512 MiB.
     boot = mbr.partition(1)
-    copy = disk.with_name(f"{disk.name}.bootfs")
-    try:
+    with tempfile.TemporaryDirectory(prefix="bramble-") as scratch:
+        copy = Path(scratch) / "bootfs"
         copy_range(disk, copy, boot.offset, boot.size_bytes)
         fat = run(["fsck.vfat", "-n", copy], check=False)
-    finally:
-        copy.unlink(missing_ok=True)
     if fat.returncode != 0:
         raise _unclean(disk, "boot partition", "fsck.vfat", fat.stdout + fat.stderr)
 
