@@ -62,7 +62,9 @@ def finish_join(root: Path, record: JoinRecord) -> None:
 
     The configuration loses its reference first and the file goes second: k3s refuses to start with a
     `token-file` that points nowhere, even though it needs no token any more (facts of k3s, pkg/cli/agent).
+    Before that everything is flushed: k3s does not sync the keys that stand in for the token from now on.
     """
+    os.sync()
     write_files(root, record.files_after_ready)
     for name in record.remove_after_ready:
         path = resolve(root, name)

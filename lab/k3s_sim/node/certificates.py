@@ -104,7 +104,7 @@ def issue(authority: Authority, profile: Profile, certificate: Path, key: Path) 
 
 def issue_for_key(authority: Authority, profile: Profile, key: Path) -> bytes:
     """A certificate (PEM) for a key that this machine keeps; the key is made if it is not there."""
-    if not key.exists():
+    if not _holds_key(key):
         new_key = _temporary(key)
         _openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", str(new_key))
         _install(new_key, key)
@@ -118,7 +118,7 @@ def create_request(key: Path) -> bytes:
     """
     key.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     request = ("req", "-new", "-config", "/dev/null", "-subj", "/CN=k3s", "-outform", "DER")
-    if key.exists():
+    if _holds_key(key):
         return _openssl(*request, "-key", str(key))
     new_key = _temporary(key)
     der = _openssl(*request, *_NEW_KEY, "-keyout", str(new_key))
@@ -156,6 +156,14 @@ def _signing(authority: Authority, profile: Profile) -> list[str]:
 def _temporary(path: Path) -> Path:
     """A sibling to write first, so that no half-written key is ever found under its real name."""
     return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def _holds_key(path: Path) -> bool:
+    """Whether there is a private key in the file. k3s makes another one, too, where a crash left it empty."""
+    try:
+        return b"PRIVATE KEY-----" in path.read_bytes()
+    except FileNotFoundError:
+        return False
 
 
 def _install(written: Path, path: Path) -> None:

@@ -175,6 +175,17 @@ def test_a_reinstalled_node_needs_its_old_password(cluster: Running) -> None:
     assert cluster.admin.ready("a1") == "True"
 
 
+def test_keys_that_a_power_cut_left_empty_are_made_again(cluster: Running) -> None:
+    first = cluster.joined("a1")
+    cluster.lab.stop(first)
+    for name in ("client-kubelet.key", "serving-kubelet.key"):
+        key = cluster.lab.data("a1") / "agent" / name
+        assert key.stat().st_size
+        key.write_bytes(b"")
+    cluster.joined("a1")
+    assert cluster.admin.ready("a1") == "True"
+
+
 def wipe(directory: Path) -> None:
     for folder, _, files in os.walk(directory, topdown=False):
         for name in files:
