@@ -1,0 +1,71 @@
+"""Bramble's boot server as a process of its own, for the cases that measure servers.
+
+    python -m benchmarks.boot_server ROOT STATE
+
+Serves the files below ROOT/<serial> over TFTP and those below ROOT/images over HTTP, to a node that may
+install and is on the loopback address. Prints one JSON line with its ports when it listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Final
+
+from fleet.boards import MacAddress, Serial
+from fleet.spec.model import DhcpMode
+from pxe.boot.table import BootTable, BootTree, NodeBootState
+from pxe.server import PxeConfig, PxeServer
+
+SERIAL: Final = "0badcafe"
+"""The directory that a bootloader with this serial asks in."""
+LOOPBACK: Final = IPv4Address("127.0.0.1")
+
+
+def make_table(root: Path) -> BootTable:
+    """One node that may install, with everything that lies below `root`."""
+    node = NodeBootState(
+        name="bench",
+        serial=Serial.parse(SERIAL),
+        mac=MacAddress.parse("2c:cf:67:00:00:01"),
+        address=LOOPBACK,
+        install_intent=1,
+        tree=BootTree(root=root / SERIAL),
+    )
+    images = root / "images"
+    files = {path.relative_to(images).as_posix(): path for path in images.rglob("*") if path.is_file()}
+    return BootTable(nodes=(node,), images=files)
+
+
+async def serve(root: Path, state: Path) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    config = PxeConfig(
+        server_address=LOOPBACK,
+        subnet=IPv4Network("127.0.0.0/8"),
+        dhcp=DhcpMode.OFF,
+        state_dir=state,
+        tftp_port=0,
+        http_port=0,
+        grace_s=1.0,
+    )
+    server = PxeServer(config, lambda event: None, make_table(root))
+    server.bind()
+    running = asyncio.create_task(server.run())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+    ready = asyncio.create_task(server.ready.wait())
+    await asyncio.wait({running, ready}, return_when=asyncio.FIRST_COMPLETED)
+    if ready.done():
+        print(json.dumps({"tftp": server.ports.tftp, "http": server.ports.http}), flush=True)
+    ready.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(Path(sys.argv[1]), Path(sys.argv[2])))
