@@ -37,6 +37,9 @@ MAX_BODY_BYTES = 64 * 1024
 TICKET_CONTEXT = b"bramble enrolment ticket proof v1\0"
 """Domain separation: a ticket proof can not be taken for a signature made for another purpose."""
 
+OCCUPIED = "occupied"
+"""Error code: the disk holds an installation that the server has no record of."""
+
 CONTROL_PORT = 7443
 CONTENT_PORT = 7080
 
@@ -201,16 +204,36 @@ class InstallPlan:
     image: ImageSource
     delta: tuple[Patch, ...]
     cluster: str
+    installation: str
+    """Random name of this intent's installation, for its marker: numbers repeat when a server starts anew."""
+
+
+@dataclass(frozen=True)
+class Occupant:
+    """An installation of ours that a disk holds, as its marker tells."""
+
+    cluster: str
+    node: str
+    image_id: str
+    installation: str
 
 
 @dataclass(frozen=True)
 class InstallProgress:
+    """Where the installer is.
+
+    The report that a disk was found (FIND_DISK, not `failed`) is a question: the installer changes nothing
+    before it is answered, and the answer 409 `OCCUPIED` sends it back to hello, to wait for a person.
+    """
+
     intent: int
     step: InstallStep
     percent: float
     message: str = ""
     failed: bool = False
     hint: str = ""
+    occupant: Occupant | None = None
+    """FIND_DISK only: the installation that the disk holds; None where it holds none of ours."""
 
 
 @dataclass(frozen=True)

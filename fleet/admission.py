@@ -34,7 +34,7 @@ from fleet.enrolment import (
     decide_agent,
     decide_installer,
 )
-from fleet.ground import INTENT_TTL_S, Ground
+from fleet.ground import Ground
 from fleet.lifecycle import Happening, State, allows
 from fleet.pki import CsrError, csr_public_key, key_sha256
 from fleet.refusal import RefusedError
@@ -144,7 +144,7 @@ class AdmissionDesk:
             if node is None:
                 raise RefusedError(404, "node", f"there is no node {name!r}", "'bramble nodes' lists them.")
             if node.state is State.QUARANTINED:
-                intent = tx.open_new_intent(name, now, INTENT_TTL_S)
+                intent = ground.open_new_intent(tx, name, now)
                 tx.move(node, Happening.RELEASED, events.released(intent.number), now)
                 done = f"{name} is released from quarantine; switch it on"
             elif node.pending_key is None:
@@ -179,6 +179,7 @@ class AdmissionDesk:
                 intent_open=intent is not None and intent.number == session.hello.intent,
                 policy=_policy(ground, match),
                 approved=node is not None and node.approved_key == session.hello.key_sha256,
+                occupied=intent is not None and intent.occupant is not None,
             )
             decision = decide_installer(case)
             if node is None:

@@ -186,7 +186,7 @@ class BootDesk:
             return True
         attempt = node.standing.attempt + (node.state is not State.PENDING)
         moved = tx.move(node, Happening.BOOT_STARTED, events.attempt_started(attempt), now)
-        tx.update_intent(intent, attempts=moved.standing.attempt, token_sha256=None)
+        tx.update_intent(intent, attempts=moved.standing.attempt, token_sha256=None, occupant=None)
         return False
 
     def _record_stranger(self, report: BootReport, key: str, recognition: Recognition) -> None:

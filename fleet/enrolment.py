@@ -15,6 +15,8 @@ from agent.protocol import Outcome, ProofKind
 from fleet.lifecycle import State
 from fleet.spec.model import FirstBoot
 
+WAITS: Final = "waits for approval"
+"""How the reasons begin that an approval takes away."""
 BARRED: Final = frozenset({State.QUARANTINED, State.DECOMMISSIONED})
 
 
@@ -63,6 +65,7 @@ class InstallerCase:
         state: The node's state; None for a board that is no node.
         intent_open: The node has an open intent, and it is the one that the installer was booted for.
         approved: A person approved exactly this installer's session key.
+        occupied: In this power-on its disk was found to hold an installation that the store does not know of.
     """
 
     recognition: Recognition
@@ -71,6 +74,7 @@ class InstallerCase:
     intent_open: bool
     policy: FirstBoot
     approved: bool
+    occupied: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +117,12 @@ def decide_installer(case: InstallerCase) -> Decision:
         return Decision(Outcome.PENDING, "rebinding: no installation of this node is open")
     if case.approved:
         return Decision(Outcome.ADMITTED, "approved by a person")
+    if case.occupied:
+        return Decision(
+            Outcome.PENDING, f"{WAITS}: its disk holds an installation that is not on record here"
+        )
     if case.policy is FirstBoot.APPROVE:
-        return Decision(Outcome.PENDING, "waits for approval")
+        return Decision(Outcome.PENDING, WAITS)
     return Decision(Outcome.ADMITTED, "declared in cluster.yaml (policy trust-lan)")
 
 

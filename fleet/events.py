@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from fleet.enrolment import Decision
+from agent.protocol import Occupant
+from fleet.enrolment import WAITS, Decision
 from fleet.lifecycle import MAX_ATTEMPTS, State
 from fleet.printable import printable
 
@@ -79,7 +80,7 @@ def boot(text: str, hint: str = "", detail: Mapping[str, Any] | None = None) -> 
 
 def installer_decided(decision: Decision, fingerprint: str, name: str) -> Entry:
     hint = ""
-    if decision.reason == "waits for approval":
+    if decision.reason.startswith(WAITS):
         hint = f"Compare {fingerprint} with the board's screen, then run 'bramble approve {name}'."
     return Entry(
         kind=Kind.ALARM if decision.is_alarm else Kind.ADMISSION,
@@ -114,6 +115,20 @@ def plan_given(image_id: str, disk: str, intent: int) -> Entry:
         kind=Kind.INSTALL,
         text=f"install plan handed out: image {image_id[:12]} to the {disk} disk",
         detail={"image_id": image_id, "intent": intent},
+    )
+
+
+def disk_occupied(occupant: Occupant, name: str) -> Entry:
+    """An installer found a node on its disk that this store has no record of."""
+    node, cluster, image = (
+        printable(text, 80) for text in (occupant.node, occupant.cluster, occupant.image_id[:12])
+    )
+    return Entry(
+        kind=Kind.ALARM,
+        text=f"not installed: the disk holds {node} of cluster {cluster} (image {image}) and was not touched",
+        hint="This server has no record of it; if its state directory was lost, restore it; "
+        f"to install anyway run 'bramble approve {name}'.",
+        detail={"node": node, "cluster": cluster, "image_id": image},
     )
 
 

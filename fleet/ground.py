@@ -71,18 +71,22 @@ class Ground:
         """The node's usable intent; opened here when a declared, never installed board gives its first sign.
 
         The consent of cluster.yaml does not end, so an expired intent of such a node is followed by another.
-        "Never installed" is what this store remembers: with its file lost, a declared node that netboots
-        counts as blank. Guard the state directory like a backup.
+        "Never installed" is what this store remembers. It may have been lost: a disk with an installation
+        that the store does not know of is left alone until a person approves (`InstallDesk.progress`).
         """
         intent = tx.open_intent(node.name)
         if is_usable(intent, now) or not node.state.awaits_install:
             return node, intent if is_usable(intent, now) else None
-        intent = tx.open_new_intent(node.name, now, INTENT_TTL_S)
+        intent = self.open_new_intent(tx, node.name, now)
         entry = intent_opened(intent.number, INTENT_TTL_S)
         if node.state is State.DECLARED:
             return tx.move(node, Happening.POWERED_ON, entry, now), intent
         tx.add_event(entry, now, node=node.name, board=node.board_id)
         return node, intent
+
+    def open_new_intent(self, tx: Transaction, name: str, now: float) -> IntentRecord:
+        """Permit one installation of the node, under a name that no other one has."""
+        return tx.open_new_intent(name, now, INTENT_TTL_S, self.random_hex(16))
 
     def say_once(self, tx: Transaction, entry: Entry, now: float, *, node: NodeRecord) -> None:
         """Add a timeline entry unless the same was said of this node lately."""

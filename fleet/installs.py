@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from agent.protocol import (
+    OCCUPIED,
     DiskSelector,
     ImageSource,
     InstallComplete,
     InstallPlan,
     InstallProgress,
     InstallStep,
+    Occupant,
     Patch,
+    encode,
 )
 from fleet import events
 from fleet.admission import hash_token
@@ -99,29 +102,54 @@ class InstallDesk:
             image=planned.image,
             delta=planned.delta,
             cluster=ground.spec.name,
+            installation=intent.installation or "",
         )
 
     def progress(self, token: str, progress: InstallProgress) -> None:
-        """Take note of where the installer is, or of why it gave up."""
-        now = self._ground.clock()
-        with self._ground.store.write() as tx:
+        """Take note of where the installer is, or of why it gave up.
+
+        Raises:
+            RefusedError: The intent is over; or the disk holds an installation that needs a person's word.
+        """
+        ground, now = self._ground, self._ground.clock()
+        refusal: RefusedError | None = None
+        with ground.store.write() as tx:
             node, intent = self._attempt(tx, token)
             _require_same_intent(intent, progress.intent)
             if progress.failed:
                 self._fail(tx, node, progress, now)
-                return
-            step, _, _ = node.detail.partition(" ")
-            is_new_step = step != progress.step.value
-            waited = now - node.standing.progressed_at
-            if not is_new_step and waited < PROGRESS_INTERVAL_S and progress.percent < 100:
-                return
-            detail = progress.step.value
-            if progress.step in (InstallStep.WRITE, InstallStep.VERIFY):
-                detail = f"{progress.step.value} {min(max(progress.percent, 0.0), 100.0):.0f} %"
-            tx.note_progress(node, Happening.PROGRESSED, now, detail)
-            if is_new_step:
-                entry = events.install_step(progress.step.value, progress.message)
-                tx.add_event(entry, now, node=node.name, board=node.board_id)
+            elif progress.occupant is not None and not _may_overwrite(node, intent, progress.occupant):
+                refusal = self._hold(tx, node, intent, progress.occupant, now)
+            else:
+                self._note(tx, node, progress, now)
+        if refusal is not None:  # raised out here: what it says must be durable
+            ground.on_boot_change()
+            raise refusal
+
+    @staticmethod
+    def _note(tx: Transaction, node: NodeRecord, progress: InstallProgress, now: float) -> None:
+        step, _, _ = node.detail.partition(" ")
+        is_new_step = step != progress.step.value
+        waited = now - node.standing.progressed_at
+        if not is_new_step and waited < PROGRESS_INTERVAL_S and progress.percent < 100:
+            return
+        detail = progress.step.value
+        if progress.step in (InstallStep.WRITE, InstallStep.VERIFY):
+            detail = f"{progress.step.value} {min(max(progress.percent, 0.0), 100.0):.0f} %"
+        tx.note_progress(node, Happening.PROGRESSED, now, detail)
+        if is_new_step:
+            entry = events.install_step(progress.step.value, progress.message)
+            tx.add_event(entry, now, node=node.name, board=node.board_id)
+
+    @staticmethod
+    def _hold(
+        tx: Transaction, node: NodeRecord, intent: IntentRecord, occupant: Occupant, now: float
+    ) -> RefusedError:
+        """Leave the disk to a person. An earlier approval does not count: nobody knew what is at stake."""
+        entry = events.disk_occupied(occupant, node.name)
+        tx.update_intent(intent, occupant=_text_of(occupant))
+        tx.move(node, Happening.HELD, entry, now, pending_key=None, approved_key=None)
+        return RefusedError(409, OCCUPIED, entry.text, entry.hint)
 
     @staticmethod
     def _fail(tx: Transaction, node: NodeRecord, progress: InstallProgress, now: float) -> None:
@@ -172,6 +200,21 @@ class InstallDesk:
         if intent.closed is not None or node.state not in (State.IMAGING, State.FAILED_IMAGING):
             raise _ended(intent)
         return node, intent
+
+
+def _may_overwrite(node: NodeRecord, intent: IntentRecord, occupant: Occupant) -> bool:
+    """Whether an installation that the disk holds may go.
+
+    It may when this very intent made it (power failed between COMMIT and the report of it), and when a person
+    approved after exactly this was found; while `intent.occupant` is set, only an approved key is admitted.
+    """
+    if intent.installation is not None and occupant.installation == intent.installation:
+        return True
+    return node.approved_key is not None and intent.occupant == _text_of(occupant)
+
+
+def _text_of(occupant: Occupant) -> str:
+    return encode(occupant).decode()
 
 
 def _require_same_intent(intent: IntentRecord, number: int) -> None:

@@ -20,13 +20,14 @@ from agent.installer.consoles import Consoles
 from agent.installer.device import TargetDisk
 from agent.installer.disks import NoSuchDisk, choose_disk
 from agent.installer.index import ImageIndex, parse_index
-from agent.installer.layout import Overlay
+from agent.installer.layout import HEAD_BYTES, Overlay
+from agent.installer.occupant import Finding, encode_marker, inspect_head
 from agent.installer.reboot import reboot
 from agent.installer.report import Reporter
 from agent.installer.session import InstallSession
 from agent.installer.stream import ImageStream, StreamBroken, fetch_small
 from agent.installer.writer import ImageWriter, OnProgress
-from agent.protocol import Hardware, InstallComplete, InstallPlan, InstallProgress, InstallStep
+from agent.protocol import Hardware, InstallComplete, InstallPlan, InstallProgress, InstallStep, Occupant
 
 DISK_PATIENCE_S = 20.0
 """A USB or NVMe disk may be enumerated some seconds after the kernel started."""
@@ -67,6 +68,12 @@ class _Progress:
         self._said_at = self._around.clock()
         self._report(message)
 
+    def found(self, disk: Disk, finding: Finding) -> InstallProgress:
+        """What FIND_DISK found, as the question that the session asks of the server."""
+        message = f"{disk.describe()}: {finding.text}"
+        self._around.say(f"[{self.step.value}] {message}")
+        return self._make(message, occupant=finding.occupant)
+
     def note(self, message: str) -> None:
         self._around.say(f"[{self.step.value}] {message}")
         self._report(message)
@@ -94,7 +101,9 @@ class _Progress:
     def _report(self, message: str) -> None:
         self._reporter.put(self._make(message))
 
-    def _make(self, message: str, *, failed: bool = False, hint: str = "") -> InstallProgress:
+    def _make(
+        self, message: str, *, failed: bool = False, hint: str = "", occupant: Occupant | None = None
+    ) -> InstallProgress:
         return InstallProgress(
             intent=self._intent,
             step=self.step,
@@ -102,6 +111,7 @@ class _Progress:
             message=message,
             failed=failed,
             hint=hint,
+            occupant=occupant,
         )
 
 
@@ -122,21 +132,13 @@ def install(config: InstallerConfig, client: ControlClient, around: Surroundings
         clock=around.clock,
         before_wait=around.before_wait,
     )
-    session.be_admitted()
-    plan = session.fetch_plan()
-    around.say(f"intent {plan.intent}: install {plan.image.image_id} as {plan.node} of {plan.cluster}")
-    with Reporter(lambda report: client.send("/v1/install/progress", report)) as reporter:
-        progress = _Progress(config.intent, reporter, around)
-        try:
-            disk, writer = _write_disk(plan, progress, around)
-        except AgentError as exc:
-            progress.fail(exc)
-            raise
-        except Exception as exc:
-            progress.fail(
-                AgentError(f"unexpected {type(exc).__name__}: {exc}", "This is a bug; please report it.")
-            )
-            raise
+    outcome = None
+    while outcome is None:
+        session.be_admitted()
+        plan = session.fetch_plan()
+        around.say(f"intent {plan.intent}: install {plan.image.image_id} as {plan.node} of {plan.cluster}")
+        outcome = _install_once(plan, session, client, around)
+    disk, writer = outcome
     done = InstallComplete(
         intent=plan.intent,
         image_id=plan.image.image_id,
@@ -153,10 +155,37 @@ def install(config: InstallerConfig, client: ControlClient, around: Surroundings
     return done
 
 
-def _write_disk(plan: InstallPlan, progress: _Progress, around: Surroundings) -> tuple[Disk, ImageWriter]:
-    progress.begin(InstallStep.FIND_DISK, f"looking for a disk of kind {plan.disk.kind}")
-    disk = _find_disk(plan, around)
-    progress.note(disk.describe())
+def _install_once(
+    plan: InstallPlan, session: InstallSession, client: ControlClient, around: Surroundings
+) -> tuple[Disk, ImageWriter] | None:
+    """Carry out the plan; None when the server wants a person's word first, and nothing was changed."""
+    with Reporter(lambda report: client.send("/v1/install/progress", report)) as reporter:
+        progress = _Progress(plan.intent, reporter, around)
+        try:
+            around.say(f"[{progress.step.value}] looking for a disk of kind {plan.disk.kind}")
+            disk = _find_disk(plan, around)
+            # One descriptor from the look to the last write: what was looked at is what is written.
+            with TargetDisk(disk.path) as target:
+                finding = inspect_head(bytes(target.read_back(0, min(HEAD_BYTES, target.size_bytes))))
+                # The reporter has nothing to send yet: the client belongs to one thread at a time.
+                if not session.may_overwrite(progress.found(disk, finding)):
+                    return None
+                writer = _write_disk(plan, target, progress, around)
+            progress.begin(InstallStep.DONE, "the disk is complete")
+        except AgentError as exc:
+            progress.fail(exc)
+            raise
+        except Exception as exc:
+            progress.fail(
+                AgentError(f"unexpected {type(exc).__name__}: {exc}", "This is a bug; please report it.")
+            )
+            raise
+    return disk, writer
+
+
+def _write_disk(
+    plan: InstallPlan, target: TargetDisk, progress: _Progress, around: Surroundings
+) -> ImageWriter:
     index = _fetch_index(plan, around)
     stream = ImageStream(
         plan.image.image_url,
@@ -164,22 +193,19 @@ def _write_disk(plan: InstallPlan, progress: _Progress, around: Surroundings) ->
         on_retry=lambda exc: progress.note(f"{exc.message}; going on"),
     )
     delta = [Overlay(patch.offset, _parse_hex(patch.data_hex)) for patch in plan.delta]
-    with TargetDisk(disk.path) as target:
-        writer = ImageWriter(target, index, delta, stream.chunks)
-        progress.begin(
-            InstallStep.INVALIDATE, f"{disk.path}: nothing boots from here until the install is done"
-        )
-        writer.invalidate()
-        progress.begin(
-            InstallStep.WRITE, f"{format_size(index.mapped_bytes)} of {format_size(index.size_bytes)}"
-        )
-        writer.write(progress.meter())
-        progress.begin(InstallStep.VERIFY, "reading back from the medium")
-        writer.verify(progress.meter())
-        progress.begin(InstallStep.COMMIT, "boot sector and partition table")
-        writer.commit()
-    progress.begin(InstallStep.DONE, "the disk is complete")
-    return disk, writer
+    marker = encode_marker(Occupant(plan.cluster, plan.node, plan.image.image_id, plan.installation))
+    writer = ImageWriter(target, index, delta, stream.chunks, marker=marker)
+    progress.begin(
+        InstallStep.INVALIDATE, f"{target.path}: nothing boots from here until the install is done"
+    )
+    writer.invalidate()
+    progress.begin(InstallStep.WRITE, f"{format_size(index.mapped_bytes)} of {format_size(index.size_bytes)}")
+    writer.write(progress.meter())
+    progress.begin(InstallStep.VERIFY, "reading back from the medium")
+    writer.verify(progress.meter())
+    progress.begin(InstallStep.COMMIT, "boot sector, marker and partition table")
+    writer.commit()
+    return writer
 
 
 def _find_disk(plan: InstallPlan, around: Surroundings) -> Disk:

@@ -12,11 +12,13 @@ from agent.backoff import Backoff
 from agent.client import ControlClient, Refused, Unreachable
 from agent.errors import AgentError
 from agent.protocol import (
+    OCCUPIED,
     PROTOCOL_VERSION,
     Hardware,
     Hello,
     InstallComplete,
     InstallPlan,
+    InstallProgress,
     Outcome,
     Proof,
     ProofKind,
@@ -29,9 +31,9 @@ _T = TypeVar("_T")
 
 FINGERPRINT_DIGITS = 8
 SESSION_LOST = "session"
+"""Error code of a `prove` whose `hello` the server does not know any more."""
 WAIT = frozenset({429, 503})
 """The server asks for patience: too many requests, or it can not keep its records for now."""
-"""Error code of a `prove` whose `hello` the server does not know any more."""
 MIN_RETRY_S, MAX_RETRY_S = 1.0, 300.0
 CONTROL_PATIENCE_S = 15 * 60.0
 """How long the installer tries to reach the control server; then it reboots, in case its network is another
@@ -125,6 +127,25 @@ class InstallSession:
                 "The boot files are stale; the board starts again and gets new ones.",
             )
         return plan
+
+    def may_overwrite(self, found: InstallProgress) -> bool:
+        """Tell the server what the disk holds, and wait for its word: without one nothing is changed.
+
+        Returns:
+            False when a person must decide first; the board has to be admitted anew.
+
+        Raises:
+            AgentError: the install is over, or the server is not reachable for `CONTROL_PATIENCE_S`.
+        """
+        try:
+            self._persist(lambda: self._client.send("/v1/install/progress", found), CONTROL_PATIENCE_S)
+        except Refused as exc:
+            if exc.error != OCCUPIED:
+                raise
+            self._say(f"the disk is left as it is: {exc.message}")
+            self._say(exc.hint)
+            return False
+        return True
 
     def complete(self, report: InstallComplete) -> None:
         """Tell the server; a refusal or a server that stays away is said, and changes nothing on the disk."""

@@ -24,6 +24,7 @@ from agent.installer.layout import (
     held_ranges,
     plan_writes,
 )
+from agent.installer.occupant import MARKER_OFFSET
 
 WIPE_BYTES = MIB
 """Zeroed at both ends: MBR and primary GPT at the start, the backup GPT at the end."""
@@ -65,15 +66,26 @@ class _Written:
 
 
 class ImageWriter:
-    """One install onto one disk. Call `invalidate`, `write`, `verify` and `commit` in this order."""
+    """One install onto one disk. Call `invalidate`, `write`, `verify` and `commit` in this order.
+
+    Args:
+        marker: the sector of `agent.installer.occupant` by which the finished installation is known.
+    """
 
     def __init__(
-        self, target: Target, index: ImageIndex, delta: Sequence[Overlay], source: ChunkSource
+        self,
+        target: Target,
+        index: ImageIndex,
+        delta: Sequence[Overlay],
+        source: ChunkSource,
+        *,
+        marker: bytes,
     ) -> None:
         self._target = target
         self._index = index
         self._delta = tuple(delta)
         self._source = source
+        self._marker = marker
         self._numbers = {chunk.offset: number for number, chunk in enumerate(index.chunks)}
         self._plan: WritePlan | None = None
         self._held: dict[Range, bytearray] = {}
@@ -141,9 +153,10 @@ class ImageWriter:
         )
 
     def commit(self) -> None:
-        """Write the held ranges, the partition table last, with the root partition grown to the disk's
-        end."""
+        """Write the held ranges with the marker among them, the partition table last, with the root
+        partition grown to the disk's end."""
         head = self._head()
+        head[MARKER_OFFSET : MARKER_OFFSET + SECTOR_BYTES] = self._marker
         first_sector = grow_root(bytes(head[:SECTOR_BYTES]), self._target.size_bytes)
         for span, data in self._held.items():
             skip = SECTOR_BYTES if span.offset == 0 else 0

@@ -70,7 +70,12 @@ class NodeRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntentRecord:
-    """A numbered, expiring permission to install one node."""
+    """A numbered, expiring permission to install one node.
+
+    Attributes:
+        installation: Random name of what this intent installs; None in intents of the first table version.
+        occupant: JSON of the installation that was found on the disk, and that needs a person's word.
+    """
 
     number: int
     node: str
@@ -80,6 +85,8 @@ class IntentRecord:
     closed: float | None
     why: str | None
     token_sha256: str | None
+    installation: str | None
+    occupant: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

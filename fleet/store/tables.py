@@ -71,6 +71,10 @@ intents = sa.Table(
     sa.Column("why", sa.Text),
     # SHA-256 of the bearer token of the installer that was admitted last.
     sa.Column("token_sha256", sa.Text),
+    # Random name of the installation, for the marker on the disk.
+    sa.Column("installation", sa.Text),
+    # The installation (JSON of `agent.protocol.Occupant`) on whose account the installer was refused.
+    sa.Column("occupant", sa.Text),
 )
 
 tickets = sa.Table(

@@ -171,7 +171,7 @@ class Transaction(Reader):
         if changed.rowcount == 0:
             self._connection.execute(sa.insert(boards).values(**values))
 
-    def open_new_intent(self, node: str, now: float, ttl_s: float) -> IntentRecord:
+    def open_new_intent(self, node: str, now: float, ttl_s: float, installation: str) -> IntentRecord:
         """Open an intent; one that is still open is closed first, so that a node has at most one."""
         self._connection.execute(
             sa.update(intents)
@@ -187,6 +187,8 @@ class Transaction(Reader):
             closed=None,
             why=None,
             token_sha256=None,
+            installation=installation,
+            occupant=None,
         )
         self._connection.execute(sa.insert(intents).values(**asdict(intent)))
         return intent

@@ -36,6 +36,7 @@ from agent.protocol import (
     InstallComplete,
     InstallPlan,
     InstallProgress,
+    InstallStep,
     JoinMaterial,
     Outcome,
     Patch,
@@ -372,6 +373,9 @@ class ControlServer:
         self._unknown_certificates: set[str] = set()
         self._seen_certificates: set[str] = set()
         self.refuse_progress: Refusal | None = None
+        """Answer to every report but the question of FIND_DISK."""
+        self.refuse_disk: list[Refusal] = []
+        """Answers to the question of FIND_DISK before the default; consumed."""
         # what it saw
         self.requests: list[str] = []
         self.hellos: list[Hello] = []
@@ -493,9 +497,13 @@ class ControlServer:
             case "/v1/install/plan" if self.plan is not None:
                 return encode(self.plan)
             case "/v1/install/progress":
-                if self.refuse_progress is not None:
+                progress = decode(InstallProgress, body)
+                asks = progress.step is InstallStep.FIND_DISK and not progress.failed
+                if asks and self.refuse_disk:
+                    raise self.refuse_disk.pop(0)
+                if not asks and self.refuse_progress is not None:
                     raise self.refuse_progress
-                self.progress.append(decode(InstallProgress, body))
+                self.progress.append(progress)
                 return b"{}"
             case "/v1/install/complete":
                 self.completed.append(decode(InstallComplete, body))
@@ -545,6 +553,7 @@ def make_plan(image: FakeImage, content_url: str, *, intent: int = 1) -> Install
             image_url=f"{content_url}/image.zst", index_url=f"{content_url}/index.json", **image.source_fields
         ),
         delta=tuple(Patch(offset, data.hex()) for offset, data in DELTA),
+        installation="1a" * 16,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import signal
@@ -9,7 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,13 +33,16 @@ from agent.errors import AgentError
 from agent.hardware import Disk
 from agent.installer.cmdline import InstallerConfig
 from agent.installer.layout import parse_partitions
+from agent.installer.occupant import MARKER_OFFSET, encode_marker
 from agent.installer.run import Surroundings, install
-from agent.protocol import InstallComplete, InstallStep, Outcome, Verdict
+from agent.protocol import OCCUPIED, InstallComplete, InstallStep, Occupant, Outcome, Verdict
 
 pytestmark = pytest.mark.integration
 
 SUPPORT = Path(__file__).parents[2] / "support"
 DISK_BYTES = 40 * MIB + 512
+OCCUPANT = Occupant(cluster="attic", node="pi-1", image_id="cafe0123", installation="1a" * 16)
+"""What `make_plan` leaves on a disk."""
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +83,7 @@ def expected_pieces(image: FakeImage) -> list[tuple[int, bytes]]:
         whole[offset : offset + len(data)] = data
     start = struct.unpack_from("<I", whole, 462 + 8)[0]
     struct.pack_into("<I", whole, 462 + 12, DISK_BYTES // MIB * MIB // 512 - start)
+    whole[MARKER_OFFSET:MIB] = encode_marker(OCCUPANT)
     pieces = [(0, bytes(whole[:MIB]))]
     pieces += [(offset, bytes(whole[offset : offset + length])) for offset, length in image.chunks]
     pieces += [(offset, bytes(whole[offset : offset + len(data)])) for offset, data in DELTA]
@@ -93,13 +98,19 @@ def assert_installed(disk: Path, image: FakeImage) -> None:
     assert not any(data[-MIB:])
 
 
-def run_installer(control: ControlServer, disk: Path, console: list[str] | None = None) -> InstallComplete:
+def run_installer(
+    control: ControlServer,
+    disk: Path,
+    console: list[str] | None = None,
+    *,
+    say: Callable[[str], None] | None = None,
+) -> InstallComplete:
     device = Disk(path=disk, kind="nvme", size_bytes=disk.stat().st_size, model="file", serial="F1")
     around = Surroundings(
         hardware=HARDWARE,
         boot_id="boot-1",
         find_disks=lambda: [device],
-        say=(console if console is not None else []).append,
+        say=say or (console if console is not None else []).append,
         sleep=lambda _: None,
     )
     config = InstallerConfig(control_urls=(control.url,), pin=control.pin, intent=1)
@@ -189,7 +200,8 @@ def test_closed_intent_stops_the_write(control: ControlServer, content: ContentS
 
     def wait_for_the_refusal(position: int) -> None:
         if position and not gate.is_set():
-            control.wait_for(lambda: "POST /v1/install/progress" in control.requests)
+            # The first report is the question of FIND_DISK.
+            control.wait_for(lambda: control.requests.count("POST /v1/install/progress") > 1)
             gate.set()
 
     content.faults.on_bytes = wait_for_the_refusal
@@ -227,6 +239,59 @@ def test_rejected_board_leaves_the_disk_alone(control: ControlServer, disk: Path
     with pytest.raises(AgentError, match="quarantined"):
         run_installer(control, disk)
     assert disk.read_bytes() == before
+
+
+def test_occupied_disk_is_left_alone_until_a_person_approves(
+    control: ControlServer, content: ContentServer, disk: Path
+) -> None:
+    run_installer(control, disk)
+    control.progress.clear()
+    before = hashlib.sha256(disk.read_bytes()).hexdigest()
+    control.refuse_disk = [Refusal(409, OCCUPIED, "the disk holds pi-1 of attic", "Restore the state.")]
+    admitted = Verdict(Outcome.ADMITTED, "declared", node="pi-1", token="install-token")
+    pending = Verdict(Outcome.PENDING, "waits for approval", node="pi-1")
+    control.verdicts = [admitted, pending, pending]
+    control.hellos.clear()
+    console: list[str] = []
+    digests: list[str] = []
+
+    def look(line: str) -> None:
+        console.append(line)
+        if "waiting for approval" in line:
+            digests.append(hashlib.sha256(disk.read_bytes()).hexdigest())
+
+    report = run_installer(control, disk, say=look)
+    assert digests == [before]
+    assert "the disk is left as it is: the disk holds pi-1 of attic" in console
+    assert "Restore the state." in console
+    assert len({hello.key_sha256 for hello in control.hellos}) == 1
+    assert len(control.hellos) == 4
+    assert control.progress[0].occupant == OCCUPANT
+    assert control.completed[1:] == [report]
+    assert_installed(disk, content.image)
+
+
+def test_refused_disk_is_never_touched_if_nobody_approves(control: ControlServer, disk: Path) -> None:
+    before = disk.read_bytes()
+    control.refuse_disk = [Refusal(409, OCCUPIED, "the disk holds pi-1 of attic")]
+    control.verdicts = [
+        Verdict(Outcome.ADMITTED, "declared", node="pi-1", token="install-token"),
+        Verdict(Outcome.PENDING, "waits for approval", node="pi-1"),
+        Verdict(Outcome.REJECTED, "decommissioned"),
+    ]
+    with pytest.raises(AgentError, match="decommissioned"):
+        run_installer(control, disk)
+    assert disk.read_bytes() == before
+    assert not any(progress.failed for progress in control.progress)
+
+
+def test_disk_of_others_is_named_and_written(
+    control: ControlServer, content: ContentServer, disk: Path
+) -> None:
+    run_installer(control, disk)
+    assert control.progress[0].occupant is None
+    assert control.progress[0].message.endswith(": a partition table that is not Bramble's")
+    assert_installed(disk, content.image)
 
 
 def test_plan_of_another_intent_leaves_the_disk_alone(control: ControlServer, disk: Path) -> None:

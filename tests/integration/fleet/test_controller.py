@@ -25,6 +25,7 @@ from agent.protocol import (
     InstallProgress,
     InstallStep,
     K3sState,
+    Occupant,
     Outcome,
     Proof,
     ProofKind,
@@ -285,6 +286,113 @@ def test_server_waits_for_approval_of_exactly_its_key(tmp_path: Path) -> None:
         assert ask_to_install(fleet, SERVER, key=b"x" * 32).outcome is Outcome.PENDING
         fleet.controller.admission.approve("pi5-1")
         assert ask_to_install(fleet, SERVER, key=b"x" * 32).outcome is Outcome.ADMITTED
+    finally:
+        fleet.store.close()
+
+
+FOUND = Occupant(cluster="attic", node="pi4-1", image_id="c0" * 32, installation="1a" * 16)
+
+
+def find_disk(fleet: Fleet, token: str, occupant: Occupant | None) -> None:
+    question = InstallProgress(
+        1, InstallStep.FIND_DISK, 0.0, "/dev/nvme0n1: what is on it", occupant=occupant
+    )
+    fleet.controller.installs.progress(token, question)
+
+
+def refuse_disk(fleet: Fleet, token: str, occupant: Occupant = FOUND) -> None:
+    with pytest.raises(RefusedError, match="holds pi4-1 of cluster attic") as refused:
+        find_disk(fleet, token, occupant)
+    assert (refused.value.status, refused.value.code) == (409, "occupied")
+
+
+def test_installation_without_a_record_is_overwritten_only_after_a_persons_word(fleet: Fleet) -> None:
+    see(fleet, AGENT, BootStage.KERNEL)
+    token = require_token(ask_to_install(fleet, AGENT))
+    fleet.controller.installs.plan(token)
+    refuse_disk(fleet, token)
+    assert state_of(fleet, AGENT) is State.PENDING
+    timeline = timeline_view(fleet.store, "pi4-1")
+    assert timeline is not None
+    assert timeline.events[-1].kind == "alarm"
+    assert "if its state directory was lost, restore it" in timeline.events[-1].hint
+    with pytest.raises(RefusedError, match="is over"):
+        fleet.controller.installs.plan(token)
+    for _ in range(2):
+        assert ask_to_install(fleet, AGENT).outcome is Outcome.PENDING
+    assert sum("not on record here" in text for text in texts(fleet, "pi4-1")) == 1
+    fleet.controller.admission.approve("pi4-1")
+    token = require_token(ask_to_install(fleet, AGENT))
+    plan = fleet.controller.installs.plan(token)
+    find_disk(fleet, token, FOUND)
+    fleet.controller.installs.complete(token, complete(plan))
+    assert state_of(fleet, AGENT) is State.FIRST_BOOT
+
+
+def test_approval_is_for_what_was_found(fleet: Fleet) -> None:
+    refuse_disk(fleet, require_token(ask_to_install(fleet, AGENT)))
+    ask_to_install(fleet, AGENT)
+    fleet.controller.admission.approve("pi4-1")
+    other = Occupant(cluster="attic", node="pi4-1", image_id="c1" * 32, installation="2b" * 16)
+    refuse_disk(fleet, require_token(ask_to_install(fleet, AGENT)), other)
+    assert ask_to_install(fleet, AGENT).outcome is Outcome.PENDING
+
+
+def test_approval_before_the_disk_was_looked_at_is_no_word_on_its_content(tmp_path: Path) -> None:
+    fleet = open_fleet(tmp_path, cluster_spec(AGENT, agent_policy=FirstBoot.APPROVE))
+    try:
+        ask_to_install(fleet, AGENT)
+        fleet.controller.admission.approve("pi4-1")
+        refuse_disk(fleet, require_token(ask_to_install(fleet, AGENT)))
+        ask_to_install(fleet, AGENT)
+        fleet.controller.admission.approve("pi4-1")
+        find_disk(fleet, require_token(ask_to_install(fleet, AGENT)), FOUND)
+        assert state_of(fleet, AGENT) is State.IMAGING
+    finally:
+        fleet.store.close()
+
+
+def test_next_power_on_looks_at_the_disk_again(fleet: Fleet) -> None:
+    see(fleet, AGENT, BootStage.KERNEL)
+    refuse_disk(fleet, require_token(ask_to_install(fleet, AGENT)))
+    ask_to_install(fleet, AGENT)
+    fleet.controller.admission.approve("pi4-1")
+    for number in range(MAX_ATTEMPTS + 1):
+        fleet.clock.advance(60)
+        see(fleet, AGENT, BootStage.KERNEL)
+        key = bytes([number]) * 32
+        refuse_disk(fleet, require_token(ask_to_install(fleet, AGENT, key=key)))
+    fleet.clock.advance(60)
+    see(fleet, AGENT, BootStage.KERNEL)
+    find_disk(fleet, require_token(ask_to_install(fleet, AGENT, key=b"z" * 32)), None)
+    assert state_of(fleet, AGENT) is State.IMAGING
+
+
+def test_disk_that_this_intent_committed_may_be_written_again(fleet: Fleet) -> None:
+    """Power failed after COMMIT and before the server heard of it, and the board netbooted again."""
+    see(fleet, AGENT, BootStage.KERNEL)
+    plan = fleet.controller.installs.plan(require_token(ask_to_install(fleet, AGENT)))
+    committed = Occupant(plan.cluster, plan.node, plan.image.image_id, plan.installation)
+    fleet.clock.advance(60)
+    see(fleet, AGENT, BootStage.KERNEL)
+    find_disk(fleet, require_token(ask_to_install(fleet, AGENT)), committed)
+    assert state_of(fleet, AGENT) is State.IMAGING
+
+
+def test_lost_store_wipes_nothing(tmp_path: Path) -> None:
+    """The same cluster.yaml and keys, a control.db that starts anew: intent 1 is open a second time."""
+    fleet = open_fleet(tmp_path, cluster_spec(AGENT))
+    plan = install(fleet, AGENT)
+    fleet.store.close()
+    for file in tmp_path.glob("control.db*"):
+        file.unlink()
+    fleet = open_fleet(tmp_path, cluster_spec(AGENT))
+    try:
+        assert intent_of(fleet, AGENT) == plan.intent
+        see(fleet, AGENT, BootStage.KERNEL)
+        installed = Occupant(plan.cluster, plan.node, plan.image.image_id, plan.installation)
+        refuse_disk(fleet, require_token(ask_to_install(fleet, AGENT)), installed)
+        assert state_of(fleet, AGENT) is State.PENDING
     finally:
         fleet.store.close()
 

@@ -108,8 +108,8 @@ def test_lifecycle_columns_have_no_other_way_in(store: Store, column: str) -> No
 
 def test_intents_count_per_node_and_only_one_is_open(store: Store) -> None:
     with store.write() as tx:
-        first = tx.open_new_intent("pi4-1", NOW, 60)
-        second = tx.open_new_intent("pi4-1", NOW + 1, 60)
+        first = tx.open_new_intent("pi4-1", NOW, 60, "1a")
+        second = tx.open_new_intent("pi4-1", NOW + 1, 60, "2b")
         assert (first.number, second.number) == (1, 2)
         assert tx.open_intent("pi4-1") == second
         assert tx.last_intent_numbers() == {"pi4-1": 2}

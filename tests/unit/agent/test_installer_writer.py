@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from agent.errors import AgentError
 from agent.installer.index import Chunk, ImageIndex
 from agent.installer.layout import MIB, Overlay, parse_partitions
+from agent.installer.occupant import MARKER_OFFSET, encode_marker, inspect_head
 from agent.installer.writer import ImageWriter
+from agent.protocol import Occupant
 
 IMAGE_BYTES = 5 * MIB
 DISK_BYTES = 7 * MIB + 512
@@ -44,6 +46,11 @@ INDEX = ImageIndex(
         for offset, length in SPANS
     ),
 )
+
+
+OCCUPANT = Occupant(cluster="attic", node="pi-1", image_id="i", installation="1a" * 16)
+MARKER = encode_marker(OCCUPANT)
+OLD_MARKER = encode_marker(Occupant(cluster="attic", node="pi-1", image_id="old", installation="2b" * 16))
 
 
 class PowerCut(Exception):
@@ -95,7 +102,7 @@ class Source:
 
 
 def run(disk: MemoryDisk, delta: Sequence[Overlay] = (), source: Source | None = None) -> ImageWriter:
-    writer = ImageWriter(disk, INDEX, delta, source or Source())
+    writer = ImageWriter(disk, INDEX, delta, source or Source(), marker=MARKER)
     writer.invalidate()
     writer.write(lambda done, total: None)
     writer.verify(lambda done, total: None)
@@ -122,12 +129,14 @@ def test_disk_ends_as_image_with_delta(delta: list[Overlay]) -> None:
     expected = bytearray(RAW)
     for overlay in delta:
         expected[overlay.offset : overlay.range.end] = overlay.data
+    expected[MARKER_OFFSET : MARKER_OFFSET + 512] = MARKER
     spans = [(0, MIB), *SPANS, *((overlay.offset, len(overlay.data)) for overlay in delta)]
     for offset, length in spans:
         for start, end in ((offset, min(474, offset + length)), (max(offset, 478), offset + length)):
             assert disk.content[start:end] == expected[start:end]
     assert parse_partitions(bytes(disk.content[:512]))[1].sectors == 7 * 2048 - 4 * 2048
     assert not any(disk.content[-MIB:])
+    assert inspect_head(bytes(disk.content[:MIB])).occupant == OCCUPANT
     assert writer.bytes_written == writer.bytes_verified
 
 
@@ -139,16 +148,39 @@ def test_no_prefix_of_the_writes_boots_and_every_one_can_be_repeated() -> None:
     assert whole.writes[-1] == (0, 512)
     old = bytearray(b"\x5a" * DISK_BYTES)
     old[:512] = make_table(2048, 4096, 8192, 2048)
+    old[MARKER_OFFSET:MIB] = OLD_MARKER
+    assert inspect_head(bytes(old[:MIB])).occupant is not None
     # From the second write on: the first is the one that makes the old system unbootable.
     for cut in range(1, total):
         disk = MemoryDisk(bytearray(old), cut_after=cut)
         with pytest.raises(PowerCut):
             run(disk, delta)
         assert parse_partitions(bytes(disk.content[:512])) == (), f"after {cut} writes"
+        assert inspect_head(bytes(disk.content[:MIB])).occupant is None, f"after {cut} writes"
         again = MemoryDisk(disk.content)
         run(again, delta)
         for offset, length in (*SPANS, (0, MIB), (3 * MIB, 5)):
             assert again.content[offset : offset + length] == whole.content[offset : offset + length]
+
+
+def test_invalidate_takes_the_marker_away() -> None:
+    disk = MemoryDisk()
+    run(disk)
+    ImageWriter(disk, INDEX, (), Source(), marker=MARKER).invalidate()
+    assert not any(disk.content[MARKER_OFFSET:MIB])
+    assert inspect_head(bytes(disk.content[:MIB])).text == "no partition table"
+
+
+def test_marker_that_can_not_be_proven_is_never_made_bootable() -> None:
+    disk = MemoryDisk()
+    writer = ImageWriter(disk, INDEX, (), Source(), marker=MARKER)
+    writer.invalidate()
+    writer.write(lambda done, total: None)
+    writer.verify(lambda done, total: None)
+    disk.bad = {MARKER_OFFSET + 3: 1}
+    with pytest.raises(AgentError, match="boot blocks at 512"):
+        writer.commit()
+    assert parse_partitions(bytes(disk.content[:512])) == ()
 
 
 def test_range_that_reads_back_wrong_once_is_fetched_and_written_again() -> None:
@@ -176,7 +208,7 @@ def test_medium_that_keeps_lying_is_named_and_never_committed() -> None:
 
 def test_partition_table_that_can_not_be_proven_is_taken_back() -> None:
     disk = MemoryDisk()
-    writer = ImageWriter(disk, INDEX, (), Source())
+    writer = ImageWriter(disk, INDEX, (), Source(), marker=MARKER)
     writer.invalidate()
     writer.write(lambda done, total: None)
     writer.verify(lambda done, total: None)
@@ -195,6 +227,6 @@ def test_write_protected_disk_is_noticed_before_anything_else() -> None:
 
 def test_image_whose_first_chunk_is_not_the_table_is_refused() -> None:
     index = ImageIndex(image_id="i", size_bytes=IMAGE_BYTES, chunks=INDEX.chunks[1:])
-    writer = ImageWriter(MemoryDisk(), index, (), Source())
+    writer = ImageWriter(MemoryDisk(), index, (), Source(), marker=MARKER)
     with pytest.raises(AgentError, match="partition table"):
         writer.write(lambda done, total: None)

@@ -28,6 +28,7 @@ INSTALLERS = st.builds(
     intent_open=st.booleans(),
     policy=st.sampled_from(FirstBoot),
     approved=st.booleans(),
+    occupied=st.booleans(),
 )
 AGENTS = st.builds(
     AgentCase,
@@ -48,6 +49,7 @@ def installer(
     intent_open: bool = True,
     policy: FirstBoot = FirstBoot.TRUST_LAN,
     approved: bool = False,
+    occupied: bool = False,
 ) -> InstallerCase:
     return InstallerCase(
         recognition=recognition,
@@ -56,6 +58,7 @@ def installer(
         intent_open=intent_open,
         policy=policy,
         approved=approved,
+        occupied=occupied,
     )
 
 
@@ -83,6 +86,8 @@ def agent(
         (installer(), Outcome.ADMITTED, "trust-lan"),
         (installer(policy=FirstBoot.APPROVE), Outcome.PENDING, "approval"),
         (installer(policy=FirstBoot.APPROVE, approved=True), Outcome.ADMITTED, "approved"),
+        (installer(occupied=True), Outcome.PENDING, "not on record here"),
+        (installer(occupied=True, approved=True), Outcome.ADMITTED, "approved"),
         (installer(intent_open=False), Outcome.PENDING, "rebinding"),
         (installer(intent_open=False, approved=True), Outcome.PENDING, "rebinding"),
         (installer(recognition=Recognition.UNKNOWN), Outcome.PENDING, "not in cluster.yaml"),
