@@ -1,4 +1,4 @@
-"""Write the reference page from what the program itself knows: its command tree.
+"""Write the reference page from what the program knows: its command tree and the models of cluster.yaml.
 
 A test keeps the committed page equal to this module's output, so that the page can not drift.
 """
@@ -6,23 +6,58 @@ A test keeps the committed page equal to this module's output, so that the page 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Final
 
 import click
 
 from bramble.cli import bramble
+from bramble.reference_keys import KeyEntry, document_keys
 
-HEADER = """# Reference
+HEADER: Final = """# Reference
 
-Written by `make docs` from the command tree; do not edit by hand.
+Written by `make docs` from the command tree and from the models of cluster.yaml; do not edit by hand.
 """
+KEYS_HEADER: Final = """
+## cluster.yaml
+
+Every key of the file. `nodes[].mac` is the key `mac` of each node. The second column says what to write; the
+third what holds where the key is left out, and nothing there means that it is then not set. A node takes what
+it does not say from `defaults`. Relative paths start at the file's folder. Secrets never stand in the file.
+`bramble check` reports everything that does not fit, at once.
+
+| key | write | default | meaning |
+|---|---|---|---|
+"""
+WIDTH: Final = 100
+"""Columns of the help texts: the page must not depend on the terminal where it is written."""
 
 
 def render_reference(root: click.Command) -> str:
     """The whole page as Markdown."""
-    context = click.Context(root, info_name=root.name)
-    return HEADER + "".join(_sections(root, context)) + "\n"
+    context = _context(root, root.name or "", None)
+    return HEADER + "".join(_sections(root, context)) + render_keys(document_keys())
+
+
+def render_keys(entries: Iterable[KeyEntry]) -> str:
+    """The keys of cluster.yaml as a section with a table."""
+    rows = (
+        f"| `{entry.key}` | {entry.kind} | {entry.default} | {entry.meaning} |\n".replace("|  |", "| |")
+        for entry in entries
+    )
+    return KEYS_HEADER + "".join(rows)
+
+
+def _context(command: click.Command, name: str, parent: click.Context | None) -> click.Context:
+    return click.Context(
+        command,
+        info_name=name,
+        parent=parent,
+        terminal_width=WIDTH,
+        max_content_width=WIDTH,
+        **command.context_settings,
+    )
 
 
 def _sections(command: click.Command, context: click.Context) -> Iterator[str]:
@@ -33,7 +68,7 @@ def _sections(command: click.Command, context: click.Context) -> Iterator[str]:
     for name in command.list_commands(context):
         child = command.get_command(context, name)
         if child is not None and not child.hidden:
-            yield from _sections(child, click.Context(child, info_name=name, parent=context))
+            yield from _sections(child, _context(child, name, context))
 
 
 def main() -> None:

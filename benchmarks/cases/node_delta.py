@@ -46,7 +46,7 @@ def run(bench: Bench) -> Table:
                 Subject(
                     name="bramble: node delta",
                     measure=lambda: _render_all(spec, image, nodes),
-                    note=f"{min(sizes)}–{max(sizes)} bytes a node",
+                    note=" or ".join(f"{size} bytes" for size in sorted(sizes)) + " a node",
                 ),
                 Subject(
                     name="cp --sparse=always of the image",

@@ -1,7 +1,8 @@
 """The shape of cluster.yaml as pydantic models: which keys exist, and which parser reads each value.
 
-Used only while a file is parsed. Every field may be absent here, even one that a cluster needs: a faulty
-value is taken out and reported, and the rest is still checked. `fleet.spec.validate` asks for what is needed.
+Used only while a file is parsed; the descriptions go into docs/reference.md. Every field may be absent here,
+even one that a cluster needs: a faulty value is taken out and reported, and the rest is still checked.
+`fleet.spec.validate` asks for what is needed.
 """
 
 from __future__ import annotations
@@ -42,58 +43,106 @@ Sha256 = Annotated[str, BeforeValidator(values.parse_sha256)]
 
 
 class K3sSection(_Section):
-    version: Annotated[str, BeforeValidator(values.parse_k3s_version)] | None = None
-    source: Text | None = None
-    airgap_images: bool | None = None
-    api_vip: Address | None = None
-    config: dict[str, Any] | None = None
+    version: Annotated[str, BeforeValidator(values.parse_k3s_version)] | None = Field(
+        None, description="The exact release, like `v1.33.5+k3s1`; its checksum file is checked."
+    )
+    source: Text | None = Field(
+        None,
+        description="Where the release's files are: `upstream`, a directory, or the base URL of a mirror.",
+    )
+    airgap_images: bool | None = Field(
+        None,
+        description="Put k3s's own container images into the disk image: no registry is needed to start.",
+    )
+    api_vip: Address | None = Field(
+        None,
+        description="A free address for the API, named in the servers' certificates; you set it up.",
+    )
+    config: dict[str, Any] | None = Field(
+        None, description="Passed through to config.yaml of the servers, as k3s documents it."
+    )
 
 
 class ClusterSection(_Section):
-    name: Name | None = None
-    domain: Annotated[str, BeforeValidator(values.parse_domain)] | None = None
-    k3s: K3sSection | None = None
+    name: Name | None = Field(None, description="The cluster's name, one host name label.")
+    domain: Annotated[str, BeforeValidator(values.parse_domain)] | None = Field(
+        None, description="The zone of the nodes' names, `<node>.<domain>`."
+    )
+    k3s: K3sSection | None = Field(None, description="The Kubernetes distribution that every node runs.")
 
 
 class BaseSection(_Section):
-    name: Text | None = None
-    url: Url | None = None
-    path: Text | None = None
-    sha256: Sha256 | None = None
+    name: Text | None = Field(
+        None,
+        description="A base that Bramble knows, see 'bramble base list'. Only one of `name`, `url`, `path`.",
+    )
+    url: Url | None = Field(
+        None, description="An image to download; needs `sha256`. Checked, so far builds start from a `name`."
+    )
+    path: Text | None = Field(
+        None,
+        description="An image on this machine. Checked, so far builds start from a `name`.",
+    )
+    sha256: Sha256 | None = Field(None, description="Digest of the image file, 64 hexadecimal digits.")
 
 
 class UserSection(_Section):
-    name: Annotated[str, BeforeValidator(values.parse_user)] | None = None
-    ssh_authorized_keys: list[Annotated[str, BeforeValidator(values.parse_ssh_key)] | None] | None = None
+    name: Annotated[str, BeforeValidator(values.parse_user)] | None = Field(
+        None, description="The login that is made on every node."
+    )
+    ssh_authorized_keys: list[Annotated[str, BeforeValidator(values.parse_ssh_key)] | None] | None = Field(
+        None, description="Its public keys, one line of OpenSSH's each. Without one nobody can log in."
+    )
 
 
 class ImageSection(_Section):
-    base: Annotated[BaseSection | None, _name_as_mapping("name")] = None
-    packages: list[Annotated[str, BeforeValidator(values.parse_package)] | None] | None = None
-    overlays: list[Text | None] | None = None
-    user: UserSection | None = None
-    timezone: Text | None = None
+    base: Annotated[BaseSection | None, _name_as_mapping("name")] = Field(
+        None, description="The stock image to start from; a single word is its `name`."
+    )
+    packages: list[Annotated[str, BeforeValidator(values.parse_package)] | None] | None = Field(
+        None, description="Debian packages that every node installs at its first boot."
+    )
+    overlays: list[Text | None] | None = Field(
+        None,
+        description="Directories that are laid over the root filesystem, in this order, after Bramble's own.",
+    )
+    user: UserSection | None = Field(None, description="The login on every node.")
+    timezone: Text | None = Field(None, description="A name of the time zone database, like `Europe/Madrid`.")
 
 
 class PortsSection(_Section):
-    http: Port | None = None
-    control: Port | None = None
+    http: Port | None = Field(None, description="TCP port of the content server, plain HTTP.")
+    control: Port | None = Field(None, description="TCP port of the control API, TLS.")
 
 
 class NetworkSection(_Section):
-    interface: Annotated[str, BeforeValidator(values.parse_interface)] | None = None
-    dhcp: Annotated[DhcpMode, BeforeValidator(values.enum_parser(DhcpMode))] | None = None
-    subnet: Annotated[IPv4Network, BeforeValidator(values.parse_subnet)] | None = None
-    gateway: Address | None = None
-    dns: list[Address | None] | None = None
-    pool: Annotated[AddressPool, BeforeValidator(values.parse_pool)] | None = None
-    server_address: Address | None = None
-    ports: PortsSection | None = None
+    interface: Annotated[str, BeforeValidator(values.parse_interface)] | None = Field(
+        None, description="The interface of this machine that faces the boards."
+    )
+    dhcp: Annotated[DhcpMode, BeforeValidator(values.enum_parser(DhcpMode))] | None = Field(
+        None,
+        description="`proxy`: beside another DHCP server; `full`: Bramble is the only one; `off`: neither.",
+    )
+    subnet: Annotated[IPv4Network, BeforeValidator(values.parse_subnet)] | None = Field(
+        None, description="The network of the boards."
+    )
+    gateway: Address | None = Field(None, description="The router that nodes use.")
+    dns: list[Address | None] | None = Field(None, description="Name servers that nodes use.")
+    pool: Annotated[AddressPool, BeforeValidator(values.parse_pool)] | None = Field(
+        None,
+        description="Addresses for boards without a declared one, with `dhcp: full`.",
+    )
+    server_address: Address | None = Field(
+        None, description="This machine's address on the subnet. Left out: read from the interface."
+    )
+    ports: PortsSection | None = Field(None, description="Ports of Bramble's own services.")
 
 
 class DiskSection(_Section):
-    kind: Annotated[DiskKind, BeforeValidator(values.enum_parser(DiskKind))] | None = None
-    serial: Text | None = None
+    kind: Annotated[DiskKind, BeforeValidator(values.enum_parser(DiskKind))] | None = Field(
+        None, description="The kind of disk that Bramble erases and installs on."
+    )
+    serial: Text | None = Field(None, description="Picks one disk where a node has several of the kind.")
 
 
 class ManualSection(_Section):
@@ -102,31 +151,42 @@ class ManualSection(_Section):
 
 class CommandSection(_Section):
     driver: Literal["command"]
-    on: list[Text | None] | None = None
-    off: list[Text | None] | None = None
-    status: list[Text | None] | None = None
+    on: list[Text | None] | None = Field(
+        None,
+        description="Program and arguments that switch the board on; `{node}` becomes its name, no shell.",
+    )
+    off: list[Text | None] | None = Field(None, description="The same for switching it off.")
+    status: list[Text | None] | None = Field(None, description="The same for asking; exit code 0 means on.")
 
 
 class TasmotaSection(_Section):
     driver: Literal["tasmota"]
-    url: Url | None = None
-    output: Annotated[int, Field(ge=1, le=32)] | None = None
-    password_file: Text | None = None
+    url: Url | None = Field(None, description="Address of the plug, like `http://192.168.86.60`.")
+    output: Annotated[int, Field(ge=1, le=32)] | None = Field(
+        None, description="Which output, counted from 1."
+    )
+    password_file: Text | None = Field(None, description="A file with the plug's password.")
 
 
 class ShellySection(_Section):
     driver: Literal["shelly"]
-    url: Url | None = None
-    channel: Annotated[int, Field(ge=0, le=31)] | None = None
-    password_file: Text | None = None
+    url: Url | None = Field(None, description="Address of the plug or relay.")
+    channel: Annotated[int, Field(ge=0, le=31)] | None = Field(
+        None, description="Which channel, counted from 0."
+    )
+    password_file: Text | None = Field(None, description="A file with the device's password.")
 
 
 class SnmpPoeSection(_Section):
     driver: Literal["snmp-poe"]
-    host: Annotated[str, BeforeValidator(values.parse_host)] | None = None
-    group: Annotated[int, Field(ge=1)] | None = None
-    port: Annotated[int, Field(ge=1)] | None = None
-    community_file: Text | None = None
+    host: Annotated[str, BeforeValidator(values.parse_host)] | None = Field(None, description="The switch.")
+    group: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Group index of the port (RFC 3621, `pethPsePortGroupIndex`)."
+    )
+    port: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Index of the port in its group (`pethPsePortIndex`)."
+    )
+    community_file: Text | None = Field(None, description="A file with the SNMP community.")
 
 
 PowerSection = ManualSection | CommandSection | TasmotaSection | ShellySection | SnmpPoeSection
@@ -135,48 +195,87 @@ PowerSection = ManualSection | CommandSection | TasmotaSection | ShellySection |
 class DefaultsSection(_Section):
     """What a node takes where it says nothing itself."""
 
-    board: Annotated[BoardModel, BeforeValidator(values.parse_board)] | None = None
-    role: Annotated[Role, BeforeValidator(values.enum_parser(Role))] | None = None
-    disk: Annotated[DiskSection | None, _name_as_mapping("kind")] = None
-    labels: dict[LabelKey, LabelValue] | None = None
-    taints: list[Annotated[Taint, BeforeValidator(values.parse_taint)] | None] | None = None
+    board: Annotated[BoardModel, BeforeValidator(values.parse_board)] | None = Field(
+        None, description="The board's model."
+    )
+    role: Annotated[Role, BeforeValidator(values.enum_parser(Role))] | None = Field(
+        None, description="`server` holds etcd and the API, `agent` only workloads."
+    )
+    disk: Annotated[DiskSection | None, _name_as_mapping("kind")] = Field(
+        None, description="The disk to install on; a single word is its `kind`."
+    )
+    labels: dict[LabelKey, LabelValue] | None = Field(None, description="Kubernetes labels of the node.")
+    taints: list[Annotated[Taint, BeforeValidator(values.parse_taint)] | None] | None = Field(
+        None, description="Kubernetes taints of the node, like `gpu=yes:NoSchedule`."
+    )
     power: Annotated[
         Annotated[PowerSection, Field(discriminator="driver")] | None, _name_as_mapping("driver")
-    ] = None
-    memory: Annotated[int, BeforeValidator(values.parse_memory)] | None = None
+    ] = Field(
+        None,
+        description="How the board is switched: `manual` or a driver below. Checked, so far nothing acts on it.",
+    )
+    memory: Annotated[int, BeforeValidator(values.parse_memory)] | None = Field(
+        None, description="The board's memory, for checks before it was ever seen."
+    )
 
 
 class NodeSection(DefaultsSection):
-    name: Name | None = None
-    mac: Annotated[MacAddress, BeforeValidator(values.parse_mac)] | None = None
-    serial: Annotated[Serial, BeforeValidator(values.parse_serial)] | None = None
-    address: Address | None = None
+    name: Name | None = Field(None, description="The node's name, one host name label.")
+    mac: Annotated[MacAddress, BeforeValidator(values.parse_mac)] | None = Field(
+        None, description="The board's Ethernet address. One of `mac` and `serial` is required."
+    )
+    serial: Annotated[Serial, BeforeValidator(values.parse_serial)] | None = Field(
+        None, description="The board's serial number, 8 or 16 hexadecimal digits."
+    )
+    address: Address | None = Field(None, description="The node's fixed address on the subnet.")
 
 
 class FirstBootSection(_Section):
-    agent: Annotated[FirstBoot, BeforeValidator(values.enum_parser(FirstBoot))] | None = None
-    server: Annotated[FirstBoot, BeforeValidator(values.enum_parser(FirstBoot))] | None = None
+    agent: Annotated[FirstBoot, BeforeValidator(values.enum_parser(FirstBoot))] | None = Field(
+        None, description="May a declared agent install by itself, or does it wait for 'bramble approve'?"
+    )
+    server: Annotated[FirstBoot, BeforeValidator(values.enum_parser(FirstBoot))] | None = Field(
+        None, description="The same for a server, which holds the keys of the whole cluster."
+    )
 
 
 class ReimageSection(_Section):
-    when_failed: bool | None = None
-    max_parallel: Annotated[int, Field(ge=1)] | None = None
-    after: Annotated[int, BeforeValidator(values.parse_duration)] | None = None
+    when_failed: bool | None = Field(
+        None, description="Whether Bramble may re-install a failed node by itself."
+    )
+    max_parallel: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="How many nodes it may re-install at a time."
+    )
+    after: Annotated[int, BeforeValidator(values.parse_duration)] | None = Field(
+        None, description="How long a node has to be failed before that."
+    )
 
 
 class PolicySection(_Section):
-    unknown_boards: Annotated[UnknownBoards, BeforeValidator(values.enum_parser(UnknownBoards))] | None = None
-    first_boot: FirstBootSection | None = None
-    reimage: ReimageSection | None = None
+    unknown_boards: Annotated[UnknownBoards, BeforeValidator(values.enum_parser(UnknownBoards))] | None = (
+        Field(
+            None,
+            description="What becomes of a board that is not in the file. So far every one is held.",
+        )
+    )
+    first_boot: FirstBootSection | None = Field(None, description="Who may install at the first boot.")
+    reimage: ReimageSection | None = Field(
+        None, description="When Bramble re-installs by itself. Checked, so far nothing acts on it."
+    )
 
 
 class ClusterDocument(_Section):
     """The whole file."""
 
-    version: Annotated[int, Field(ge=1, le=1)] | None = None
-    cluster: ClusterSection | None = None
-    image: ImageSection | None = None
-    network: NetworkSection | None = None
-    defaults: DefaultsSection | None = None
-    nodes: list[NodeSection | None] | None = None
-    policy: PolicySection | None = None
+    version: Annotated[int, Field(ge=1, le=1)] | None = Field(
+        None, description="The version of this format: 1."
+    )
+    cluster: ClusterSection | None = Field(None, description="The cluster itself.")
+    image: ImageSection | None = Field(None, description="What every node's disk has in common.")
+    network: NetworkSection | None = Field(None, description="The network that the boards boot on.")
+    defaults: DefaultsSection | None = Field(
+        None,
+        description="What a node takes where it says nothing itself.",
+    )
+    nodes: list[NodeSection | None] | None = Field(None, description="The nodes.")
+    policy: PolicySection | None = Field(None, description="What Bramble may decide without asking.")
