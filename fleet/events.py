@@ -126,8 +126,8 @@ def disk_occupied(occupant: Occupant, name: str) -> Entry:
     return Entry(
         kind=Kind.ALARM,
         text=f"not installed: the disk holds {node} of cluster {cluster} (image {image}) and was not touched",
-        hint="This server has no record of it; if its state directory was lost, restore it and switch the board "
-        f"off and on; to install anyway run 'bramble approve {name}'.",
+        hint="This server has no record of it; if its state directory was lost, restore it and switch the "
+        f"board off and on; to install anyway run 'bramble approve {name}'.",
         detail={"node": node, "cluster": cluster, "image_id": image},
     )
 
