@@ -25,7 +25,9 @@ class OutsideWorldError(BaseException):
 
 
 @pytest.fixture(autouse=True)
-def _pure_tests_stay_inside(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _pure_tests_stay_inside(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     """Unit and protocol tests start no process and open no connection."""
     if any(request.path.is_relative_to(folder) for folder in PURE):
 
