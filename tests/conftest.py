@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,9 +24,7 @@ class OutsideWorldError(BaseException):
 
 
 @pytest.fixture(autouse=True)
-def _pure_tests_stay_inside(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
+def _pure_tests_stay_inside(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unit and protocol tests start no process and open no connection."""
     if any(request.path.is_relative_to(folder) for folder in PURE):
 
@@ -41,4 +38,3 @@ def _pure_tests_stay_inside(
         monkeypatch.setattr(socket.socket, "connect", forbid("socket.connect"))
         monkeypatch.setattr(socket.socket, "bind", forbid("socket.bind"))
         monkeypatch.setattr(socket, "getaddrinfo", forbid("getaddrinfo"))
-    yield
