@@ -212,7 +212,7 @@ class DefaultsSection(_Section):
         Annotated[PowerSection, Field(discriminator="driver")] | None, _name_as_mapping("driver")
     ] = Field(
         None,
-        description="How the board is switched: `manual` or a driver below. Checked, so far nothing acts on it.",
+        description="How it is switched: `manual` or a driver below. Checked, so far nothing acts on it.",
     )
     memory: Annotated[int, BeforeValidator(values.parse_memory)] | None = Field(
         None, description="The board's memory, for checks before it was ever seen."
