@@ -44,105 +44,115 @@ Sha256 = Annotated[str, BeforeValidator(values.parse_sha256)]
 
 class K3sSection(_Section):
     version: Annotated[str, BeforeValidator(values.parse_k3s_version)] | None = Field(
-        None, description="The exact release, like `v1.33.5+k3s1`; its checksum file is checked."
+        default=None, description="The exact release, like `v1.33.5+k3s1`; its checksum file is checked."
     )
     source: Text | None = Field(
-        None,
+        default=None,
         description="Where the release's files are: `upstream`, a directory, or the base URL of a mirror.",
     )
     airgap_images: bool | None = Field(
-        None,
+        default=None,
         description="Put k3s's own container images into the disk image: no registry is needed to start.",
     )
     api_vip: Address | None = Field(
-        None,
+        default=None,
         description="A free address for the API, named in the servers' certificates; you set it up.",
     )
     config: dict[str, Any] | None = Field(
-        None, description="Passed through to config.yaml of the servers, as k3s documents it."
+        default=None, description="Passed through to config.yaml of the servers, as k3s documents it."
     )
 
 
 class ClusterSection(_Section):
-    name: Name | None = Field(None, description="The cluster's name, one host name label.")
+    name: Name | None = Field(default=None, description="The cluster's name, one host name label.")
     domain: Annotated[str, BeforeValidator(values.parse_domain)] | None = Field(
-        None, description="The zone of the nodes' names, `<node>.<domain>`."
+        default=None, description="The zone of the nodes' names, `<node>.<domain>`."
     )
-    k3s: K3sSection | None = Field(None, description="The Kubernetes distribution that every node runs.")
+    k3s: K3sSection | None = Field(
+        default=None, description="The Kubernetes distribution that every node runs."
+    )
 
 
 class BaseSection(_Section):
     name: Text | None = Field(
-        None,
+        default=None,
         description="A base that Bramble knows, see 'bramble base list'. Only one of `name`, `url`, `path`.",
     )
     url: Url | None = Field(
-        None, description="An image to download; needs `sha256`. Checked, so far builds start from a `name`."
+        default=None,
+        description="An image to download; needs `sha256`. Checked, so far builds start from a `name`.",
     )
     path: Text | None = Field(
-        None,
+        default=None,
         description="An image on this machine. Checked, so far builds start from a `name`.",
     )
-    sha256: Sha256 | None = Field(None, description="Digest of the image file, 64 hexadecimal digits.")
+    sha256: Sha256 | None = Field(
+        default=None, description="Digest of the image file, 64 hexadecimal digits."
+    )
 
 
 class UserSection(_Section):
     name: Annotated[str, BeforeValidator(values.parse_user)] | None = Field(
-        None, description="The login that is made on every node."
+        default=None, description="The login that is made on every node."
     )
     ssh_authorized_keys: list[Annotated[str, BeforeValidator(values.parse_ssh_key)] | None] | None = Field(
-        None, description="Its public keys, one line of OpenSSH's each. Without one nobody can log in."
+        default=None,
+        description="Its public keys, one line of OpenSSH's each. Without one nobody can log in.",
     )
 
 
 class ImageSection(_Section):
     base: Annotated[BaseSection | None, _name_as_mapping("name")] = Field(
-        None, description="The stock image to start from; a single word is its `name`."
+        default=None, description="The stock image to start from; a single word is its `name`."
     )
     packages: list[Annotated[str, BeforeValidator(values.parse_package)] | None] | None = Field(
-        None, description="Debian packages that every node installs at its first boot."
+        default=None, description="Debian packages that every node installs at its first boot."
     )
     overlays: list[Text | None] | None = Field(
-        None,
+        default=None,
         description="Directories that are laid over the root filesystem, in this order, after Bramble's own.",
     )
-    user: UserSection | None = Field(None, description="The login on every node.")
-    timezone: Text | None = Field(None, description="A name of the time zone database, like `Europe/Madrid`.")
+    user: UserSection | None = Field(default=None, description="The login on every node.")
+    timezone: Text | None = Field(
+        default=None, description="A name of the time zone database, like `Europe/Madrid`."
+    )
 
 
 class PortsSection(_Section):
-    http: Port | None = Field(None, description="TCP port of the content server, plain HTTP.")
-    control: Port | None = Field(None, description="TCP port of the control API, TLS.")
+    http: Port | None = Field(default=None, description="TCP port of the content server, plain HTTP.")
+    control: Port | None = Field(default=None, description="TCP port of the control API, TLS.")
 
 
 class NetworkSection(_Section):
     interface: Annotated[str, BeforeValidator(values.parse_interface)] | None = Field(
-        None, description="The interface of this machine that faces the boards."
+        default=None, description="The interface of this machine that faces the boards."
     )
     dhcp: Annotated[DhcpMode, BeforeValidator(values.enum_parser(DhcpMode))] | None = Field(
-        None,
+        default=None,
         description="`proxy`: beside another DHCP server; `full`: Bramble is the only one; `off`: neither.",
     )
     subnet: Annotated[IPv4Network, BeforeValidator(values.parse_subnet)] | None = Field(
-        None, description="The network of the boards."
+        default=None, description="The network of the boards."
     )
-    gateway: Address | None = Field(None, description="The router that nodes use.")
-    dns: list[Address | None] | None = Field(None, description="Name servers that nodes use.")
+    gateway: Address | None = Field(default=None, description="The router that nodes use.")
+    dns: list[Address | None] | None = Field(default=None, description="Name servers that nodes use.")
     pool: Annotated[AddressPool, BeforeValidator(values.parse_pool)] | None = Field(
-        None,
+        default=None,
         description="Addresses for boards without a declared one, with `dhcp: full`.",
     )
     server_address: Address | None = Field(
-        None, description="This machine's address on the subnet. Left out: read from the interface."
+        default=None, description="This machine's address on the subnet. Left out: read from the interface."
     )
-    ports: PortsSection | None = Field(None, description="Ports of Bramble's own services.")
+    ports: PortsSection | None = Field(default=None, description="Ports of Bramble's own services.")
 
 
 class DiskSection(_Section):
     kind: Annotated[DiskKind, BeforeValidator(values.enum_parser(DiskKind))] | None = Field(
-        None, description="The kind of disk that Bramble erases and installs on."
+        default=None, description="The kind of disk that Bramble erases and installs on."
     )
-    serial: Text | None = Field(None, description="Picks one disk where a node has several of the kind.")
+    serial: Text | None = Field(
+        default=None, description="Picks one disk where a node has several of the kind."
+    )
 
 
 class ManualSection(_Section):
@@ -152,41 +162,45 @@ class ManualSection(_Section):
 class CommandSection(_Section):
     driver: Literal["command"]
     on: list[Text | None] | None = Field(
-        None,
+        default=None,
         description="Program and arguments that switch the board on; `{node}` becomes its name, no shell.",
     )
-    off: list[Text | None] | None = Field(None, description="The same for switching it off.")
-    status: list[Text | None] | None = Field(None, description="The same for asking; exit code 0 means on.")
+    off: list[Text | None] | None = Field(default=None, description="The same for switching it off.")
+    status: list[Text | None] | None = Field(
+        default=None, description="The same for asking; exit code 0 means on."
+    )
 
 
 class TasmotaSection(_Section):
     driver: Literal["tasmota"]
-    url: Url | None = Field(None, description="Address of the plug, like `http://192.168.86.60`.")
+    url: Url | None = Field(default=None, description="Address of the plug, like `http://192.168.86.60`.")
     output: Annotated[int, Field(ge=1, le=32)] | None = Field(
-        None, description="Which output, counted from 1."
+        default=None, description="Which output, counted from 1."
     )
-    password_file: Text | None = Field(None, description="A file with the plug's password.")
+    password_file: Text | None = Field(default=None, description="A file with the plug's password.")
 
 
 class ShellySection(_Section):
     driver: Literal["shelly"]
-    url: Url | None = Field(None, description="Address of the plug or relay.")
+    url: Url | None = Field(default=None, description="Address of the plug or relay.")
     channel: Annotated[int, Field(ge=0, le=31)] | None = Field(
-        None, description="Which channel, counted from 0."
+        default=None, description="Which channel, counted from 0."
     )
-    password_file: Text | None = Field(None, description="A file with the device's password.")
+    password_file: Text | None = Field(default=None, description="A file with the device's password.")
 
 
 class SnmpPoeSection(_Section):
     driver: Literal["snmp-poe"]
-    host: Annotated[str, BeforeValidator(values.parse_host)] | None = Field(None, description="The switch.")
+    host: Annotated[str, BeforeValidator(values.parse_host)] | None = Field(
+        default=None, description="The switch."
+    )
     group: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Group index of the port (RFC 3621, `pethPsePortGroupIndex`)."
+        default=None, description="Group index of the port (RFC 3621, `pethPsePortGroupIndex`)."
     )
     port: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Index of the port in its group (`pethPsePortIndex`)."
+        default=None, description="Index of the port in its group (`pethPsePortIndex`)."
     )
-    community_file: Text | None = Field(None, description="A file with the SNMP community.")
+    community_file: Text | None = Field(default=None, description="A file with the SNMP community.")
 
 
 PowerSection = ManualSection | CommandSection | TasmotaSection | ShellySection | SnmpPoeSection
@@ -196,71 +210,76 @@ class DefaultsSection(_Section):
     """What a node takes where it says nothing itself."""
 
     board: Annotated[BoardModel, BeforeValidator(values.parse_board)] | None = Field(
-        None, description="The board's model."
+        default=None, description="The board's model."
     )
     role: Annotated[Role, BeforeValidator(values.enum_parser(Role))] | None = Field(
-        None, description="`server` holds etcd and the API, `agent` only workloads."
+        default=None, description="`server` holds etcd and the API, `agent` only workloads."
     )
     disk: Annotated[DiskSection | None, _name_as_mapping("kind")] = Field(
-        None, description="The disk to install on; a single word is its `kind`."
+        default=None, description="The disk to install on; a single word is its `kind`."
     )
-    labels: dict[LabelKey, LabelValue] | None = Field(None, description="Kubernetes labels of the node.")
+    labels: dict[LabelKey, LabelValue] | None = Field(
+        default=None, description="Kubernetes labels of the node."
+    )
     taints: list[Annotated[Taint, BeforeValidator(values.parse_taint)] | None] | None = Field(
-        None, description="Kubernetes taints of the node, like `gpu=yes:NoSchedule`."
+        default=None, description="Kubernetes taints of the node, like `gpu=yes:NoSchedule`."
     )
     power: Annotated[
         Annotated[PowerSection, Field(discriminator="driver")] | None, _name_as_mapping("driver")
     ] = Field(
-        None,
+        default=None,
         description="How it is switched: `manual` or a driver below. Checked, so far nothing acts on it.",
     )
     memory: Annotated[int, BeforeValidator(values.parse_memory)] | None = Field(
-        None, description="The board's memory, for checks before it was ever seen."
+        default=None, description="The board's memory, for checks before it was ever seen."
     )
 
 
 class NodeSection(DefaultsSection):
-    name: Name | None = Field(None, description="The node's name, one host name label.")
+    name: Name | None = Field(default=None, description="The node's name, one host name label.")
     mac: Annotated[MacAddress, BeforeValidator(values.parse_mac)] | None = Field(
-        None, description="The board's Ethernet address. One of `mac` and `serial` is required."
+        default=None, description="The board's Ethernet address. One of `mac` and `serial` is required."
     )
     serial: Annotated[Serial, BeforeValidator(values.parse_serial)] | None = Field(
-        None, description="The board's serial number, 8 or 16 hexadecimal digits."
+        default=None, description="The board's serial number, 8 or 16 hexadecimal digits."
     )
-    address: Address | None = Field(None, description="The node's fixed address on the subnet.")
+    address: Address | None = Field(default=None, description="The node's fixed address on the subnet.")
 
 
 class FirstBootSection(_Section):
     agent: Annotated[FirstBoot, BeforeValidator(values.enum_parser(FirstBoot))] | None = Field(
-        None, description="May a declared agent install by itself, or does it wait for 'bramble approve'?"
+        default=None,
+        description="May a declared agent install by itself, or does it wait for 'bramble approve'?",
     )
     server: Annotated[FirstBoot, BeforeValidator(values.enum_parser(FirstBoot))] | None = Field(
-        None, description="The same for a server, which holds the keys of the whole cluster."
+        default=None, description="The same for a server, which holds the keys of the whole cluster."
     )
 
 
 class ReimageSection(_Section):
     when_failed: bool | None = Field(
-        None, description="Whether Bramble may re-install a failed node by itself."
+        default=None, description="Whether Bramble may re-install a failed node by itself."
     )
     max_parallel: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="How many nodes it may re-install at a time."
+        default=None, description="How many nodes it may re-install at a time."
     )
     after: Annotated[int, BeforeValidator(values.parse_duration)] | None = Field(
-        None, description="How long a node has to be failed before that."
+        default=None, description="How long a node has to be failed before that."
     )
 
 
 class PolicySection(_Section):
     unknown_boards: Annotated[UnknownBoards, BeforeValidator(values.enum_parser(UnknownBoards))] | None = (
         Field(
-            None,
+            default=None,
             description="What becomes of a board that is not in the file. So far every one is held.",
         )
     )
-    first_boot: FirstBootSection | None = Field(None, description="Who may install at the first boot.")
+    first_boot: FirstBootSection | None = Field(
+        default=None, description="Who may install at the first boot."
+    )
     reimage: ReimageSection | None = Field(
-        None, description="When Bramble re-installs by itself. Checked, so far nothing acts on it."
+        default=None, description="When Bramble re-installs by itself. Checked, so far nothing acts on it."
     )
 
 
@@ -268,14 +287,14 @@ class ClusterDocument(_Section):
     """The whole file."""
 
     version: Annotated[int, Field(ge=1, le=1)] | None = Field(
-        None, description="The version of this format: 1."
+        default=None, description="The version of this format: 1."
     )
-    cluster: ClusterSection | None = Field(None, description="The cluster itself.")
-    image: ImageSection | None = Field(None, description="What every node's disk has in common.")
-    network: NetworkSection | None = Field(None, description="The network that the boards boot on.")
+    cluster: ClusterSection | None = Field(default=None, description="The cluster itself.")
+    image: ImageSection | None = Field(default=None, description="What every node's disk has in common.")
+    network: NetworkSection | None = Field(default=None, description="The network that the boards boot on.")
     defaults: DefaultsSection | None = Field(
-        None,
+        default=None,
         description="What a node takes where it says nothing itself.",
     )
-    nodes: list[NodeSection | None] | None = Field(None, description="The nodes.")
-    policy: PolicySection | None = Field(None, description="What Bramble may decide without asking.")
+    nodes: list[NodeSection | None] | None = Field(default=None, description="The nodes.")
+    policy: PolicySection | None = Field(default=None, description="What Bramble may decide without asking.")
