@@ -26,6 +26,7 @@ from lab.disk import VirtualDisk
 from lab.errors import LabError, WaitTimeoutError
 from lab.events import BoardEvent
 from lab.network import add_tap
+from lab.runner import require_tool
 
 DISK_BYTES: Final = 8 * 2**30
 """Of each virtual disk; sparse, and an SD card has to be a power of two."""
@@ -88,7 +89,9 @@ class Rehearsal:
             LabError: it ended, or did not answer in time; the text carries the end of its log.
         """
         environment = {**os.environ, STATE_VARIABLE: str(self._state), "PYTHONUNBUFFERED": "1"}
-        argv = [sys.executable, "-m", "bramble.cli", "-v", "serve", str(self.spec.path)]
+        # The server must not outlive a rehearsal that was killed.
+        argv = [require_tool("setpriv"), "--pdeathsig", "TERM", "--"]
+        argv += [sys.executable, "-m", "bramble.cli", "-v", "serve", str(self.spec.path)]
         with self.server_log.open("ab") as log:
             self._server = subprocess.Popen(
                 argv,
