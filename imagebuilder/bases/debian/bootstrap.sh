@@ -136,7 +136,8 @@ clean() {
     # Caches are up to date: systemd need not rebuild them at first boot. They count from the time of /usr.
     touch "$TREE/etc/.updated" "$TREE/var/.updated"
     touch --date="@$EPOCH" "$TREE/usr"
-    find "$TREE" "$WORK/bootfs" -xdev -newermt "@$EPOCH" -exec touch --no-dereference --date="@$EPOCH" {} +
+    find "$TREE" "$WORK/bootfs" \( -path "$TREE/proc" -o -path "$TREE/sys" -o -path "$TREE/dev" -o -path "$TREE/run" \) \
+        -prune -o -newermt "@$EPOCH" -exec touch --no-dereference --date="@$EPOCH" {} +
 }
 
 download
