@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TEST_ARGS ?=
-PYTEST := $(BIN)/python -m pytest -q -ra
+PYTEST := $(BIN)/python -m pytest -q -ra --require-tools
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-integration test-qemu fmt lint type fuzz bench docs lock clean

@@ -6,6 +6,7 @@ One event is one line: packets, retransmissions and repeated probes do not show.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import ClassVar, Final
@@ -16,7 +17,7 @@ REPEATS_REMEMBERED: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BoardEvent:
+class BoardEvent(ABC):
     """Something that a board did, or that was done for it.
 
     Args:
@@ -49,9 +50,9 @@ class BoardEvent:
         text = self.text()
         return f"{text} (and {self.repeats} times more)" if self.repeats else text
 
+    @abstractmethod
     def text(self) -> str:
         """The line without the count of repeats."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

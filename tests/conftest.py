@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+from collections.abc import Generator
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +22,25 @@ settings.register_profile(
 
 class OutsideWorldError(BaseException):
     """A pure test touched the outside world. Not an Exception, so that product code can not swallow it."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-tools",
+        action="store_true",
+        help="Fail a test that would be skipped because a tool is missing: after 'make setup' none is.",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and item.config.getoption("--require-tools"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped in spite of --require-tools: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(autouse=True)
