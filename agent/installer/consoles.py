@@ -14,6 +14,11 @@ DEVICES = Path("/dev")
 PREFIX = "bramble: "
 
 
+def say_here(line: str) -> None:
+    """Write one line to standard output."""
+    print(f"{PREFIX}{line}", flush=True)
+
+
 class Consoles:
     """Writes to every console that the kernel uses; to standard output where it tells of none."""
 
@@ -27,7 +32,7 @@ class Consoles:
     def say(self, line: str) -> None:
         """Write one line; a console that can not be written is passed over."""
         if not self._devices:
-            print(f"{PREFIX}{line}", flush=True)
+            say_here(line)
         for device in self._devices:
             with contextlib.suppress(OSError), device.open("wb", buffering=0) as console:
                 console.write(f"{PREFIX}{line}\r\n".encode())

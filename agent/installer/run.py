@@ -16,7 +16,7 @@ from agent.client import ControlClient, PinnedTrust
 from agent.errors import AgentError
 from agent.hardware import Disk, format_size, read_disks, read_hardware, read_interfaces
 from agent.installer.cmdline import InstallerConfig, parse_cmdline
-from agent.installer.consoles import Consoles
+from agent.installer.consoles import Consoles, say_here
 from agent.installer.device import TargetDisk
 from agent.installer.disks import NoSuchDisk, choose_disk
 from agent.installer.index import ImageIndex, parse_index
@@ -253,10 +253,11 @@ def main() -> int:
     """
     status = 1
     may_reboot = False
-    say = Consoles().say
+    say = say_here
     try:
         config = parse_cmdline(Path("/proc/cmdline").read_text())
         may_reboot = True
+        say = Consoles().say
         _install_here(config, say)
         status = 0
     except AgentError as exc:
