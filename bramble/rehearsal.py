@@ -271,14 +271,14 @@ class Rehearsal:
 
 
 def _process_tree(pid: int) -> list[int]:
-    """The process and all its descendants that are alive."""
+    """The process and all its descendants that are alive; a child belongs to the thread that started it."""
     found = [pid]
     for parent in found:
-        children = Path(f"/proc/{parent}/task/{parent}/children")
-        try:
-            found += [int(child) for child in children.read_text("ascii").split()]
-        except OSError:
-            continue
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            try:
+                found += [int(child) for child in children.read_text("ascii").split()]
+            except OSError:
+                continue
     return found
 
 
