@@ -16,8 +16,8 @@ setup: ## Install system packages (sudo where needed) and the Python environment
 
 .venv/.done: requirements.lock pyproject.toml
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --require-hashes --requirement requirements.lock
-	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/pip install -qq --require-hashes --requirement requirements.lock
+	@$(BIN)/pip install -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: setup ## Three virtual boards: blank disks to a Ready cluster, then one boots from its own disk
