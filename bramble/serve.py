@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from bramble.boot_table import ControlAddress, make_boot_table, to_report
 from bramble.images import ClusterImages, ContentAddress
@@ -28,10 +29,13 @@ from fleet.spec.model import ClusterSpec
 from fleet.store.database import Store
 from imagebuilder.build import Image
 from pxe.boot.table import BootTable
+from pxe.errors import PxeError
 from pxe.events import BoardEvent
 from pxe.server import PxeConfig, PxeServer
 
 log = logging.getLogger(__name__)
+
+REFRESH_RETRY_S: Final = 2.0
 
 
 class Server:
@@ -84,13 +88,23 @@ class Server:
                     serve_control(self._controller, host, self.control.port, context)
                 )
                 await stack.enter_async_context(serve_admin(self._controller, self._state.socket))
-                async with asyncio.TaskGroup() as services:
-                    services.create_task(self._pxe.run(), name="pxe")
-                    services.create_task(self._controller.run(), name="controller")
-                    await self._pxe.ready.wait()
-                    on_ready()
+                await self._run_services(on_ready)
         finally:
             self._store.close()
+
+    async def _run_services(self, on_ready: Callable[[], None]) -> None:
+        """All services together; the error that ended one is raised as itself, so that it can explain."""
+        failure: Exception | None = None
+        try:
+            async with asyncio.TaskGroup() as services:
+                services.create_task(self._pxe.run(), name="pxe")
+                services.create_task(self._controller.run(), name="controller")
+                await self._pxe.ready.wait()
+                on_ready()
+        except* (PxeError, FleetError) as group:
+            failure = _first_leaf(group)
+        if failure is not None:
+            raise failure
 
     def _record(self, event: BoardEvent) -> None:
         self._controller.record_boot_event(to_report(event))
@@ -106,7 +120,17 @@ class Server:
 
     def _refresh(self) -> None:
         self._refresh_is_due = False
-        self._pxe.update(self._boot_table())
+        try:
+            self._pxe.update(self._boot_table())
+        except (FleetError, OSError):
+            # The old snapshot stays in force, and the controller's next change asks again.
+            log.exception("what nodes may boot could not be read")
+            asyncio.get_running_loop().call_later(REFRESH_RETRY_S, self._schedule_refresh)
+
+
+def _first_leaf(group: BaseExceptionGroup[Exception]) -> Exception:
+    error = group.exceptions[0]
+    return _first_leaf(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _make_private(directory: Path) -> None:

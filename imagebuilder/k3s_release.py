@@ -24,7 +24,7 @@ import zstandard
 
 from imagebuilder.digests import DigestCache, hash_file
 from imagebuilder.errors import ImageBuilderError
-from imagebuilder.store import Store
+from imagebuilder.store import Store, require_room
 
 BINARY: Final = "k3s-arm64"
 SUMS: Final = "sha256sum-arm64.txt"
@@ -198,6 +198,7 @@ def _download(
         with session.get(url, stream=True, timeout=TIMEOUT_S) as answer:
             answer.raise_for_status()
             total, done = int(answer.headers.get("Content-Length", 0)), 0
+            require_room(target.parent, total)
             with target.open("wb") as file:
                 for piece in answer.iter_content(1 << 20):
                     file.write(piece)

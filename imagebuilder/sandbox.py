@@ -57,6 +57,12 @@ MINIMUM_SUBIDS: Final = 65535
 """Ids that a Debian tree uses: 1–65534 and nobody's neighbour; what adduser hands out is 65536."""
 
 
+_RIGHTS_HINT: Final = (
+    "On Ubuntu 24.04 and newer, AppArmor can be what refuses: "
+    "sysctl kernel.apparmor_restrict_unprivileged_userns=0."
+)
+
+
 class SandboxError(ImageBuilderError):
     """The host does not let us make the namespace, or run arm64 programs in it."""
 
@@ -189,8 +195,7 @@ def _register_arm64(libc: ctypes.CDLL) -> None:
             f"arm64 programs cannot run here: no {ENTRY_NAME} entry in {BINFMT}, and a private one failed "
             f"({exc.strerror}; it needs Linux 6.7, this is {os.uname().release})",
             "Register qemu for the whole machine once, as root: apt install qemu-user-static binfmt-support "
-            "(in a container: do that on its host), or build on an arm64 machine. On Ubuntu 24.04 and newer, "
-            "AppArmor can be what refuses: sysctl kernel.apparmor_restrict_unprivileged_userns=0.",
+            "(in a container: do that on its host), or build on an arm64 machine. " + _RIGHTS_HINT,
         ) from exc
 
 
@@ -203,9 +208,12 @@ def _inside(argv: Sequence[str], arm64: bool, ready_w: int, go_r: int) -> NoRetu
     if os.read(go_r, 1) != b"m":
         os._exit(1)  # the launcher has said why
     os.close(go_r)
-    os.setgid(0)
-    os.setuid(0)
-    os.setgroups([])
+    try:
+        os.setgid(0)
+        os.setuid(0)
+        os.setgroups([])
+    except OSError as exc:
+        raise SandboxError(f"the sandbox has no rights: {exc}", _RIGHTS_HINT) from exc
     # Only now: the kernel drops the setting with every change of credentials. A launcher that died before
     # shows as the closed pipe above.
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

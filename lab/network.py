@@ -115,6 +115,9 @@ def _try_unshare(flags: int) -> bool:
 def _become_root_inside(uid: int, gid: int) -> None:
     """Map our user to root of the new user namespace; setgroups is given up first (user_namespaces(7))."""
     me = Path("/proc/self")
-    (me / "setgroups").write_text("deny")
-    (me / "uid_map").write_text(f"0 {uid} 1")
-    (me / "gid_map").write_text(f"0 {gid} 1")
+    try:
+        (me / "setgroups").write_text("deny")
+        (me / "uid_map").write_text(f"0 {uid} 1")
+        (me / "gid_map").write_text(f"0 {gid} 1")
+    except OSError as exc:  # AppArmor lets the namespace be made and then takes its rights away
+        raise LabError(f"the private network can not be set up: {exc}", _USERNS_HINT) from exc

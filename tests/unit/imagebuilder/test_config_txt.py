@@ -27,3 +27,16 @@ def test_a_kernel_with_all_trees_needs_nothing() -> None:
 
 def test_without_a_stand_in_nothing_is_promised() -> None:
     assert edit_config(CONFIG, {"other.dtb"}) == CONFIG
+
+
+def test_debians_own_trees_need_sections_for_the_siblings_of_the_pi_5_only() -> None:
+    debian = {
+        "bcm2711-rpi-4-b.dtb",
+        "bcm2711-rpi-400.dtb",
+        "bcm2711-rpi-cm4-io.dtb",
+        "bcm2712-rpi-5-b.dtb",
+    }
+    edited = edit_config(CONFIG, debian)
+    assert "[cm5]" in edited
+    assert "[cm4]" not in edited, "a CM4 with the Pi 4's tree finds no Ethernet PHY"
+    assert "[pi400]" not in edited
