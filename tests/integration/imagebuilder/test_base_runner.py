@@ -122,7 +122,9 @@ def test_error_in_the_reader_ends_the_command(tmp_path: Path) -> None:
 def test_keyboard_interrupt_ends_the_command(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     code = f"""
+import signal
 from imagebuilder.runner import run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit it ignored
 try:
     run(["sh", "-c", "echo $$ > {pid_file}; exec sleep 60"])
 except KeyboardInterrupt:
