@@ -42,11 +42,13 @@ class DemoOptions:
 
     Attributes:
         k3s_release: directory of a real k3s release; None: the simulator.
+        mirror: Debian archive to build a missing base from; None: the one that this machine's apt uses.
         keep: leave the work directory in place.
         plain: lines instead of a live table, also on a terminal.
     """
 
     k3s_release: Path | None = None
+    mirror: str | None = None
     keep: bool = False
     plain: bool = False
 
@@ -92,7 +94,7 @@ def run_demo(options: DemoOptions) -> Measures:
 
 
 def _run(options: DemoOptions, work: Path, screen: Screen) -> Measures:
-    ensure_base(store(), screen)
+    ensure_base(store(), screen, mirror=options.mirror)
     started = time.monotonic()
     spec = load_cluster(write_spec(work, options.k3s_release))
     measures = Measures(simulated=options.k3s_release is None)
@@ -109,14 +111,14 @@ def _run(options: DemoOptions, work: Path, screen: Screen) -> Measures:
     return measures
 
 
-def ensure_base(bases: Store, screen: Screen) -> None:
+def ensure_base(bases: Store, screen: Screen, *, mirror: str | None) -> None:
     """Build the demo's base where the store does not have it."""
     if find_base(BASE, bases) is None:
         screen.say(f"building the base {BASE} from Debian's packages; this takes some minutes, once")
         build_base(
             require_recipe(BASE),
             store=bases,
-            mirror=None,
+            mirror=mirror,
             progress=lambda progress: screen.progress(progress.phase, progress.percent / 100),
         )
 

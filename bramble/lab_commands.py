@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from bramble.paths import MIRROR_VARIABLE
 from lab.cli import board, shell
 
 
@@ -25,9 +26,15 @@ lab.add_command(shell)
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Directory with a k3s release for arm64 and its sha256sum file. Default: the simulator.",
 )
+@click.option(
+    "--mirror",
+    envvar=MIRROR_VARIABLE,
+    metavar="URL",
+    help=f"Debian archive for a base that is not there yet; ${MIRROR_VARIABLE}, or this machine's own.",
+)
 @click.option("--keep", is_flag=True, help="Keep the work directory: disks, consoles, the server's state.")
 @click.option("--plain", is_flag=True, help="One line per event instead of a live table.")
-def demo(k3s_release: Path | None, keep: bool, plain: bool) -> None:
+def demo(k3s_release: Path | None, mirror: str | None, keep: bool, plain: bool) -> None:
     """Three virtual boards go from blank disks to a Ready cluster; then one is power-cycled.
 
     A Pi 5 server, a Pi 4 agent and a CM5 agent netboot from a real 'bramble serve' on a private network. No
@@ -35,4 +42,4 @@ def demo(k3s_release: Path | None, keep: bool, plain: bool) -> None:
     """
     from bramble.demo import DemoOptions, run_demo
 
-    run_demo(DemoOptions(k3s_release=k3s_release, keep=keep, plain=plain))
+    run_demo(DemoOptions(k3s_release=k3s_release, mirror=mirror, keep=keep, plain=plain))

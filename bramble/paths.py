@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fleet.cli import STATE_VARIABLE, state_directory
-from imagebuilder.cli import agent_package, store
+from imagebuilder.cli import MIRROR_VARIABLE, agent_package, store
 
-__all__ = ["STATE_VARIABLE", "StateLayout", "agent_package", "state_layout", "store"]
+__all__ = ["MIRROR_VARIABLE", "STATE_VARIABLE", "StateLayout", "agent_package", "state_layout", "store"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

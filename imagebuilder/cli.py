@@ -15,6 +15,8 @@ import click
 from imagebuilder.errors import ImageBuilderError
 from imagebuilder.store import Store
 
+MIRROR_VARIABLE = "BRAMBLE_MIRROR"
+
 _CLUSTER = click.Path(exists=True, dir_okay=False, path_type=Path)
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -85,8 +87,9 @@ def base() -> None:
 @click.argument("name")
 @click.option(
     "--mirror",
+    envvar=MIRROR_VARIABLE,
     metavar="URL",
-    help="Debian archive to take packages from (default: the one this host's apt uses).",
+    help=f"Debian archive to take packages from; ${MIRROR_VARIABLE}, or the one this host's apt uses.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def base_build(name: str, mirror: str | None, as_json: bool) -> None:

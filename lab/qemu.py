@@ -29,7 +29,7 @@ from lab.errors import LabError, ToolMissingError
 from lab.runner import require_tool, run, spawn
 
 MACHINE: Final = "virt"
-OLDEST_MAJOR: Final = 9
+OLDEST_MAJOR: Final = 8
 BINARY: Final = "qemu-system-aarch64"
 _READ_BYTES: Final = 65536
 _END_TIMEOUT_S: Final = 10.0

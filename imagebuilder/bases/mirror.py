@@ -146,7 +146,7 @@ def find_mirror(given: str | None) -> Mirror:
     if mirror is None:
         raise MirrorError(
             "this machine's apt has no Debian archive configured over http or https",
-            "Name one: --mirror http://mirror.example.org/debian (on Ubuntu this is always needed).",
+            "Name one: --mirror http://mirror.example.org/debian, or BRAMBLE_MIRROR (on Ubuntu always).",
         )
     return mirror
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import yaml
 
 from bramble.demo import ensure_base, write_spec
 from bramble.demo_screen import PlainScreen
-from bramble.paths import agent_package, store
+from bramble.paths import MIRROR_VARIABLE, agent_package, store
 from bramble.rehearsal import Rehearsal
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec
@@ -30,7 +31,7 @@ def demo_spec(tmp_path_factory: pytest.TempPathFactory) -> ClusterSpec:
 @pytest.fixture(scope="session")
 def image(demo_spec: ClusterSpec) -> Image:
     """The cluster's image; the base is built first where the store does not have it."""
-    ensure_base(store(), PlainScreen())
+    ensure_base(store(), PlainScreen(), mirror=os.environ.get(MIRROR_VARIABLE))
     return build_image(demo_spec, store=store(), agent_package=agent_package())
 
 
