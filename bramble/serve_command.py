@@ -22,10 +22,14 @@ def serve(file: Path) -> None:
     capability cap_net_bind_service.
     """
     from bramble.serve import Server, serve_until_signal
+    from pxe.server import PxeConfig
 
     spec = load_cluster(file)
+    state = state_layout(spec.name)
+    # What is wrong with the network is said before an image is built.
+    PxeConfig.from_spec(spec.network, spec.domain, state.directory)
     image = _image(spec)
-    server = Server(spec, image, state_layout(spec.name))
+    server = Server(spec, image, state)
 
     def say_ready() -> None:
         click.echo(_ready_text(spec, image, server.control.url))
