@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from agent.errors import AgentError
 from agent.hardware import Disk, format_size
@@ -11,9 +11,68 @@ from agent.protocol import DiskSelector
 REMOVABLE_KINDS = frozenset({"sd", "usb"})
 """Kinds whose name is the consent to write to a removable medium."""
 
+DISK_PATIENCE_S = 20.0
+"""A USB or NVMe disk may be enumerated some seconds after the kernel started."""
+SETTLE_S = 3.0
+"""How long an NVMe or SD match must stay the only one: their controllers are probed within a second or so."""
+SETTLE_LIMIT_S = 120.0
+"""Disks that come and go for so long (a bad cable, a weak power supply) are not waited for any more."""
+POLL_S = 0.5
+
 
 class NoSuchDisk(AgentError):
     """No disk matches yet; a slow controller may still bring one."""
+
+
+def find_disk(
+    find_disks: Callable[[], Sequence[Disk]],
+    selector: DiskSelector,
+    image_bytes: int,
+    *,
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+    say: Callable[[str], None],
+) -> Disk:
+    """Wait until the disk that the plan names is there, and the only one.
+
+    A serial names one disk: it is taken at once. Without a serial the first disk of the kind is not yet the
+    only one: a second may still spin up, and the first may hold data. It is taken after it was the only
+    match, unchanged, for a settle time; for USB, where each disk takes its own time, that is the whole
+    `DISK_PATIENCE_S`.
+
+    Args:
+        clock: seconds, monotonic.
+
+    Raises:
+        NoSuchDisk: none matched within `DISK_PATIENCE_S`.
+        AgentError: what `choose_disk` refuses, at once; or the matches never settled.
+    """
+    settle_s = 0.0
+    if selector.serial is None:
+        settle_s = DISK_PATIENCE_S if selector.kind == "usb" else SETTLE_S
+    started = clock()
+    settling: Disk | None = None
+    settled_at = started
+    while True:
+        disk: Disk | None = None
+        try:
+            disk = choose_disk(find_disks(), selector, image_bytes)
+        except NoSuchDisk:
+            if clock() >= started + DISK_PATIENCE_S:
+                raise
+        now = clock()
+        if disk != settling:
+            settling, settled_at = disk, now + settle_s
+            if disk is not None and settle_s:
+                say(f"{disk.describe()}: taken if no other of its kind appears within {settle_s:g} s")
+        if disk is not None and now >= settled_at:
+            return disk
+        if now >= started + SETTLE_LIMIT_S:
+            raise AgentError(
+                f"the board's disks of kind {selector.kind} kept changing for {SETTLE_LIMIT_S:g} s",
+                "Check cables and power supply, or name the disk by its serial in cluster.yaml.",
+            )
+        sleep(POLL_S)
 
 
 def choose_disk(disks: Sequence[Disk], selector: DiskSelector, image_bytes: int) -> Disk:

@@ -18,7 +18,7 @@ from agent.hardware import Disk, format_size, read_disks, read_hardware, read_in
 from agent.installer.cmdline import InstallerConfig, parse_cmdline
 from agent.installer.consoles import Consoles, say_here
 from agent.installer.device import TargetDisk
-from agent.installer.disks import NoSuchDisk, choose_disk
+from agent.installer.disks import find_disk
 from agent.installer.index import ImageIndex, parse_index
 from agent.installer.layout import HEAD_BYTES, Overlay
 from agent.installer.occupant import Finding, encode_marker, inspect_head
@@ -29,8 +29,6 @@ from agent.installer.stream import ImageStream, StreamBroken, fetch_small
 from agent.installer.writer import ImageWriter, OnProgress
 from agent.protocol import Hardware, InstallComplete, InstallPlan, InstallProgress, InstallStep, Occupant
 
-DISK_PATIENCE_S = 20.0
-"""A USB or NVMe disk may be enumerated some seconds after the kernel started."""
 FAILURE_PAUSE_S = 20.0
 """Time to read the console; also keeps a board that fails at once from hammering the server."""
 INDEX_ATTEMPTS = 8
@@ -163,7 +161,14 @@ def _install_once(
         progress = _Progress(plan.intent, reporter, around)
         try:
             around.say(f"[{progress.step.value}] looking for a disk of kind {plan.disk.kind}")
-            disk = _find_disk(plan, around)
+            disk = find_disk(
+                around.find_disks,
+                plan.disk,
+                plan.image.size_bytes,
+                clock=around.clock,
+                sleep=around.sleep,
+                say=lambda text: around.say(f"[{progress.step.value}] {text}"),
+            )
             # One descriptor from the look to the last write: what was looked at is what is written.
             with TargetDisk(disk.path) as target:
                 finding = inspect_head(bytes(target.read_back(0, min(HEAD_BYTES, target.size_bytes))))
@@ -206,17 +211,6 @@ def _write_disk(
     progress.begin(InstallStep.COMMIT, "boot sector, marker and partition table")
     writer.commit()
     return writer
-
-
-def _find_disk(plan: InstallPlan, around: Surroundings) -> Disk:
-    deadline = around.clock() + DISK_PATIENCE_S
-    while True:
-        try:
-            return choose_disk(around.find_disks(), plan.disk, plan.image.size_bytes)
-        except NoSuchDisk:
-            if around.clock() >= deadline:
-                raise
-        around.sleep(0.5)
 
 
 def _fetch_index(plan: InstallPlan, around: Surroundings) -> ImageIndex:

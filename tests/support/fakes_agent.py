@@ -548,7 +548,7 @@ def make_plan(image: FakeImage, content_url: str, *, intent: int = 1) -> Install
         intent=intent,
         node="pi-1",
         cluster="attic",
-        disk=DiskSelector(kind="nvme"),
+        disk=DiskSelector(kind="nvme", serial="F1"),
         image=ImageSource(
             image_url=f"{content_url}/image.zst", index_url=f"{content_url}/index.json", **image.source_fields
         ),
