@@ -16,13 +16,26 @@ STDERR_LINES_SHOWN = 20
 
 
 class CommandError(AgentError):
-    """A command that is missing, took too long or ended with a status other than 0."""
+    """A command that is missing, took too long or ended with a status other than 0.
 
-    def __init__(self, argv: Sequence[str], reason: str, stderr: str = "", hint: str = "") -> None:
+    `returncode` is the status that the program itself ended with. It is None when the program gave no
+    verdict: it could not start, took too long, or a signal ended it. Then nothing follows about its input.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        reason: str,
+        stderr: str = "",
+        hint: str = "",
+        *,
+        returncode: int | None = None,
+    ) -> None:
         tail = "\n".join(stderr.strip().splitlines()[-STDERR_LINES_SHOWN:])
         super().__init__(f"'{shlex.join(argv)}' {reason}" + (f":\n{tail}" if tail else ""), hint)
         self.argv = tuple(argv)
         self.stderr = stderr
+        self.returncode = returncode
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +68,8 @@ def run(
     """Run a command to its end.
 
     Raises:
-        CommandError: not installed, no end within `timeout_s`, or (with `check`) an exit status other than 0.
+        CommandError: not installed, no end within `timeout_s`, or (with `check`) ended by a signal or with a
+            status other than 0.
     """
     try:
         done = subprocess.run(
@@ -78,8 +92,15 @@ def run(
         stderr = (exc.stderr or b"").decode("utf-8", "replace")
         raise CommandError(argv, f"did not end within {timeout_s:g} s", stderr) from exc
     completed = Completed(tuple(argv), done.returncode, done.stdout, done.stderr.decode("utf-8", "replace"))
-    if check and completed.returncode != 0:
-        raise CommandError(argv, f"ended with status {completed.returncode}", completed.stderr)
+    if check and completed.returncode < 0:
+        raise CommandError(argv, f"was ended by signal {-completed.returncode}", completed.stderr)
+    if check and completed.returncode > 0:
+        raise CommandError(
+            argv,
+            f"ended with status {completed.returncode}",
+            completed.stderr,
+            returncode=completed.returncode,
+        )
     return completed
 
 

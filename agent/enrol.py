@@ -59,7 +59,11 @@ class Identity:
         self.certificate = directory / "agent.crt"
 
     def is_enrolled(self) -> bool:
-        """True when there is a certificate and it belongs to the key."""
+        """True when there is a certificate and it belongs to the key.
+
+        Raises:
+            CommandError: openssl gave no verdict on the files.
+        """
         if not (self.key.exists() and self.certificate.exists()):
             return False
         try:
@@ -67,21 +71,28 @@ class Identity:
                 ["openssl", "x509", "-in", str(self.certificate), "-noout", "-pubkey"]
             ).stdout
             return certified.strip() == self._public_key("PEM").strip()
-        except CommandError:
+        except CommandError as exc:
+            if exc.returncode is None:
+                raise
             return False  # a damaged file: enrol again
 
     def ensure_key(self) -> None:
         """Make a P-256 key unless there is a usable one.
 
+        A key that openssl refuses is kept as agent.key.damaged. One that openssl could not judge (no memory,
+        too slow, not installed) stays: without it the node's certificate is worth nothing.
+
         Raises:
-            AgentError: openssl is missing or the disk refuses.
+            AgentError: openssl is missing or gave no verdict, or the disk refuses.
         """
         if self.key.exists():
             try:
                 self._public_key("DER")
                 return
-            except CommandError:
-                self.key.unlink()
+            except CommandError as exc:
+                if exc.returncode is None:
+                    raise
+                self._put_aside()
         self.key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = self._run(
             [
@@ -96,6 +107,16 @@ class Identity:
             ]
         ).stdout
         write_atomically(self.key, fresh, 0o600)
+
+    def _put_aside(self) -> None:
+        damaged = self.key.with_name("agent.key.damaged")
+        try:
+            self.key.replace(damaged)
+        except OSError as exc:
+            raise AgentError(
+                f"{self.key} is damaged and can not be renamed: {os.strerror(exc.errno or 0)}",
+                "Did the kernel remount the disk read-only ('dmesg')?",
+            ) from exc
 
     def key_sha256(self) -> str:
         """Hash of the public key, SubjectPublicKeyInfo in DER."""

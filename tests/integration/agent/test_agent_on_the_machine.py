@@ -102,14 +102,26 @@ def test_absent_disk_is_an_error(tmp_path: Path) -> None:
 
 
 def test_command_errors_carry_the_messages_of_the_command() -> None:
-    with pytest.raises(CommandError, match="ended with status 3:\nwhy"):
+    with pytest.raises(CommandError, match="ended with status 3:\nwhy") as caught:
         run(["sh", "-c", "echo why >&2; exit 3"])
-    with pytest.raises(CommandError, match="not installed"):
-        run(["no-such-program"])
-    with pytest.raises(CommandError, match="did not end within"):
-        run(["sleep", "30"], timeout_s=0.05)
+    assert caught.value.returncode == 3
     assert run(["cat"], input_bytes=b"through").stdout == b"through"
     assert run(["false"], check=False).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        (["no-such-program"], "not installed"),
+        (["sleep", "30"], "did not end within"),
+        (["sh", "-c", "kill -9 $$"], "was ended by signal 9"),
+    ],
+    ids=["missing", "timeout", "signal"],
+)
+def test_program_that_gave_no_verdict_has_no_status(argv: list[str], reason: str) -> None:
+    with pytest.raises(CommandError, match=reason) as caught:
+        run(argv, timeout_s=0.5)
+    assert caught.value.returncode is None
 
 
 def test_client_uses_the_endpoint_that_answers_and_reconnects(tmp_path: Path) -> None:
