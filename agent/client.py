@@ -16,6 +16,7 @@ import http.client
 import json
 import socket
 import ssl
+import threading
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -164,7 +165,8 @@ class _Connection(http.client.HTTPSConnection):
 class ControlClient:
     """Calls on the first endpoint that answers; the connection is kept open between calls.
 
-    Not safe for use by two threads at once.
+    Calls of several threads follow one another: at the end of an install the reporter's last report may
+    still be under way when the installer says that it is complete.
     """
 
     def __init__(self, urls: tuple[str, ...], trust: Trust) -> None:
@@ -173,6 +175,8 @@ class ControlClient:
         self._endpoints = [parse_endpoint(url) for url in urls]
         self._trust = trust
         self._connection: _Connection | None = None
+        self._in_use = threading.RLock()
+        """Held for a whole call, and by what changes the connection; `_call` itself closes it."""
         self.token: str | None = None
         """Bearer token of an admitted installer; sent with every call once set."""
         self.clock_behind_s: float | None = None
@@ -180,14 +184,16 @@ class ControlClient:
 
     def trust(self, trust: Trust) -> None:
         """Use another manner of trust from the next call on."""
-        if trust != self._trust:
-            self.close()
-            self._trust = trust
+        with self._in_use:
+            if trust != self._trust:
+                self.close()
+                self._trust = trust
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        with self._in_use:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
 
     def get(self, path: str, kind: type[Message]) -> Message:
         return self._decode(kind, self._call("GET", path, None))
@@ -210,6 +216,10 @@ class ControlClient:
             ) from exc
 
     def _call(self, method: str, path: str, body: bytes | None) -> bytes:
+        with self._in_use:
+            return self._call_alone(method, path, body)
+
+    def _call_alone(self, method: str, path: str, body: bytes | None) -> bytes:
         kept = self._connection
         if kept is not None:
             try:
