@@ -16,6 +16,8 @@ from agent.state import JoinRecord
 
 ALLOWED_ROOTS = ("/etc/rancher/", "/var/lib/rancher/")
 """Join material is k3s configuration; a path elsewhere is a mistake, whoever made it."""
+PRIVATE_ROOT = "/var/lib/rancher/k3s/server"
+"""k3s makes it 0700 and relies on that for the secrets below; a directory that it finds keeps its mode."""
 ALLOWED_UNITS = ("k3s.service", "k3s-agent.service")
 _HINT = "This is a bug of the control server; please report it."
 
@@ -77,7 +79,7 @@ def finish_join(root: Path, record: JoinRecord) -> None:
 
 
 def write_files(root: Path, files: Iterable[NodeFile]) -> None:
-    """Write each file atomically with its mode; missing directories are made, 0755.
+    """Write each file atomically with its mode; missing directories are made, 0755, those of k3s server 0700.
 
     Raises:
         AgentError: a path or mode that is not allowed (nothing was written), or the disk refuses.
@@ -85,12 +87,22 @@ def write_files(root: Path, files: Iterable[NodeFile]) -> None:
     checked = [(resolve(root, file.path), _parse_mode(file), file.content.encode()) for file in files]
     for path, mode, data in checked:
         try:
-            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            _make_directory(path.parent, private=resolve(root, PRIVATE_ROOT))
         except OSError as exc:
             raise AgentError(
                 f"{path.parent} can not be made: {os.strerror(exc.errno or 0)}", "Is the disk full?"
             ) from exc
         write_atomically(path, data, mode)
+
+
+def _make_directory(directory: Path, *, private: Path) -> None:
+    """Make what is missing of `directory`; `private` and all below it for root only.
+
+    `mkdir(parents=True)` would give the parents the default mode.
+    """
+    for path in reversed((directory, *directory.parents)):
+        if not path.is_dir():
+            path.mkdir(0o700 if path.is_relative_to(private) else 0o755, exist_ok=True)
 
 
 def _parse_mode(file: NodeFile) -> int:

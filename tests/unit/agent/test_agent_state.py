@@ -176,6 +176,23 @@ def test_material_is_placed_before_the_unit_starts(tmp_path: Path) -> None:
     assert record == JoinRecord(3, "k3s.service")
 
 
+def test_directories_of_k3s_server_are_for_root_only(tmp_path: Path) -> None:
+    manifest = "/var/lib/rancher/k3s/server/manifests/extra/vip.yaml"
+    beside = "/var/lib/rancher/k3s/server-notes/x"
+    write_files(tmp_path, [NodeFile(path, "0644", "c") for path in (manifest, beside, CONFIG)])
+    modes = {
+        str(path.relative_to(tmp_path)): stat.S_IMODE(path.stat().st_mode)
+        for path in tmp_path.rglob("*")
+        if path.is_dir()
+    }
+    assert {name for name, mode in modes.items() if mode == 0o700} == {
+        "var/lib/rancher/k3s/server",
+        "var/lib/rancher/k3s/server/manifests",
+        "var/lib/rancher/k3s/server/manifests/extra",
+    }
+    assert {mode for mode in modes.values() if mode != 0o700} == {0o755}
+
+
 def test_token_reference_is_dropped_before_the_token(tmp_path: Path) -> None:
     """k3s does not start with a token-file that is not there: the order matters at every power cut."""
     write_files(tmp_path, (NodeFile(TOKEN, "0600", "t"), NodeFile(CONFIG, "0600", f"token-file: {TOKEN}")))
