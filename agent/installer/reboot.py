@@ -16,7 +16,9 @@ def reboot() -> None:
     try:
         import ctypes
 
+        # Returns only when the kernel refused, with -1; then the trigger below is tried too.
         ctypes.CDLL(None).reboot(RB_AUTOBOOT)
     except (ImportError, MemoryError, OSError, AttributeError):
-        # The installer's Python may come without libffi; the kernel's own trigger needs nothing.
-        SYSRQ.write_text("b")
+        pass  # the installer's Python may come without libffi
+    # The kernel's own trigger needs nothing.
+    SYSRQ.write_text("b")
