@@ -25,7 +25,7 @@ from lab.board import BoardConfig, VirtualBoard
 from lab.disk import VirtualDisk
 from lab.errors import LabError, WaitTimeoutError
 from lab.events import BoardEvent
-from lab.network import add_tap
+from lab.network import add_tap, remove_tap
 from lab.runner import require_tool
 
 DISK_BYTES: Final = 8 * 2**30
@@ -73,6 +73,8 @@ class Rehearsal:
         try:
             for board in self.boards.values():
                 board.close()
+                if board.config.tap is not None:
+                    remove_tap(board.config.tap)
         finally:
             self.stop_server()
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from bramble.rehearsal import Rehearsal
 from fleet.spec.model import ClusterSpec
-from lab.events import EventKind
+from lab.board import VirtualBoard
+from lab.events import BoardEvent, EventKind
 
 pytestmark = pytest.mark.e2e
 
@@ -19,10 +20,10 @@ RETURN_S = 400.0
 def test_blank_boards_become_ready_and_the_second_power_on_does_not_install_again(
     rehearse: Callable[[ClusterSpec], Rehearsal], cluster_of: Callable[..., ClusterSpec]
 ) -> None:
-    lab = rehearse(cluster_of(pi5_server={}, cm5_agent={}))
-    server, agent = (lab.add_board(node) for node in lab.spec.nodes)
-    server.power_on()
-    agent.power_on()
+    lab = rehearse(cluster_of(pi5_server={}, pi4_agent={"disk": "sd"}, cm5_agent={}))
+    server, card, agent = (lab.add_board(node) for node in lab.spec.nodes)
+    for board in (server, card, agent):
+        board.power_on()
 
     waiting = lab.wait_for_state("pi5-server", "pending", timeout_s=READY_S)
     assert f"fingerprint {waiting['fingerprint']}" in server.console.tail(200)
@@ -50,4 +51,16 @@ def test_blank_boards_become_ready_and_the_second_power_on_does_not_install_agai
     )
     assert lab.count_installs("cm5-agent") == 1
 
+    # The emulated SD card is slow: its board was still writing while the others joined.
+    lab.wait_for_state("pi4-agent", "first-boot", "joining", "ready", timeout_s=READY_S)
+    assert any(event.text.endswith("from SD") for event in wait_for_second_kernel(card))
+    assert lab.count_installs("pi4-agent") == 1
+
     assert lab.stop_server() == 0
+
+
+def wait_for_second_kernel(board: VirtualBoard) -> Sequence[BoardEvent]:
+    """Events of a board up to the kernel that it starts after the installer's."""
+    first = board.wait_for(EventKind.KERNEL_STARTED, timeout_s=60)
+    board.wait_for(EventKind.KERNEL_STARTED, timeout_s=60, since=list(board.events).index(first) + 1)
+    return board.events

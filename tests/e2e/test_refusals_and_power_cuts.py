@@ -23,7 +23,7 @@ ClusterOf = Callable[..., ClusterSpec]
 def test_ambiguous_absent_and_undeclared_are_refused_and_no_disk_is_touched(
     rehearse: Rehearse, cluster_of: ClusterOf
 ) -> None:
-    lab = rehearse(cluster_of(pi5_server={}, pi4_agent={}, cm5_agent={}))
+    lab = rehearse(cluster_of(pi5_server={}, pi4_agent={"disk": "sd"}, cm5_agent={}))
     pi4, cm5 = (lab.spec.find_node(name) for name in ("pi4-agent", "cm5-agent"))
     assert pi4 is not None
     assert cm5 is not None
