@@ -74,13 +74,28 @@ class FleetReader:
                 ) from None
             return as_json(found)
 
-    def approve(self, name: str) -> str:
+    def pending_fingerprint(self, name: str) -> str | None:
+        """The beginning of the key of this node that waits for approval; None when none does."""
+        found: list[str | None] = [
+            node["fingerprint"] for node in self.nodes()["nodes"] if node["name"] == name
+        ]
+        return found[0] if found else None
+
+    def approve(self, name: str, key: str | None = None) -> str:
         """Let a node in; what was done, for people.
+
+        Args:
+            key: The fingerprint that was compared with the board's screen, or "" where none was shown. None
+                takes the one that waits now.
 
         Raises:
             NoServerError: Only a running server can.
+            FleetError: Nothing of the node waits, or another key than `key` does.
         """
-        message: str = self._ask("POST", f"/v1/admin/nodes/{quote(name, safe='')}/approve")["message"]
+        if key is None:
+            key = self.pending_fingerprint(name) or ""
+        path = f"/v1/admin/nodes/{quote(name, safe='')}/approve?key={quote(key, safe='')}"
+        message: str = self._ask("POST", path)["message"]
         return message
 
     def _ask(self, method: str, path: str) -> Any:

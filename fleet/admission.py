@@ -129,14 +129,18 @@ class AdmissionDesk:
             return self._prove_installer(session, proof, now)
         return self._prove_agent(session, proof, peer_certificate, now)
 
-    def approve(self, name: str) -> str:
+    def approve(self, name: str, key: str | None = None) -> str:
         """A person lets the node in: the key that waits is approved, or a quarantined node may try again.
+
+        Args:
+            key: The beginning of the key that the person compared, hex; "" where no key was shown to them.
+                None approves whatever waits now.
 
         Returns:
             What was done, for people.
 
         Raises:
-            RefusedError: No such node, or nothing of it waits.
+            RefusedError: No such node, nothing of it waits, or another key than `key` does.
         """
         ground, now = self._ground, self._ground.clock()
         with ground.store.write() as tx:
@@ -156,6 +160,14 @@ class AdmissionDesk:
                 )
             else:
                 fingerprint = node.pending_key[:FINGERPRINT_DIGITS]
+                if key is not None and not (key and node.pending_key.startswith(key)):
+                    raise RefusedError(
+                        409,
+                        "other-key",
+                        f"the key of {name} that waits now is {fingerprint}, not {key or 'none'}",
+                        f"Somebody else asked meanwhile: compare {fingerprint} with the board's screen, then "
+                        f"run 'bramble approve {name} --key {fingerprint}'.",
+                    )
                 tx.update_node(node, approved_key=node.pending_key, pending_key=None)
                 tx.add_event(events.approved(fingerprint), now, node=name, board=node.board_id)
                 done = f"{name} is approved (key {fingerprint}); it goes on within seconds"
@@ -240,7 +252,10 @@ class AdmissionDesk:
                 return _verdict(decision, None)
             entry = events.agent_decided(decision, session.fingerprint)
             if decision.outcome is not Outcome.ENROLLED:
-                if decision.outcome is Outcome.PENDING and node.pending_key != key:
+                # While an installation is awaited the key that waits is an installer's: no agent that claims
+                # to be the node may put its own in the place of the one that a person is comparing.
+                waits = decision.outcome is Outcome.PENDING and not node.state.awaits_install
+                if waits and node.pending_key != key:
                     tx.update_node(node, pending_key=key)
                 ground.say_once(tx, entry, now, node=node)
                 return _verdict(decision, node.name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,13 +85,35 @@ def show(node: str, file: Path, as_json: bool, watch: bool) -> None:
 @click.command()
 @click.argument("node")
 @_file_argument
-def approve(node: str, file: Path) -> None:
+@click.option("--key", metavar="FINGERPRINT", help="Approve this key and no other, without a question.")
+@click.option("--yes", is_flag=True, help="Approve whichever key waits now, without a question.")
+def approve(node: str, file: Path, key: str | None, yes: bool) -> None:
     """Let a waiting NODE be installed, or a quarantined one try again.
 
-    The approval is for the key that waits now: compare its fingerprint ('bramble nodes') with the one on the
-    board's screen first.
+    Shows the fingerprint of the key that waits and asks whether the board's screen shows the same; the
+    approval is for that key only.
     """
-    click.echo(_reader(file).approve(node))
+    if key is not None and not re.fullmatch("[0-9a-f]{8,64}", key := key.lower()):
+        raise click.BadParameter(
+            f"{key!r} is not a fingerprint: 8 to 64 hex digits, as on the board's screen.", param_hint="--key"
+        )
+    reader = _reader(file)
+    if key is None and not yes:
+        if not _is_terminal():
+            raise click.UsageError(
+                "There is no terminal to ask on. Say which key with --key FINGERPRINT, or approve the "
+                "one that waits with --yes."
+            )
+        key = reader.pending_fingerprint(node) or ""
+        question = (
+            f"Does the screen of {node} show {key}?" if key else f"No key of {node} waits. Let it try again?"
+        )
+        click.confirm(question, abort=True)
+    click.echo(reader.approve(node, key))
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _follow(console: Console, reader: FleetReader, node: str, seen: list[Any]) -> None:

@@ -2,7 +2,7 @@
 
 GET  /v1/admin/nodes                    FleetView
 GET  /v1/admin/nodes/{name}?since=ID    Timeline of a node or of a held board
-POST /v1/admin/nodes/{name}/approve     {"message": text}
+POST /v1/admin/nodes/{name}/approve?key=HEX   {"message": text}; 409 when another key waits by now
 GET  /v1/admin/summary                  counts by state, memory of the server
 """
 
@@ -15,6 +15,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Final
 
 from aiohttp import web
 
@@ -23,6 +24,8 @@ from fleet.controller import Controller
 from fleet.errors import FleetError
 from fleet.refusal import RefusedError
 from fleet.views import as_json, fleet_view, timeline_view
+
+_KEY: Final = re.compile(r"[0-9a-f]{8,64}")
 
 
 class AdminApi:
@@ -56,7 +59,15 @@ class AdminApi:
         return value_answer(as_json(found))
 
     async def _approve(self, request: web.Request) -> web.Response:
-        return value_answer({"message": self._controller.admission.approve(request.match_info["name"])})
+        key = request.query.get("key")
+        if key and not _KEY.fullmatch(key):
+            raise RefusedError(
+                400,
+                "key",
+                f"key is {key!r}, it is 8 to 64 lower-case hex digits",
+                "'bramble nodes' shows it.",
+            )
+        return value_answer({"message": self._controller.admission.approve(request.match_info["name"], key)})
 
     async def _summary(self, _request: web.Request) -> web.Response:
         view = fleet_view(self._controller.store)

@@ -290,6 +290,38 @@ def test_server_waits_for_approval_of_exactly_its_key(tmp_path: Path) -> None:
         fleet.store.close()
 
 
+def ask_without_proof(fleet: Fleet, node: NodeSpec, key: AgentKey) -> Verdict:
+    welcome = fleet.controller.admission.hello(agent_hello(hardware_of(node), key))
+    proof = Proof(welcome.session, ProofKind.NONE, csr_pem=key.csr_pem)
+    return fleet.controller.admission.prove(proof, None)
+
+
+def test_agent_does_not_replace_the_installers_key_that_waits(tmp_path: Path) -> None:
+    fleet = open_fleet(tmp_path, cluster_spec(SERVER, server_policy=FirstBoot.APPROVE))
+    try:
+        ask_to_install(fleet, SERVER)
+        shown = fleet_view(fleet.store).nodes[0].fingerprint
+        assert ask_without_proof(fleet, SERVER, AgentKey()).outcome is Outcome.PENDING
+        assert fleet_view(fleet.store).nodes[0].fingerprint == shown
+        fleet.controller.admission.approve("pi5-1", shown)
+        assert ask_to_install(fleet, SERVER).outcome is Outcome.ADMITTED
+    finally:
+        fleet.store.close()
+
+
+@pytest.mark.parametrize("compared", ["", "00000000"])
+def test_approval_of_a_key_that_waits_no_more_is_refused(tmp_path: Path, compared: str) -> None:
+    fleet = open_fleet(tmp_path, cluster_spec(SERVER, server_policy=FirstBoot.APPROVE))
+    try:
+        ask_to_install(fleet, SERVER)
+        with pytest.raises(RefusedError) as refused:
+            fleet.controller.admission.approve("pi5-1", compared)
+        assert (refused.value.status, refused.value.code) == (409, "other-key")
+        assert ask_to_install(fleet, SERVER).outcome is Outcome.PENDING
+    finally:
+        fleet.store.close()
+
+
 FOUND = Occupant(cluster="attic", node="pi4-1", image_id="c0" * 32, installation="1a" * 16)
 
 

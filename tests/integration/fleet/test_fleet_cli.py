@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 from pathlib import Path
@@ -52,9 +53,9 @@ def knock(controller: Controller, spec: ClusterSpec) -> None:
     controller.admission.prove(Proof(welcome.session, ProofKind.NONE, installer_key=KEY.hex()), None)
 
 
-def typed(*arguments: str | Path) -> Result:
+def typed(*arguments: str | Path, answer: str | None = None) -> Result:
     command = {"nodes": nodes, "show": show, "approve": approve}[str(arguments[0])]
-    return CliRunner().invoke(command, [str(argument) for argument in arguments[1:]])
+    return CliRunner().invoke(command, [str(argument) for argument in arguments[1:]], input=answer)
 
 
 def test_live_server_is_asked_and_approval_reaches_it(file: Path, spec: ClusterSpec, tmp_path: Path) -> None:
@@ -63,10 +64,10 @@ def test_live_server_is_asked_and_approval_reaches_it(file: Path, spec: ClusterS
         listing = json.loads(typed("nodes", file, "--json").output)
         assert listing["live"] is True
         assert [(node["name"], node["state"]) for node in listing["nodes"]] == [("pi5-1", "pending")]
-        assert "pi5-1 is approved" in typed("approve", "pi5-1", file).output
+        assert "pi5-1 is approved" in typed("approve", "pi5-1", file, "--yes").output
         timeline = json.loads(typed("show", "pi5-1", file, "--json").output)
         assert "approved by a person" in timeline["events"][-1]["text"]
-        refused = typed("approve", "pi5-1", file)
+        refused = typed("approve", "pi5-1", file, "--yes")
         assert refused.exit_code == 1
         assert "nothing of pi5-1 waits" in str(refused.exception)
 
@@ -85,7 +86,28 @@ def test_without_a_server_the_file_is_read_and_approval_needs_one(
     assert "serial: 10000000abcd0001" in story
     assert "waits for approval" in story
     assert "bramble approve pi5-1" in story
-    assert "no server of this cluster is running" in str(typed("approve", "pi5-1", file).exception)
+    assert "no server of this cluster is running" in str(typed("approve", "pi5-1", file, "--yes").exception)
+
+
+def test_approval_is_for_the_key_that_was_compared(
+    file: Path, spec: ClusterSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fingerprint = hashlib.sha256(KEY).hexdigest()[:8]
+    with running(tmp_path / "state" / "attic", spec) as server:
+        server.in_loop(lambda: knock(server.fleet.controller, spec))
+        refused = typed("approve", "pi5-1", file, "--key", "0123abcd")
+        assert f"waits now is {fingerprint}, not 0123abcd" in str(refused.exception)
+        assert "--key FINGERPRINT" in typed("approve", "pi5-1", file).output
+        monkeypatch.setattr("fleet.cli._is_terminal", lambda: True)
+        declined = typed("approve", "pi5-1", file, answer="n\n")
+        assert f"show {fingerprint}?" in declined.output
+        assert declined.exit_code == 1
+        agreed = typed("approve", "pi5-1", file, answer="y\n")
+        assert f"approved (key {fingerprint})" in agreed.output
+
+
+def test_fingerprint_that_is_none_is_a_usage_error(file: Path) -> None:
+    assert typed("approve", "pi5-1", file, "--key", "12").exit_code == 2
 
 
 def test_socket_of_a_killed_server_is_not_mistaken_for_one(
