@@ -172,6 +172,20 @@ def test_renewal_with_the_present_certificate(server: Running) -> None:
     assert node.ask("GET", "/v1/node/desired").status == 401
 
 
+def test_node_that_was_off_until_its_certificate_expired_renews_by_itself(server: Running) -> None:
+    server.fleet.clock.advance(-30 * 86400)
+    install(server)
+    node = enrol(server)
+    server.fleet.clock.advance(30 * 86400)
+    assert node.ask("GET", "/v1/node/desired").status == 200
+    key = AgentKey()
+    welcome = say_hello(node, agent_hello(hardware_of(SERVER), key))
+    verdict = decode(
+        Verdict, node.post("/v1/prove", Proof(welcome.session, ProofKind.PREVIOUS, csr_pem=key.csr_pem)).body
+    )
+    assert (verdict.outcome, verdict.certificate_pem is None) == (Outcome.ENROLLED, False)
+
+
 def test_unknown_board_waits_and_learns_nothing(server: Running) -> None:
     caller = server.caller()
     stranger = hardware_of(node_spec("stranger", 77))
