@@ -244,7 +244,7 @@ class AdmissionDesk:
                 ticket=standing,
                 previous_valid=node is not None
                 and certificate is not None
-                and certificate == node.certificate,
+                and certificate in (node.certificate, node.previous_certificate),
                 approved=node is not None and node.approved_key == key,
             )
             decision = decide_agent(case)
@@ -261,12 +261,22 @@ class AdmissionDesk:
                 return _verdict(decision, node.name)
             if decision.burns_ticket and ticket is not None:
                 tx.burn_ticket(ticket.sha256, key, now)
-            verdict = self._enrol(tx, node, key, proof, decision, now)
+            # Only a renewal leaves the certificate that was shown in force; all others end here.
+            kept = certificate if proof.kind is ProofKind.PREVIOUS else None
+            verdict = self._enrol(tx, node, key, proof, decision, now, kept=kept)
         ground.on_boot_change()
         return verdict
 
     def _enrol(
-        self, tx: Transaction, node: NodeRecord, key: str, proof: Proof, decision: Decision, now: float
+        self,
+        tx: Transaction,
+        node: NodeRecord,
+        key: str,
+        proof: Proof,
+        decision: Decision,
+        now: float,
+        *,
+        kept: str | None,
     ) -> Verdict:
         issued = self._ground.pki.issue_node_certificate(
             proof.csr_pem, uuid=node.uuid, node=node.name, now=now
@@ -274,8 +284,9 @@ class AdmissionDesk:
         entry = events.agent_decided(decision, key[:FINGERPRINT_DIGITS])
         identity = {
             "certificate": issued.serial,
-            # The answer may get lost: the old one is good until the new one was used.
-            "previous_certificate": node.certificate if proof.kind is ProofKind.PREVIOUS else None,
+            # The answer may get lost, more than once: the one that the node has is good until a newer one
+            # was used.
+            "previous_certificate": kept,
             "agent_key": key,
             "pending_key": None,
             "approved_key": None,

@@ -83,7 +83,8 @@ class AgentCase:
 
     Attributes:
         ticket: Standing of the ticket behind the proof; None where the proof is no ticket.
-        previous_valid: The connection presents this node's present certificate.
+        previous_valid: The connection presents this node's present certificate, or the one before it as long
+            as the present one was never used.
         approved: A person approved exactly this agent's public key.
     """
 

@@ -196,6 +196,29 @@ def test_agent_whose_answer_was_lost_gets_a_certificate_again(fleet: Fleet) -> N
     assert fleet.controller.joins.desired(second).generation >= 1
 
 
+def renew(fleet: Fleet, node: NodeSpec, certificate: str) -> Verdict:
+    key = AgentKey()
+    welcome = fleet.controller.admission.hello(agent_hello(hardware_of(node), key))
+    proof = Proof(welcome.session, ProofKind.PREVIOUS, csr_pem=key.csr_pem)
+    return fleet.controller.admission.prove(proof, certificate)
+
+
+def test_renewal_whose_answer_was_lost_can_be_repeated_until_the_new_certificate_was_used(
+    fleet: Fleet,
+) -> None:
+    install(fleet, AGENT)
+    first = enrol(fleet, AGENT)
+    for _ in range(3):
+        answer = renew(fleet, AGENT, first)
+        assert answer.outcome is Outcome.ENROLLED
+        fleet.controller.joins.desired(first)
+    assert answer.certificate_pem is not None
+    fleet.controller.joins.desired(certificate_serial(answer.certificate_pem))
+    assert renew(fleet, AGENT, first).outcome is Outcome.REJECTED
+    with pytest.raises(RefusedError, match="client certificate"):
+        fleet.controller.joins.desired(first)
+
+
 def test_ticket_of_an_earlier_attempt_is_void(fleet: Fleet) -> None:
     see(fleet, AGENT, BootStage.KERNEL)
     fleet.controller.installs.plan(require_token(ask_to_install(fleet, AGENT)))
