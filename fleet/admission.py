@@ -200,7 +200,10 @@ class AdmissionDesk:
             if decision.outcome is Outcome.ADMITTED and intent is not None:
                 token = ground.random_hex(32)
                 tx.update_intent(intent, token_sha256=hash_token(token))
-                tx.move(node, Happening.ADMITTED, entry, now, pending_key=None, disk_signature=None)
+                learned = self._learned(node, session)
+                tx.move(
+                    node, Happening.ADMITTED, entry, now, pending_key=None, disk_signature=None, **learned
+                )
                 verdict = _verdict(decision, node.name, token=token)
             else:
                 self._hold_installer(tx, node, session, decision, now)
@@ -263,6 +266,8 @@ class AdmissionDesk:
                 tx.burn_ticket(ticket.sha256, key, now)
             # Only a renewal leaves the certificate that was shown in force; all others end here.
             kept = certificate if proof.kind is ProofKind.PREVIOUS else None
+            learned = self._learned(node, session)
+            node = tx.update_node(node, **learned) if learned else node
             verdict = self._enrol(tx, node, key, proof, decision, now, kept=kept)
         ground.on_boot_change()
         return verdict
@@ -336,9 +341,11 @@ class AdmissionDesk:
             record_sighting(tx, seen)
         if match.node is None:
             return None
-        node = tx.require_node(match.node.name)
-        learned = learned_identity(node, session.serial, session.macs)
-        return tx.update_node(node, **learned) if learned else node
+        return tx.require_node(match.node.name)
+
+    def _learned(self, node: NodeRecord, session: Session) -> dict[str, str]:
+        """What the node's record takes over of a caller that was let in; others may claim anything."""
+        return learned_identity(node, self._ground.require_spec(node.name), session.serial, session.macs)
 
     def _forget_old_sessions(self, now: float) -> None:
         if len(self._sessions) < MAX_SESSIONS:

@@ -67,7 +67,8 @@ class NodeBoot:
     """What one node may boot from the network.
 
     Attributes:
-        mac, serial: Declared, or learned from its board.
+        mac: Declared; None where cluster.yaml has none.
+        serial: Declared, else learned from its board.
         install_intent: Number of the intent under which it may install; None: it boots its own disk. For a
             node that was never seen this is the intent that its first sign will open, so that the answer does
             not wait for the record.
@@ -160,7 +161,12 @@ class BootDesk:
         ground = self._ground
         with ground.store.write() as tx:
             node = tx.require_node(name)
-            seen = learned_identity(node, report.serial, (report.mac,) if report.mac else ())
+            seen: dict[str, str] = {}
+            # With a revision code it comes from option 97, which names serial and MAC in one. A file name is
+            # anybody's claim.
+            if report.revision is not None:
+                macs = (report.mac,) if report.mac else ()
+                seen = learned_identity(node, ground.require_spec(name), report.serial, macs)
             if seen:
                 node = tx.update_node(node, **seen)
             record_sighting(tx, _board_of(report, key, Recognition.DECLARED))
@@ -226,10 +232,14 @@ def _node_boot(
         number, reason = next_number, "declared, never installed"
     elif record.state.is_installed:
         reason = "installed"
+    # The boot server holds a board that shows another serial or MAC than these. So a learned MAC is not
+    # handed on: it could only veto. A learned serial is: beside another DHCP server, file names hold nothing
+    # else to find a node by that is declared by its MAC, and the board's next request corrects it.
+    serial = node.serial or (Serial.parse(record.serial) if record.serial else None)
     return NodeBoot(
         name=node.name,
-        mac=node.mac or (MacAddress.parse(record.mac) if record.mac else None),
-        serial=node.serial or (Serial.parse(record.serial) if record.serial else None),
+        mac=node.mac,
+        serial=serial,
         address=node.address,
         install_intent=number,
         expires=expires,

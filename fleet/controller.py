@@ -21,6 +21,7 @@ from typing import Final
 
 from fleet import events
 from fleet.admission import AdmissionDesk
+from fleet.boards import Serial
 from fleet.boots import BootDesk, BootReport, NodeBoot
 from fleet.errors import FleetError
 from fleet.ground import Ground
@@ -190,13 +191,21 @@ class Controller:
 
 
 def _restore(tx: Transaction, record: NodeRecord, node: NodeSpec, now: float) -> None:
-    """Take over what cluster.yaml says of a node that is known."""
+    """Take over what cluster.yaml says of a node that is known.
+
+    What was learned beside the declared half of its identity is of another board once that half changes.
+    """
+    known = Serial(record.serial) if record.serial else None
+    new_serial = node.serial is not None and not (known and known.matches(node.serial))
+    new_mac = node.mac is not None and record.mac != str(node.mac)
+    learned_serial = None if new_mac else record.serial
+    learned_mac = None if new_serial else record.mac
     record = tx.update_node(
         record,
         role=node.role,
         board=node.board.yaml_name,
-        serial=node.serial.text if node.serial else record.serial,
-        mac=str(node.mac) if node.mac else record.mac,
+        serial=node.serial.text if node.serial else learned_serial,
+        mac=str(node.mac) if node.mac else learned_mac,
     )
     if record.state is State.DECOMMISSIONED:
         # A node with an image was installed once: it must not be wiped because a line came and went.

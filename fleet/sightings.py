@@ -10,7 +10,7 @@ from fleet.boards import BoardError, MacAddress, Serial, decode_revision
 from fleet.enrolment import Recognition
 from fleet.printable import printable
 from fleet.roster import recognise
-from fleet.spec.model import ClusterSpec
+from fleet.spec.model import ClusterSpec, NodeSpec
 from fleet.store.records import BoardRecord, NodeRecord
 from fleet.store.transaction import Transaction
 
@@ -69,13 +69,21 @@ def model_of(revision: int | None, told: str) -> str:
     return model.title if model else printable(told, 80)
 
 
-def learned_identity(node: NodeRecord, serial: Serial | None, macs: tuple[MacAddress, ...]) -> dict[str, str]:
-    """Columns that a sighting of the node's board adds; what is known already stays."""
+def learned_identity(
+    node: NodeRecord, declared: NodeSpec, serial: Serial | None, macs: tuple[MacAddress, ...]
+) -> dict[str, str]:
+    """Columns that a believable sighting of the node's board changes.
+
+    What cluster.yaml declares is never touched but for the half of a serial that it leaves out. The rest
+    follows the board: a false claim that was believed once is corrected by the board's next sign.
+    """
     changes = {}
     known = Serial(node.serial) if node.serial else None
-    if serial and serial != known and (known is None or known.is_short):
-        changes["serial"] = serial.text
-    if macs and node.mac is None:
+    if serial and (declared.serial is None or declared.serial.is_short):
+        is_other = known is None or not known.matches(serial)
+        if is_other or (known is not None and known.is_short and not serial.is_short):
+            changes["serial"] = serial.text
+    if macs and declared.mac is None and node.mac not in [str(mac) for mac in macs]:
         changes["mac"] = str(macs[0])
     return changes
 

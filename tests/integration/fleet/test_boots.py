@@ -20,6 +20,7 @@ from fleet.views import Timeline, fleet_view, timeline_view
 pytestmark = pytest.mark.integration
 
 MAC = MacAddress.parse("2c:cf:67:00:00:0a")
+PI5 = decode_revision(0xD04170)
 BY_MAC = node_spec("by-mac", 1, mac=str(MAC))
 BY_SERIAL = node_spec("by-serial", 2)
 
@@ -52,7 +53,7 @@ def test_first_sign_is_durable_at_once_and_the_rest_waits_for_the_next_flush(fle
 
 
 def test_serial_of_a_node_known_by_its_mac_is_learned_and_offered_to_tftp(fleet: Fleet) -> None:
-    report(fleet, mac=MAC, serial=Serial.parse("abcd1234"))
+    report(fleet, mac=MAC, serial=Serial.parse("abcd1234"), revision=PI5)
     boot = next(state for state in fleet.controller.boot_states() if state.name == "by-mac")
     assert boot.serial == Serial.parse("abcd1234")
     hardware = replace(hardware_of(BY_MAC), serial="10000000abcd1234", macs=(str(MAC),))
@@ -66,6 +67,42 @@ def test_serial_of_a_node_known_by_its_mac_is_learned_and_offered_to_tftp(fleet:
     )
     boot = next(state for state in fleet.controller.boot_states() if state.name == "by-mac")
     assert boot.serial == Serial.parse("10000000abcd1234")
+
+
+def identity(fleet: Fleet, name: str) -> tuple[str | None, str | None]:
+    boot = next(state for state in fleet.controller.boot_states() if state.name == name)
+    return boot.serial.prefix if boot.serial else None, str(boot.mac) if boot.mac else None
+
+
+def test_claims_in_file_names_teach_nothing(fleet: Fleet) -> None:
+    report(fleet, BootStage.KERNEL, mac=MAC, serial=Serial.parse("0badbeef"))
+    assert identity(fleet, "by-mac") == (None, str(MAC))
+
+
+def test_false_serial_that_was_believed_is_corrected_by_the_board(fleet: Fleet) -> None:
+    report(fleet, mac=MAC, serial=Serial.parse("0badbeef"), revision=PI5)
+    report(fleet, mac=MAC, serial=Serial.parse("abcd1234"), revision=PI5)
+    assert identity(fleet, "by-mac") == ("abcd1234", str(MAC))
+
+
+def test_learned_mac_cannot_veto_a_board_that_is_declared_by_its_serial(fleet: Fleet) -> None:
+    report(fleet, mac=MacAddress.parse("2c:cf:67:66:66:66"), serial=Serial.parse("abcd0002"), revision=PI5)
+    assert identity(fleet, "by-serial") == ("abcd0002", None)
+
+
+def test_learned_half_is_forgotten_when_the_declared_half_changes(tmp_path: Path) -> None:
+    first = open_fleet(tmp_path, cluster_spec(BY_MAC))
+    report(first, mac=MAC, serial=Serial.parse("abcd1234"), revision=PI5)
+    first.store.close()
+    again = open_fleet(tmp_path, cluster_spec(BY_MAC), first.clock)
+    assert identity(again, "by-mac")[0] == "abcd1234"
+    again.store.close()
+    other = node_spec("by-mac", 1, mac="2c:cf:67:00:00:0b")
+    second = open_fleet(tmp_path, cluster_spec(other), first.clock)
+    try:
+        assert identity(second, "by-mac") == (None, "2c:cf:67:00:00:0b")
+    finally:
+        second.store.close()
 
 
 def test_same_line_twice_within_seconds_is_one_line(fleet: Fleet) -> None:
