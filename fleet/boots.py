@@ -229,7 +229,8 @@ def _node_boot(
         number, expires = intent.number, intent.expires
         reason = f"intent {number} is open"
     elif record.state.awaits_install:
-        number, reason = next_number, "declared, never installed"
+        # An intent that expired and is still open is extended by the node's next sign.
+        number, reason = intent.number if intent else next_number, "declared, never installed"
     elif record.state.is_installed:
         reason = "installed"
     # The boot server holds a board that shows another serial or MAC than these. So a learned MAC is not

@@ -53,6 +53,11 @@ def intent_opened(number: int, expires_in_s: float) -> Entry:
     return Entry(kind=Kind.INTENT, text=text, detail={"intent": number})
 
 
+def intent_extended(number: int, expires_in_s: float) -> Entry:
+    text = f"intent {number} extended by {round(expires_in_s / 3600)} h: the node still waits"
+    return Entry(kind=Kind.INTENT, text=text, detail={"intent": number})
+
+
 def intent_closed(number: int, why: str) -> Entry:
     return Entry(kind=Kind.INTENT, text=f"intent {number} closed: {why}", detail={"intent": number})
 

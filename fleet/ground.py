@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from fleet.events import Entry, intent_opened
+from fleet.events import Entry, intent_extended, intent_opened
 from fleet.k3s import K3sMaterial
 from fleet.lifecycle import Happening, State
 from fleet.pki import ControlPki
@@ -70,13 +70,19 @@ class Ground:
     ) -> tuple[NodeRecord, IntentRecord | None]:
         """The node's usable intent; opened here when a declared, never installed board gives its first sign.
 
-        The consent of cluster.yaml does not end, so an expired intent of such a node is followed by another.
+        The consent of cluster.yaml does not end: an expired intent of such a node is extended while it is
+        open, because an installer that waits for approval was booted for its number; else another follows.
         "Never installed" is what this store remembers. It may have been lost: a disk with an installation
         that the store does not know of is left alone until a person approves (`InstallDesk.progress`).
         """
         intent = tx.open_intent(node.name)
         if is_usable(intent, now) or not node.state.awaits_install:
             return node, intent if is_usable(intent, now) else None
+        if intent is not None and node.state is not State.DECLARED:
+            tx.update_intent(intent, expires=now + INTENT_TTL_S)
+            entry = intent_extended(intent.number, INTENT_TTL_S)
+            tx.add_event(entry, now, node=node.name, board=node.board_id)
+            return node, tx.open_intent(node.name)
         intent = self.open_new_intent(tx, node.name, now)
         entry = intent_opened(intent.number, INTENT_TTL_S)
         if node.state is State.DECLARED:

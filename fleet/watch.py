@@ -15,8 +15,8 @@ from fleet.kube import KubeApi, KubeError, KubeNode
 from fleet.lifecycle import Happening, State, check, limit_s
 from fleet.printable import printable
 from fleet.spec.model import Role
-from fleet.store.records import NodeRecord
-from fleet.store.transaction import Transaction
+from fleet.store.records import IntentRecord, NodeRecord
+from fleet.store.transaction import Reader, Transaction
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Watch:
         now = self._ground.clock()
         with self._ground.store.read() as reader:
             due = any(self._is_due(node, now) for node in reader.nodes())
-            due |= any(not is_usable(intent, now) for intent in reader.open_intents().values())
+            due |= bool(_expired_intents(reader, now))
         if not due:
             return
         with self._ground.store.write() as tx:
@@ -84,13 +84,10 @@ class Watch:
 
     @staticmethod
     def _expire_intents(tx: Transaction, now: float) -> None:
-        for name, intent in tx.open_intents().items():
-            node = tx.require_node(name)
-            # An installer at work is not cut off: its own limit without progress watches over it.
-            if not is_usable(intent, now) and node.state is not State.IMAGING:
-                tx.close_intent(intent, "expired", now)
-                entry = events.intent_closed(intent.number, "expired")
-                tx.add_event(entry, now, node=name, board=node.board_id)
+        for node, intent in _expired_intents(tx, now):
+            tx.close_intent(intent, "expired", now)
+            entry = events.intent_closed(intent.number, "expired")
+            tx.add_event(entry, now, node=node.name, board=node.board_id)
 
     def poll_interval_s(self) -> float:
         """How long to wait until the next question to Kubernetes."""
@@ -151,6 +148,17 @@ class Watch:
 
     def _connect_with_certificate(self, url: str) -> KubeApi:
         return KubeApi(url, self._ground.k3s.client_identity(self._ground.clock()))
+
+
+def _expired_intents(reader: Reader, now: float) -> list[tuple[NodeRecord, IntentRecord]]:
+    """Open intents whose time is over.
+
+    Not those of an installer at work or one that waits for a person: its own limit without progress watches
+    over it.
+    """
+    expired = [intent for intent in reader.open_intents().values() if not is_usable(intent, now)]
+    owned = [(reader.require_node(intent.node), intent) for intent in expired]
+    return [(node, intent) for node, intent in owned if node.state not in (State.IMAGING, State.PENDING)]
 
 
 def _waits_for_ready(node: NodeRecord) -> bool:

@@ -319,6 +319,23 @@ def ask_without_proof(fleet: Fleet, node: NodeSpec, key: AgentKey) -> Verdict:
     return fleet.controller.admission.prove(proof, None)
 
 
+def test_server_that_waits_for_days_is_admitted_under_the_intent_it_was_booted_for(tmp_path: Path) -> None:
+    fleet = open_fleet(tmp_path, cluster_spec(SERVER, server_policy=FirstBoot.APPROVE))
+    try:
+        see(fleet, SERVER, BootStage.KERNEL)
+        for _ in range(50):
+            assert ask_to_install(fleet, SERVER).outcome is Outcome.PENDING
+            fleet.clock.advance(3600)
+            fleet.controller.tick()
+            assert intent_of(fleet, SERVER) == 1
+        assert state_of(fleet, SERVER) is State.PENDING
+        assert sum("intent 1 extended" in text for text in texts(fleet, "pi5-1")) == 2
+        fleet.controller.admission.approve("pi5-1")
+        assert ask_to_install(fleet, SERVER).outcome is Outcome.ADMITTED
+    finally:
+        fleet.store.close()
+
+
 def test_agent_does_not_replace_the_installers_key_that_waits(tmp_path: Path) -> None:
     fleet = open_fleet(tmp_path, cluster_spec(SERVER, server_policy=FirstBoot.APPROVE))
     try:
