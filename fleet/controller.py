@@ -26,13 +26,13 @@ from fleet.boots import BootDesk, BootReport, NodeBoot
 from fleet.errors import FleetError
 from fleet.ground import Ground
 from fleet.installs import ControlInfo, ImageProvider, InstallDesk
-from fleet.joining import JoinDesk
+from fleet.joining import FOUNDED, FOUNDER, JoinDesk
 from fleet.k3s import K3sMaterial
 from fleet.lifecycle import Happening, Standing, State
 from fleet.pki import ControlPki
 from fleet.secret import Secret
 from fleet.sightings import release_declared
-from fleet.spec.model import ClusterSpec, NodeSpec
+from fleet.spec.model import ClusterSpec, NodeSpec, Role
 from fleet.store.database import Store, StoreError
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Transaction
@@ -159,6 +159,7 @@ class Controller:
             for record in known.values():
                 _remove(tx, record, now)
             release_declared(tx, self.spec)
+            _release_founder(tx, now)
 
     def _add(self, tx: Transaction, node: NodeSpec, now: float) -> None:
         record = NodeRecord(
@@ -212,6 +213,17 @@ def _restore(tx: Transaction, record: NodeRecord, node: NodeSpec, now: float) ->
         was_installed = record.image_id is not None
         back = Happening.RESTORED_INSTALLED if was_installed else Happening.RESTORED_BLANK
         tx.move(record, back, events.restored(), now)
+
+
+def _release_founder(tx: Transaction, now: float) -> None:
+    """Let another server found the cluster when the one that should have is no server of it any more."""
+    founder = tx.value(FOUNDER)
+    if founder is None or tx.value(FOUNDED) is not None:
+        return
+    node = tx.node(founder)
+    if node is None or node.role is not Role.SERVER or node.state is State.DECOMMISSIONED:
+        tx.remove_value(FOUNDER)
+        tx.add_event(events.founder_released(), now, node=founder, board=node.board_id if node else None)
 
 
 def _remove(tx: Transaction, record: NodeRecord, now: float) -> None:

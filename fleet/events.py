@@ -161,6 +161,13 @@ def join_waits(reason: str) -> Entry:
     return Entry(kind=Kind.JOIN, text=f"waits to join: {reason}")
 
 
+def founder_released() -> Entry:
+    return Entry(
+        kind=Kind.JOIN,
+        text="no longer the server that founds the cluster: it never was Ready and left; the next one does",
+    )
+
+
 def material_given(unit: str) -> Entry:
     return Entry(kind=Kind.JOIN, text=f"join material handed out for {unit}")
 

@@ -224,6 +224,9 @@ class Transaction(Reader):
         if changed.rowcount == 0:
             self._connection.execute(sa.insert(kv).values(key=key, value=value))
 
+    def remove_value(self, key: str) -> None:
+        self._connection.execute(sa.delete(kv).where(kv.c.key == key))
+
     def claim_value(self, key: str, value: str) -> str:
         """Set `key` if it is not set, and tell what it holds: who comes first, wins for ever."""
         held = self.value(key)

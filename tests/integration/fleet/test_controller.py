@@ -559,6 +559,28 @@ def test_only_one_server_founds_the_cluster_and_the_next_join_one_at_a_time(tmp_
         fleet.store.close()
 
 
+@pytest.mark.parametrize("was_ready", [False, True], ids=["never-ready", "founded"])
+def test_founder_that_left_before_it_was_ready_gives_way_to_the_next_server(
+    tmp_path: Path, was_ready: bool
+) -> None:
+    other = node_spec("s2", 2, role=Role.SERVER)
+    first = open_fleet(tmp_path, cluster_spec(SERVER, other))
+    for node in (SERVER, other):
+        install(first, node)
+    assert first.controller.joins.desired(enrol(first, SERVER)).join
+    certificate = enrol(first, other)
+    assert not first.controller.joins.desired(certificate).join
+    if was_ready:
+        first.controller.watch.apply_kubernetes(kube_ready(SERVER))
+    first.store.close()
+    second = open_fleet(tmp_path, cluster_spec(other), first.clock)
+    try:
+        assert second.controller.joins.desired(certificate).join is not was_ready
+        assert ("no longer the server" in texts(second, "pi5-1")[-1]) is not was_ready
+    finally:
+        second.store.close()
+
+
 def test_silence_loses_a_node_and_a_report_brings_it_back(fleet: Fleet) -> None:
     install(fleet, SERVER)
     certificate = enrol(fleet, SERVER)
