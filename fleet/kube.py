@@ -65,7 +65,7 @@ class KubeApi:
         listing = await self._get("/api/v1/nodes")
         try:
             return {node.name: node for node in map(parse_node, listing["items"])}
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise KubeError(f"{self._url} did not answer with a list of nodes") from error
 
     async def _get(self, path: str) -> Any:
@@ -84,7 +84,7 @@ def parse_node(item: Mapping[str, Any]) -> KubeNode:
     """A Node object of the API.
 
     Raises:
-        KeyError, TypeError: It is not one.
+        KeyError, TypeError, AttributeError: It is not one.
     """
     status = item.get("status", {})
     condition = next((entry for entry in status.get("conditions", []) if entry["type"] == "Ready"), None)

@@ -93,12 +93,12 @@ class Store:
         """A transaction: durable when the block ends, undone when it raises.
 
         Raises:
-            StoreError: The disk is full or refuses; nothing was changed.
+            StoreError: The disk is full or refuses, or the file is damaged; nothing was changed.
         """
         try:
             with self._engine.begin() as connection:
                 yield Transaction(connection)
-        except sa.exc.OperationalError as error:
+        except sa.exc.DatabaseError as error:
             raise StoreError(
                 f"{self.path} cannot be written: {error.orig}",
                 "Is there room on the disk? Nothing was changed; what failed is tried again.",
@@ -107,9 +107,20 @@ class Store:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Reader]:
-        """A consistent view."""
-        with self._engine.connect().execution_options(**{_READS: True}) as connection:
-            yield Reader(connection)
+        """A consistent view.
+
+        Raises:
+            StoreError: The file cannot be read, or is damaged.
+        """
+        try:
+            with self._engine.connect().execution_options(**{_READS: True}) as connection:
+                yield Reader(connection)
+        except sa.exc.DatabaseError as error:
+            raise StoreError(
+                f"{self.path} cannot be read: {error.orig}",
+                "Is it yours, and on a disk that works? A damaged file has to be restored from a backup.",
+                self.path,
+            ) from error
 
     def _migrate(self) -> None:
         # Imported here: reading commands never migrate, and alembic costs them 0.15 s.

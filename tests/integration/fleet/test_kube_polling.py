@@ -17,6 +17,7 @@ from fleet.k3s import open_k3s
 from fleet.kube import KubeApi, KubeError
 from fleet.lifecycle import Happening, State
 from fleet.spec.model import Role
+from fleet.store.database import StoreError
 
 pytestmark = pytest.mark.integration
 
@@ -106,3 +107,53 @@ def test_silence_is_an_error_with_the_address(tmp_path: Path) -> None:
 
     with pytest.raises(KubeError, match=r"127\.0\.0\.1:1 does not answer"):
         asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [[], None, {}, {"items": ["x"]}, {"items": [{"status": "x"}]}, {"items": [{"metadata": []}]}],
+    ids=["list", "null", "empty", "text-item", "text-status", "list-metadata"],
+)
+def test_answer_that_is_no_list_of_nodes_is_an_error_of_kubernetes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: object
+) -> None:
+    api = KubeApi(
+        "https://k.invalid", open_k3s(tmp_path / "k3s", "attic", time.time()).client_identity(time.time())
+    )
+
+    async def get(_path: str) -> object:
+        return answer
+
+    monkeypatch.setattr(api, "_get", get)
+    with pytest.raises(KubeError, match="did not answer with a list of nodes"):
+        asyncio.run(api.nodes())
+
+
+def test_controller_goes_on_after_a_round_that_the_store_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = open_fleet(tmp_path, cluster_spec(SERVER))
+    rounds: list[int] = []
+
+    async def run() -> None:
+        done = asyncio.Event()
+
+        def tick() -> None:
+            rounds.append(len(rounds))
+            if len(rounds) == 1:
+                raise StoreError("cannot be written", "", tmp_path)
+            done.set()
+
+        monkeypatch.setattr(fleet.controller, "tick", tick)
+        monkeypatch.setattr("fleet.controller.TICK_S", 0.0)
+        task = asyncio.create_task(fleet.controller.run())
+        async with asyncio.timeout(TIMEOUT_S):
+            await done.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    try:
+        asyncio.run(run())
+    finally:
+        fleet.store.close()
+    assert len(rounds) >= 2

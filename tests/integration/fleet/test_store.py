@@ -179,3 +179,17 @@ def test_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written"):
         Store.open(tmp_path / "file" / "control.db")
+
+
+def test_damaged_file_is_a_store_error_for_readers_and_writers(store: Store, tmp_path: Path) -> None:
+    garbage = tmp_path / "garbage.db"
+    garbage.write_bytes(b"no database " * 1000)
+    reader = Store.open_readonly(garbage)
+    try:
+        with pytest.raises(StoreError, match="cannot be read"), reader.read() as view:
+            view.nodes()
+    finally:
+        reader.close()
+    twice = "INSERT INTO kv (key, value) VALUES ('a', 'b'), ('a', 'b')"
+    with pytest.raises(StoreError, match="cannot be written"), store.write() as tx:
+        tx._connection.exec_driver_sql(twice)
