@@ -14,7 +14,7 @@ from typing import Final
 from fleet import events
 from fleet.boards import MacAddress, Revision, Serial
 from fleet.enrolment import Recognition
-from fleet.events import Entry
+from fleet.events import Entry, Kind
 from fleet.ground import Ground, Repeats, is_usable
 from fleet.lifecycle import MAX_ATTEMPTS, Happening, State, allows
 from fleet.roster import recognise
@@ -29,6 +29,10 @@ SAME_BOOT_S: Final = 5.0
 """Two transfers of the kernel that lie closer together belong to one boot: the firmware asked again."""
 MAX_PENDING: Final = 2000
 """Entries that wait for the next flush; a flood beyond it is counted and dropped."""
+
+MAX_BOOT_EVENTS: Final = 5000
+"""Boot lines that a node's timeline keeps, the newest: a board that boots for ever must not fill the disk."""
+TRIM_INTERVAL_S: Final = 60.0
 
 
 class BootStage(StrEnum):
@@ -92,7 +96,9 @@ class BootDesk:
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
-        self._pending: list[tuple[Entry, float, str | None, str | None]] = []
+        self._pending: list[tuple[Entry, float, str, str]] = []
+        self._untrimmed: set[str] = set()
+        self._trimmed_at = float("-inf")
         self._seen: dict[str, float] = {}
         self._repeats = Repeats(SEEN_INTERVAL_S)
         self.dropped = 0
@@ -130,12 +136,20 @@ class BootDesk:
         """Write the entries that waited, in one transaction."""
         if not self._pending:
             return
+        now = self._ground.clock()
+        self._untrimmed |= {node for _entry, _at, node, _board in self._pending}
+        is_due = now - self._trimmed_at >= TRIM_INTERVAL_S
         with self._ground.store.write() as tx:
             for entry, at, node, board in self._pending:
                 tx.add_event(entry, at, node=node, board=board)
+            for node in self._untrimmed if is_due else ():
+                tx.trim_events(node, Kind.BOOT, MAX_BOOT_EVENTS)
         self._pending.clear()
+        if is_due:
+            self._untrimmed.clear()
+            self._trimmed_at = now
 
-    def _queue(self, report: BootReport, node: str | None, key: str) -> None:
+    def _queue(self, report: BootReport, node: str, key: str) -> None:
         if not report.text or not self._repeats.is_new((key, report.text), report.at):
             return
         if len(self._pending) >= MAX_PENDING:
@@ -196,13 +210,12 @@ class BootDesk:
         return False
 
     def _record_stranger(self, report: BootReport, key: str, recognition: Recognition) -> None:
+        """Keep that it was seen, and when last; what a stranger asks for is not worth the disk."""
         if not self._is_due(key, report.at):
             return
         with self._ground.store.write() as tx:
             recorded = record_sighting(tx, _board_of(report, key, recognition))
-        if recorded:
-            self._queue(report, None, key)
-        else:
+        if not recorded:
             self.dropped += 1
 
 

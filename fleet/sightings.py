@@ -16,6 +16,8 @@ from fleet.store.transaction import Transaction
 
 MAX_HELD_BOARDS: Final = 1000
 """A flood of invented identities must not fill the disk; boards beyond it are not recorded."""
+MAX_BOARDS: Final = 2 * MAX_HELD_BOARDS
+"""All boards: who claims a declared node's MAC can show a new serial with every request."""
 _UNKNOWN_MODEL: Final = "a board that does not say its model"
 
 
@@ -23,11 +25,13 @@ def record_sighting(tx: Transaction, seen: BoardRecord) -> bool:
     """Write down that a board was seen; a board that is held for a new reason is told of in its timeline.
 
     Returns:
-        False when there is no room for another held board.
+        False when there is no room for another board.
     """
     known = tx.board(seen.id)
-    if known is None and seen.held_reason and len(tx.held_boards()) >= MAX_HELD_BOARDS:
-        return False
+    if known is None:
+        held = tx.held_boards() if seen.held_reason else ()
+        if len(held) >= MAX_HELD_BOARDS or tx.board_count() >= MAX_BOARDS:
+            return False
     tx.put_board(seen if known is None else merge_sightings(known, seen))
     if seen.held_reason and (known is None or known.held_reason != seen.held_reason):
         entry = events.board_held(seen.model or _UNKNOWN_MODEL, seen.held_reason)

@@ -66,6 +66,10 @@ class Reader:
         query = sa.select(boards).where(boards.c.held_reason.is_not(None)).order_by(boards.c.first_seen)
         return [board_from_row(row) for row in self._connection.execute(query).mappings()]
 
+    def board_count(self) -> int:
+        """How many boards were ever recorded, held or not."""
+        return int(self._connection.execute(sa.select(sa.func.count()).select_from(boards)).scalar() or 0)
+
     def open_intent(self, node: str) -> IntentRecord | None:
         query = sa.select(intents).where(intents.c.node == node, intents.c.closed.is_(None))
         row = self._connection.execute(query.order_by(intents.c.number.desc())).mappings().first()
@@ -218,6 +222,14 @@ class Transaction(Reader):
         """Append to the timeline of a node, of a board, or both."""
         values = {"kind": entry.kind, "text": entry.text, "hint": entry.hint, "detail": dict(entry.detail)}
         self._connection.execute(sa.insert(events).values(at=at, node=node, board=board, **values))
+
+    def trim_events(self, node: str, kind: str, keep: int) -> None:
+        """Delete the node's entries of one kind but for the newest `keep`."""
+        own = sa.and_(events.c.node == node, events.c.kind == kind)
+        query = sa.select(events.c.id).where(own).order_by(events.c.id.desc()).offset(keep).limit(1)
+        newest_too_many = self._connection.execute(query).scalar()
+        if newest_too_many is not None:
+            self._connection.execute(sa.delete(events).where(own, events.c.id <= newest_too_many))
 
     def put_value(self, key: str, value: str) -> None:
         changed = self._connection.execute(sa.update(kv).where(kv.c.key == key).values(value=value))
