@@ -24,6 +24,7 @@ from fleet.admission import AdmissionDesk
 from fleet.boards import Serial
 from fleet.boots import BootDesk, BootReport, NodeBoot
 from fleet.errors import FleetError
+from fleet.events import Entry
 from fleet.ground import Ground
 from fleet.installs import ControlInfo, ImageProvider, InstallDesk
 from fleet.joining import FOUNDED, FOUNDER, JoinDesk
@@ -194,25 +195,42 @@ class Controller:
 def _restore(tx: Transaction, record: NodeRecord, node: NodeSpec, now: float) -> None:
     """Take over what cluster.yaml says of a node that is known.
 
-    What was learned beside the declared half of its identity is of another board once that half changes.
+    What was learned beside the declared half of its identity is of another board once that half changes. An
+    installed node keeps the role that it was installed in: its disk holds that role's k3s.
     """
     known = Serial(record.serial) if record.serial else None
     new_serial = node.serial is not None and not (known and known.matches(node.serial))
     new_mac = node.mac is not None and record.mac != str(node.mac)
     learned_serial = None if new_mac else record.serial
     learned_mac = None if new_serial else record.mac
+    role = node.role
+    if _was_installed(record):
+        role = record.role
+        if role is not node.role:
+            _say_once_ever(tx, record, events.role_changed(role, node.role), now)
+        if new_serial or new_mac:
+            _say_once_ever(tx, record, events.identity_changed(node.name), now)
     record = tx.update_node(
         record,
-        role=node.role,
+        role=role,
         board=node.board.yaml_name,
         serial=node.serial.text if node.serial else learned_serial,
         mac=str(node.mac) if node.mac else learned_mac,
     )
     if record.state is State.DECOMMISSIONED:
         # A node with an image was installed once: it must not be wiped because a line came and went.
-        was_installed = record.image_id is not None
-        back = Happening.RESTORED_INSTALLED if was_installed else Happening.RESTORED_BLANK
+        back = Happening.RESTORED_INSTALLED if _was_installed(record) else Happening.RESTORED_BLANK
         tx.move(record, back, events.restored(), now)
+
+
+def _was_installed(record: NodeRecord) -> bool:
+    return record.state.is_installed or record.image_id is not None
+
+
+def _say_once_ever(tx: Transaction, node: NodeRecord, entry: Entry, now: float) -> None:
+    """Not again with each start of the server."""
+    if all(event.text != entry.text for event in tx.timeline(node=node.name)):
+        tx.add_event(entry, now, node=node.name, board=node.board_id)
 
 
 def _release_founder(tx: Transaction, now: float) -> None:

@@ -15,6 +15,7 @@ from agent.protocol import Occupant
 from fleet.enrolment import WAITS, Decision
 from fleet.lifecycle import MAX_ATTEMPTS, State
 from fleet.printable import printable
+from fleet.spec.model import Role
 
 
 class Kind(StrEnum):
@@ -159,6 +160,25 @@ def may_join(reason: str) -> Entry:
 
 def join_waits(reason: str) -> Entry:
     return Entry(kind=Kind.JOIN, text=f"waits to join: {reason}")
+
+
+def role_changed(installed: Role, declared: Role) -> Entry:
+    """An installed node has another role in cluster.yaml by now."""
+    return Entry(
+        kind=Kind.ALARM,
+        text=f"cluster.yaml says role {declared.value}, but it was installed as {installed.value} and stays that",
+        hint=f"Declare it as {installed.value} again, or erase its disk and declare it under another name.",
+    )
+
+
+def identity_changed(name: str) -> Entry:
+    """An installed node's declared serial or MAC is another board's by now."""
+    return Entry(
+        kind=Kind.ALARM,
+        text="cluster.yaml names another serial or MAC than the board that was installed",
+        hint=f"If its disk moved to that board, let its agent in with 'bramble approve {name}' should it ask; "
+        "a blank board needs a new name under 'nodes:'.",
+    )
 
 
 def founder_released() -> Entry:

@@ -110,7 +110,7 @@ class JoinDesk:
             spec = ground.require_spec(node.name)
             material = render_join_material(
                 ground.spec,
-                spec,
+                dataclasses.replace(spec, role=node.role),
                 ground.k3s,
                 self._way(tx, node),
                 address=str(spec.address) if spec.address else None,

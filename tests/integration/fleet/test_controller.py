@@ -581,6 +581,42 @@ def test_founder_that_left_before_it_was_ready_gives_way_to_the_next_server(
         second.store.close()
 
 
+def test_installed_node_keeps_its_role_and_the_change_is_an_alarm(tmp_path: Path) -> None:
+    fleet = open_fleet(tmp_path, cluster_spec(SERVER, AGENT))
+    for node in (SERVER, AGENT):
+        install(fleet, node)
+    server, agent = enrol(fleet, SERVER), enrol(fleet, AGENT)
+    assert fleet.controller.joins.desired(server).join
+    fleet.controller.watch.apply_kubernetes(kube_ready(SERVER))
+    changed = node_spec("pi4-1", 2, role=Role.SERVER, serial="10000000abcd0077")
+    for _ in range(2):
+        fleet.store.close()
+        fleet = open_fleet(tmp_path, cluster_spec(SERVER, changed), fleet.clock)
+    try:
+        timeline = timeline_view(fleet.store, "pi4-1")
+        assert timeline is not None
+        alarms = [event for event in timeline.events if event.kind == "alarm"]
+        assert len(alarms) == 2
+        assert all(alarm.hint for alarm in alarms)
+        assert "installed as agent" in alarms[0].text
+        assert "another serial or MAC" in alarms[1].text
+        assert fleet.controller.joins.desired(agent).join
+        assert fleet.controller.joins.join_material(agent).unit == "k3s-agent.service"
+    finally:
+        fleet.store.close()
+
+
+def test_node_that_was_never_installed_takes_its_new_role(tmp_path: Path) -> None:
+    fleet = open_fleet(tmp_path, cluster_spec(AGENT))
+    fleet.store.close()
+    fleet = open_fleet(tmp_path, cluster_spec(node_spec("pi4-1", 2, role=Role.SERVER)), fleet.clock)
+    try:
+        assert fleet_view(fleet.store).nodes[0].role == "server"
+        assert texts(fleet, "pi4-1") == ["declared in cluster.yaml"]
+    finally:
+        fleet.store.close()
+
+
 def test_silence_loses_a_node_and_a_report_brings_it_back(fleet: Fleet) -> None:
     install(fleet, SERVER)
     certificate = enrol(fleet, SERVER)
