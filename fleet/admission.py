@@ -253,13 +253,13 @@ class AdmissionDesk:
             decision = decide_agent(case)
             if node is None:
                 return _verdict(decision, None)
-            entry = events.agent_decided(decision, session.fingerprint)
             if decision.outcome is not Outcome.ENROLLED:
                 # While an installation is awaited the key that waits is an installer's: no agent that claims
                 # to be the node may put its own in the place of the one that a person is comparing.
                 waits = decision.outcome is Outcome.PENDING and not node.state.awaits_install
                 if waits and node.pending_key != key:
                     tx.update_node(node, pending_key=key)
+                entry = events.agent_decided(decision, session.fingerprint, node.name, can_be_approved=waits)
                 ground.say_once(tx, entry, now, node=node)
                 return _verdict(decision, node.name)
             if decision.burns_ticket and ticket is not None:
@@ -286,7 +286,7 @@ class AdmissionDesk:
         issued = self._ground.pki.issue_node_certificate(
             proof.csr_pem, uuid=node.uuid, node=node.name, now=now
         )
-        entry = events.agent_decided(decision, key[:FINGERPRINT_DIGITS])
+        entry = events.agent_decided(decision, key[:FINGERPRINT_DIGITS], node.name)
         identity = {
             "certificate": issued.serial,
             # The answer may get lost, more than once: the one that the node has is good until a newer one

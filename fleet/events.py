@@ -96,8 +96,11 @@ def installer_decided(decision: Decision, fingerprint: str, name: str) -> Entry:
     )
 
 
-def agent_decided(decision: Decision, fingerprint: str) -> Entry:
+def agent_decided(decision: Decision, fingerprint: str, name: str, *, can_be_approved: bool = False) -> Entry:
+    """What an agent was answered; `can_be_approved` when its key waits now."""
     hint = ""
+    if can_be_approved:
+        hint = f"If {fingerprint} is what bramble-agent's status shows there, run 'bramble approve {name}'."
     if decision.is_alarm:
         hint = "If nobody moved this disk to another board, somebody copied it: check the boards' network."
     return Entry(
@@ -166,7 +169,7 @@ def role_changed(installed: Role, declared: Role) -> Entry:
     """An installed node has another role in cluster.yaml by now."""
     return Entry(
         kind=Kind.ALARM,
-        text=f"cluster.yaml says role {declared.value}, but it was installed as {installed.value} and stays that",
+        text=f"cluster.yaml says role {declared.value}; it was installed as {installed.value} and keeps that",
         hint=f"Declare it as {installed.value} again, or erase its disk and declare it under another name.",
     )
 
@@ -176,8 +179,8 @@ def identity_changed(name: str) -> Entry:
     return Entry(
         kind=Kind.ALARM,
         text="cluster.yaml names another serial or MAC than the board that was installed",
-        hint=f"If its disk moved to that board, let its agent in with 'bramble approve {name}' should it ask; "
-        "a blank board needs a new name under 'nodes:'.",
+        hint=f"If its disk moved to that board, let its agent in with 'bramble approve {name}' if it asks; a "
+        "blank board needs a new name under 'nodes:'.",
     )
 
 

@@ -336,6 +336,17 @@ def test_server_that_waits_for_days_is_admitted_under_the_intent_it_was_booted_f
         fleet.store.close()
 
 
+def test_installed_agent_without_proof_waits_and_the_timeline_says_what_to_do(fleet: Fleet) -> None:
+    install(fleet, AGENT)
+    key = AgentKey()
+    assert ask_without_proof(fleet, AGENT, key).outcome is Outcome.PENDING
+    timeline = timeline_view(fleet.store, "pi4-1")
+    assert timeline is not None
+    assert "bramble approve pi4-1" in timeline.events[-1].hint
+    fleet.controller.admission.approve("pi4-1", key.sha256[:8])
+    assert ask_without_proof(fleet, AGENT, key).outcome is Outcome.ENROLLED
+
+
 def test_agent_does_not_replace_the_installers_key_that_waits(tmp_path: Path) -> None:
     fleet = open_fleet(tmp_path, cluster_spec(SERVER, server_policy=FirstBoot.APPROVE))
     try:
