@@ -26,6 +26,7 @@ from pxe.dhcp.replies import (
     Report,
     SendReply,
     build_reply,
+    echoed_guid,
 )
 from pxe.dhcp.vendor import PI_BOOT_OPTION_43
 from pxe.dhcp.wire import NO_ADDRESS, DhcpMessage, MessageType, Option
@@ -282,10 +283,9 @@ class Responder:
         names."""
         if not board.is_pi:
             return ()
-        guid = message.option(Option.CLIENT_GUID)
         return (
             (Option.VENDOR_CLASS, PXE_CLASS),
-            *(((Option.CLIENT_GUID, guid),) if guid is not None else ()),
+            *echoed_guid(message),
             (Option.VENDOR_SPECIFIC, PI_BOOT_OPTION_43),
             (Option.TFTP_SERVER, str(self._settings.server).encode()),
         )

@@ -15,7 +15,7 @@ from pxe.boot.decision import Stage, decide
 from pxe.boot.identity import identify_client
 from pxe.boot.table import BootTable
 from pxe.dhcp.core import PXE_CLASS
-from pxe.dhcp.replies import Action, ClientMemory, DhcpSettings, Report, build_reply
+from pxe.dhcp.replies import Action, ClientMemory, DhcpSettings, Report, build_reply, echoed_guid
 from pxe.dhcp.vendor import PI_BOOT_OPTION_43
 from pxe.dhcp.wire import FLAG_BROADCAST, NO_ADDRESS, DhcpMessage, MessageType, Option
 from pxe.events import DhcpDiscover, DhcpOffer, ForeignServerChosen
@@ -66,7 +66,6 @@ class ProxyResponder:
 
     def _offer(self, message: DhcpMessage) -> Action:
         """An offer without an address. Order of the options as bootloaders are known to accept it."""
-        guid = message.option(Option.CLIENT_GUID)
         asked = message if message.giaddr != NO_ADDRESS else _broadcast(message)
         return build_reply(
             asked,
@@ -74,7 +73,7 @@ class ProxyResponder:
             self._settings,
             options=(
                 (Option.VENDOR_CLASS, PXE_CLASS),
-                *(((Option.CLIENT_GUID, guid),) if guid is not None else ()),
+                *echoed_guid(message),
                 (Option.VENDOR_SPECIFIC, PI_BOOT_OPTION_43),
             ),
         )

@@ -12,6 +12,8 @@ from pxe.boot.clients import Learn
 from pxe.boot.identity import BoardIdentity, merge
 from pxe.dhcp.wire import (
     FLAG_BROADCAST,
+    GUID_BYTES,
+    MAXIMUM_OPTION_PART,
     NO_ADDRESS,
     DhcpMessage,
     MessageType,
@@ -150,8 +152,14 @@ def build_reply(
     siaddr: IPv4Address = NO_ADDRESS,
     options: tuple[tuple[int, bytes], ...] = (),
 ) -> SendReply:
-    """A reply with its destination. Option 54 comes first and the relay's option 82 last (RFC 3046 §2.2)."""
+    """A reply with its destination. Option 54 comes first and the relay's option 82 last (RFC 3046 §2.2).
+
+    An option 82 that was put together from several is not echoed: no relay writes one, and it could make the
+    reply larger than a datagram.
+    """
     relay = request.option(Option.RELAY_AGENT)
+    if relay is not None and len(relay) > MAXIMUM_OPTION_PART:
+        relay = None
     flags = request.flags
     if reply_type is MessageType.NAK and request.giaddr != NO_ADDRESS:
         flags |= FLAG_BROADCAST  # the client's address is wrong: the relay must not unicast (RFC 2131 §4.3.2)
@@ -173,3 +181,9 @@ def build_reply(
     )
     address, port = address_reply(request, reply_type, settings)
     return SendReply(message, address, port)
+
+
+def echoed_guid(request: DhcpMessage) -> tuple[tuple[int, bytes], ...]:
+    """The client's option 97 as it goes back to it (RFC 4578 §2.3); nothing where its size is wrong."""
+    guid = request.option(Option.CLIENT_GUID)
+    return ((Option.CLIENT_GUID, guid),) if guid is not None and len(guid) == GUID_BYTES else ()

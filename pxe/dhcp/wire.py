@@ -30,6 +30,7 @@ FLAG_BROADCAST: Final = 0x8000  # RFC 2131 §2, figure 2
 MINIMUM_REPLY_BYTES: Final = 300  # BOOTP's fixed size, which old relays and clients insist on: RFC 1542 §2.1
 MAXIMUM_MESSAGE_BYTES: Final = 65_507  # the payload of the largest UDP datagram over IPv4
 MAXIMUM_OPTION_PART: Final = 255  # longer values are split and joined: RFC 3396
+GUID_BYTES: Final = 17  # option 97: a type and 16 bytes; RFC 4578 §2.3
 PAD: Final = 0
 END: Final = 255
 NO_ADDRESS: Final = IPv4Address(0)

@@ -1,6 +1,9 @@
 """The DHCP service: datagrams in, through the responder, datagrams out. Everything that DHCP means is in
 the core.
 
+A datagram can not end the service, not even with a fault of this program: that is counted and logged with its
+traceback, and the next datagram is answered.
+
 Datagrams that wait together are answered together, so that their leases reach the disk with one sync.
 """
 
@@ -10,7 +13,8 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ipaddress import IPv4Address
 from typing import Final, Protocol
 
@@ -22,12 +26,14 @@ from pxe.errors import WireError
 from pxe.events import BoardEvent
 from pxe.net.lease_store import LeaseStore
 from pxe.net.ports import from_address
+from pxe.net.sparse_log import SparseLog
 
 log = logging.getLogger(__name__)
 
 MAXIMUM_DATAGRAM: Final = 65_535
 MAXIMUM_BATCH: Final = 256
 QUEUE_SIZE: Final = 1024
+LOGGED_BYTES: Final = 576  # of a datagram that met a fault: what every DHCP client must take, RFC 2131 §2
 
 
 class DhcpResponder(Protocol):
@@ -51,7 +57,8 @@ class DhcpService:
     Attributes:
         malformed: datagrams that were no DHCP requests.
         dropped: datagrams that came faster than they were answered.
-        unsent: replies that the kernel refused.
+        unsent: replies that are larger than a datagram, or that the kernel refused.
+        faults: exceptions that nobody expected, each while one datagram was handled.
     """
 
     def __init__(
@@ -77,6 +84,8 @@ class DhcpService:
         self.malformed = 0
         self.dropped = 0
         self.unsent = 0
+        self.faults = 0
+        self._fault_log = SparseLog(log)
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -109,22 +118,41 @@ class DhcpService:
     async def _answer(self, batch: list[bytes]) -> None:
         actions: list[Action] = []
         for data in batch:
-            try:
-                message = parse_request(data)
-            except WireError as error:
-                self.malformed += 1
-                log.debug("not a DHCP request", extra={"reason": error.message, "size": len(data)})
-            else:
-                actions.extend(self._responder.respond(message, time.time()))
-        await self._store_changes()
+            with self._surviving("answer", data):
+                actions.extend(self._respond(data))
+        with self._surviving("store"):
+            await self._store_changes()
         for action in actions:
-            match action:
-                case SendReply():
-                    self._send(action)
-                case Learn():
-                    self._on_learn(action)
-                case Report(event):
-                    self._on_event(event)
+            with self._surviving("act"):
+                self._act(action)
+
+    @contextmanager
+    def _surviving(self, step: str, data: bytes = b"") -> Iterator[None]:
+        """Go on after a fault: what one datagram brings about is no reason to leave all boards unanswered."""
+        try:
+            yield
+        except Exception:
+            self.faults += 1
+            fields = {"step": step, "datagram": data[:LOGGED_BYTES].hex()}
+            self._fault_log.write(logging.ERROR, "fault in the DHCP service", fields, traceback=True)
+
+    def _respond(self, data: bytes) -> list[Action]:
+        try:
+            message = parse_request(data)
+        except WireError as error:
+            self.malformed += 1
+            log.debug("not a DHCP request", extra={"reason": error.message, "size": len(data)})
+            return []
+        return self._responder.respond(message, time.time())
+
+    def _act(self, action: Action) -> None:
+        match action:
+            case SendReply():
+                self._send(action)
+            case Learn():
+                self._on_learn(action)
+            case Report(event):
+                self._on_event(event)
 
     async def _store_changes(self) -> None:
         if self._leases is None or self._store is None:
@@ -151,8 +179,7 @@ class DhcpService:
                 0,
                 (str(reply.address), reply.port),
             )
-        except OSError as error:
+        except (OSError, WireError) as error:
             self.unsent += 1
-            log.warning(
-                "DHCP reply not sent", extra={"to": str(reply.address), "error": error.strerror or str(error)}
-            )
+            reason = error.message if isinstance(error, WireError) else error.strerror or str(error)
+            log.warning("DHCP reply not sent", extra={"to": str(reply.address), "error": reason})
