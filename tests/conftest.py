@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import urllib3  # noqa: F401  (its first import binds a socket, which the wall below would take for the test's)
 from hypothesis import HealthCheck, settings
 
 TESTS = Path(__file__).parent
