@@ -6,6 +6,7 @@ links, and only regular files are served: no name leads out of the tree, to a de
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ from pxe.boot.table import Source
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a pipe must not wait for its writer; it has no effect on regular files.
 _FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+# The file may well be there: only the process, the machine or its memory is full.
+_EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
 
 class Content(Protocol):
@@ -112,12 +116,20 @@ class JoinedContent:
 
 
 def open_content(location: Location) -> Content | None:
-    """Open what `pxe.boot.routes.locate` found; None where no regular file is there."""
+    """Open what `pxe.boot.routes.locate` found; None where no regular file is there.
+
+    Raises:
+        OSError: no descriptor is left to open it with; nothing is known about the file.
+    """
     if isinstance(location, TreeFile):
         return _open_below(location.root, location.parts)
     contents: list[Content] = []
     for source in location:
-        content = _open_source(source)
+        try:
+            content = _open_source(source)
+        except OSError:
+            JoinedContent(contents).close()
+            raise
         if content is None:
             JoinedContent(contents).close()
             return None
@@ -131,7 +143,8 @@ def _open_source(source: Source) -> Content | None:
         return BytesContent(source)
     try:
         return _regular_file(os.open(source, _FILE_FLAGS & ~os.O_NOFOLLOW))
-    except OSError:
+    except OSError as error:
+        _require_descriptors(error)
         return None
 
 
@@ -139,7 +152,8 @@ def _open_below(root: Path, parts: tuple[str, ...]) -> FileContent | None:
     """Open a regular file below a directory; None for anything else that may stand there."""
     try:
         directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        _require_descriptors(error)
         return None
     try:
         for part in parts[:-1]:
@@ -147,16 +161,17 @@ def _open_below(root: Path, parts: tuple[str, ...]) -> FileContent | None:
             os.close(directory)
             directory = below
         fd = os.open(parts[-1], _FILE_FLAGS, dir_fd=directory)
-    except (OSError, ValueError):  # ValueError: a surrogate that stands for no byte
+    except OSError as error:
+        _require_descriptors(error)
+        return None
+    except ValueError:  # a surrogate that stands for no byte
         return None
     finally:
         os.close(directory)
     return _regular_file(fd)
 
 
-def _regular_file(fd: int) -> FileContent | None:
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(fd)
-        return None
-    return FileContent(fd, status.st_size)
+def _require_descriptors(error: OSError) -> None:
+    """Raise an error again that says nothing about the file."""
+    if error.errno in _EXHAUSTED:
+        raise error

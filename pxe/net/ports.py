@@ -46,6 +46,28 @@ def bind_udp(
     return sock
 
 
+def connect_udp(ours: IPv4Address | None, peer: tuple[str, int], send_buffer_bytes: int) -> socket.socket:
+    """A non-blocking UDP socket on any port, for one peer only.
+
+    Args:
+        ours: the address of this machine that it sends from; None to leave that to the routes.
+        peer: address and port.
+        send_buffer_bytes: what the kernel is asked for; it may give less.
+
+    Raises:
+        OSError: no descriptor is left, or there is no way to the peer from that address.
+    """
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+        sock.bind((str(ours) if ours is not None else "", 0))
+        sock.connect(peer)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
 def bind_tcp(address: IPv4Address, port: int, service: str) -> socket.socket:
     """A listening TCP socket, non-blocking. Raises `PxeError` like `bind_udp`."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)

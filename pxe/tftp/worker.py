@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import heapq
 import logging
+import resource
 import select
 import signal
 import socket
 import time
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from multiprocessing.connection import Connection
 from typing import Final, TypeAlias
@@ -27,7 +29,8 @@ from pxe.boot.content import Content, open_content
 from pxe.boot.decision import Install
 from pxe.boot.routes import Route, locate, route
 from pxe.boot.table import BootTable
-from pxe.net.ports import received_for
+from pxe.net.ports import connect_udp, received_for
+from pxe.net.sparse_log import SparseLog
 from pxe.tftp.reports import EventPipe, missing_event, outcome_event, progress_event
 from pxe.tftp.sender import PacketSender
 from pxe.tftp.session import Failed, Outcome, ReadSession, SessionLimits
@@ -41,6 +44,8 @@ ANCILLARY_BYTES: Final = 64
 SEND_BUFFER_BYTES: Final = 1024 * 1024
 PROGRESS_EVERY_S: Final = 1.0
 LONGEST_WAIT_S: Final = 1.0
+OWN_DESCRIPTORS: Final = 64  # of the worker itself, and for contents of several files
+DESCRIPTORS_PER_TRANSFER: Final = 2  # a socket and a file
 
 Order: TypeAlias = BootTable | Learn | None
 """What the parent sends down: a new snapshot, an address binding, or None to stop."""
@@ -100,7 +105,8 @@ class TftpWorker:
 
     Attributes:
         malformed: datagrams that were no requests.
-        dropped_requests: requests beyond `max_transfers`.
+        dropped_requests: requests beyond `max_transfers`, or beyond what the kernel has descriptors for. They
+            are not answered: a client asks again, while after an error a bootloader goes on to its next file.
     """
 
     def __init__(
@@ -120,6 +126,7 @@ class TftpWorker:
         self._sender = PacketSender(settings.use_gso)
         self._ends_at: float | None = None
         self._orphaned = False
+        self._drop_log = SparseLog(log)
         self.malformed = 0
         self.dropped_requests = 0
 
@@ -221,13 +228,17 @@ class TftpWorker:
         content = None
         if isinstance(found.answer, Install) and found.node is not None:
             location = locate(found.node.tree, found.parts)
-            content = open_content(location) if location is not None else None
+            try:
+                content = open_content(location) if location is not None else None
+            except OSError as error:
+                self._drop(peer, error)
+                return
         if content is None:
             self._refuse(peer, ErrorCode.FILE_NOT_FOUND, "File not found")
             self._events.add(missing_event(found))
             return
         if len(self._transfers) >= self._settings.max_transfers:
-            self.dropped_requests += 1
+            self._drop(peer, "all transfers are taken")
             content.close()
             return
         while len(ports) >= self._settings.max_per_client:
@@ -249,23 +260,27 @@ class TftpWorker:
             content.close()
             self._refuse(peer, error.answer or ErrorCode.NOT_DEFINED, error.message)
             return
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-            sock.bind((str(ours) if ours is not None else "", 0))
-            sock.connect(peer)
+            with ExitStack() as undo:
+                undo.callback(content.close)
+                sock = undo.enter_context(connect_udp(ours, peer, SEND_BUFFER_BYTES))
+                fd = sock.fileno()
+                self._epoll.register(fd, select.EPOLLIN)
+                undo.pop_all()
         except OSError as error:
-            log.warning("no socket for a transfer", extra={"peer": peer[0], "error": error.strerror})
-            sock.close()
-            content.close()
+            self._drop(peer, error)
             return
         transfer = _Transfer(sock, peer, found, content, session, now)
-        fd = sock.fileno()
         self._transfers[fd] = transfer
         self._by_client.setdefault(peer[0], {})[peer[1]] = fd
-        self._epoll.register(fd, select.EPOLLIN)
         self._advance(transfer, now)
         self._set_timer(transfer)
+
+    def _drop(self, peer: tuple[str, int], reason: object) -> None:
+        self.dropped_requests += 1
+        self._drop_log.write(
+            logging.WARNING, "TFTP request dropped", {"peer": peer[0], "reason": str(reason)}
+        )
 
     def _refuse(self, peer: tuple[str, int], code: ErrorCode, text: str) -> None:
         try:
@@ -365,4 +380,17 @@ def run_worker(sock: socket.socket, orders: Connection, settings: WorkerSettings
     """Main function of the worker process."""
     # ^C goes to the whole foreground group; the parent stops its workers itself, after their grace period.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    TftpWorker(sock, orders, settings, table).run()
+    most = (raise_descriptor_limit() - OWN_DESCRIPTORS) // DESCRIPTORS_PER_TRANSFER
+    bounded = replace(settings, max_transfers=max(min(settings.max_transfers, most), 1))
+    TftpWorker(sock, orders, bounded, table).run()
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process open as many files as it may; how many that are. Linux knows no "unlimited" here."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:  # a sandbox forbids it
+        log.debug("descriptor limit not raised", extra={"error": str(error)})
+        return soft
+    return hard
