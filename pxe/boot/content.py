@@ -175,3 +175,11 @@ def _require_descriptors(error: OSError) -> None:
     """Raise an error again that says nothing about the file."""
     if error.errno in _EXHAUSTED:
         raise error
+
+
+def _regular_file(fd: int) -> FileContent | None:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        return None
+    return FileContent(fd, status.st_size)
