@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import ClassVar, Final
 
+from fleet.boards import MacAddress
 from pxe.boot.identity import BoardIdentity
 
 REPEATS_REMEMBERED: Final = 4096
@@ -144,6 +145,96 @@ class ForeignServerChosen(BoardEvent):
         return (
             f"took the offer of another DHCP server, {self.server}. With 'dhcp: full' there must be no other "
             f"one: switch it off, or set 'dhcp: proxy'"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignAnswer(BoardEvent):
+    """Another DHCP server answered the board, as it was heard on the wire.
+
+    Args:
+        server: who it says it is (option 54), or the sender where it does not say.
+        source: the sender's address.
+        address: what it gives the board; None where it gives none (another proxy).
+        options: the codes of its options, in the order of the wire.
+        next_server: `siaddr`; None where it is zero.
+        tftp_server: option 66, fit for a log; empty where absent.
+        boot_file: option 67 or the field `file`, fit for a log; empty where absent.
+        pi_menu: option 43 carries the text that a Raspberry Pi looks for.
+        expected: this cluster counts on another DHCP server (`dhcp: proxy` or `off`).
+    """
+
+    server: IPv4Address
+    source: IPv4Address
+    address: IPv4Address | None
+    options: tuple[int, ...]
+    next_server: IPv4Address | None = None
+    tftp_server: str = ""
+    boot_file: str = ""
+    pi_menu: bool = False
+    expected: bool = True
+
+    verb: ClassVar[str] = "answers"
+
+    @property
+    def names_boot_server(self) -> bool:
+        """Whether a bootloader takes the sender's word for where to boot from (options 43 and 66)."""
+        return self.pi_menu or bool(self.tftp_server)
+
+    @property
+    def topic(self) -> str:
+        return f"{self.server} {self.names_boot_server}"
+
+    def text(self) -> str:
+        what = "no address" if self.address is None else f"the address {self.address}"
+        said = f"another DHCP server, {self.server}, {self.verb} {what}"
+        if self.names_boot_server:
+            named = self.tftp_server or str(self.server)
+            return f"{said} and names the boot server {named}. Boards may boot from there: remove it"
+        if not self.expected and self.address is not None:
+            return (
+                f"{said}. With 'dhcp: full' there must be no other one: switch it off, or set 'dhcp: proxy'"
+            )
+        return said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignOffer(ForeignAnswer):
+    """Another DHCP server made the board an offer."""
+
+    verb: ClassVar[str] = "offers"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignAck(ForeignAnswer):
+    """Another DHCP server gave the board its address."""
+
+    verb: ClassVar[str] = "gives"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignNak(BoardEvent):
+    """Another DHCP server refused the board an address. `reason`: option 56, fit for a log."""
+
+    server: IPv4Address
+    reason: str = ""
+
+    def text(self) -> str:
+        why = f": {self.reason}" if self.reason else ""
+        return f"another DHCP server, {self.server}, refused it its address{why}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressConflict(BoardEvent):
+    """The address that the board is to have answers already: another machine uses it."""
+
+    address: IPv4Address
+    holder: MacAddress
+
+    def text(self) -> str:
+        return (
+            f"is not given {self.address}: the machine with the MAC address {self.holder} uses it. "
+            f"Give that machine another address, or take this one out of the pool"
         )
 
 

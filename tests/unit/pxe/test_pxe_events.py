@@ -6,9 +6,10 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from fleet.boards import Soc
+from fleet.boards import MacAddress, Soc
 from pxe.boot.identity import BoardIdentity
 from pxe.events import (
+    AddressConflict,
     AddressDeclined,
     BoardEvent,
     BootFile,
@@ -18,6 +19,9 @@ from pxe.events import (
     DhcpAck,
     DhcpDiscover,
     DhcpOffer,
+    ForeignAck,
+    ForeignNak,
+    ForeignOffer,
     ForeignServerChosen,
     RepeatFilter,
     TransferFailed,
@@ -67,13 +71,51 @@ def test_events_are_sentences(event: BoardEvent, text: str) -> None:
 
 
 def test_troubles_say_what_to_do() -> None:
-    foreign = ForeignServerChosen(at=0, board=BOARD, node=None, server=ADDRESS, expected=False)
-    assert "dhcp: proxy" in foreign.describe()
+    chosen = ForeignServerChosen(at=0, board=BOARD, node=None, server=ADDRESS, expected=False)
+    assert "dhcp: proxy" in chosen.describe()
     assert "fixed address" in AddressDeclined(at=0, board=BOARD, node=None, address=ADDRESS).describe()
+
+
+ROUTER = IPv4Address("10.0.0.254")
+
+
+def foreign(address: IPv4Address | None = ADDRESS, *, tftp: str = "", expected: bool = True) -> ForeignOffer:
+    return ForeignOffer(
+        at=0,
+        board=BOARD,
+        node=None,
+        server=ROUTER,
+        source=ROUTER,
+        address=address,
+        options=(54, 51, 1, 3),
+        tftp_server=tftp,
+        expected=expected,
+    )
+
+
+def test_a_routers_offer_is_told_and_is_no_trouble_beside_a_proxy() -> None:
+    assert foreign().describe() == "another DHCP server, 10.0.0.254, offers the address 10.0.0.21"
+
+
+def test_a_second_server_is_trouble_in_full_mode_and_when_it_names_a_boot_server() -> None:
+    assert "switch it off" in foreign(expected=False).describe()
+    assert "names the boot server 10.0.0.9" in foreign(tftp="10.0.0.9").describe()
+    assert "switch it off" not in foreign(None, expected=False).describe()
+    ack = ForeignAck(at=0, board=BOARD, node=None, server=ROUTER, source=ROUTER, address=ADDRESS, options=())
+    assert ack.describe() == "another DHCP server, 10.0.0.254, gives the address 10.0.0.21"
+
+
+def test_a_foreign_refusal_and_a_taken_address_are_told() -> None:
+    nak = ForeignNak(at=0, board=BOARD, node=None, server=ROUTER, reason="wrong network")
+    assert nak.describe() == "another DHCP server, 10.0.0.254, refused it its address: wrong network"
+    holder = MacAddress.parse("02:00:00:00:00:01")
+    conflict = AddressConflict(at=0, board=BOARD, node=None, address=ADDRESS, holder=holder)
+    assert "02:00:00:00:00:01 uses it" in conflict.describe()
 
 
 def test_kinds_are_stable_names() -> None:
     assert missing(0).kind == "boot-file-missing"
+    assert foreign().kind == "foreign-offer"
 
 
 def test_the_same_thing_over_and_over_is_one_line_with_a_count() -> None:
