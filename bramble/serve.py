@@ -12,6 +12,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,7 @@ from fleet.spec.model import ClusterSpec
 from fleet.store.database import Store
 from imagebuilder.build import Image
 from pxe.boot.table import BootTable
+from pxe.dns.settings import make_name_settings
 from pxe.errors import PxeError
 from pxe.events import BoardEvent
 from pxe.server import PxeConfig, PxeServer
@@ -48,7 +50,8 @@ class Server:
 
     def __init__(self, spec: ClusterSpec, image: Image, state: StateLayout) -> None:
         _make_private(state.directory)
-        self.config = PxeConfig.from_spec(spec.network, spec.domain, state.directory)
+        config = PxeConfig.from_spec(spec.network, spec.domain, state.directory)
+        self.config = replace(config, names=make_name_settings(spec, config.server_address))
         self._spec = spec
         self._image = image
         self._state = state

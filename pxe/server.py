@@ -23,9 +23,11 @@ from pxe.dhcp.core import Responder
 from pxe.dhcp.leases import LeaseState, LeaseTable
 from pxe.dhcp.proxy import ProxyResponder
 from pxe.dhcp.replies import CLIENT_PORT, SERVER_PORT, DhcpSettings
+from pxe.dns.core import NameSettings
 from pxe.errors import PxeError
 from pxe.events import BoardEvent, RepeatFilter
 from pxe.net.dhcp import DhcpService
+from pxe.net.dns import DNS_PORT, DnsService, DnsSockets
 from pxe.net.interfaces import require_interface
 from pxe.net.lease_store import LeaseStore
 from pxe.net.ports import bind_tcp, bind_udp
@@ -58,7 +60,8 @@ class PxeConfig:
         mtu: of the interface, bytes; bounds the TFTP block size.
         tftp_workers: processes.
         grace_s: how long transfers may go on after a stop.
-        dhcp_port, dhcp_client_port, tftp_port, http_port: 0 for any free one (tests).
+        names: what the DNS server answers; None for no DNS server.
+        dhcp_port, dhcp_client_port, tftp_port, http_port, dns_port: 0 for any free one (tests).
         lease_s: how long an address is given for.
     """
 
@@ -79,6 +82,8 @@ class PxeConfig:
     dhcp_client_port: int = CLIENT_PORT
     tftp_port: int = TFTP_PORT
     http_port: int = HTTP_PORT
+    names: NameSettings | None = None
+    dns_port: int = DNS_PORT
 
     @classmethod
     def from_spec(cls, network: NetworkSpec, domain: str, state_dir: Path) -> Self:
@@ -117,8 +122,11 @@ class _Sockets:
     dhcp: socket.socket | None
     tftp: list[socket.socket]
     http: socket.socket
+    dns: DnsSockets | None
 
     def close(self) -> None:
+        if self.dns is not None:
+            self.dns.close()
         for sock in (self.dhcp, *self.tftp, self.http):
             if sock is not None:
                 sock.close()
@@ -126,11 +134,12 @@ class _Sockets:
 
 @dataclass(frozen=True, slots=True)
 class BoundPorts:
-    """The ports that the server listens on; `dhcp` is None where DHCP is off."""
+    """The ports that the server listens on; `dhcp` and `dns` are None where they are off."""
 
     dhcp: int | None
     tftp: int
     http: int
+    dns: int | None = None
 
 
 class PxeServer:
@@ -198,12 +207,19 @@ class PxeServer:
                 sockets.append(tftp[-1])
                 port = tftp[-1].getsockname()[1]
             http = bind_tcp(config.server_address, config.http_port, "HTTP content")
+            sockets.append(http)
+            dns = DnsSockets(config.server_address, config.dns_port) if config.names is not None else None
         except PxeError:
             for sock in sockets:
                 sock.close()
             raise
-        self._sockets = _Sockets(dhcp, tftp, http)
-        self._ports = BoundPorts(dhcp.getsockname()[1] if dhcp else None, port, http.getsockname()[1])
+        self._sockets = _Sockets(dhcp, tftp, http, dns)
+        self._ports = BoundPorts(
+            dhcp=dhcp.getsockname()[1] if dhcp else None,
+            tftp=port,
+            http=http.getsockname()[1],
+            dns=dns.port if dns else None,
+        )
 
     async def run(self) -> None:
         """Serve until cancelled.
@@ -252,6 +268,9 @@ class PxeServer:
                 if sockets.dhcp is not None:
                     dhcp = self._make_dhcp(sockets.dhcp, store)
                     services.create_task(_never_ends("DHCP", dhcp.run()))
+                if sockets.dns is not None and self._config.names is not None:
+                    names = DnsService(sockets.dns, self._config.names)
+                    services.create_task(_never_ends("DNS", names.run()))
                 self.ready.set()
         except* PxeError as group:
             failure = _first(group)

@@ -54,6 +54,7 @@ def to_document(spec: ClusterSpec) -> dict[str, Any]:
             "subnet": str(network.subnet),
             "gateway": _text(network.gateway),
             "dns": [str(address) for address in network.dns],
+            "dns_server": network.dns_server.value,
             "pool": _text(network.pool),
             "server_address": _text(network.server_address),
             "ports": {"http": network.ports.http, "control": network.ports.control},

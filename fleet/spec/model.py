@@ -30,6 +30,21 @@ class DhcpMode(StrEnum):
     OFF = "off"
 
 
+class DnsMode(StrEnum):
+    """Whether Bramble answers DNS: not at all, for the cluster's names only, or passing on the rest."""
+
+    OFF = "off"
+    ZONE = "zone"
+    FORWARD = "forward"
+
+
+CONTROL_NAME = "control"
+API_NAME = "api"
+NAME_SERVER_NAME = "ns"
+SERVICE_NAMES = (API_NAME, CONTROL_NAME, NAME_SERVER_NAME)
+"""Names in the cluster's zone that Bramble itself gives; a node can not have one of them."""
+
+
 class UnknownBoards(StrEnum):
     """What happens to a board that netboots and is not in the file."""
 
@@ -140,6 +155,8 @@ class NetworkSpec:
 
     Attributes:
         interface: Where the server listens.
+        dns: Name servers that nodes are told.
+        dns_server: What Bramble itself answers; in `forward` it asks the servers of `dns` about other names.
         server_address: The server's own address on the subnet; None: read from the interface when serving.
     """
 
@@ -148,6 +165,7 @@ class NetworkSpec:
     subnet: IPv4Network
     gateway: IPv4Address | None
     dns: tuple[IPv4Address, ...]
+    dns_server: DnsMode
     pool: AddressPool | None
     server_address: IPv4Address | None
     ports: PortsSpec

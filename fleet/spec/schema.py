@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from fleet.boards import BoardModel, DiskKind, MacAddress, Serial
 from fleet.spec import values
-from fleet.spec.model import AddressPool, DhcpMode, FirstBoot, Role, Taint, UnknownBoards
+from fleet.spec.model import AddressPool, DhcpMode, DnsMode, FirstBoot, Role, Taint, UnknownBoards
 
 T = TypeVar("T")
 
@@ -136,6 +136,11 @@ class NetworkSection(_Section):
     )
     gateway: Address | None = Field(default=None, description="The router that nodes use.")
     dns: list[Address | None] | None = Field(default=None, description="Name servers that nodes use.")
+    dns_server: Annotated[DnsMode, BeforeValidator(values.enum_parser(DnsMode))] | None = Field(
+        default=None,
+        description="`zone`: Bramble answers for the cluster's names; `forward`: and asks the servers of "
+        "`dns` about others; `off`: neither. Nodes use it when its own address stands in `dns`.",
+    )
     pool: Annotated[AddressPool, BeforeValidator(values.parse_pool)] | None = Field(
         default=None,
         description="Addresses for boards without a declared one, with `dhcp: full`.",

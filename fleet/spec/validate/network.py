@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 from fleet.spec.document import Key
 from fleet.spec.draft import Draft
-from fleet.spec.model import DhcpMode, Role
+from fleet.spec.model import SERVICE_NAMES, DhcpMode, DnsMode, Role
 from fleet.spec.problems import Severity
 from fleet.spec.shape import Finding
 
@@ -22,6 +22,7 @@ def check_network(draft: Draft) -> Iterator[Finding]:
     yield from _shared(claims)
     yield from _pool(draft, claims)
     yield from _dhcp(draft)
+    yield from _dns(draft)
     ports = draft.network.ports
     if ports and ports.http is not None and ports.http == ports.control:
         hint = "Give the control API another port, 7443 by default."
@@ -126,3 +127,23 @@ def _dhcp(draft: Draft) -> Iterator[Finding]:
                 "Add 'address:', so that a new lease does not break the cluster.",
                 Severity.WARNING,
             )
+
+
+def _dns(draft: Draft) -> Iterator[Finding]:
+    network = draft.network
+    if network.dns_server in (None, DnsMode.OFF):
+        return
+    for node in draft.nodes:
+        if node.section.name in SERVICE_NAMES:
+            yield Finding(
+                node.at("name"),
+                f"{node.section.name!r} is a name that Bramble's DNS server gives to one of its own services",
+                f"Call the node otherwise; taken are: {', '.join(SERVICE_NAMES)}.",
+            )
+    asked = [address for address in network.dns or () if address not in (None, network.server_address)]
+    if network.dns_server is DnsMode.FORWARD and not asked and not draft.is_faulty(("network", "dns")):
+        yield Finding(
+            ("network", "dns_server"),
+            "there is no other name server that queries could be passed on to",
+            "Name one in 'dns:', your router for example, or write 'dns_server: zone'.",
+        )

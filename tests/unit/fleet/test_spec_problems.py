@@ -58,6 +58,10 @@ ERRORS = [
     case("user-root", "image.user.name", "'root'", "", ("image.user.name", "root")),
     case("timezone", "image.timezone", "not in the time zone", "'Europe/Madrid'?", ("image.timezone", "Europe/Madird")),
     # Network
+    case("dns-mode", "network.dns_server", "'recursive'", "forward", ("network.dns_server", "recursive")),
+    case("dns-nobody", "network.dns_server", "no other name server", "your router", ("network.dns_server", "forward")),
+    case("dns-loop", "network.dns_server", "no other name server", "your router", ("network.dns_server", "forward"), ("network.dns", ["192.168.86.2"]), ("network.server_address", "192.168.86.2")),
+    case("dns-service-name", "nodes[1].name", "'api' is a name", "otherwise", ("network.dns_server", "zone"), ("nodes.1.name", "api")),
     case("interface-missing", "network.interface", "is missing", "ip -br link", ("network.interface", DELETE)),
     case("interface", "network.interface", "at most 15", "", ("network.interface", "a-very-long-interface")),
     case("dhcp", "network.dhcp", "'ful' is not one of", "Did you mean 'full'?", ("network.dhcp", "ful")),
