@@ -10,13 +10,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 from fleet.boards import Serial
 from fleet.boots import BootReport, BootStage, NodeBoot
+from fleet.events import Kind
+from fleet.printable import printable
 from imagebuilder.build import Image
 from pxe.boot.table import BootTable, BootTree, NodeBootState
-from pxe.events import BoardEvent, BootFile
+from pxe.diagnosis.finding import Diagnosis, Finding
+from pxe.events import BoardEvent, BootFile, ConsoleLine
 
 INSTALLER_INITRAMFS: Final = "installer.img"
 CONSOLES: Final = "console=serial0,115200 console=tty1"
@@ -96,8 +99,12 @@ def render_cmdline(node: str, intent: int, control: ControlAddress) -> str:
 def to_report(event: BoardEvent) -> BootReport:
     """A boot server's event as the fleet records it."""
     board = event.board
-    stage = BootStage.NOTE
-    if isinstance(event, BootFile) and PurePosixPath(event.name).name == INSTALLER_INITRAMFS:
+    stage, kind, hint, detail = BootStage.NOTE, Kind.BOOT, "", dict[str, Any]()
+    if isinstance(event, Diagnosis):
+        kind, hint, detail = Kind.DIAGNOSIS, event.hint, finding_json(event.finding)
+    elif isinstance(event, ConsoleLine):
+        kind = Kind.CONSOLE
+    elif isinstance(event, BootFile) and PurePosixPath(event.name).name == INSTALLER_INITRAMFS:
         # The last large file of the firmware's list: whoever has it starts the installer next.
         stage = BootStage.KERNEL
     elif board.is_pi or board.serial_low is not None:
@@ -110,4 +117,18 @@ def to_report(event: BoardEvent) -> BootReport:
         revision=board.revision,
         model=board.describe(),
         text=event.describe() if event.for_timeline else "",
+        hint=hint,
+        kind=kind,
+        detail=detail,
     )
+
+
+def finding_json(finding: Finding) -> dict[str, Any]:
+    """A finding as JSON values; the evidence with its times."""
+    return {
+        "rule": finding.rule,
+        "severity": finding.severity.value,
+        "cause": finding.cause,
+        "mend": finding.mend,
+        "evidence": [{"at": evidence.at, "text": printable(evidence.text)} for evidence in finding.evidence],
+    }

@@ -6,10 +6,11 @@ Knows nothing of DHCP or TFTP: the composition root turns the boot server's even
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address
-from typing import Final
+from typing import Any, Final
 
 from fleet import events
 from fleet.boards import MacAddress, Revision, Serial
@@ -33,6 +34,10 @@ MAX_PENDING: Final = 2000
 MAX_BOOT_EVENTS: Final = 5000
 """Boot lines that a node's timeline keeps, the newest: a board that boots for ever must not fill the disk."""
 TRIM_INTERVAL_S: Final = 60.0
+MAX_STRANGER_EVENTS: Final = 20_000
+"""Lines of all boards that are no node's, together: about 4 MB."""
+STRANGER_LINES_A_MINUTE: Final = 600
+"""More than this is a flood, and not worth the disk."""
 
 
 class BootStage(StrEnum):
@@ -54,6 +59,8 @@ class BootReport:
         at: UTC seconds.
         model: What the board is, for people; empty where it does not say.
         text: The line for the timeline; empty for none.
+        kind: Of that line.
+        detail: More about it, for JSON.
     """
 
     stage: BootStage
@@ -64,6 +71,8 @@ class BootReport:
     model: str = ""
     text: str = ""
     hint: str = ""
+    kind: Kind = Kind.BOOT
+    detail: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +105,8 @@ class BootDesk:
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
-        self._pending: list[tuple[Entry, float, str, str]] = []
+        self._pending: list[tuple[Entry, float, str | None, str]] = []
+        self._stranger_minute, self._stranger_lines = 0, 0
         self._untrimmed: set[str] = set()
         self._trimmed_at = float("-inf")
         self._seen: dict[str, float] = {}
@@ -127,6 +137,8 @@ class BootDesk:
         if match.node is None:
             if is_sighting:
                 self._record_stranger(report, key, match.recognition)
+            if is_sighting or report.kind is not Kind.BOOT:
+                self._queue(report, None, key)
             return
         if is_sighting and (self._is_due(key, report.at) or self._changes_state(report, match.node.name)):
             self._record_node(report, match.node.name, key)
@@ -137,25 +149,36 @@ class BootDesk:
         if not self._pending:
             return
         now = self._ground.clock()
-        self._untrimmed |= {node for _entry, _at, node, _board in self._pending}
+        self._untrimmed |= {node for _entry, _at, node, _board in self._pending if node is not None}
         is_due = now - self._trimmed_at >= TRIM_INTERVAL_S
         with self._ground.store.write() as tx:
             for entry, at, node, board in self._pending:
-                tx.add_event(entry, at, node=node, board=board)
+                if node is not None or tx.board(board) is not None:
+                    tx.add_event(entry, at, node=node, board=board)
             for node in self._untrimmed if is_due else ():
                 tx.trim_events(node, Kind.BOOT, MAX_BOOT_EVENTS)
+            if is_due:
+                tx.trim_strangers(MAX_STRANGER_EVENTS)
         self._pending.clear()
         if is_due:
             self._untrimmed.clear()
             self._trimmed_at = now
 
-    def _queue(self, report: BootReport, node: str, key: str) -> None:
+    def _queue(self, report: BootReport, node: str | None, key: str) -> None:
         if not report.text or not self._repeats.is_new((key, report.text), report.at):
             return
-        if len(self._pending) >= MAX_PENDING:
+        if len(self._pending) >= MAX_PENDING or (node is None and not self._stranger_may_write(report.at)):
             self.dropped += 1
             return
-        self._pending.append((events.boot(report.text, report.hint), report.at, node, key))
+        entry = Entry(kind=report.kind, text=report.text, hint=report.hint, detail=report.detail)
+        self._pending.append((entry, report.at, node, key))
+
+    def _stranger_may_write(self, now: float) -> bool:
+        minute = int(now // 60)
+        if minute != self._stranger_minute:
+            self._stranger_minute, self._stranger_lines = minute, 0
+        self._stranger_lines += 1
+        return self._stranger_lines <= STRANGER_LINES_A_MINUTE
 
     def _is_due(self, key: str, now: float) -> bool:
         if now - self._seen.get(key, float("-inf")) < SEEN_INTERVAL_S:
@@ -210,7 +233,7 @@ class BootDesk:
         return False
 
     def _record_stranger(self, report: BootReport, key: str, recognition: Recognition) -> None:
-        """Keep that it was seen, and when last; what a stranger asks for is not worth the disk."""
+        """Keep that it was seen, and when last."""
         if not self._is_due(key, report.at):
             return
         with self._ground.store.write() as tx:
@@ -238,7 +261,7 @@ def _node_boot(
     number: int | None = None
     expires: float | None = None
     reason = str(record.state)
-    if intent is not None and is_usable(intent, now) and not record.state.is_installed:
+    if intent is not None and is_usable(intent, now):
         number, expires = intent.number, intent.expires
         reason = f"intent {number} is open"
     elif record.state.awaits_install:

@@ -70,7 +70,16 @@ def nodes(file: Path, as_json: bool, watch: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @click.option("--watch", is_flag=True, help="Go on with new entries until interrupted.")
 def show(node: str, file: Path, as_json: bool, watch: bool) -> None:
-    """Show one node, or one held board: what is known of it, and its timeline."""
+    """Show one node, or one board: what is known of it, and its timeline.
+
+    NODE is a name of cluster.yaml, or the serial (its last 8 digits will do) or the MAC address of any board
+    that was seen, whether it is in cluster.yaml or not.
+
+    \b
+    bramble show pi5-master-1
+    bramble show d03114aa
+    bramble show 2c:cf:67:12:34:56 --watch
+    """
     reader = _reader(file)
     timeline = reader.timeline(node)
     if as_json:

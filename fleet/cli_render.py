@@ -70,7 +70,8 @@ def render_timeline(timeline: Mapping[str, Any], now: float) -> RenderableType:
             title.append(f"  {node['detail']}")
         parts.append(title)
     elif board is not None:
-        parts.append(Text.assemble((board["board"], "bold"), f"  held: {board['reason']}"))
+        why = f"held: {board['reason']}" if board["reason"] else "a board that was seen"
+        parts.append(Text.assemble((board["board"], "bold"), f"  {why}"))
         parts.append(Text(board["model"]))
     parts += [Text(f"  {name}: {value}") for name, value in timeline["facts"].items()]
     if timeline["events"]:
@@ -88,7 +89,7 @@ def first_sign(events: Sequence[Mapping[str, Any]]) -> float:
 
 def event_text(event: Mapping[str, Any], first: float) -> Text:
     """One line of a timeline, and its hint on the next."""
-    style = "bold red" if event["kind"] == "alarm" else ""
+    style = {"alarm": "bold red", "diagnosis": "bold"}.get(event["kind"], "")
     line = Text.assemble((f"{event['at'] - first:>+10.1f} s  ", "dim"), (f"{event['kind']:<10}", "cyan"))
     line.append(event["text"], style=style)
     if event["hint"]:

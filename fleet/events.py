@@ -22,6 +22,8 @@ class Kind(StrEnum):
     """What an entry is about; part of the JSON output."""
 
     BOOT = "boot"
+    CONSOLE = "console"
+    DIAGNOSIS = "diagnosis"
     INTENT = "intent"
     ADMISSION = "admission"
     INSTALL = "install"
@@ -77,11 +79,6 @@ def quarantined(name: str) -> Entry:
         text=f"quarantined: {MAX_ATTEMPTS} boots of the installer ended without an installation",
         hint=f"Mend what the last attempt complained of, then 'bramble approve {name}' lets it try again.",
     )
-
-
-def boot(text: str, hint: str = "", detail: Mapping[str, Any] | None = None) -> Entry:
-    """A stage of the firmware's network boot, told by the boot server."""
-    return Entry(kind=Kind.BOOT, text=text, hint=hint, detail=detail or {})
 
 
 def installer_decided(decision: Decision, fingerprint: str, name: str) -> Entry:
@@ -155,20 +152,6 @@ def install_failed(step: str, message: str, hint: str) -> Entry:
 def installed(disk: str, bytes_written: int, seconds: float) -> Entry:
     text = f"installed and verified: {bytes_written / 1e6:.0f} MB in {seconds:.0f} s on {disk}"
     return Entry(kind=Kind.INSTALL, text=text, detail={"bytes_written": bytes_written, "seconds": seconds})
-
-
-def handout_begun(number: int) -> Entry:
-    text = f"its own image is being written outside of the network boot (intent {number})"
-    return Entry(kind=Kind.INSTALL, text=text, detail={"intent": number})
-
-
-def handed_out(medium: str, number: int) -> Entry:
-    return Entry(
-        kind=Kind.INSTALL,
-        text=f"its own image was written to {medium} (intent {number}); it boots from there",
-        hint="Put it into the board and switch it on. It holds a single-use ticket: keep it to yourself.",
-        detail={"intent": number, "medium": medium},
-    )
 
 
 def may_join(reason: str) -> Entry:

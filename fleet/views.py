@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from fleet.boards import BoardModel
+from fleet.find import find_subject
 from fleet.printable import printable
 from fleet.store.database import Store
 from fleet.store.records import BoardRecord, EventRecord, NodeRecord, board_id
@@ -58,6 +60,7 @@ class EventView:
     kind: str
     text: str
     hint: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,23 +90,23 @@ def fleet_view(store: Store) -> FleetView:
 
 
 def timeline_view(store: Store, name: str, since: int = 0) -> Timeline | None:
-    """The timeline of a node by name, or of a held board by the key that `bramble nodes` shows."""
+    """The timeline of a node by its name, or of any board by its serial or MAC address."""
     with store.read() as reader:
-        node = reader.node(name)
-        if node is not None:
+        found = find_subject(reader, name)
+        if isinstance(found, NodeRecord):
+            node = found
             # Also what its board did before the node was declared; both names of a board that showed its MAC
             # first.
-            own = {event.id: event for event in reader.timeline(node=name, since=since)}
+            own = {event.id: event for event in reader.timeline(node=node.name, since=since)}
             for key in {board_id(node.serial, None), board_id(None, node.mac)} - {None}:
                 earlier = reader.timeline(board=key, since=since)
-                own |= {event.id: event for event in earlier if event.node in (None, name)}
+                own |= {event.id: event for event in earlier if event.node in (None, node.name)}
             events = sorted(own.values(), key=lambda event: (event.at, event.id))
             return Timeline(node=node_view(node), board=None, facts=_facts(node), events=_event_views(events))
-        board = reader.board(name)
-        if board is None or board.held_reason is None:
+        if found is None:
             return None
-        events = reader.timeline(board=name, since=since)
-        return Timeline(node=None, board=_held_view(board), facts={}, events=_event_views(events))
+        events = reader.timeline(board=found.id, since=since)
+        return Timeline(node=None, board=_held_view(found), facts={}, events=_event_views(events))
 
 
 def as_json(value: Any) -> Any:
@@ -159,6 +162,7 @@ def _event_views(events: list[EventRecord]) -> tuple[EventView, ...]:
             kind=event.kind,
             text=event.text,
             hint=event.hint,
+            detail=event.detail,
         )
         for event in events
     )

@@ -334,6 +334,30 @@ class ContentRefused(BoardEvent):
         return f"asked for {self.name}: refused, {self.reason}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartExpected(BoardEvent):
+    """The board was installed and restarts now: what it takes until its next request tells about the
+    network.
+    """
+
+    for_timeline: ClassVar[bool] = False
+
+    def text(self) -> str:
+        return "restarts after its installation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsoleLine(BoardEvent):
+    """The bootloader said something on its network console (NETCONSOLE). `line`: printable, bounded."""
+
+    line: str
+
+    quiet_s: ClassVar[float] = 10.0
+
+    def text(self) -> str:
+        return f"console: {self.line}"
+
+
 @dataclass(slots=True)
 class RepeatFilter:
     """Lets one line through where a board does the same thing over and over.

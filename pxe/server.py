@@ -23,13 +23,16 @@ from pxe.dhcp.core import Responder
 from pxe.dhcp.leases import LeaseState, LeaseTable
 from pxe.dhcp.proxy import ProxyResponder
 from pxe.dhcp.replies import CLIENT_PORT, SERVER_PORT, DhcpSettings
+from pxe.diagnosis.engine import Diagnostician
+from pxe.diagnosis.scene import Setting
 from pxe.dns.core import NameSettings
 from pxe.errors import PxeError
-from pxe.events import BoardEvent, RepeatFilter
+from pxe.events import BoardEvent
 from pxe.net.dhcp import DhcpService
 from pxe.net.dns import DNS_PORT, DnsService, DnsSockets
 from pxe.net.interfaces import require_interface
 from pxe.net.lease_store import LeaseStore
+from pxe.net.observer import Observer
 from pxe.net.ports import bind_tcp, bind_udp
 from pxe.net.tftp import TftpService
 from pxe.tftp.session import SessionLimits
@@ -152,6 +155,7 @@ class PxeServer:
 
     Attributes:
         ready: set when every service listens.
+        observer: sees every event of every board.
     """
 
     def __init__(
@@ -162,9 +166,9 @@ class PxeServer:
     ) -> None:
         self._config = config
         self._table = table or BootTable()
-        self._on_event = on_event
         self._clients = ClientBook()
-        self._repeats = RepeatFilter()
+        doctor = Diagnostician(Setting(config.dhcp, config.server_address))
+        self.observer = Observer(doctor, on_event)
         self._sockets: _Sockets | None = None
         self._tftp: TftpService | None = None
         self._ports: BoundPorts | None = None
@@ -233,7 +237,7 @@ class PxeServer:
         sockets = self._sockets
         store: LeaseStore | None = None
         try:
-            tftp = TftpService(sockets.tftp, self._worker_settings(), self._report)
+            tftp = TftpService(sockets.tftp, self._worker_settings(), self.observer.report)
             store = LeaseStore(self._config.state_dir / "leases.jsonl") if self._gives_addresses else None
             try:
                 await tftp.start(self._table)
@@ -261,7 +265,8 @@ class PxeServer:
         try:
             async with asyncio.TaskGroup() as services:
                 services.create_task(_never_ends("TFTP", tftp.run()))
-                content = ContentServer(lambda: self._table, self._clients, self._report)
+                services.create_task(_never_ends("diagnosis", self.observer.run()))
+                content = ContentServer(lambda: self._table, self._clients, self.observer.report)
                 services.create_task(
                     _never_ends("HTTP content", content.run(sockets.http, self._config.grace_s))
                 )
@@ -308,7 +313,7 @@ class PxeServer:
             responder,
             leases=leases,
             store=store,
-            on_event=self._report,
+            on_event=self.observer.report,
             on_learn=self._learn,
         )
 
@@ -316,11 +321,6 @@ class PxeServer:
         self._clients.learn(binding.address, binding.board)
         if self._tftp is not None:
             self._tftp.send(binding)
-
-    def _report(self, event: BoardEvent) -> None:
-        shown = self._repeats.admit(event)
-        if shown is not None:
-            self._on_event(shown)
 
 
 async def _never_ends(service: str, work: Coroutine[Any, Any, None]) -> None:

@@ -66,6 +66,12 @@ class Reader:
         query = sa.select(boards).where(boards.c.held_reason.is_not(None)).order_by(boards.c.first_seen)
         return [board_from_row(row) for row in self._connection.execute(query).mappings()]
 
+    def boards_with_mac(self, mac: str) -> list[BoardRecord]:
+        """Boards that have shown a MAC address, the one that was seen last first."""
+        query = sa.select(boards).where(sa.cast(boards.c.macs, sa.Text).contains(f'"{mac}"'))
+        rows = self._connection.execute(query.order_by(boards.c.last_seen.desc())).mappings()
+        return [record for row in rows if mac in (record := board_from_row(row)).macs]
+
     def board_count(self) -> int:
         """How many boards were ever recorded, held or not."""
         return int(self._connection.execute(sa.select(sa.func.count()).select_from(boards)).scalar() or 0)
@@ -226,6 +232,14 @@ class Transaction(Reader):
     def trim_events(self, node: str, kind: str, keep: int) -> None:
         """Delete the node's entries of one kind but for the newest `keep`."""
         own = sa.and_(events.c.node == node, events.c.kind == kind)
+        query = sa.select(events.c.id).where(own).order_by(events.c.id.desc()).offset(keep).limit(1)
+        newest_too_many = self._connection.execute(query).scalar()
+        if newest_too_many is not None:
+            self._connection.execute(sa.delete(events).where(own, events.c.id <= newest_too_many))
+
+    def trim_strangers(self, keep: int) -> None:
+        """Delete the entries of boards that are no node's, but for the newest `keep` of them all."""
+        own = events.c.node.is_(None)
         query = sa.select(events.c.id).where(own).order_by(events.c.id.desc()).offset(keep).limit(1)
         newest_too_many = self._connection.execute(query).scalar()
         if newest_too_many is not None:

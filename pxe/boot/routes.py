@@ -16,6 +16,7 @@ from pxe.boot.table import BootTable, BootTree, NodeBootState, Source
 # bootloader", ENABLE_SELF_UPDATE.
 SELF_UPDATE: Final = ("pieeprom.*", "vl805.*", "recover*.elf", "recovery.bin")
 MAXIMUM_DEPTH: Final = 16
+NO_SUCH_FILE: Final = "the boot tree has no such file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +112,7 @@ def explain_missing(found: Route) -> str:
         case Install() if is_self_update(found.parts[-1]):
             return "bootloader updates are not served"
         case Install():
-            return "the boot tree has no such file"
+            return NO_SUCH_FILE
 
 
 def printable(text: str, limit: int = 120) -> str:

@@ -12,6 +12,7 @@ from fakes_fleet import Fleet, cluster_spec, hardware_of, installer_hello, node_
 from agent.protocol import Proof, ProofKind
 from fleet.boards import MacAddress, Serial, decode_revision
 from fleet.boots import MAX_PENDING, TRIM_INTERVAL_S, BootReport, BootStage
+from fleet.events import Kind
 from fleet.lifecycle import State
 from fleet.sightings import MAX_HELD_BOARDS
 from fleet.store.database import StoreError
@@ -126,8 +127,57 @@ def test_held_board_shows_what_it_is_and_has_its_own_timeline(fleet: Fleet) -> N
     (held,) = fleet_view(fleet.store).held
     assert (held.board, held.model) == ("deadbeef", "Raspberry Pi 4 Model B 8 GB")
     found = timeline(fleet, "deadbeef")
-    assert [event.kind for event in found.events] == ["held"]
-    assert "cluster.yaml" in found.events[0].hint
+    assert {event.kind for event in found.events} == {"held", "boot"}
+    assert any("cluster.yaml" in event.hint for event in found.events)
+
+
+@pytest.mark.parametrize(
+    "spelling", ["deadbeef", "DEADBEEF", "10000000deadbeef", "2c:cf:67:00:00:0d", "2C-CF-67-00-00-0D"]
+)
+def test_a_board_outside_of_the_cluster_is_found_by_serial_and_mac(fleet: Fleet, spelling: str) -> None:
+    serial, mac = Serial.parse("deadbeef"), MacAddress.parse("2c:cf:67:00:00:0d")
+    report(fleet, serial=serial, mac=mac, text="asks for an address")
+    found = timeline(fleet, spelling)
+    assert found.board is not None
+    assert found.board.board == "deadbeef"
+    assert "asks for an address" in [event.text for event in found.events]
+
+
+@pytest.mark.parametrize("spelling", ["abcd0002", "10000000ABCD0002", "by-serial"])
+def test_a_node_is_found_by_its_serial_as_well(fleet: Fleet, spelling: str) -> None:
+    found = timeline(fleet, spelling)
+    assert found.node is not None
+    assert found.node.name == "by-serial"
+
+
+def test_lines_of_strangers_are_few_enough_for_any_disk(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fleet.boots.MAX_STRANGER_EVENTS", 50)
+    monkeypatch.setattr("fleet.boots.STRANGER_LINES_A_MINUTE", 40)
+    for minute in range(5):
+        for number in range(100):
+            serial = Serial.parse(f"feed{minute:02x}{number % 10:02x}")
+            report(fleet, serial=serial, text=f"line {minute} {number}")
+        fleet.clock.advance(TRIM_INTERVAL_S)
+        fleet.controller.boots.flush()
+    with fleet.store.read() as reader:
+        of_strangers = [event for event in reader.timeline(limit=10_000) if event.node is None]
+    assert len(of_strangers) <= 50 + 40 + 10  # what came since the last trim, and one "held" of each board
+    assert fleet.controller.boots.dropped == 5 * 60
+
+
+def test_a_diagnosis_of_a_stranger_is_kept_and_is_no_sign_of_life(fleet: Fleet) -> None:
+    serial = Serial.parse("deadbeef")
+    diagnosis = {"text": "diagnosis pi3: old", "hint": "ignore it", "kind": Kind.DIAGNOSIS}
+    report(fleet, BootStage.NOTE, serial=serial, **diagnosis)
+    fleet.controller.tick()
+    assert timeline_view(fleet.store, "deadbeef") is None
+    report(fleet, serial=serial)
+    fleet.clock.advance(700)
+    report(fleet, BootStage.NOTE, serial=serial, **diagnosis, detail={"rule": "pi3"})
+    (line,) = [event for event in timeline(fleet, "deadbeef").events if event.kind == "diagnosis"]
+    assert (line.hint, line.detail) == ("ignore it", {"rule": "pi3"})
 
 
 def test_board_that_was_held_is_free_once_it_is_declared(tmp_path: Path) -> None:

@@ -130,5 +130,5 @@ def test_before_the_first_serve_the_error_says_so(file: Path) -> None:
 @pytest.mark.parametrize("name", ["nobody", "../../etc/passwd", "a b?c#d"])
 def test_name_of_nothing_is_explained(file: Path, spec: ClusterSpec, tmp_path: Path, name: str) -> None:
     with running(tmp_path / "state" / "attic", spec):
-        assert "there is no node or held board" in str(typed("show", name, file).exception)
-    assert "there is no node or held board" in str(typed("show", name, file).exception)
+        assert "there is no node or board" in str(typed("show", name, file).exception)
+    assert "there is no node or board" in str(typed("show", name, file).exception)

@@ -16,8 +16,10 @@ from bramble.boot_table import (
 )
 from fleet.boards import MacAddress, decode_revision
 from fleet.boots import BootStage
+from fleet.events import Kind
 from pxe.boot.identity import BoardIdentity
-from pxe.events import BoardEvent, BootFile, BootProgress, DhcpDiscover
+from pxe.diagnosis.finding import Diagnosis, Evidence, Finding, Severity
+from pxe.events import BoardEvent, BootFile, BootProgress, ConsoleLine, DhcpDiscover
 
 NOW = 1_800_000_000.0
 PI = BoardIdentity(serial_low=0x10000001, revision=decode_revision(0xD04170), is_pi=True)
@@ -133,3 +135,25 @@ def test_a_report_carries_who_when_and_the_line() -> None:
 def test_what_is_for_the_live_display_only_has_no_line() -> None:
     progress = BootProgress(at=NOW, board=PI, node=None, name="kernel8.img", sent_bytes=1, size_bytes=2)
     assert to_report(progress).text == ""
+
+
+def test_a_diagnosis_keeps_its_mend_and_its_evidence_and_is_no_sign_of_the_board() -> None:
+    finding = Finding(
+        rule="file-timeout",
+        severity=Severity.ERROR,
+        cause="too slow",
+        mend="a better cable",
+        evidence=(Evidence(NOW - 30, "asked for a\x1b[2Jb"),),
+    )
+    report = to_report(Diagnosis(at=NOW, board=PI, node=None, finding=finding))
+    assert (report.stage, report.kind) == (BootStage.NOTE, Kind.DIAGNOSIS)
+    assert report.text == "diagnosis file-timeout: too slow"
+    assert report.hint == "a better cable"
+    (evidence,) = report.detail["evidence"]
+    assert evidence["at"] == NOW - 30
+    assert evidence["text"].isprintable()
+
+
+def test_what_a_board_prints_is_a_line_of_its_own_kind() -> None:
+    report = to_report(ConsoleLine(at=NOW, board=PI, node=None, line="Link ready"))
+    assert (report.stage, report.kind, report.text) == (BootStage.NOTE, Kind.CONSOLE, "console: Link ready")

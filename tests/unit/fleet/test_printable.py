@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.events import Kind, boot
+from fleet.events import Entry, Kind
 from fleet.printable import printable
 
 
@@ -22,5 +22,5 @@ def test_ordinary_text_is_left_alone(text: str) -> None:
 
 
 def test_every_entry_is_cleaned() -> None:
-    entry = boot("\x1b]0;title\x07name", "line\nline")
+    entry = Entry(kind=Kind.BOOT, text="\x1b]0;title\x07name", hint="line\nline")
     assert (entry.kind, entry.text.isprintable(), entry.hint.isprintable()) == (Kind.BOOT, True, True)
