@@ -239,13 +239,32 @@ class AddressConflict(BoardEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TransferStatistics:
+    """How one TFTP transfer went. Every number is bounded; none may become a label.
+
+    Args:
+        blksize: bytes in a block, as agreed.
+        windowsize: blocks in a window, as agreed; 1 is lock-step.
+        retransmitted: blocks that were sent again.
+        timeouts: how often the client was silent for so long that the server sent again by itself.
+        queued_s: how long the request waited for its turn, seconds.
+    """
+
+    blksize: int = 512
+    windowsize: int = 1
+    retransmitted: int = 0
+    timeouts: int = 0
+    queued_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BootFile(BoardEvent):
-    """The board read a file over TFTP to its end."""
+    """The board read a file over TFTP to its end. `seconds`: from the first answer to the last ACK."""
 
     name: str
     size_bytes: int
     seconds: float
-    retransmitted: int = 0
+    statistics: TransferStatistics = TransferStatistics()
 
     # Within one boot a file is read several times; the next boot, even after a power cut, is later than this.
     quiet_s: ClassVar[float] = 10.0
@@ -256,7 +275,8 @@ class BootFile(BoardEvent):
 
     def text(self) -> str:
         sent = f"asked for {self.name}: sent {format_bytes(self.size_bytes)} in {self.seconds:.1f} s"
-        return f"{sent}, {self.retransmitted} packets twice" if self.retransmitted else sent
+        twice = self.statistics.retransmitted
+        return f"{sent}, {twice} packets twice" if twice else sent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,6 +311,8 @@ class TransferFailed(BoardEvent):
     sent_bytes: int
     size_bytes: int
     reason: str
+    seconds: float = 0.0
+    statistics: TransferStatistics = TransferStatistics()
 
     def text(self) -> str:
         part = f"{format_bytes(self.sent_bytes)} of {format_bytes(self.size_bytes)}"

@@ -17,6 +17,7 @@ from pxe.events import (
     BootFileProbed,
     BootProgress,
     TransferFailed,
+    TransferStatistics,
 )
 from pxe.tftp.session import Failed, Finished, Outcome, Probed
 
@@ -72,11 +73,13 @@ class EventPipe:
             )
 
 
-def outcome_event(found: Route, outcome: Outcome, seconds: float) -> BoardEvent:
+def outcome_event(
+    found: Route, outcome: Outcome, seconds: float, statistics: TransferStatistics
+) -> BoardEvent:
     """What became of a transfer."""
     at, board, node, name = time.time(), found.board, _node_name(found), found.name
     match outcome:
-        case Finished(size, retransmitted):
+        case Finished(size):
             return BootFile(
                 at=at,
                 board=board,
@@ -84,13 +87,21 @@ def outcome_event(found: Route, outcome: Outcome, seconds: float) -> BoardEvent:
                 name=name,
                 size_bytes=size,
                 seconds=seconds,
-                retransmitted=retransmitted,
+                statistics=statistics,
             )
         case Probed(size):
             return BootFileProbed(at=at, board=board, node=node, name=name, size_bytes=size)
         case Failed(reason, sent, size):
             return TransferFailed(
-                at=at, board=board, node=node, name=name, sent_bytes=sent, size_bytes=size, reason=reason
+                at=at,
+                board=board,
+                node=node,
+                name=name,
+                sent_bytes=sent,
+                size_bytes=size,
+                reason=reason,
+                seconds=seconds,
+                statistics=statistics,
             )
 
 

@@ -87,7 +87,6 @@ class Finished:
     """Every byte is with the client."""
 
     size_bytes: int
-    retransmitted: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +181,11 @@ class ReadSession:
         limits: bounds.
         now: monotonic seconds.
 
+    Attributes:
+        negotiated: the options that hold.
+        retransmitted: blocks that were sent again.
+        timeouts: how often the client was silent for so long that something was sent again.
+
     Raises:
         TftpWireError: the options can not be agreed on.
     """
@@ -200,7 +204,8 @@ class ReadSession:
         self._rewound_at = -1  # position of the last loss that a duplicate ACK has told
         self._chunk = memoryview(b"")
         self._chunk_start = 0
-        self._retransmitted = 0
+        self.retransmitted = 0
+        self.timeouts = 0
         self._retries = 0
         self._retries_allowed = limits.retries
         self._first_timeout_s = float(self.negotiated.timeout_s or limits.first_timeout_s)
@@ -261,9 +266,10 @@ class ReadSession:
             self._fail(f"no answer to {self._retries + 1} attempts")
         else:
             self._retries += 1
+            self.timeouts += 1
             self._rewound_at = -1
             if self._state is _State.NEGOTIATING:
-                self._retransmitted += 1
+                self.retransmitted += 1
                 self._send_oack()
             else:
                 self._send_window()
@@ -302,7 +308,7 @@ class ReadSession:
         if forward:
             self._acked += forward
             if self._acked == self._last_block:
-                self._end(Finished(self._content.size, self._retransmitted))
+                self._end(Finished(self._content.size))
             else:
                 self._progress(now)
         elif self.negotiated.windowsize > 1 and self._sent > self._acked != self._rewound_at:
@@ -346,7 +352,7 @@ class ReadSession:
             payload = self._chunk[position : position + blksize]
             self._outbox.append(Datagram(peer, (pack(_DATA, block % BLOCKS), payload)))
             position += blksize
-        self._retransmitted += max(0, min(self._sent, end - 1) - first + 1)
+        self.retransmitted += max(0, min(self._sent, end - 1) - first + 1)
         self._sent = max(self._sent, end - 1)
 
     def _read_ahead(self, offset: int, size: int) -> None:

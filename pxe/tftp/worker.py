@@ -29,6 +29,7 @@ from pxe.boot.content import Content, open_content
 from pxe.boot.decision import Install
 from pxe.boot.routes import Route, locate, route
 from pxe.boot.table import BootTable
+from pxe.events import TransferStatistics
 from pxe.net.ports import connect_udp, received_for
 from pxe.net.sparse_log import SparseLog
 from pxe.tftp.reports import EventPipe, missing_event, outcome_event, progress_event
@@ -323,7 +324,15 @@ class TftpWorker:
             )
 
     def _finish(self, transfer: _Transfer, outcome: Outcome) -> None:
-        self._events.add(outcome_event(transfer.route, outcome, time.monotonic() - transfer.started))
+        session = transfer.session
+        statistics = TransferStatistics(
+            blksize=session.negotiated.blksize,
+            windowsize=session.negotiated.windowsize,
+            retransmitted=session.retransmitted,
+            timeouts=session.timeouts,
+        )
+        seconds = time.monotonic() - transfer.started
+        self._events.add(outcome_event(transfer.route, outcome, seconds, statistics))
         self._end(transfer)
 
     def _end(self, transfer: _Transfer) -> None:

@@ -86,7 +86,7 @@ def test_a_file_arrives_in_lock_step_and_ends_with_a_short_block(size: int) -> N
             break
     assert received == link.data
     assert packets == []
-    assert link.session.next_event() == Finished(size, 0)
+    assert link.session.next_event() == Finished(size)
     assert link.session.next_event() is None
     assert link.session.next_timeout() is None
 
@@ -279,7 +279,7 @@ def test_block_numbers_roll_over_to_0() -> None:
         seen += 1
         packets = link.hear(Ack(packet.block))
     assert seen == BLOCKS + 4
-    assert link.session.next_event() == Finished(size, 0)
+    assert link.session.next_event() == Finished(size)
 
 
 def windowed(size: int, windowsize: int) -> Link:
@@ -293,7 +293,7 @@ def test_a_window_is_sent_at_once_and_the_next_after_its_ack() -> None:
     assert blocks(link.hear(Ack(0))) == [1, 2, 3, 4]
     assert blocks(link.hear(Ack(4))) == [5, 6, 7]
     assert link.hear(Ack(7)) == []
-    assert link.session.next_event() == Finished(512 * 6, 0)
+    assert link.session.next_event() == Finished(512 * 6)
 
 
 def test_an_ack_inside_the_window_means_loss_behind_it() -> None:
@@ -318,7 +318,8 @@ def test_a_lost_last_window_is_sent_again() -> None:
     assert blocks(link.hear(Ack(4))) == [5]
     assert blocks(link.pass_time()) == [5]
     link.hear(Ack(5))
-    assert link.session.next_event() == Finished(512 * 4 + 100, 1)
+    assert link.session.next_event() == Finished(512 * 4 + 100)
+    assert (link.session.retransmitted, link.session.timeouts) == (1, 1)
 
 
 class ShrinkingContent(BytesContent):

@@ -25,6 +25,7 @@ from pxe.events import (
     ForeignServerChosen,
     RepeatFilter,
     TransferFailed,
+    TransferStatistics,
     format_bytes,
     format_seconds,
 )
@@ -47,6 +48,18 @@ def missing(at: float, name: str = "nope") -> BootFileMissing:
         (
             BootFile(at=0, board=BOARD, node="one", name="start4.elf", size_bytes=2_200_000, seconds=0.41),
             "asked for start4.elf: sent 2.2 MB in 0.4 s",
+        ),
+        (
+            BootFile(
+                at=0,
+                board=BOARD,
+                node="one",
+                name="a",
+                size_bytes=9,
+                seconds=2,
+                statistics=TransferStatistics(retransmitted=3),
+            ),
+            "asked for a: sent 9 bytes in 2.0 s, 3 packets twice",
         ),
         (missing(0), "asked for nope: not found, installed"),
         (
