@@ -275,8 +275,12 @@ class BootFile(BoardEvent):
 
     def text(self) -> str:
         sent = f"asked for {self.name}: sent {format_bytes(self.size_bytes)} in {self.seconds:.1f} s"
-        twice = self.statistics.retransmitted
-        return f"{sent}, {twice} packets twice" if twice else sent
+        return f"{sent}, {self.retransmitted} packets twice" if self.retransmitted else sent
+
+    @property
+    def retransmitted(self) -> int:
+        """Blocks that were sent again."""
+        return self.statistics.retransmitted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

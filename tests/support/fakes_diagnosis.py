@@ -28,6 +28,7 @@ from pxe.events import (
     DhcpOffer,
     ForeignServerChosen,
     TransferDone,
+    TransferStatistics,
 )
 
 SERVER = IPv4Address("10.0.0.1")
@@ -188,7 +189,7 @@ class Bench:
                 name=name,
                 size_bytes=size,
                 seconds=took_s,
-                **fields,
+                statistics=TransferStatistics(**fields),
             )
         )
 
