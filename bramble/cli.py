@@ -20,6 +20,7 @@ COMMANDS = {
     "check": "fleet.cli_spec:check",
     "base": "imagebuilder.cli:base",
     "build": "imagebuilder.cli:build",
+    "image": "bramble.cli:image",
     "serve": "bramble.serve_command:serve",
     "nodes": "fleet.cli:nodes",
     "show": "fleet.cli:show",
@@ -27,6 +28,10 @@ COMMANDS = {
     "lab": "bramble.lab_commands:lab",
 }
 """Command name → where it is defined, in the order in which a user meets them."""
+
+IMAGE_COMMANDS = {
+    "inspect": "imagebuilder.cli_inspect:inspect",
+}
 
 
 @runtime_checkable
@@ -63,6 +68,11 @@ def bramble(verbose: int) -> None:
     """Power on a Raspberry Pi and it becomes a node of your k3s cluster."""
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+
+@click.group(cls=LazyGroup, targets=IMAGE_COMMANDS)
+def image() -> None:
+    """Look at, compare and prove disk images."""
 
 
 def main() -> None:

@@ -6,9 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fleet.cli import STATE_VARIABLE, state_directory
+from fleet.errors import FleetError
 from imagebuilder.cli import MIRROR_VARIABLE, agent_package, store
 
-__all__ = ["MIRROR_VARIABLE", "STATE_VARIABLE", "StateLayout", "agent_package", "state_layout", "store"]
+__all__ = [
+    "MIRROR_VARIABLE",
+    "STATE_VARIABLE",
+    "StateLayout",
+    "agent_package",
+    "make_private",
+    "state_layout",
+    "store",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,3 +42,18 @@ class StateLayout:
 def state_layout(cluster: str) -> StateLayout:
     """A cluster's state, where the commands that read it look for it."""
     return StateLayout(directory=state_directory(cluster))
+
+
+def make_private(directory: Path) -> None:
+    """Make the state directory, for its owner's eyes only.
+
+    Raises:
+        FleetError: it can not be made.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise FleetError(
+            f"{directory}: the server's state can not be kept there: {error.strerror}",
+            f"Make the directory writable, or name another one in ${STATE_VARIABLE}.",
+        ) from error

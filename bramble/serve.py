@@ -13,12 +13,11 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 from bramble.boot_table import ControlAddress, make_boot_table, to_report
 from bramble.images import ClusterImages, ContentAddress
-from bramble.paths import STATE_VARIABLE, StateLayout
+from bramble.paths import StateLayout, make_private
 from fleet.api.admin import serve_admin
 from fleet.api.control import serve_control
 from fleet.controller import Controller
@@ -49,7 +48,7 @@ class Server:
     """
 
     def __init__(self, spec: ClusterSpec, image: Image, state: StateLayout) -> None:
-        _make_private(state.directory)
+        make_private(state.directory)
         config = PxeConfig.from_spec(spec.network, spec.domain, state.directory)
         self.config = replace(config, names=make_name_settings(spec, config.server_address))
         self._spec = spec
@@ -134,21 +133,6 @@ class Server:
 def _first_leaf(group: BaseExceptionGroup[Exception]) -> Exception:
     error = group.exceptions[0]
     return _first_leaf(error) if isinstance(error, BaseExceptionGroup) else error
-
-
-def _make_private(directory: Path) -> None:
-    """Make the state directory, for its owner's eyes only.
-
-    Raises:
-        FleetError: it can not be made.
-    """
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise FleetError(
-            f"{directory}: the server's state can not be kept there: {error.strerror}",
-            f"Make the directory writable, or name another one in ${STATE_VARIABLE}.",
-        ) from error
 
 
 async def serve_until_signal(server: Server, on_ready: Callable[[], None]) -> None:

@@ -10,9 +10,10 @@ import json
 import socket
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from fleet.errors import FleetError
+from fleet.handout import Handout
 from fleet.store.database import Store
 from fleet.views import as_json, fleet_view, timeline_view
 
@@ -97,6 +98,33 @@ class FleetReader:
         path = f"/v1/admin/nodes/{quote(name, safe='')}/approve?key={quote(key, safe='')}"
         message: str = self._ask("POST", path)["message"]
         return message
+
+    def is_served(self) -> bool:
+        """Whether a server of this cluster is running.
+
+        Raises:
+            FleetError: Another user's is, or it does not answer as expected.
+        """
+        try:
+            self._ask("GET", "/v1/admin/summary")
+        except NoServerError:
+            return False
+        return True
+
+    def begin_handout(self, name: str) -> Handout:
+        """What makes an image this node's own, its ticket included.
+
+        Raises:
+            NoServerError: Only a running server can.
+            FleetError: The node is not declared, is being installed, or is installed.
+        """
+        path = f"/v1/admin/nodes/{quote(name, safe='')}/handout"
+        return Handout.from_json(self._ask("POST", path))
+
+    def finish_handout(self, name: str, intent: int, *, image_id: str, medium: str) -> None:
+        """The image was written to `medium`, and read back."""
+        query = urlencode({"image": image_id, "medium": medium})
+        self._ask("POST", f"/v1/admin/nodes/{quote(name, safe='')}/handout/{intent}?{query}")
 
     def _ask(self, method: str, path: str) -> Any:
         connection = _UnixConnection(self._socket)

@@ -261,7 +261,7 @@ def _node_boot(
     number: int | None = None
     expires: float | None = None
     reason = str(record.state)
-    if intent is not None and is_usable(intent, now):
+    if intent is not None and is_usable(intent, now) and not record.state.is_installed:
         number, expires = intent.number, intent.expires
         reason = f"intent {number} is open"
     elif record.state.awaits_install:

@@ -26,6 +26,7 @@ from fleet.boots import BootDesk, BootReport, NodeBoot
 from fleet.errors import FleetError
 from fleet.events import Entry
 from fleet.ground import Ground
+from fleet.handouts import HandoutDesk
 from fleet.installs import ControlInfo, ImageProvider, InstallDesk
 from fleet.joining import FOUNDED, FOUNDER, JoinDesk
 from fleet.k3s import K3sMaterial
@@ -87,6 +88,7 @@ class Controller:
         self.store = store
         self.admission = AdmissionDesk(ground)
         self.installs = InstallDesk(ground, images, control)
+        self.handouts = HandoutDesk(ground, control)
         self.joins = JoinDesk(ground)
         self.boots = BootDesk(ground)
         self.watch = Watch(ground, self.joins, connect)

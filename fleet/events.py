@@ -154,6 +154,20 @@ def installed(disk: str, bytes_written: int, seconds: float) -> Entry:
     return Entry(kind=Kind.INSTALL, text=text, detail={"bytes_written": bytes_written, "seconds": seconds})
 
 
+def handout_begun(number: int) -> Entry:
+    text = f"its own image is being written outside of the network boot (intent {number})"
+    return Entry(kind=Kind.INSTALL, text=text, detail={"intent": number})
+
+
+def handed_out(medium: str, number: int) -> Entry:
+    return Entry(
+        kind=Kind.INSTALL,
+        text=f"its own image was written to {medium} (intent {number}); it boots from there",
+        hint="Put it into the board and switch it on. It holds a single-use ticket: keep it to yourself.",
+        detail={"intent": number, "medium": medium},
+    )
+
+
 def may_join(reason: str) -> Entry:
     return Entry(kind=Kind.JOIN, text=f"may join: {reason}")
 

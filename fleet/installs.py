@@ -82,8 +82,8 @@ class InstallDesk:
         with ground.store.write() as tx:
             node, intent = self._attempt(tx, token)
             ticket = ground.pki.ticket(node.name, intent.number, node.standing.attempt)
-            signature = node.disk_signature or 1 + int(ground.random_hex(4), 16) % 0xFFFF_FFFF
-            instance = f"{ground.spec.name}-{node.name}-{intent.number}-{node.standing.attempt}"
+            signature = node.disk_signature or new_disk_signature(ground)
+            instance = instance_id(ground, node, intent)
             planned = self._images.plan_for(
                 ground.require_spec(node.name),
                 self._control,
@@ -200,6 +200,16 @@ class InstallDesk:
         if intent.closed is not None or node.state not in (State.IMAGING, State.FAILED_IMAGING):
             raise _ended(intent)
         return node, intent
+
+
+def new_disk_signature(ground: Ground) -> int:
+    """32 random bits, never 0: a disk that no other disk of the cluster is mistaken for."""
+    return 1 + int(ground.random_hex(4), 16) % 0xFFFF_FFFF
+
+
+def instance_id(ground: Ground, node: NodeRecord, intent: IntentRecord) -> str:
+    """cloud-init's name for this installation, unlike that of any earlier one."""
+    return f"{ground.spec.name}-{node.name}-{intent.number}-{node.standing.attempt}"
 
 
 def _may_overwrite(node: NodeRecord, intent: IntentRecord, occupant: Occupant) -> bool:

@@ -25,6 +25,8 @@ class State(StrEnum):
     NETBOOTING = "netbooting"
     PENDING = "pending"
     IMAGING = "imaging"
+    FLASHED = "flashed"
+    """A person wrote its disk or card; nobody knows when it is switched on."""
     FIRST_BOOT = "first-boot"
     JOINING = "joining"
     READY = "ready"
@@ -66,6 +68,8 @@ class Happening(StrEnum):
     PROGRESSED = "progressed"
     INSTALL_FAILED = "install-failed"
     INSTALLED = "installed"
+    HANDED_OUT = "handed-out"
+    """Its own image was written outside of the network boot: onto a card, or into a file."""
     ENROLLED = "enrolled"
     WAITED = "waited"
     """The node reported while it waits for its turn to join: the limit starts anew."""
@@ -98,6 +102,7 @@ FAILED_TWIN: Final[Mapping[State, State]] = {
 
 INSTALLED: Final = frozenset(
     {
+        State.FLASHED,
         State.FIRST_BOOT,
         State.FAILED_FIRST_BOOT,
         State.JOINING,
@@ -129,10 +134,22 @@ TRANSITIONS: Final[Mapping[Happening, Mapping[State, State]]] = {
     Happening.PROGRESSED: {State.IMAGING: State.IMAGING, State.FAILED_IMAGING: State.IMAGING},
     Happening.INSTALL_FAILED: {State.IMAGING: State.FAILED_IMAGING},
     Happening.INSTALLED: _all_from(State.IMAGING, State.FAILED_IMAGING, to=State.FIRST_BOOT),
+    # Not while an installer is at work; and a card that was lost before it ever started may be written again.
+    Happening.HANDED_OUT: _all_from(
+        State.DECLARED,
+        State.NETBOOTING,
+        State.PENDING,
+        State.FAILED_NETBOOT,
+        State.FAILED_IMAGING,
+        State.FLASHED,
+        State.FIRST_BOOT,
+        State.FAILED_FIRST_BOOT,
+        to=State.FLASHED,
+    ),
     # From before FIRST_BOOT too: power may fail after the disk was committed and before the server heard of
     # it. The ticket on that disk proves that the installation was verified.
     Happening.ENROLLED: _all_from(
-        *_BEFORE_IMAGE, State.FIRST_BOOT, State.FAILED_FIRST_BOOT, to=State.JOINING
+        *_BEFORE_IMAGE, State.FLASHED, State.FIRST_BOOT, State.FAILED_FIRST_BOOT, to=State.JOINING
     ),
     Happening.WAITED: {State.JOINING: State.JOINING},
     Happening.BECAME_READY: _all_from(State.JOINING, State.FAILED_JOINING, State.DEGRADED, to=State.READY),

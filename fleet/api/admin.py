@@ -3,6 +3,8 @@
 GET  /v1/admin/nodes                    FleetView
 GET  /v1/admin/nodes/{name}?since=ID    Timeline of a node or of a held board
 POST /v1/admin/nodes/{name}/approve?key=HEX   {"message": text}; 409 when another key waits by now
+POST /v1/admin/nodes/{name}/handout           Handout: what makes an image the node's own, its ticket included
+POST /v1/admin/nodes/{name}/handout/{intent}?image=ID&medium=TEXT   {}; it was written, and read back
 GET  /v1/admin/summary                  counts by state, memory of the server
 """
 
@@ -39,6 +41,8 @@ class AdminApi:
         app.router.add_get("/v1/admin/nodes", self._nodes)
         app.router.add_get("/v1/admin/nodes/{name}", self._timeline)
         app.router.add_post("/v1/admin/nodes/{name}/approve", self._approve)
+        app.router.add_post("/v1/admin/nodes/{name}/handout", self._hand_out)
+        app.router.add_post("/v1/admin/nodes/{name}/handout/{intent:[0-9]{1,9}}", self._handed_out)
         app.router.add_get("/v1/admin/summary", self._summary)
         return app
 
@@ -68,6 +72,17 @@ class AdminApi:
                 "'bramble nodes' shows it.",
             )
         return value_answer({"message": self._controller.admission.approve(request.match_info["name"], key)})
+
+    async def _hand_out(self, request: web.Request) -> web.Response:
+        return value_answer(self._controller.handouts.begin(request.match_info["name"]).as_json())
+
+    async def _handed_out(self, request: web.Request) -> web.Response:
+        name, intent = request.match_info["name"], int(request.match_info["intent"])
+        query = request.query
+        self._controller.handouts.finish(
+            name, intent, image_id=query.get("image", ""), medium=query.get("medium", "")
+        )
+        return value_answer({})
 
     async def _summary(self, _request: web.Request) -> web.Response:
         view = fleet_view(self._controller.store)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -26,10 +27,60 @@ INCOMPAT_CSUM_SEED: Final = 0x2000
 INCOMPAT_KNOWN: Final = (
     INCOMPAT_FILETYPE | INCOMPAT_EXTENTS | INCOMPAT_64BIT | INCOMPAT_FLEX_BG | INCOMPAT_CSUM_SEED
 )
+COMPAT_NAMES: Final = {
+    0x1: "dir_prealloc",
+    0x4: "has_journal",
+    0x8: "ext_attr",
+    0x10: "resize_inode",
+    0x20: "dir_index",
+    0x200: "sparse_super2",
+    0x400: "fast_commit",
+    0x800: "stable_inodes",
+    0x1000: "orphan_file",
+}
+INCOMPAT_NAMES: Final = {
+    0x1: "compression",
+    0x2: "filetype",
+    0x4: "needs_recovery",
+    0x8: "journal_dev",
+    0x10: "meta_bg",
+    0x40: "extent",
+    0x80: "64bit",
+    0x100: "mmp",
+    0x200: "flex_bg",
+    0x400: "ea_inode",
+    0x1000: "dirdata",
+    0x2000: "metadata_csum_seed",
+    0x4000: "large_dir",
+    0x8000: "inline_data",
+    0x10000: "encrypt",
+    0x20000: "casefold",
+}
+RO_COMPAT_NAMES: Final = {
+    0x1: "sparse_super",
+    0x2: "large_file",
+    0x8: "huge_file",
+    0x10: "uninit_bg",
+    0x20: "dir_nlink",
+    0x40: "extra_isize",
+    0x100: "quota",
+    0x200: "bigalloc",
+    0x400: "metadata_csum",
+    0x1000: "read-only",
+    0x2000: "project",
+    0x4000: "shared_blocks",
+    0x8000: "verity",
+    0x10000: "orphan_present",
+}
+"""Feature bits by the names that mke2fs and dumpe2fs use."""
+
 RO_COMPAT_SPARSE_SUPER: Final = 0x1
 RO_COMPAT_GDT_CSUM: Final = 0x10
 RO_COMPAT_BIGALLOC: Final = 0x200
 RO_COMPAT_METADATA_CSUM: Final = 0x400
+RO_COMPAT_REFUSED: Final = RO_COMPAT_BIGALLOC | 0x4000 | 0x10000
+"""bigalloc and shared_blocks change what a block in use is; orphan_present needs a replay like a journal."""
+STATE_ERRORS: Final = 0x2
 GROUP_INODE_UNINIT: Final = 0x1
 GROUP_BLOCK_UNINIT: Final = 0x2
 GROUP_INODE_ZEROED: Final = 0x4
@@ -57,6 +108,21 @@ class Superblock:
     incompat: int
     ro_compat: int
     backup_groups: tuple[int, int]
+    uuid: uuid.UUID
+    label: str
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of all features, sorted; bits without a name as in ``FEATURE_C12``."""
+        return tuple(
+            sorted(
+                [
+                    *_names(self.compat, COMPAT_NAMES, "C"),
+                    *_names(self.incompat, INCOMPAT_NAMES, "I"),
+                    *_names(self.ro_compat, RO_COMPAT_NAMES, "R"),
+                ]
+            )
+        )
 
     @property
     def groups(self) -> int:
@@ -96,7 +162,8 @@ def parse_superblock(data: bytes) -> Superblock:
     """Read the 1024 bytes at byte 1024 of the filesystem.
 
     Raises:
-        Ext4Error: another filesystem, an unclean journal, or a feature that this reader does not know.
+        Ext4Error: another filesystem, an unclean journal, marked errors, or a feature that this reader does
+            not know.
     """
     if len(data) < 1024 or struct.unpack_from("<H", data, 0x38)[0] != MAGIC:
         raise Ext4Error(
@@ -109,12 +176,19 @@ def parse_superblock(data: bytes) -> Superblock:
             "the ext4 filesystem was not unmounted cleanly: its journal must be replayed first",
             "Run 'e2fsck -fy IMAGE?offset=BYTES' on it, or fetch the image again.",
         )
-    unknown = incompat & ~INCOMPAT_KNOWN
-    if unknown or ro_compat & RO_COMPAT_BIGALLOC:
+    unknown = [
+        *_names(incompat & ~INCOMPAT_KNOWN, INCOMPAT_NAMES, "I"),
+        *_names(ro_compat & RO_COMPAT_REFUSED, RO_COMPAT_NAMES, "R"),
+    ]
+    if unknown:
         raise Ext4Error(
-            f"the ext4 filesystem has features that Bramble does not know (incompat {unknown:#x}, "
-            f"ro_compat {ro_compat & RO_COMPAT_BIGALLOC:#x})",
+            f"the ext4 filesystem has features that Bramble cannot edit: {', '.join(unknown)}",
             "Use an image whose root has the features of Raspberry Pi OS or Debian.",
+        )
+    if struct.unpack_from("<H", data, 0x3A)[0] & STATE_ERRORS:
+        raise Ext4Error(
+            "the ext4 filesystem is marked as containing errors",
+            "Fetch the image again; if it is your own, run 'e2fsck -fy IMAGE?offset=BYTES' on a copy.",
         )
     wide = bool(incompat & INCOMPAT_64BIT)
 
@@ -139,6 +213,8 @@ def parse_superblock(data: bytes) -> Superblock:
         incompat=incompat,
         ro_compat=ro_compat,
         backup_groups=(u32(0x24C), u32(0x250)),
+        uuid=uuid.UUID(bytes=bytes(data[0x68:0x78])),
+        label=data[0x78:0x88].split(b"\0", 1)[0].decode("utf-8", "replace"),
     )
     if not superblock.blocks_per_group or not superblock.inodes_per_group or superblock.block_bytes > 65536:
         raise Ext4Error("the ext4 superblock has impossible sizes", "e2fsck -fn says more.")
@@ -169,6 +245,12 @@ def set_bit_runs(bitmap: bytes, count: int) -> Iterator[tuple[int, int]]:
     digits = f"{int.from_bytes(bitmap, 'little'):0{count}b}"[::-1][:count]
     for match in re.finditer("1+", digits):
         yield match.start(), match.end() - match.start()
+
+
+def _names(bits: int, names: Mapping[int, str], kind: str) -> Iterator[str]:
+    for position in range(32):
+        if bits >> position & 1:
+            yield names.get(1 << position, f"FEATURE_{kind}{position}")
 
 
 @lru_cache(maxsize=4096)

@@ -39,6 +39,8 @@ _END: Final = 0x00
 _CLUSTER_MASK: Final = 0x0FFF_FFFF
 _END_OF_CHAIN: Final = 0x0FFF_FFF8
 _FIRST_CLUSTER: Final = 2
+_CLEAN_BIT: Final = 0x0800_0000
+"""In FAT entry 1; cleared while a volume is mounted for writing."""
 _LOWER_BASE: Final = 0x08
 _LOWER_EXTENSION: Final = 0x10
 _LAST_LONG_ENTRY: Final = 0x40
@@ -82,6 +84,8 @@ class FatVolume:
                 f"{cluster_sectors} sectors per cluster, {fats} FATs of {fat_sectors} sectors",
                 "The boot sector is damaged; fetch or build the image again.",
             )
+        self.serial: int = struct.unpack_from("<I", boot, 67)[0]
+        self._fats: int = fats
         self.cluster_bytes: int = sector_bytes * cluster_sectors
         self.size_bytes: int = sectors * sector_bytes
         self.fat_offset: int = offset + reserved * sector_bytes
@@ -103,6 +107,26 @@ class FatVolume:
         if sys.byteorder == "big":
             table.byteswap()
         return table
+
+    @cached_property
+    def label(self) -> str:
+        """The volume's label, from its entry in the root directory."""
+        for raw in self._raw_entries(self.root_cluster, "/"):
+            if raw[11] != ATTR_LONG_NAME and raw[11] & ATTR_VOLUME_ID:
+                return raw[:11].decode("cp437").rstrip()
+        return ""
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Marks of an unclean volume: the bit for it in FAT entry 1, copies of the FAT that differ."""
+        found = []
+        if not self._table[1] & _CLEAN_BIT:
+            found.append("it was not unmounted cleanly (dirty bit)")
+        first = self._source.read_at(self.fat_offset, self.fat_bytes)
+        for copy in range(1, self._fats):
+            if self._source.read_at(self.fat_offset + copy * self.fat_bytes, self.fat_bytes) != first:
+                found.append(f"copy {copy + 1} of the FAT differs from the first")
+        return tuple(found)
 
     @cached_property
     def free_clusters(self) -> int:
@@ -208,22 +232,18 @@ class FatVolume:
 
     def _children(self, directory: FatEntry) -> Iterator[FatEntry]:
         prefix = directory.path.rstrip("/")
-        data = b"".join(
-            self._source.read_at(self._cluster_offset(cluster), count * self.cluster_bytes)
-            for cluster, count in _runs(self._chain(directory.first_cluster, directory.path))
-        )
-        long_name = b""
-        for position in range(0, len(data), _ENTRY_BYTES):
-            raw = data[position : position + _ENTRY_BYTES]
-            if raw[0] == _END:
-                return
+        long_name, checksum = b"", -1
+        for raw in self._raw_entries(directory.first_cluster, directory.path):
             if raw[0] == _DELETED:
                 long_name = b""
             elif raw[11] == ATTR_LONG_NAME:
                 part = raw[1:11] + raw[14:26] + raw[28:32]
                 long_name = part if raw[0] & _LAST_LONG_ENTRY else part + long_name
+                checksum = raw[13]
             else:
-                name, long_name = _name(raw, long_name), b""
+                # A long name whose checksum is not the short name's belongs to a file that is gone.
+                name = _name(raw, long_name if checksum == _short_checksum(raw) else b"")
+                long_name = b""
                 if raw[11] & ATTR_VOLUME_ID or name in (".", ".."):
                     continue
                 high, low, size = struct.unpack_from("<H", raw, 20)[0], *struct.unpack_from("<HI", raw, 26)
@@ -233,6 +253,25 @@ class FatVolume:
                     size_bytes=size,
                     first_cluster=high << 16 | low,
                 )
+
+    def _raw_entries(self, first_cluster: int, path: str) -> Iterator[bytes]:
+        data = b"".join(
+            self._source.read_at(self._cluster_offset(cluster), count * self.cluster_bytes)
+            for cluster, count in _runs(self._chain(first_cluster, path))
+        )
+        for position in range(0, len(data), _ENTRY_BYTES):
+            raw = data[position : position + _ENTRY_BYTES]
+            if raw[0] == _END:
+                return
+            yield raw
+
+
+def _short_checksum(raw: bytes) -> int:
+    """What a long name's entries say of the short name that they belong to."""
+    total = 0
+    for byte in raw[:11]:
+        total = ((total & 1) << 7) + (total >> 1) + byte & 0xFF
+    return total
 
 
 def _runs(clusters: Iterator[int]) -> Iterator[tuple[int, int]]:

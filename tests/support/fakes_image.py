@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import zstandard
+from fakes_systems import SIGNATURE, SYSTEMS, FakeSystem
 
 from fleet.boards import BoardModel, DiskKind, MacAddress, Serial
 from fleet.spec.model import (
@@ -41,65 +43,70 @@ from imagebuilder.disk.mbr import Mbr, Partition
 from imagebuilder.runner import run
 from imagebuilder.store import Store
 
-SIGNATURE = 0x5AB1E0FF
 BOOT_START_LBA = 2048
 BOOT_SECTORS = 40 * 2048
 ROOT_SECTORS = 96 * 2048
-CMDLINE = f"console=tty1 root=PARTUUID={SIGNATURE:08x}-02 rootfstype=ext4 fsck.repair=yes rootwait\n"
-FSTAB = (
-    f"proc /proc proc defaults 0 0\nPARTUUID={SIGNATURE:08x}-01 /boot/firmware vfat defaults 0 2\n"
-    f"PARTUUID={SIGNATURE:08x}-02 / ext4 defaults,noatime 0 1\n"
-)
 FEATURES = "^64bit,^huge_file,orphan_file"
 VERSION = "v1.33.5+k3s1"
 SSH_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHZ test@example.org"
 
 
-def make_disk(path: Path, *, root_sectors: int = ROOT_SECTORS, features: str = FEATURES) -> Path:
-    """MBR, a FAT32 ``bootfs`` with the usual files, an ext4 ``rootfs`` with a merged-/usr tree and a Python
-    of text."""
+def make_disk(
+    path: Path,
+    *,
+    root_sectors: int = ROOT_SECTORS,
+    features: str = FEATURES,
+    system: FakeSystem = SYSTEMS["debian"],
+) -> Path:
+    """MBR, a FAT32 with the files of ``system``, an ext4 with its tree, merged /usr and a Python of text."""
     work = path.parent / f"{path.name}.work"
-    tree = work / "tree"
+    tree, boot_tree = work / "tree", work / "boot"
     for directory in (
         "etc",
         "usr/lib/systemd",
-        "usr/lib/python3.13/test",
         "usr/bin",
+        "usr/sbin",
         "usr/local/bin",
         "boot/firmware",
+        "home",
     ):
-        (tree / directory).mkdir(parents=True)
-    for link in ("bin", "lib"):
+        (tree / directory).mkdir(parents=True, exist_ok=True)
+    for link in ("bin", "lib", "sbin"):
         (tree / link).symlink_to(f"usr/{link}")
-    (tree / "etc/fstab").write_text(FSTAB)
-    (tree / "etc/hostname").write_text("raspberrypi\n")
+    _write_tree(boot_tree, system.boot)
+    _write_tree(tree, system.root)
     (tree / "usr/bin/python3").symlink_to("python3.13")
-    (tree / "usr/bin/python3.13").write_text("stands in for Python\n")
-    (tree / "usr/bin/zstd").write_text("stands in for zstd\n")
-    (tree / "usr/lib/python3.13/os.py").write_text("name = 'posix'\n")
-    (tree / "usr/lib/python3.13/test/huge.py").write_text("not needed\n")
-    (tree / "usr/bin/scattered").write_bytes(hashlib.shake_256(b"scattered").digest(3_000_000))
+    _write_tree(
+        tree,
+        {
+            "usr/bin/python3.13": "stands in for Python\n",
+            "usr/bin/zstd": "stands in for zstd\n",
+            "usr/lib/python3.13/os.py": "name = 'posix'\n",
+            "usr/lib/python3.13/test/huge.py": "not needed\n",
+            "usr/bin/scattered": hashlib.shake_256(b"scattered").digest(3_000_000),
+        },
+    )
     boot = Partition(start_lba=BOOT_START_LBA, sectors=BOOT_SECTORS, type=0x0C)
     root = Partition(start_lba=boot.end_lba, sectors=root_sectors, type=0x83)
     with path.open("wb") as file:
         file.write(Mbr(signature=SIGNATURE, entries=(boot, root, None, None)).encode())
         file.truncate(root.offset + root.size_bytes)
-    run(["mkfs.vfat", "-F", "32", "-s", "1", "-n", "bootfs", "-i", "1234abcd",
+    run(["mkfs.vfat", "-F", "32", "-s", "1", "-n", system.boot_label, "-i", "1234abcd",
          "--offset", str(boot.start_lba), path, str(boot.size_bytes // 1024)])  # fmt: skip
-    run(["mke2fs", "-q", "-t", "ext4", "-b", "4096", "-O", features, "-L", "rootfs", "-d", tree, "-E",
-         f"offset={root.offset},root_owner=0:0", path, f"{root.size_bytes // 4096}"])  # fmt: skip
-    (work / "overlays").mkdir()
-    for name, content in {
-        "cmdline.txt": CMDLINE.encode(),
-        "config.txt": b"[all]\narm_64bit=1\n",
-        "kernel8.img": hashlib.shake_256(b"kernel").digest(70_000),
-        "initramfs8": hashlib.shake_256(b"initramfs").digest(90_001),
-        "overlays/a long file name.dtbo": b"overlay",
-    }.items():
-        (work / name).write_bytes(content)
-    run(["mcopy", "-s", "-i", f"{path}@@{boot.offset}", work / "cmdline.txt", work / "config.txt",
-         work / "kernel8.img", work / "initramfs8", work / "overlays", "::/"])  # fmt: skip
+    run(["mke2fs", "-q", "-t", "ext4", "-b", "4096", "-O", features, "-L", system.root_label, "-d", tree,
+         "-E", f"offset={root.offset},root_owner=0:0", path, f"{root.size_bytes // 4096}"])  # fmt: skip
+    run(["mcopy", "-s", "-i", f"{path}@@{boot.offset}", *sorted(boot_tree.iterdir()), "::/"])
     return path
+
+
+def _write_tree(top: Path, files: Mapping[str, str | bytes]) -> None:
+    for name, content in files.items():
+        place = top / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str) and content.startswith("-> "):
+            place.symlink_to(content.removeprefix("-> "))
+        else:
+            place.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def make_base(store: Store) -> str:

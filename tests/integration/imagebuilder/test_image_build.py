@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import zstandard
 from fakes_image import (
-    SIGNATURE,
     is_same,
     make_agent,
     make_base,
@@ -23,6 +22,7 @@ from fakes_image import (
     make_spec,
     write_sums,
 )
+from fakes_systems import SIGNATURE
 
 from fleet.spec.model import ClusterSpec
 from imagebuilder.build import BaseMissing, Image, build_image, find_image

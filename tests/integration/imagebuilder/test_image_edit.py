@@ -10,7 +10,8 @@ import struct
 from pathlib import Path
 
 import pytest
-from fakes_image import SIGNATURE, is_same, make_disk
+from fakes_image import is_same, make_disk
+from fakes_systems import SIGNATURE
 
 from imagebuilder.disk.edit import DiskImage, ImageFull
 from imagebuilder.disk.edits import EPOCH, Edit, PutBootFile, PutDirectory, PutFile, PutLink

@@ -139,8 +139,8 @@ def test_superblock_values() -> None:
         (bytes(1024), "no ext4"),
         (b"short", "no ext4"),
         (superblock(incompat=0x46), "journal must be replayed"),
-        (superblock(incompat=0x10042), "features that Bramble does not know"),
-        (superblock(ro=0x200), "features that Bramble does not know"),
+        (superblock(incompat=0x10042), "features that Bramble cannot edit"),
+        (superblock(ro=0x200), "features that Bramble cannot edit"),
         (superblock(per_group=0), "impossible"),
     ],
 )
