@@ -20,6 +20,7 @@ COMMANDS = {
     "check": "fleet.cli_spec:check",
     "base": "imagebuilder.cli:base",
     "build": "imagebuilder.cli:build",
+    "flash": "bramble.flash_command:flash",
     "image": "bramble.cli:image",
     "serve": "bramble.serve_command:serve",
     "nodes": "fleet.cli:nodes",

@@ -36,6 +36,7 @@ import zstandard
 
 from imagebuilder.disk.blockmap import ByteRange
 from imagebuilder.disk.source import ByteSource
+from imagebuilder.errors import NotUnderstood
 
 CHUNK_BYTES: Final = 4 * 2**20
 ZERO_FRAME_BYTES: Final = 16 * 2**20
@@ -113,6 +114,23 @@ def render_index(image_id: str, size_bytes: int, chunks: Sequence[Chunk]) -> byt
         "chunks": [asdict(chunk) for chunk in chunks],
     }
     return json.dumps(body, separators=(",", ":")).encode() + b"\n"
+
+
+def load_chunks(path: Path) -> tuple[Chunk, ...]:
+    """The chunks of an index file.
+
+    Raises:
+        NotUnderstood: it is no index of this version.
+    """
+    try:
+        body = json.loads(path.read_bytes())
+        if body["version"] != 1:
+            raise ValueError(f"version {body['version']}")
+        return tuple(Chunk(**chunk) for chunk in body["chunks"])
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise NotUnderstood(
+            f"{path} is not an image index: {exc}", "The store is damaged; remove the entry and build again."
+        ) from exc
 
 
 def clear_unmapped(descriptor: int, size_bytes: int, ranges: Sequence[ByteRange]) -> int:

@@ -1,0 +1,167 @@
+"""Cards and disks for declared nodes: who gets which medium, with which values, and what is kept of it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from agent.installer.occupant import encode_marker
+from agent.protocol import Occupant
+from bramble.node_images import Handouts, NodeImage, make_node_image
+from fleet.errors import FleetError
+from fleet.spec.model import ClusterSpec, NodeSpec
+from imagebuilder.build import Image
+from imagebuilder.errors import ImageBuilderError
+from imagebuilder.flash.batch import Order, Result, flash_all
+from imagebuilder.flash.devices import Disk, Inventory, refusals
+from imagebuilder.flash.errors import TargetRefused
+from imagebuilder.flash.record import FlashRecord, write_record
+from imagebuilder.flash.source import Patch, Piece, RawImage, open_raw
+from imagebuilder.flash.target import FlashTarget
+from imagebuilder.flash.writer import Phase
+from imagebuilder.seal.chunks import load_chunks
+
+RECORDS: Final = "cards"
+"""Below the cluster's state directory."""
+
+
+class Watcher(Protocol):
+    """Shows what happens; called from one thread for each medium."""
+
+    def progress(self, number: int, phase: Phase, done: int, total: int, /) -> None: ...
+
+    def ended(self, number: int, result: Result, /) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Medium:
+    """A target as the user named it; ``disk`` is None for a plain file."""
+
+    path: Path
+    disk: Disk | None
+    size_bytes: int
+
+    @property
+    def title(self) -> str:
+        return self.disk.title if self.disk else f"file of {self.size_bytes / 1e9:.1f} GB, {self.path}"
+
+
+def require_media(
+    paths: Sequence[Path], inventory: Inventory, *, needed_bytes: int, allow_fixed: bool
+) -> list[Medium]:
+    """Look at every target before any is touched.
+
+    Raises:
+        TargetRefused: at least one must not be written; all reasons at once.
+    """
+    media: list[Medium] = []
+    problems: list[str] = []
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        real = path.resolve()
+        if (twin := seen.setdefault(real, path)) is not path:
+            problems.append(f"{path} is the same disk as {twin}. Each node needs its own.")
+            continue
+        disk = inventory.find(path)
+        if disk is not None:
+            found = refusals(disk, needed_bytes=needed_bytes, allow_fixed=allow_fixed)
+            problems += [f"{disk.title}: {refusal.reason}. {refusal.mend}" for refusal in found]
+            media.append(Medium(path, disk, disk.size_bytes))
+        elif real.is_file():
+            size = real.stat().st_size
+            if size < needed_bytes:
+                problems.append(f"{path} has {size} bytes, the image needs {needed_bytes}. Make it larger.")
+            media.append(Medium(path, None, size))
+        elif real.is_block_device():
+            problems.append(f"{path} is a part of a disk. Name the whole disk.")
+        else:
+            problems.append(f"{path} is no disk. 'bramble flash --list' shows the candidates.")
+    if problems:
+        raise TargetRefused("nothing was written:\n" + "\n".join(f"  {line}" for line in problems), "")
+    return media
+
+
+@contextlib.contextmanager
+def open_image(image: Image) -> Iterator[RawImage]:
+    """The cluster's image with the pieces and digests of its index."""
+    pieces = [Piece(chunk.offset, chunk.length, chunk.sha256) for chunk in load_chunks(image.index)]
+    with open_raw(image.disk, image.id, pieces) as source:
+        yield source
+
+
+def flash_nodes(
+    spec: ClusterSpec,
+    image: Image,
+    targets: Sequence[tuple[NodeSpec, Medium]],
+    handouts: Handouts,
+    *,
+    records: Path,
+    verify: bool,
+    watcher: Watcher,
+    clock: Callable[[], float] = time.time,
+) -> list[Result]:
+    """Write each node's own image to its medium, tell the control state, and keep a record of each.
+
+    Raises:
+        FleetError: a node may not be installed now; nothing was written.
+        ImageBuilderError: the image cannot be read.
+    """
+    for _, medium in targets:  # a busy medium must not cost its node a ticket
+        with FlashTarget(medium.path):
+            pass
+    made = [make_node_image(spec, node, image, handouts) for node, _ in targets]
+    orders = [
+        Order(
+            path=medium.path,
+            patches=tuple(Patch(offset, data) for offset, data in node_image.delta),
+            marker=_marker(spec, node, image, node_image),
+        )
+        for (node, medium), node_image in zip(targets, made, strict=True)
+    ]
+    with open_image(image) as source:
+        results = flash_all(source, orders, verify=verify, on_progress=watcher.progress, on_end=watcher.ended)
+    return [
+        _settle(target, node_image, image, handouts, result, records, clock())
+        for target, node_image, result in zip(targets, made, results, strict=True)
+    ]
+
+
+def _marker(spec: ClusterSpec, node: NodeSpec, image: Image, made: NodeImage) -> bytes:
+    occupant = Occupant(spec.name, node.name, image.id, made.handout.instance_id)
+    return encode_marker(occupant)
+
+
+def _settle(
+    target: tuple[NodeSpec, Medium],
+    made: NodeImage,
+    image: Image,
+    handouts: Handouts,
+    result: Result,
+    records: Path,
+    now: float,
+) -> Result:
+    node, medium = target
+    if result.outcome is not None:
+        try:
+            handouts.finish(node.name, made.handout.intent, image_id=image.id, medium=medium.title)
+        except FleetError as error:
+            result = Result(None, ImageBuilderError(error.message, error.hint))
+    write_record(
+        records,
+        FlashRecord(
+            at=now,
+            node=node.name,
+            image_id=image.id,
+            intent=made.handout.intent,
+            path=medium.path,
+            disk=medium.disk,
+            size_bytes=medium.size_bytes,
+            outcome=result.outcome,
+            error=None if result.error is None else result.error.message,
+        ),
+    )
+    return result
