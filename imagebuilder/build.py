@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fleet.spec.model import CatalogueBase, ClusterSpec
-from imagebuilder.bases import Base, UnknownBase, find_base
+from fleet.spec.model import ClusterSpec
+from imagebuilder.bases import Base, find_declared, require_declared
 from imagebuilder.delta import NodeValues, render_delta
 from imagebuilder.digests import DigestCache, hash_file
 from imagebuilder.disk.blockmap import BOOT_PARTITION, mapped_ranges
@@ -66,10 +66,6 @@ OWN_OVERLAYS: Final = ("base-tuning", "agent", "k3s")
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share of the whole work that is done, 0.0–1.0."""
-
-
-class BaseMissing(ImageBuilderError):
-    """The base has not been built."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +128,7 @@ def find_image(spec: ClusterSpec, *, store: Store, agent_package: Path) -> Image
     Raises:
         ImageBuilderError: an input is missing or damaged (k3s files, overlays).
     """
-    base = _find_base(spec, store)
+    base = find_declared(spec.image.base, store)
     directory = _find_release(spec, store)
     if base is None or directory is None:
         return None
@@ -155,12 +151,7 @@ def build_image(
         ImageBuilderError: any other input is missing or damaged, or a tool failed; nothing is left in the
             store.
     """
-    base = _find_base(spec, store)
-    if base is None:
-        raise BaseMissing(
-            f"the base {_base_name(spec)!r} is not there yet",
-            f"Make it with: bramble base build {_base_name(spec)}",
-        )
+    base = require_declared(spec.image.base, store, lambda step: progress(str(step), 0.0))
     directory = _find_release(spec, store) or fetch_release(
         str(spec.k3s.source),
         spec.k3s.version,
@@ -350,20 +341,6 @@ def _require_room(inputs: _Inputs, store: Store) -> None:
 def _find(image_id: str, store: Store) -> Image | None:
     entry = store.find(KIND, image_id)
     return None if entry is None else Image(id=image_id, root=entry, manifest=load_manifest(entry))
-
-
-def _find_base(spec: ClusterSpec, store: Store) -> Base | None:
-    return find_base(_base_name(spec), store)
-
-
-def _base_name(spec: ClusterSpec) -> str:
-    base = spec.image.base
-    if not isinstance(base, CatalogueBase):
-        raise UnknownBase(
-            "image.base is a URL or a file, which this release cannot build from",
-            "Name a base: debian-trixie.",
-        )
-    return base.name
 
 
 def _find_release(spec: ClusterSpec, store: Store) -> Path | None:

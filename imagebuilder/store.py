@@ -4,8 +4,18 @@ An entry that has its final name is complete: it was built in ``<root>/tmp``, fl
 A build that dies at any point leaves nothing but a directory in ``tmp``, which the next builder of that entry
 removes.
 
-Owns: the layout of the store, its locks (flock on ``<root>/locks/<kind>/<id>``, which ends with the process)
-and its temp directories. Entries are not changed after they are finished.
+An entry that a ``Store`` object handed out is in use until that object is gone or its process has ended, and
+``bramble gc`` (``imagebuilder.store_gc``) leaves it alone.
+
+Owns: the layout of the store, its locks (flock, which ends with the process, however it ends) and its temp
+directories. Entries are not changed after they are finished.
+
+    <kind>/<id>/            finished entries
+    tmp/<kind>.<id>/        entries being built; tmp/~<kind>.<id>: entries on their way out
+    downloads/<id>/         downloads that go on where they ended
+    locks/<kind>/<id>       held while an entry is built
+    uses/<kind>/<id>        held, shared, by who uses an entry; its time of change is that of the last use
+    digests/                digests of files elsewhere on this machine
 """
 
 from __future__ import annotations
@@ -15,6 +25,7 @@ import fcntl
 import os
 import re
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -25,8 +36,14 @@ from imagebuilder.errors import NoSpace, StoreError
 from imagebuilder.runner import run
 from imagebuilder.sandbox import sandboxed
 
+DOWNLOADS: Final = "downloads"
+RESERVED: Final = frozenset(("tmp", "locks", "uses", "digests", DOWNLOADS))
+"""Directories of the store that hold no finished entries."""
+
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
-"""Kinds and ids become directory names, so neither a separator nor a leading dot may occur."""
+_KIND: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+"""Kinds and ids become directory names, so neither a separator nor a leading dot may occur; and no dot in a
+kind, which tells the two apart in ``tmp``."""
 
 
 class Store:
@@ -34,6 +51,8 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._held: dict[Path, int] = {}
+        weakref.finalize(self, _close_all, self._held)
 
     @classmethod
     def default(cls) -> Store:
@@ -41,9 +60,23 @@ class Store:
         return cls(platformdirs.user_cache_path("bramble"))
 
     def find(self, kind: str, entry_id: str) -> Path | None:
-        """The finished entry's directory."""
-        path = self._path(kind, entry_id)
-        return path if path.is_dir() else None
+        """The finished entry's directory. It is in use from now on."""
+        path = self.path(kind, entry_id)
+        if not path.is_dir():
+            return None
+        self._hold(kind, entry_id)
+        return path if path.is_dir() else None  # it may have gone before it was held
+
+    def path(self, kind: str, entry_id: str) -> Path:
+        """Where the entry is or would be; says nothing of whether it is there."""
+        return self.root / _checked(kind, "kind") / _checked(entry_id, "id")
+
+    def kinds(self) -> list[str]:
+        """The kinds of which there are entries, sorted."""
+        if not self.root.is_dir():
+            return []
+        names = (path.name for path in self.root.iterdir() if path.is_dir())
+        return sorted(name for name in names if name not in RESERVED and _KIND.fullmatch(name))
 
     def entries(self, kind: str) -> list[Path]:
         """The directories of all finished entries of one kind, sorted by id."""
@@ -61,7 +94,7 @@ class Store:
         Raises:
             StoreError: the store cannot be written.
         """
-        with self._locked(kind, entry_id), self._building(kind, entry_id) as work:
+        with self.locked(kind, entry_id), self._building(kind, entry_id) as work:
             yield work
 
     def get_or_create(self, kind: str, entry_id: str, build: Callable[[Path], None]) -> Path:
@@ -75,25 +108,40 @@ class Store:
         """
         if found := self.find(kind, entry_id):
             return found
-        with self._locked(kind, entry_id):
+        with self.locked(kind, entry_id):
             if found := self.find(kind, entry_id):
                 return found
             with self._building(kind, entry_id) as work:
                 build(work)
-        return self._path(kind, entry_id)
+            self._hold(kind, entry_id)
+        return self.path(kind, entry_id)
 
-    def _path(self, kind: str, entry_id: str) -> Path:
-        return self.root / _checked(kind, "kind") / _checked(entry_id, "id")
+    def adopt(self, kind: str, work_id: str, build: Callable[[Path], str]) -> Path:
+        """An entry whose id is known when it has been built: ``build(empty directory)`` returns it.
+
+        Of several callers with one ``work_id`` at once, one builds at a time. Where an entry of the id exists
+        by then, what was built is dropped.
+
+        Raises:
+            StoreError: the store cannot be written.
+            Whatever ``build`` raises; then nothing is left of the attempt.
+        """
+        with self.locked(kind, work_id):
+            work = self._fresh(kind, work_id)
+            try:
+                entry_id = build(work)
+                return self.get_or_create(kind, entry_id, lambda into: _move_content(work, into))
+            finally:
+                remove_tree(work)
 
     @contextlib.contextmanager
-    def _locked(self, kind: str, entry_id: str) -> Iterator[None]:
-        """Hold the entry's lock. The lock file stays: removing it would let two holders in by two inodes."""
-        path = self.root / "locks" / _checked(kind, "kind") / _checked(entry_id, "id")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as exc:
-            raise _unwritable(self.root, exc) from exc
+    def locked(self, kind: str, entry_id: str) -> Iterator[None]:
+        """Hold the lock that the builder of an entry holds; waits for it.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        descriptor = self._open_lock("locks", kind, entry_id)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -101,26 +149,100 @@ class Store:
             os.close(descriptor)
 
     @contextlib.contextmanager
-    def _building(self, kind: str, entry_id: str) -> Iterator[Path]:
-        """A fresh temp directory that takes the entry's name at the end. The caller holds the lock."""
-        final = self._path(kind, entry_id)
+    def locked_at_once(self, kind: str, entry_id: str) -> Iterator[bool]:
+        """Hold the builder's lock and the users' lock, if nobody holds either; says whether that is so."""
+        with contextlib.ExitStack() as stack:
+            for place in ("uses", "locks"):
+                descriptor = self._open_lock(place, kind, entry_id)
+                stack.callback(os.close, descriptor)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    yield False
+                    return
+            yield True
+
+    def last_used(self, kind: str, entry_id: str) -> float:
+        """When the entry was last handed out, or else made; seconds since 1970, 0.0 where it is not there."""
+        for path in (self.root / "uses" / kind / entry_id, self.path(kind, entry_id)):
+            with contextlib.suppress(FileNotFoundError):
+                return path.stat().st_mtime
+        return 0.0
+
+    def evict(self, kind: str, entry_id: str) -> bool:
+        """Remove a finished entry, unless somebody uses or builds it; says whether it is gone.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        with self.locked_at_once(kind, entry_id) as free:
+            if not free:
+                return False
+            leaving = self.root / "tmp" / f"~{kind}.{entry_id}"
+            try:
+                leaving.parent.mkdir(parents=True, exist_ok=True)
+                remove_tree(leaving)
+                self.path(kind, entry_id).rename(leaving)  # from here on nobody finds half of it
+                remove_tree(leaving)
+            except FileNotFoundError:
+                pass  # somebody else was faster
+            except OSError as exc:
+                raise _unwritable(self.root, exc) from exc
+            return True
+
+    def _hold(self, kind: str, entry_id: str) -> None:
+        """Mark the entry as used by this object, and as used now."""
+        path = self.path(kind, entry_id)
+        if (descriptor := self._held.get(path)) is None:
+            try:
+                descriptor = self._open_lock("uses", kind, entry_id)
+            except StoreError:
+                return  # a store that we can only read: who may clean it up is not us
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            if self._held.setdefault(path, descriptor) != descriptor:
+                os.close(descriptor)  # another thread was faster
+                return
+        with contextlib.suppress(OSError):
+            os.utime(descriptor)
+
+    def _open_lock(self, place: str, kind: str, entry_id: str) -> int:
+        """A descriptor of a lock file. The file stays: removing it would let two holders in by two inodes."""
+        path = self.root / place / _checked(kind, "kind") / _checked(entry_id, "id")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as exc:
+            raise _unwritable(self.root, exc) from exc
+
+    def _fresh(self, kind: str, entry_id: str) -> Path:
+        """An empty temp directory for the entry. The caller holds its lock."""
         work = self.root / "tmp" / f"{kind}.{entry_id}"
         try:
             remove_tree(work)  # what a killed builder left; nobody else is here, we hold its lock
             work.mkdir(parents=True)
-            final.parent.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise _unwritable(self.root, exc) from exc
+        return work
+
+    @contextlib.contextmanager
+    def _building(self, kind: str, entry_id: str) -> Iterator[Path]:
+        """A fresh temp directory that takes the entry's name at the end. The caller holds the lock."""
+        final = self.path(kind, entry_id)
+        work = self._fresh(kind, entry_id)
         try:
             yield work
-            flush_tree(work)
-            replaced = work.with_name(f"{work.name}.replaced")
-            remove_tree(replaced)
-            if final.exists():
-                final.rename(replaced)
-            work.rename(final)
-            _flush(final.parent)
-            remove_tree(replaced)
+            try:
+                flush_tree(work)
+                final.parent.mkdir(parents=True, exist_ok=True)
+                replaced = work.with_name(f"~{work.name}")
+                remove_tree(replaced)
+                if final.exists():
+                    final.rename(replaced)
+                work.rename(final)
+                _flush(final.parent)
+                remove_tree(replaced)
+            except OSError as exc:
+                raise _unwritable(self.root, exc) from exc
         except BaseException:
             remove_tree(work)
             raise
@@ -157,6 +279,16 @@ def remove_tree(root: Path) -> None:
         run(sandboxed(["rm", "-rf", "--", str(root)], arm64=False))
 
 
+def _move_content(source: Path, target: Path) -> None:
+    for path in source.iterdir():
+        path.rename(target / path.name)
+
+
+def _close_all(held: dict[Path, int]) -> None:
+    while held:
+        os.close(held.popitem()[1])
+
+
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -166,7 +298,7 @@ def _flush(path: Path) -> None:
 
 
 def _checked(name: str, what: str) -> str:
-    if not _NAME.fullmatch(name):
+    if not (_KIND if what == "kind" else _NAME).fullmatch(name):
         raise StoreError(
             f"store: {name!r} cannot be the {what} of an entry; expected 1–128 letters, digits and '._+-'",
             "This is a fault of the program that asked for it; please report it.",

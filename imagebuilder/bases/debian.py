@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from imagebuilder.bases import mirror as mirrors
-from imagebuilder.bases.catalogue import (
-    DATA_DIR,
+from imagebuilder.bases.base import (
     DISK_NAME,
     INFO_NAME,
     KIND,
@@ -25,11 +24,12 @@ from imagebuilder.bases.catalogue import (
     BaseInfo,
     PartitionInfo,
     load_base,
-    recipe_id,
 )
+from imagebuilder.bases.catalogue import DATA_DIR, recipe_id
 from imagebuilder.bases.layout import BOOT_LABEL, LAYOUT_TOOLS, ROOT_LABEL, disk_identity, lay_out
 from imagebuilder.bases.progress import BootstrapProgress, Progress
 from imagebuilder.bases.recipe import DebianRecipe
+from imagebuilder.digests import hash_file
 from imagebuilder.disk.mbr import Mbr
 from imagebuilder.errors import ImageBuilderError, MissingTool
 from imagebuilder.runner import require_tools, run, stream
@@ -182,6 +182,7 @@ def _describe(
         disk_signature=mbr.signature,
         recipe=asdict(recipe),
         built_with={**_tool_versions(), "suites": suites},
+        disk_sha256=hash_file(disk),
     )
 
 

@@ -37,7 +37,8 @@ from fleet.spec.model import (
     UnknownBoards,
     UserSpec,
 )
-from imagebuilder.bases.catalogue import DISK_NAME, INFO_NAME, KIND, BaseInfo, recipe_id
+from imagebuilder.bases.base import DISK_NAME, INFO_NAME, KIND, BaseInfo
+from imagebuilder.bases.catalogue import recipe_id
 from imagebuilder.bases.recipe import DEBIAN_TRIXIE
 from imagebuilder.disk.mbr import Mbr, Partition
 from imagebuilder.runner import run

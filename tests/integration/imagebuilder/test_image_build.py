@@ -25,7 +25,8 @@ from fakes_image import (
 from fakes_systems import SIGNATURE
 
 from fleet.spec.model import ClusterSpec
-from imagebuilder.build import BaseMissing, Image, build_image, find_image
+from imagebuilder.bases import BaseMissing
+from imagebuilder.build import Image, build_image, find_image
 from imagebuilder.delta import disk_signature
 from imagebuilder.disk.blockmap import mapped_ranges
 from imagebuilder.disk.edit import DiskImage

@@ -8,20 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from imagebuilder.bases.catalogue import (
-    DATA_DIR,
-    BaseInfo,
-    PartitionInfo,
-    UnknownBase,
-    find_base,
-    load_base,
-    parse_info,
-    recipe_data,
-    recipe_id,
-)
+from imagebuilder.bases.base import BaseInfo, PartitionInfo, load_base, parse_info
+from imagebuilder.bases.catalogue import DATA_DIR, UnknownBase, recipe_data, recipe_id
 from imagebuilder.bases.debian import parse_installed
 from imagebuilder.bases.layout import disk_identity, render_cmdline, render_fstab
 from imagebuilder.bases.recipe import DEBIAN_TRIXIE
+from imagebuilder.bases.resolve import find_base
 from imagebuilder.disk.mbr import raspios_layout
 from imagebuilder.errors import ImageBuilderError, StoreError
 from imagebuilder.store import Store
