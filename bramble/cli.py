@@ -18,7 +18,7 @@ import click
 COMMANDS = {
     "init": "fleet.cli_spec:init",
     "check": "fleet.cli_spec:check",
-    "base": "imagebuilder.cli:base",
+    "base": "imagebuilder.cli_bases:base",
     "build": "imagebuilder.cli:build",
     "flash": "bramble.flash_command:flash",
     "image": "bramble.cli:image",

@@ -1,4 +1,4 @@
-"""The commands ``bramble build`` and ``bramble base``: they parse, call one function, and print."""
+"""The command ``bramble build``, and what the other commands of this package share."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def build(cluster: Path, release: Path | None, as_json: bool) -> None:
     if release is not None:
         spec = replace(spec, k3s=replace(spec.k3s, source=release.resolve()))
     started = time.monotonic()
-    with _ProgressLine(show=not as_json) as line:
+    with ProgressLine(show=not as_json) as line:
         image = build_image(spec, store=store(), agent_package=agent_package(), progress=line.update)
     seconds = time.monotonic() - started
     manifest = image.manifest
@@ -78,73 +78,6 @@ def build(cluster: Path, release: Path | None, as_json: bool) -> None:
     click.echo(f"time       {seconds:.1f} s")
 
 
-@click.group()
-def base() -> None:
-    """Stock images that cluster images are made from."""
-
-
-@base.command(name="build")
-@click.argument("name")
-@click.option(
-    "--mirror",
-    envvar=MIRROR_VARIABLE,
-    metavar="URL",
-    help=f"Debian archive to take packages from; ${MIRROR_VARIABLE}, or the one this host's apt uses.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def base_build(name: str, mirror: str | None, as_json: bool) -> None:
-    """Make a base, or find the one that was made before. Takes minutes the first time."""
-    from imagebuilder.bases import Progress, build_base, require_recipe
-
-    started = time.monotonic()
-    with _ProgressLine(show=not as_json) as line:
-
-        def show(progress: Progress) -> None:
-            items = "" if progress.done is None else f" ({progress.done} of {progress.total})"
-            line.update(f"{progress.phase}{items}", progress.percent / 100)
-
-        made = build_base(require_recipe(name), store=store(), mirror=mirror, progress=show)
-    if as_json:
-        summary = {"id": made.id, "name": made.name, "path": os.fspath(made.disk), "built": line.used}
-        click.echo(json.dumps(summary))
-        return
-    click.echo(f"base       {made.name} {made.id}{'' if line.used else ' (unchanged)'}")
-    click.echo(f"kernel     {made.info.kernel_version}")
-    click.echo(f"disk       {made.disk}")
-    click.echo(f"time       {time.monotonic() - started:.1f} s")
-
-
-@base.command(name="list")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def base_list(as_json: bool) -> None:
-    """List the bases that there are and whether they are in the cache."""
-    from imagebuilder.bases import find_base
-    from imagebuilder.bases.catalogue import RECIPES
-
-    found = {name: find_base(name, store()) for name in sorted(RECIPES)}
-    if as_json:
-        click.echo(
-            json.dumps(
-                [
-                    {
-                        "name": name,
-                        "id": made.id if made else None,
-                        "path": os.fspath(made.disk) if made else None,
-                    }
-                    for name, made in found.items()
-                ]
-            )
-        )
-        return
-    for name, made in found.items():
-        state = (
-            f"kernel {made.info.kernel_version}, {made.disk}"
-            if made
-            else f"make it with: bramble base build {name}"
-        )
-        click.echo(f"{name:16} {state}")
-
-
 def store() -> Store:
     """The store that ``BRAMBLE_CACHE_DIR`` names, else the one in the user's cache directory."""
     directory = os.environ.get("BRAMBLE_CACHE_DIR")
@@ -166,7 +99,7 @@ def agent_package() -> Path:
     return Path(places[0])
 
 
-class _ProgressLine:
+class ProgressLine:
     """One line on stderr, rewritten on a terminal; elsewhere a line per step. Silent until work begins."""
 
     def __init__(self, *, show: bool) -> None:
@@ -175,7 +108,7 @@ class _ProgressLine:
         self._last = ""
         self._terminal = sys.stderr.isatty()
 
-    def __enter__(self) -> _ProgressLine:
+    def __enter__(self) -> ProgressLine:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -259,6 +259,20 @@ def require_room(path: Path, needed_bytes: int) -> None:
         raise NoSpace(path, needed_bytes, available)
 
 
+def allocated_bytes(root: Path) -> int:
+    """What a file or tree takes on the disk: holes count nothing, a file with several names once."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    paths = [root, *(Path(directory, name) for directory, _, names in os.walk(root) for name in names)]
+    for path in paths:
+        with contextlib.suppress(OSError):  # it went meanwhile, or belongs to the sandbox
+            state = path.lstat()
+            if (state.st_dev, state.st_ino) not in seen:
+                seen.add((state.st_dev, state.st_ino))
+                total += state.st_blocks * 512
+    return total
+
+
 def flush_tree(root: Path) -> None:
     """Write every regular file and directory below ``root``, and ``root``, through to the disk."""
     for directory, _, names in os.walk(root, topdown=False):

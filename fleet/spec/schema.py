@@ -80,11 +80,11 @@ class BaseSection(_Section):
     )
     url: Url | None = Field(
         default=None,
-        description="An image to download; needs `sha256`. Checked, so far builds start from a `name`.",
+        description="An image to download, of which `sha256` is the digest; see 'bramble base fetch'.",
     )
     path: Text | None = Field(
         default=None,
-        description="An image on this machine. Checked, so far builds start from a `name`.",
+        description="An image on this machine, plain or packed (xz, zst, gz, zip).",
     )
     sha256: Sha256 | None = Field(
         default=None, description="Digest of the image file, 64 hexadecimal digits."

@@ -32,8 +32,10 @@ class BaseInfo:
     """What is in a base; its ``base.json``.
 
     ``kernel_version`` is what ``uname -r`` says on it, ``packages`` maps package → version,
-    ``disk_signature`` is the MBR's (0 on a GPT disk). A base that we made says in ``recipe`` what from and in
-    ``built_with`` with which tools and archive suites; of a stock image both are empty, and where it came from
+    ``disk_signature`` is the MBR's; it is 0 on a GPT disk, and so is
+    the ``type`` of its partitions. A base that we made says in ``recipe`` what from and in
+    ``built_with`` with which tools and archive suites; of a stock image both are empty, and where it came
+    from
     stands in its origins. ``disk_sha256`` is the digest of the whole disk; bases made before it was recorded
     have none.
     """
@@ -97,7 +99,8 @@ def load_base(directory: Path, name: str | None = None) -> Base:
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise StoreError(
             f"{directory}: the cached base is damaged: {exc}",
-            f"Remove that directory and make the base again: rm -r {directory}, then 'bramble base fetch NAME'"
+            f"Remove that directory and make the base again: rm -r {directory}, then 'bramble base fetch "
+            "NAME'"
             " (or 'bramble base build NAME').",
         ) from exc
     return Base(id=info.id, name=name or info.name, disk=disk, info=replace(info, name=name or info.name))

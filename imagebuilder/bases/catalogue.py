@@ -49,7 +49,8 @@ class Publisher:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StockImage:
-    """A stock image of the catalogue: where it is found, and what proves it. The file says what each means."""
+    """A stock image of the catalogue: where it is found, and what proves it. The file says what each
+    means."""
 
     name: str
     title: str
@@ -97,7 +98,8 @@ def catalogue() -> Catalogue:
         return parse_catalogue(CATALOGUE.read_text(encoding="utf-8"))
     except OSError as exc:
         raise CatalogueError(
-            f"{CATALOGUE}: cannot be read: {exc.strerror}", "The install is incomplete. Install Bramble again."
+            f"{CATALOGUE}: cannot be read: {exc.strerror}",
+            "The install is incomplete. Install Bramble again.",
         ) from exc
 
 

@@ -190,9 +190,9 @@ def declared_by_zstd(file: Bytes, name: str) -> Declared:
 def _zstd_frame(file: Bytes, at: int, name: str) -> tuple[int | None, int]:
     """Declared content size of the frame at ``at``, and the byte behind it.
 
-    After the magic: descriptor byte (bits 7–6 size of the content size, 5 single segment, 2 checksum, 1–0 size
-    of the dictionary id), window byte unless single segment, dictionary id, content size. Then blocks, each
-    with 3 bytes: bit 0 last, bits 1–2 type (0 raw, 1 RLE, 2 compressed), the rest its size.
+    After the magic: descriptor byte (bits 7–6 size of the content size, 5 single segment, 2 checksum, 1–0
+    size of the dictionary id), window byte unless single segment, dictionary id, content size. Then blocks,
+    each with 3 bytes: bit 0 last, bits 1–2 type (0 raw, 1 RLE, 2 compressed), the rest its size.
     """
     descriptor = _exactly(file, at + 4, 1, name)[0]
     single, flag = descriptor >> 5 & 1, descriptor >> 6
@@ -200,7 +200,9 @@ def _zstd_frame(file: Bytes, at: int, name: str) -> tuple[int | None, int]:
     size_bytes = single if flag == 0 else (0, 2, 4, 8)[flag]
     size: int | None = None
     if size_bytes:
-        size = int.from_bytes(_exactly(file, at, size_bytes, name), "little") + (256 if size_bytes == 2 else 0)
+        size = int.from_bytes(_exactly(file, at, size_bytes, name), "little") + (
+            256 if size_bytes == 2 else 0
+        )
         at += size_bytes
     last = False
     while not last:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from imagebuilder.bases.base import BaseInfo, PartitionInfo
-from imagebuilder.disk.blockmap import BOOT_PARTITION, ROOT_PARTITION
 from imagebuilder.disk.ext4 import Ext4Volume
-from imagebuilder.disk.mbr import MBR_BYTES, parse_mbr
 from imagebuilder.disk.source import open_source
+from imagebuilder.disk.table import TableKind
+from imagebuilder.inspect import ImageFacts, inspect_image
 
 DPKG_STATUS: Final = "/var/lib/dpkg/status"
 _FIELD: Final = re.compile(r"^(Package|Status|Version): (.*)$", re.MULTILINE)
@@ -22,47 +23,44 @@ def describe(disk: Path, base_id: str, name: str, sha256: str) -> BaseInfo:
     Raises:
         NotUnderstood: it is none that Bramble can work on; the message says what was found.
     """
-    size = disk.stat().st_size
+    facts = inspect_image(disk)
     with open_source(disk) as source:
-        table = parse_mbr(source.read_at(0, MBR_BYTES), disk_bytes=size)
-        root = Ext4Volume(source, table.partition(ROOT_PARTITION).offset)
-        release = parse_os_release(root.read("/etc/os-release").decode(errors="replace"))
-        kernels = sorted(root.list_directory(root.require("/usr/lib/modules")))
+        root = Ext4Volume(source, facts.root.offset)
         packages = {}
         if root.find(DPKG_STATUS) is not None:
             packages = parse_dpkg_status(root.read(DPKG_STATUS).decode(errors="replace"))
-    filesystems = {BOOT_PARTITION: "vfat", ROOT_PARTITION: "ext4"}
     return BaseInfo(
         id=base_id,
         name=name,
-        distribution=release.get("ID", "unknown"),
-        suite=release.get("VERSION_CODENAME", "unknown"),
-        architecture="arm64",
-        kernel_version=kernels[-1] if kernels else "unknown",
+        distribution=facts.system.distribution,
+        suite=facts.system.release,
+        architecture=facts.system.architecture,
+        kernel_version=facts.kernel_version or next(iter(facts.module_versions), "unknown"),
         packages=packages,
-        layout=tuple(
-            PartitionInfo(
-                number=number,
-                type=part.type,
-                start_lba=part.start_lba,
-                sectors=part.sectors,
-                filesystem=filesystems.get(number, ""),
-                label="",
-            )
-            for number, part in table.partitions
-        ),
-        size_bytes=size,
-        disk_signature=table.signature,
+        layout=tuple(_layout(facts)),
+        size_bytes=facts.size_bytes,
+        disk_signature=int(facts.table.disk_id, 16) if facts.table.kind is TableKind.MBR else 0,
         recipe={},
         built_with={},
         disk_sha256=sha256,
     )
 
 
-def parse_os_release(text: str) -> dict[str, str]:
-    """The assignments of an os-release file, without quotes."""
-    pairs = (line.partition("=") for line in text.splitlines() if "=" in line and not line.startswith("#"))
-    return {key.strip(): value.strip().strip("\"'") for key, _, value in pairs}
+def _layout(facts: ImageFacts) -> Iterator[PartitionInfo]:
+    filesystems = {
+        facts.boot.partition: ("vfat", facts.boot.label),
+        facts.root.partition: ("ext4", facts.root.label),
+    }
+    for entry in facts.table.partitions:
+        filesystem, label = filesystems.get(entry.number, ("", ""))
+        yield PartitionInfo(
+            number=entry.number,
+            type=int(entry.type, 16) if facts.table.kind is TableKind.MBR else 0,
+            start_lba=entry.start_lba,
+            sectors=entry.sectors,
+            filesystem=filesystem,
+            label=label,
+        )
 
 
 def parse_dpkg_status(text: str) -> dict[str, str]:

@@ -91,7 +91,9 @@ def download(
             before = size
             if failures >= ATTEMPTS:
                 raise FetchError(
-                    f"{exc.message} (tried {failures} times)", f"{exc.hint} What came is kept.", status=exc.status
+                    f"{exc.message} (tried {failures} times)",
+                    f"{exc.hint} What came is kept.",
+                    status=exc.status,
                 ) from exc
             pause = exc.retry_after_s if exc.retry_after_s is not None else WAITS_S[min(failures, 5) - 1]
             http.wait(min(pause, MAX_WAIT_S))

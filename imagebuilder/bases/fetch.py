@@ -43,7 +43,8 @@ from imagebuilder.store import DOWNLOADS, Store
 
 MAX_DOWNLOAD_BYTES: Final = 16 << 30
 MAX_DISK_BYTES: Final = 64 << 30
-"""Limits of images that are not in the catalogue: more than any card that a cluster node has for its system."""
+"""Limits of images that are not in the catalogue: more than any card that a cluster node has for its
+system."""
 
 OnProgress = Callable[[FetchProgress], None]
 
@@ -118,6 +119,28 @@ def fetch_stock(
                 f"Type: bramble base build {name}",
             )
         raise unknown_base(name)
+    return fetch_image(
+        image,
+        store=store,
+        mirror=mirror,
+        key_files=key_files,
+        unverified=unverified,
+        on_progress=on_progress,
+        http=http,
+    )
+
+
+def fetch_image(
+    image: StockImage,
+    *,
+    store: Store,
+    mirror: str | None = None,
+    key_files: Sequence[Path] = (),
+    unverified: bool = False,
+    on_progress: OnProgress = lambda progress: None,
+    http: Http | None = None,
+) -> Fetched:
+    """``fetch_stock`` for an image that need not be in the catalogue."""
     with http or Http() as client:
         site = check_url(mirror or image.publisher.url)
         site = site if site.endswith("/") else f"{site}/"
@@ -200,7 +223,8 @@ def file_digest(path: Path, store: Store, expected: str | None) -> str:
     if not stat.S_ISREG(mode):
         kind = {stat.S_IFDIR: "a directory", stat.S_IFBLK: "a disk", stat.S_IFIFO: "a pipe"}
         raise ImageBuilderError(
-            f"image.base.path: {path} is {kind.get(stat.S_IFMT(mode), 'a device or socket')}, not an image file",
+            f"image.base.path: {path} is {kind.get(stat.S_IFMT(mode), 'a device or socket')}, not an "
+            "image file",
             "Name an image file: .img, or .img.xz, .zst, .gz, .zip.",
         )
     found = DigestCache(store.root / "digests").sha256(path)
@@ -259,7 +283,8 @@ def _judge(image: StockImage, located: Located, keys: _KeyFinder, *, unverified:
         doubts.append(missing_key(image, found))
     if not unverified:
         raise UnverifiedBase(
-            f"{image.name}: nothing proves that {located.file_name} is what {image.publisher.title} published: "
+            f"{image.name}: nothing proves that {located.file_name} is what {image.publisher.title} "
+            "published: "
             f"{'; '.join(doubts)}",
             f"Give the publisher's key with --key FILE (fingerprint {' or '.join(image.publisher.keys)}).\n"
             f"To take it all the same: --unverified {image.name}",

@@ -122,27 +122,32 @@ class Http:
                     body += piece
                     if len(body) > limit_bytes:
                         raise FetchError(
-                            f"{redact(url)}: the answer is larger than the {limit_bytes} bytes that are expected",
+                            f"{redact(url)}: the answer is larger than the {limit_bytes} bytes that are "
+                            "expected",
                             "The site answers with something else; use another --mirror.",
                         )
                 if answer.length not in (None, len(body)):
                     raise TransientError(
-                        f"{redact(url)}: the server announced {answer.length} bytes, {len(body)} came", "Try again."
+                        f"{redact(url)}: the server announced {answer.length} bytes, {len(body)} came",
+                        "Try again.",
                     )
                 return bytes(body)
 
         return self._patiently(once)
 
     def redirect_target(self, url: str) -> str:
-        """Where ``url`` leads in the end; nothing of the body is read.
+        """Where ``url`` leads in the end, which must be a file that is there.
 
         Raises:
             FetchError, TransientError
         """
 
         def once() -> str:
-            with self.get(url) as answer:
-                return answer.url
+            wanted = {"Accept-Encoding": "identity", "User-Agent": "bramble"}
+            response, final = self._follow(check_url(url), wanted, "HEAD")
+            with contextlib.closing(response):
+                _raise_for_status(response, final)
+            return final
 
         return self._patiently(once)
 
@@ -155,15 +160,18 @@ class Http:
                 self.wait(min(pause, 30.0))
         return once()
 
-    def _follow(self, url: str, headers: Mapping[str, str]) -> tuple[requests.Response, str]:
+    def _follow(
+        self, url: str, headers: Mapping[str, str], method: str = "GET"
+    ) -> tuple[requests.Response, str]:
         for _ in range(MAX_REDIRECTS + 1):
             try:
-                response = self._session.get(
-                    url, headers=dict(headers), stream=True, allow_redirects=False, timeout=TIMEOUT_S
+                response = self._session.request(
+                    method, url, headers=dict(headers), stream=True, allow_redirects=False, timeout=TIMEOUT_S
                 )
             except requests.RequestException as exc:
                 raise TransientError(
-                    f"{redact(url)}: no answer: {_reason(exc)}", "Look at the network, or use another --mirror."
+                    f"{redact(url)}: no answer: {_reason(exc)}",
+                    "Look at the network, or use another --mirror.",
                 ) from exc
             target = response.headers.get("Location")
             if response.status_code not in (301, 302, 303, 307, 308) or target is None:
@@ -197,7 +205,8 @@ def check_redirect(source: str, target: str) -> str:
     scheme = urlsplit(target).scheme
     if scheme not in ("http", "https") or (urlsplit(source).scheme == "https" and scheme == "http"):
         raise FetchError(
-            f"{redact(source)}: redirects to {redact(target)}, which is not followed: only https is, from https",
+            f"{redact(source)}: redirects to {redact(target)}, which is not followed: only https is, from "
+            "https",
             "The network may be a captive portal; open a page in a browser. Or use another --mirror.",
         )
     return check_url(target)

@@ -47,7 +47,8 @@ def find_keys(
         material = read_key_file(path)
         if not _pinned(material, publisher):
             raise KeyFileError(
-                f"{path}: holds the keys {', '.join(primary_fingerprints(material))}, none of which signs for "
+                f"{path}: holds the keys {', '.join(primary_fingerprints(material))}, none of which signs "
+                "for "
                 f"{publisher.title}",
                 f"The key that counts has the fingerprint {' or '.join(publisher.keys)}.",
             )

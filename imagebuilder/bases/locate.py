@@ -130,7 +130,8 @@ def _in_releases(image: StockImage, http: Http, site: str) -> tuple[str, str]:
     except FetchError as exc:
         if exc.status not in (403, 404):
             raise
-    # A mirror lacks the redirect; or "latest" has moved on to the next Debian, and older folders still have ours.
+    # A mirror lacks the redirect; or "latest" has moved on to the next Debian, and older folders still have
+    # ours.
     folder = urljoin(site, image.directory)
     listing = _links(http, folder)
     releases = {
@@ -139,11 +140,12 @@ def _in_releases(image: StockImage, http: Http, site: str) -> tuple[str, str]:
     for release in sorted(releases, key=release_order, reverse=True)[:FOLDERS_TRIED]:
         place = urljoin(folder, f"{quote(releases[release].rstrip('/'))}/")
         for name in _links(http, place):
-            if image.release_of(name) is not None:
-                return urljoin(place, quote(name)), release
+            if (built := image.release_of(name)) is not None:
+                return urljoin(place, quote(name)), built
     newest = f"; the newest there is {seen}" if seen else ""
     raise NotFound(
-        f"{redact(folder)}: no file of {image.name} in the newest {FOLDERS_TRIED} of {len(releases)} releases{newest}",
+        f"{redact(folder)}: no file of {image.name} in the newest {FOLDERS_TRIED} of {len(releases)} "
+        f"releases{newest}",
         "Give the image by its URL and sha256 in image.base, or use another --mirror.",
     )
 

@@ -27,7 +27,8 @@ MAX_KEY_FILE_BYTES: Final = 16 << 20
 _ARMOUR: Final = b"-----BEGIN PGP "
 _STATUS: Final = "[GNUPG:] "
 TIMEOUT_S: Final = 1800
-"""gpgv hashes the whole image: 2 GiB at 1.2 MB/s, a Raspberry Pi reading from a bad SD card, take this long."""
+"""gpgv hashes the whole image: 2 GiB at 1.2 MB/s, a Raspberry Pi reading from a bad SD card, take this
+long."""
 
 
 class KeyFileError(ImageBuilderError):
@@ -78,12 +79,14 @@ def dearmor(data: bytes) -> bytes:
 
 
 def primary_fingerprints(data: bytes) -> tuple[str, ...]:
-    """Fingerprints of the primary keys (version 4) in binary OpenPGP data; none where it is something else."""
+    """Fingerprints of the primary keys (version 4) in binary OpenPGP data; none where it is something
+    else."""
     found = []
     for tag, body in _packets(data):
         if tag == TAG_PUBLIC_KEY and body[:1] == b"\x04":
             head = b"\x99" + len(body).to_bytes(2, "big")
-            # RFC 4880 defines the fingerprint as SHA-1; finding a second key for a given one is still infeasible
+            # RFC 4880 defines the fingerprint as SHA-1; finding a second key for a given one is still
+            # infeasible
             found.append(hashlib.sha1(head + body, usedforsecurity=False).hexdigest().upper())
     return tuple(found)
 
@@ -135,9 +138,10 @@ def check_signature(
         work = Path(scratch)
         (work / "sig").write_bytes(dearmor(signature))
         (work / "keys.gpg").write_bytes(b"".join(keys))
-        words = ["gpgv", "--homedir", work, "--status-fd", "1", "--keyring", work / "keys.gpg", work / "sig"]
+        argv = ["gpgv", "--homedir", scratch, "--status-fd", "1", "--keyring", f"{work / 'keys.gpg'}"]
         # gpgv's exit code is no verdict: it is 2 as soon as one of several signatures is by an unknown key
-        status = run([*words, signed], check=False, timeout_s=TIMEOUT_S).stdout.decode(errors="replace")
+        done = run([*argv, work / "sig", signed], check=False, timeout_s=TIMEOUT_S)
+        status = done.stdout.decode(errors="replace")
     return judge(status, wanted, name or signed.name)
 
 
@@ -169,7 +173,9 @@ def judge(status: str, pinned: Sequence[str], what: str) -> Signer:
             case ["NEWSIG", *_]:
                 good = False
             case ["GOODSIG", *_]:
-                good = True  # VALIDSIG follows; it also follows EXPKEYSIG and REVKEYSIG, where it proves nothing
+                good = (
+                    True  # VALIDSIG follows; it also follows EXPKEYSIG and REVKEYSIG, where it proves nothing
+                )
             case ["VALIDSIG", fingerprint, *rest] if good:
                 # Fields after the fingerprint: date, times, versions, …; the last is the primary key's.
                 primary = rest[-1] if rest and len(rest[-1]) == 40 else fingerprint
@@ -184,7 +190,8 @@ def judge(status: str, pinned: Sequence[str], what: str) -> Signer:
 def _bad(what: str, reason: str) -> BadSignature:
     return BadSignature(
         f"{what}: {reason}",
-        "Do not use this file. If the publisher changed keys, a newer Bramble knows; else try another --mirror.",
+        "Do not use this file. If the publisher changed keys, a newer Bramble knows; else try another "
+        "--mirror.",
     )
 
 

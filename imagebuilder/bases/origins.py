@@ -42,8 +42,8 @@ class Origin:
 
     ``name`` is the catalogue's, the URL or the path; ``release`` the publisher's, empty where unknown.
     ``source`` is where the file was read from, without any password; ``file_sha256`` and ``file_bytes`` are
-    those of the file as published (compressed). ``proof`` and ``evidence`` say why it is trusted; ``fetched_at``
-    is UTC, ISO 8601.
+    those of the file as published (compressed). ``proof`` and ``evidence`` say why it is trusted;
+    ``fetched_at`` is UTC, ISO 8601.
     """
 
     name: str
@@ -83,7 +83,8 @@ def write_origin(origin: Origin, store: Store) -> None:
 
 
 def origins(store: Store) -> list[tuple[Path, Origin]]:
-    """All records with the entries that they stand in; those that cannot be read are left to ``bramble gc``."""
+    """All records with the entries that they stand in; those that cannot be read are left to ``bramble
+    gc``."""
     found = []
     for entry in store.entries(ORIGINS):
         try:
@@ -100,7 +101,9 @@ def find_origin(store: Store, fits: Callable[[Origin], bool]) -> tuple[Origin, B
         StoreError: the base that it leads to is damaged.
     """
     fitting = [origin for _, origin in origins(store) if fits(origin)]
-    for origin in sorted(fitting, key=lambda origin: (release_order(origin.release), origin.fetched_at), reverse=True):
+    for origin in sorted(
+        fitting, key=lambda origin: (release_order(origin.release), origin.fetched_at), reverse=True
+    ):
         entry = store.find(KIND, origin.base_id)
         if entry is not None:
             base = load_base(entry, origin.name)

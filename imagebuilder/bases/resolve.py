@@ -20,7 +20,8 @@ class BaseMissing(ImageBuilderError):
 
 
 def find_base(name: str, store: Store) -> Base | None:
-    """The base that the catalogue calls ``name``: this release's recipe, or the newest stock image in the store.
+    """The base that the catalogue calls ``name``: this release's recipe, or the newest stock image in the
+    store.
 
     Raises:
         UnknownBase: no such base.

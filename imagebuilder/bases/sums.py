@@ -1,7 +1,7 @@
 """Lists of SHA-256 digests as download sites publish them. Pure: text in, values out.
 
-    <64 hex>  name          GNU coreutils, text mode           <64 hex> *name        binary mode
-    SHA256 (name) = <64 hex>   BSD                             <64 hex>              a bare digest, for one file
+<64 hex>  name          GNU coreutils, text mode           <64 hex> *name        binary mode
+SHA256 (name) = <64 hex>   BSD                             <64 hex>              a bare digest, for one file
 """
 
 from __future__ import annotations

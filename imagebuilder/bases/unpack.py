@@ -1,7 +1,7 @@
 """Unpack an image into a sparse raw file, in one pass, in bounded memory, and say its digest.
 
-Decompression runs in a thread of its own (liblzma, zlib and zstd let Python's lock go), hashing and writing in
-the caller's.
+Decompression runs in a thread of its own (liblzma, zlib and zstd let Python's lock go), hashing and
+writing in the caller's.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class TooLarge(ImageBuilderError):
 
     def __init__(self, name: str, found: str, limit_bytes: int) -> None:
         super().__init__(
-            f"{name}: unpacks to {found}, at most {limit_bytes} bytes ({limit_bytes / 2**30:.0f} GiB) are allowed",
+            f"{name}: unpacks to {found}, at most {limit_bytes} bytes ({limit_bytes / 2**30:.0f} GiB) are "
+            "allowed",
             "No stock image is that large; the file is not what it should be.",
         )
 
@@ -196,7 +197,12 @@ def _from_xz(file: _File, name: str) -> Generator[bytes, None, None]:
 def _from_zstd(file: _File, name: str) -> Generator[bytes, None, None]:
     decoder = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
     try:
-        with decoder.stream_reader(file, read_size=INPUT_BYTES, read_across_frames=True, closefd=False) as plain:
+        with decoder.stream_reader(
+            file,  # type: ignore[arg-type]  # it has read(), which is all that is called
+            read_size=INPUT_BYTES,
+            read_across_frames=True,
+            closefd=False,
+        ) as plain:
             while piece := plain.read(PIECE_BYTES):
                 yield piece
     except zstandard.ZstdError as exc:

@@ -98,8 +98,9 @@ def test_a_missing_tool_is_named_with_its_package(world: Path) -> None:
 def test_bases_are_listed_with_their_place(world: Path, tmp_path: Path) -> None:
     done = bramble(world, "base", "list", "--json")
     assert done.returncode == 0, done.stderr
-    [entry] = json.loads(done.stdout)
-    assert entry["name"] == "debian-trixie"
-    assert Path(entry["path"]).is_relative_to(world / "cache")
+    entries = {entry["name"]: entry for entry in json.loads(done.stdout)}
+    assert Path(entries["debian-trixie"]["path"]).is_relative_to(world / "cache")
+    assert entries["ubuntu-24.04"]["path"] is None
     empty = bramble(tmp_path / "nothing", "base", "list")
     assert "bramble base build debian-trixie" in empty.stdout
+    assert "bramble base fetch ubuntu-24.04" in empty.stdout
