@@ -183,7 +183,7 @@ def make_key(home: Path, name: str, *, created: str | None = None, expires: str 
         expires: as gpg's ``--quick-generate-key`` takes it.
     """
     home.mkdir(mode=0o700, exist_ok=True)
-    words = ["gpg", "--homedir", home, "--batch", "--quiet", "--passphrase", ""]
+    words = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--passphrase", ""]
     if created is not None:
         words += ["--faked-system-time", created]
     run([*words, "--quick-generate-key", f"{name} <{name}@example.org>", "ed25519", "sign", expires])

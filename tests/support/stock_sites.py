@@ -7,7 +7,8 @@ import lzma
 import re
 from pathlib import Path
 
-from fakes_image import SYSTEMS, make_disk
+from fakes_image import make_disk
+from fakes_systems import SYSTEMS
 from image_site import SigningKey, Site
 
 from imagebuilder.bases.catalogue import Publisher, StockImage, catalogue
