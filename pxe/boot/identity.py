@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass, replace
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Final
 
 from fleet.boards import BoardError, MacAddress, Revision, Serial, Soc, decode_revision
@@ -24,10 +24,43 @@ GUID: Final = struct.Struct("<B4sI4sI")
 GUID_TYPE: Final = 0
 ROM_GUID: Final = b"\x44" * 16  # constant of the Pi 3 boot ROM; it names no board
 PXE_CLASS: Final = b"PXEClient"
+HTTP_CLASS: Final = b"HTTPClient"
+U_BOOT_CLASS: Final = b"U-Boot"
+IPXE_USER_CLASS: Final = b"iPXE"
 LEGACY_STYLE: Final = "serial ×4"
 
+# "PXEClient:Arch:00011:UNDI:003000": the type that some firmwares write here and not into option 93.
+_CLASS_ARCH: Final = re.compile(rb"(?:PXE|HTTP)Client:Arch:(\d{5})")
 _SERIAL_DIRECTORY: Final = re.compile(r"[0-9a-fA-F]{8}(?:[0-9a-fA-F]{8})?")
 _MAC_DIRECTORY: Final = re.compile(r"[0-9a-fA-F]{2}(?:-[0-9a-fA-F]{2}){5}")
+
+
+class Firmware(StrEnum):
+    """What speaks to the server, by what it can boot: it decides the form of the answer, never the answer."""
+
+    NONE = "an operating system"
+    PI = "a Raspberry Pi's bootloader"
+    UEFI_PXE = "UEFI, PXE"
+    UEFI_HTTP = "UEFI, HTTP boot"
+    IPXE = "iPXE"
+    U_BOOT = "U-Boot"
+    FOREIGN = "a PXE client that is no arm64 machine"
+
+    @property
+    def takes_programs(self) -> bool:
+        """Whether it is an arm64 boot program other than the Pi's, which is told one file to begin with."""
+        return self in (Firmware.UEFI_PXE, Firmware.UEFI_HTTP, Firmware.IPXE, Firmware.U_BOOT)
+
+
+class Arch(IntEnum):
+    """Processor architecture types of option 93 that matter here. Source: IANA, "Processor Architecture
+    Types"; RFC 4578 §2.1."""
+
+    X86_BIOS = 0  # and every Raspberry Pi, the Pi 5 included
+    ARM64_UEFI = 11
+    ARM64_UEFI_HTTP = 19
+    ARM64_U_BOOT = 22
+    RASPBERRY_PI = 41
 
 
 class IdentifiedBy(StrEnum):
@@ -51,7 +84,8 @@ class BoardIdentity:
         revision: the decoded revision code.
         family: the chip, where option 97 names it.
         eeprom_style: the fourcc of option 97 as it stood on the wire ("RPi4", "5iPR"), `LEGACY_STYLE`, or "".
-        is_pi: a Raspberry Pi's bootloader speaks: it gets a boot answer, other clients a plain lease.
+        is_pi: a Raspberry Pi's bootloader speaks.
+        firmware: what speaks; other clients than boot firmware get a plain lease.
         how: the source of the identity.
     """
 
@@ -61,6 +95,7 @@ class BoardIdentity:
     family: Soc | None = None
     eeprom_style: str = ""
     is_pi: bool = False
+    firmware: Firmware = Firmware.NONE
     how: IdentifiedBy = IdentifiedBy.NOTHING
 
     @property
@@ -92,6 +127,8 @@ class BoardIdentity:
             return f"{self.revision.model.title}{size}{unit}"
         if self.family is not None:
             return f"a Raspberry Pi with {self.family.name}"
+        if self.firmware.takes_programs:
+            return f"a machine with {self.firmware.value}"
         return "a Raspberry Pi" if self.is_pi else "a computer"
 
 
@@ -101,17 +138,51 @@ def identify_client(message: DhcpMessage) -> BoardIdentity | None:
         mac = MacAddress(message.chaddr)
     except BoardError:
         return None
-    by_mac = BoardIdentity(
-        mac=mac,
-        how=IdentifiedBy.MAC,
-        is_pi=mac.is_raspberry_pi and message.vendor_class.startswith(PXE_CLASS),
-    )
+    firmware = identify_firmware(message, mac)
+    by_mac = BoardIdentity(mac=mac, how=IdentifiedBy.MAC, is_pi=firmware is Firmware.PI, firmware=firmware)
     guid = message.option(Option.CLIENT_GUID)
     if guid is None or len(guid) != GUID.size or guid[0] != GUID_TYPE or guid[1:] == ROM_GUID:
         return by_mac
     if guid[1:5] * 4 == guid[1:]:
         return _identify_legacy(by_mac, guid)
     return _identify_guid(by_mac, mac, guid) or by_mac
+
+
+def identify_firmware(message: DhcpMessage, mac: MacAddress) -> Firmware:
+    """What speaks, by options 60, 77 and 93. A Pi's own bootloader is told from a PC by its MAC address here:
+    both say architecture 0. Its option 97, which is better evidence, is `identify_client`'s business.
+    """
+    vendor = message.vendor_class
+    if not vendor:
+        return Firmware.NONE
+    arches = _arches(message)
+    if vendor.startswith(U_BOOT_CLASS):
+        return Firmware.U_BOOT
+    if vendor.startswith(HTTP_CLASS):
+        return Firmware.UEFI_HTTP if Arch.ARM64_UEFI_HTTP in arches else Firmware.FOREIGN
+    if not vendor.startswith(PXE_CLASS):
+        return Firmware.NONE
+    if Arch.ARM64_U_BOOT in arches:
+        return Firmware.U_BOOT
+    if Arch.ARM64_UEFI in arches:
+        user = message.option(Option.USER_CLASS) or b""
+        return Firmware.IPXE if IPXE_USER_CLASS in user else Firmware.UEFI_PXE
+    if not arches or arches[0] in (Arch.X86_BIOS, Arch.RASPBERRY_PI):
+        return Firmware.PI if mac.is_raspberry_pi else Firmware.FOREIGN
+    return Firmware.FOREIGN
+
+
+def _arches(message: DhcpMessage) -> tuple[int, ...]:
+    """The architecture types that a client names: those of option 60, where option 93 is missing or says 0
+    as that of a Pi's UEFI may, else those of option 93."""
+    value = message.option(Option.CLIENT_ARCH) or b""
+    listed = tuple(
+        int.from_bytes(value[at : at + 2], "big") for at in range(0, len(value) - len(value) % 2, 2)
+    )
+    if any(listed):
+        return listed
+    found = _CLASS_ARCH.match(message.vendor_class)
+    return (int(found.group(1)),) if found else listed
 
 
 def _identify_legacy(by_mac: BoardIdentity, guid: bytes) -> BoardIdentity:
@@ -122,6 +193,11 @@ def _identify_legacy(by_mac: BoardIdentity, guid: bytes) -> BoardIdentity:
     return replace(
         by_mac, serial_low=serial_low, eeprom_style=LEGACY_STYLE, how=IdentifiedBy.OPTION_97_LEGACY
     )
+
+
+# With such a GUID it is the bootloader of a Pi, even where the MAC address is a user's own or option 60 is
+# missing, as in the REQUEST of early EEPROMs. The second stage of a Pi (UEFI, U-Boot) stays what it is.
+_PI_MAY_SAY: Final = (Firmware.PI, Firmware.FOREIGN, Firmware.NONE)
 
 
 def _identify_guid(by_mac: BoardIdentity, mac: MacAddress, guid: bytes) -> BoardIdentity | None:
@@ -147,7 +223,8 @@ def _identify_guid(by_mac: BoardIdentity, mac: MacAddress, guid: bytes) -> Board
         revision=revision,
         family=revision.soc if revision is not None and revision.soc is not None else family,
         eeprom_style=fourcc.decode("ascii", "backslashreplace"),
-        is_pi=True,
+        is_pi=by_mac.firmware in _PI_MAY_SAY,
+        firmware=Firmware.PI if by_mac.firmware in _PI_MAY_SAY else by_mac.firmware,
         how=IdentifiedBy.OPTION_97,
     )
 
@@ -187,4 +264,5 @@ def merge(said: BoardIdentity, known: BoardIdentity | None) -> BoardIdentity:
         family=said.family or known.family,
         eeprom_style=said.eeprom_style or known.eeprom_style,
         is_pi=said.is_pi or known.is_pi,
+        firmware=known.firmware if said.firmware is Firmware.NONE else said.firmware,
     )

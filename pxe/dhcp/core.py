@@ -1,14 +1,19 @@
 """The DHCP server of `dhcp: full`: messages and the time in, replies with their destinations out.
 
-Declared nodes get their declared address, everybody else one of the pool. A bootloader of a Raspberry Pi is
-told in three ways that this is its boot server (options 43 and 66, and siaddr), because EEPROM versions
-differ in which one they read; a board that may not install as well, for TFTP tells it so within milliseconds.
+Declared nodes get their declared address, everybody else one of the pool. What boot firmware is told beside
+that stands in `boot_options`; a Pi that may not install is answered as well, for TFTP tells it so within
+milliseconds.
+
+Nothing waits for a look at the cable. An address that is new to a client is probed when it is offered, and
+the answer of a machine that has it comes back as `conflict`, usually before the client's REQUEST: that is
+refused then, and the client begins again with another address.
 
 Source of the client's states: RFC 2131 §4.3.2, table 4.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from ipaddress import IPv4Address
 from typing import Final
@@ -17,20 +22,24 @@ from fleet.boards import MacAddress
 from pxe.boot.clients import Learn
 from pxe.boot.decision import Stage, decide
 from pxe.boot.identity import BoardIdentity, identify_client
+from pxe.boot.programs import explain_answer, find_program
 from pxe.boot.table import BootTable, NodeBootState
+from pxe.dhcp.boot_options import boot_words
 from pxe.dhcp.leases import LeaseTable
 from pxe.dhcp.replies import (
     Action,
     ClientMemory,
     DhcpSettings,
+    Probe,
     Report,
     SendReply,
     build_reply,
-    echoed_guid,
+    link_of,
+    server_id,
 )
-from pxe.dhcp.vendor import PI_BOOT_OPTION_43
 from pxe.dhcp.wire import NO_ADDRESS, DhcpMessage, MessageType, Option
 from pxe.events import (
+    AddressConflict,
     AddressDeclined,
     AddressReleased,
     DhcpAck,
@@ -41,7 +50,10 @@ from pxe.events import (
     NoAddressLeft,
 )
 
-PXE_CLASS: Final = b"PXEClient"
+PROBES_PENDING: Final = 1024
+"""Addresses that were asked for on the cable and not heard of; then the oldest question is forgotten."""
+CLAIMS_BELIEVED: Final = 4
+"""A machine that answers for so many addresses does proxy ARP."""
 
 
 class Responder:
@@ -58,6 +70,8 @@ class Responder:
         self._leases = leases
         self._table = table
         self._memory = ClientMemory()
+        self._probed: OrderedDict[IPv4Address, BoardIdentity] = OrderedDict()
+        self._claimed: OrderedDict[MacAddress, tuple[IPv4Address, ...]] = OrderedDict()
 
     def respond(self, message: DhcpMessage, now: float) -> list[Action]:
         """What to do about one message of a client.
@@ -77,7 +91,7 @@ class Responder:
             case MessageType.REQUEST:
                 return self._request(message, said.mac, board, node, now)
             case MessageType.INFORM:
-                return self._inform(message, board, node)
+                return self._inform(message, board)
             case MessageType.DECLINE:
                 return self._decline(message, said.mac, board, node, now)
             case MessageType.RELEASE:
@@ -87,7 +101,41 @@ class Responder:
 
     def _is_local(self, message: DhcpMessage) -> bool:
         """Whether the client is on the network that this server has addresses for."""
-        return message.giaddr == NO_ADDRESS or message.giaddr in self._settings.subnet
+        link = link_of(message)
+        return link == NO_ADDRESS or link in self._settings.subnet
+
+    def conflict(self, address: IPv4Address, holder: MacAddress, now: float) -> list[Action]:
+        """A machine says that it has an address that was asked for; what that means for the client."""
+        board = self._probed.pop(address, None)
+        if board is None or board.mac is None or board.mac == holder:
+            return []
+        if holder == self._holder(address, now):
+            return []  # the machine of a lease, as it should be
+        claimed = self._claimed.pop(holder, ())
+        claimed = self._claimed[holder] = tuple({*claimed, address})[:CLAIMS_BELIEVED]
+        while len(self._claimed) > PROBES_PENDING:
+            self._claimed.popitem(last=False)
+        if len(claimed) == CLAIMS_BELIEVED:
+            return []  # a router that answers ARP for everybody; its word says nothing about an address
+        self._leases.set_aside(board.mac, address, now)
+        node = self._table().find(board)
+        name = node.name if node else None
+        return [Report(AddressConflict(at=now, board=board, node=name, address=address, holder=holder))]
+
+    def _holder(self, address: IPv4Address, now: float) -> MacAddress | None:
+        lease = self._leases.at(address)
+        return lease.mac if lease is not None and lease.is_taken(now) else None
+
+    def _probe(self, mac: MacAddress, board: BoardIdentity, address: IPv4Address, now: float) -> list[Action]:
+        """Look whether somebody else has the address, unless this client had it until now."""
+        lease = self._leases.find(mac)
+        if lease is not None and lease.address == address and lease.is_taken(now):
+            return []
+        self._probed[address] = board
+        self._probed.move_to_end(address)
+        while len(self._probed) > PROBES_PENDING:
+            self._probed.popitem(last=False)
+        return [Probe(address, mac)]
 
     def _discover(
         self,
@@ -99,15 +147,17 @@ class Responder:
     ) -> list[Action]:
         name = node.name if node else None
         seen = Report(DhcpDiscover(at=now, board=board, node=name))
-        address = self._choose(message, mac, node, now)
+        address = self._choose(message, mac, board, node, now)
         if address is None:
             reason = "no address of the pool is free. Make the pool larger, or the lease time shorter"
             return [seen, Report(NoAddressLeft(at=now, board=board, node=name, reason=reason))]
+        probe = self._probe(mac, board, address, now)
         self._leases.offer(mac, address, now)
-        answer = decide(board, node, Stage.DHCP, now).describe() if board.is_pi else ""
+        answer = explain_answer(board, node, decide(board, node, Stage.DHCP, now))
         return [
             seen,
-            self._reply(message, MessageType.OFFER, board, node, address),
+            *probe,
+            self._reply(message, MessageType.OFFER, board, node, address, now),
             Report(DhcpOffer(at=now, board=board, node=name, address=address, answer=answer)),
         ]
 
@@ -120,7 +170,7 @@ class Responder:
         now: float,
     ) -> list[Action]:
         server, wanted = message.server_id, message.requested_address
-        if server is not None and server != self._settings.server:
+        if server is not None and server not in self._names(message):
             self._leases.drop_offer(mac)
             name = node.name if node else None
             return [
@@ -137,30 +187,37 @@ class Responder:
             return self._nak(message, board, node, f"{address} was not offered to it", now)
         if rebooting and not self._was_promised(address, mac, node, now):
             return []  # another server's client, for all that is known here (RFC 2131 §4.3.2)
-        self._leases.bind(mac, address, now + self._settings.lease_s)
+        lease_s = self._lease_s(board, node, address, now)
+        self._leases.bind(mac, address, now + lease_s)
         name = node.name if node else None
         return [
             Learn(address, board),
-            self._reply(message, MessageType.ACK, board, node, address),
+            self._reply(message, MessageType.ACK, board, node, address, now),
             Report(
                 DhcpAck(
                     at=now,
                     board=board,
                     node=name,
                     address=address,
-                    lease_s=self._settings.lease_s,
-                    boots=board.is_pi,
+                    lease_s=lease_s,
+                    boots=board.is_pi or board.firmware.takes_programs,
                 )
             ),
         ]
 
-    def _inform(self, message: DhcpMessage, board: BoardIdentity, node: NodeBootState | None) -> list[Action]:
+    def _inform(self, message: DhcpMessage, board: BoardIdentity) -> list[Action]:
         """The client has an address of its own and asks for the rest: no lease in the answer."""
-        if message.ciaddr == NO_ADDRESS:
-            return []
-        options = self._settings.network_options() + self._boot_options(message, board)
+        if message.ciaddr not in self._settings.subnet:
+            return []  # the answer goes to that address
+        words = boot_words(message, board, None, self._settings)
         return [
-            build_reply(message, MessageType.ACK, self._settings, siaddr=self._siaddr(board), options=options)
+            build_reply(
+                message,
+                MessageType.ACK,
+                self._settings,
+                siaddr=self._settings.server if words.names_server else NO_ADDRESS,
+                options=self._settings.network_options() + words.options,
+            )
         ]
 
     def _decline(
@@ -172,7 +229,7 @@ class Responder:
         now: float,
     ) -> list[Action]:
         address = message.requested_address
-        if address is None or message.server_id != self._settings.server:
+        if address is None or message.server_id not in self._names(message):
             return []
         if not self._leases.decline(mac, address, now):
             return []
@@ -188,7 +245,7 @@ class Responder:
         node: NodeBootState | None,
         now: float,
     ) -> list[Action]:
-        if message.server_id not in (None, self._settings.server):
+        if message.server_id is not None and message.server_id not in self._names(message):
             return []
         if not self._leases.release(mac, message.ciaddr, now):
             return []
@@ -198,13 +255,33 @@ class Responder:
             )
         ]
 
+    def _names(self, message: DhcpMessage) -> tuple[IPv4Address, IPv4Address]:
+        """What this server is called in option 54 by such a client."""
+        return self._settings.server, server_id(message, self._settings)
+
+    def _lease_s(
+        self, board: BoardIdentity, node: NodeBootState | None, address: IPv4Address, now: float
+    ) -> int:
+        """Strangers get a short lease while the pool is scarce: what a flood of them took comes back soon."""
+        stranger = node is None and not board.is_pi
+        if stranger and address not in self._table().reserved and self._leases.is_scarce(now):
+            return min(self._settings.short_lease_s, self._settings.lease_s)
+        return self._settings.lease_s
+
     def _choose(
-        self, message: DhcpMessage, mac: MacAddress, node: NodeBootState | None, now: float
+        self,
+        message: DhcpMessage,
+        mac: MacAddress,
+        board: BoardIdentity,
+        node: NodeBootState | None,
+        now: float,
     ) -> IPv4Address | None:
         """The declared address; one of the pool where there is none, or while somebody else has it still."""
         if node is not None and node.address is not None and self._leases.is_free(node.address, mac, now):
             return node.address
-        return self._leases.choose(mac, message.requested_address, self._table().reserved, now)
+        urgent = node is not None or board.is_pi
+        reserved = self._table().reserved
+        return self._leases.choose(mac, message.requested_address, reserved, now, urgent=urgent)
 
     def _refusal(
         self, address: IPv4Address, mac: MacAddress, node: NodeBootState | None, now: float
@@ -261,31 +338,23 @@ class Responder:
         board: BoardIdentity,
         node: NodeBootState | None,
         address: IPv4Address,
+        now: float,
     ) -> SendReply:
         """An OFFER or an ACK with everything that the client can use."""
-        options = self._settings.lease_options() + self._settings.network_options()
+        lease_s = self._lease_s(board, node, address, now)
+        options = self._settings.lease_options(lease_s) + self._settings.network_options()
         if node is not None:
             options += ((Option.HOST_NAME, node.name.encode("ascii", "replace")),)
+        program = None
+        if board.firmware.takes_programs:
+            program = find_program(board, node, decide(board, node, Stage.DHCP, now))
+        words = boot_words(message, board, program, self._settings)
         return build_reply(
             message,
             reply_type,
             self._settings,
             yiaddr=address,
-            siaddr=self._siaddr(board),
-            options=options + self._boot_options(message, board),
-        )
-
-    def _siaddr(self, board: BoardIdentity) -> IPv4Address:
-        return self._settings.server if board.is_pi else NO_ADDRESS
-
-    def _boot_options(self, message: DhcpMessage, board: BoardIdentity) -> tuple[tuple[int, bytes], ...]:
-        """Options 60, 97, 43 and 66 for a bootloader. Option 66 is a dotted quad: bootloaders resolve no
-        names."""
-        if not board.is_pi:
-            return ()
-        return (
-            (Option.VENDOR_CLASS, PXE_CLASS),
-            *echoed_guid(message),
-            (Option.VENDOR_SPECIFIC, PI_BOOT_OPTION_43),
-            (Option.TFTP_SERVER, str(self._settings.server).encode()),
+            siaddr=self._settings.server if words.names_server else NO_ADDRESS,
+            file=words.file,
+            options=options + words.options,
         )

@@ -1,8 +1,14 @@
 """The DHCP server of `dhcp: proxy`: it gives no addresses, it only adds to another server's offer where to
 boot from.
 
-A bootloader collects offers until it has an address and a boot server, in any order. It sends its REQUEST
-to the server of the address; that request is not answered here, only noticed.
+A firmware collects offers until it has an address and a boot server, in any order. It sends its REQUEST to
+the server of the address; that request is not answered here, only noticed. UEFI may ask the boot server once
+more, on port 4011; a Raspberry Pi never does, and is never answered there.
+
+Raspberry Pis are always answered. Other arm64 firmware is answered when its node may install, for it takes an
+offer without a file for a failure; phones, laptops and PCs are not answered at all.
+
+Source: PXE specification 2.1 §2.2, figure 2-1 (proxyDHCP on the ports 67 and 4011).
 """
 
 from __future__ import annotations
@@ -11,18 +17,18 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pxe.boot.clients import Learn
-from pxe.boot.decision import Stage, decide
-from pxe.boot.identity import identify_client
-from pxe.boot.table import BootTable
-from pxe.dhcp.core import PXE_CLASS
-from pxe.dhcp.replies import Action, ClientMemory, DhcpSettings, Report, build_reply, echoed_guid
-from pxe.dhcp.vendor import PI_BOOT_OPTION_43
-from pxe.dhcp.wire import FLAG_BROADCAST, NO_ADDRESS, DhcpMessage, MessageType, Option
+from pxe.boot.decision import BootAnswer, Stage, decide
+from pxe.boot.identity import BoardIdentity, Firmware, identify_client
+from pxe.boot.programs import explain_answer, find_program
+from pxe.boot.table import BootTable, NodeBootState
+from pxe.dhcp.boot_options import BootWords, boot_words
+from pxe.dhcp.replies import Action, ClientMemory, DhcpSettings, Report, build_reply
+from pxe.dhcp.wire import FLAG_BROADCAST, NO_ADDRESS, DhcpMessage, MessageType
 from pxe.events import DhcpDiscover, DhcpOffer, ForeignServerChosen
 
 
 class ProxyResponder:
-    """Answers bootloaders of Raspberry Pis, and nobody else.
+    """Answers boot firmware of arm64 boards, and nobody else.
 
     Args:
         settings: of the network part only `server` is used.
@@ -45,16 +51,21 @@ class ProxyResponder:
         if said is None:
             return []
         board = self._memory.recognise(message, said)
-        if not board.is_pi:
+        if board.firmware in (Firmware.NONE, Firmware.FOREIGN):
             return []
         node = self._table().find(board)
         name = node.name if node else None
         if message.message_type is MessageType.DISCOVER:
-            answer = decide(board, node, Stage.DHCP, now).describe()
+            answer = decide(board, node, Stage.DHCP, now)
+            words = self._words(message, board, node, answer)
+            seen = Report(DhcpDiscover(at=now, board=board, node=name))
+            if not words.options:
+                return [seen]
+            explained = explain_answer(board, node, answer)
             return [
-                Report(DhcpDiscover(at=now, board=board, node=name)),
-                self._offer(message),
-                Report(DhcpOffer(at=now, board=board, node=name, address=None, answer=answer)),
+                seen,
+                self._offer(message, words),
+                Report(DhcpOffer(at=now, board=board, node=name, address=None, answer=explained)),
             ]
         server, address = message.server_id, message.requested_address
         if message.message_type is MessageType.REQUEST and server is not None and address is not None:
@@ -64,18 +75,40 @@ class ProxyResponder:
             ]
         return []
 
-    def _offer(self, message: DhcpMessage) -> Action:
-        """An offer without an address. Order of the options as bootloaders are known to accept it."""
+    def respond_boot_server(self, message: DhcpMessage, now: float) -> list[Action]:
+        """What to do about one message on port 4011: a firmware with an address asks for its boot file.
+
+        Args:
+            message: a request, already valid.
+            now: UTC seconds.
+        """
+        said = identify_client(message)
+        if said is None or not said.firmware.takes_programs or message.ciaddr == NO_ADDRESS:
+            return []
+        if message.message_type not in (MessageType.REQUEST, MessageType.INFORM):
+            return []
+        board = self._memory.recognise(message, said)
+        node = self._table().find(board)
+        words = self._words(message, board, node, decide(board, node, Stage.DHCP, now))
+        if not words.options:
+            return []
+        reply = self._reply(message, MessageType.ACK, words)
+        return [Learn(message.ciaddr, board), reply]
+
+    def _words(
+        self, message: DhcpMessage, board: BoardIdentity, node: NodeBootState | None, answer: BootAnswer
+    ) -> BootWords:
+        return boot_words(message, board, find_program(board, node, answer), self._settings)
+
+    def _offer(self, message: DhcpMessage, words: BootWords) -> Action:
+        """An offer without an address."""
         asked = message if message.giaddr != NO_ADDRESS else _broadcast(message)
+        return self._reply(asked, MessageType.OFFER, words)
+
+    def _reply(self, message: DhcpMessage, kind: MessageType, words: BootWords) -> Action:
+        siaddr = self._settings.server if words.names_server else NO_ADDRESS
         return build_reply(
-            asked,
-            MessageType.OFFER,
-            self._settings,
-            options=(
-                (Option.VENDOR_CLASS, PXE_CLASS),
-                *echoed_guid(message),
-                (Option.VENDOR_SPECIFIC, PI_BOOT_OPTION_43),
-            ),
+            message, kind, self._settings, siaddr=siaddr, file=words.file, options=words.options
         )
 
 

@@ -9,11 +9,14 @@ from typing import Final, TypeAlias
 
 from fleet.boards import MacAddress
 from pxe.boot.clients import Learn
-from pxe.boot.identity import BoardIdentity, merge
+from pxe.boot.identity import BoardIdentity, Firmware, merge
+from pxe.dhcp.vendor import parse_sub_options
 from pxe.dhcp.wire import (
     FLAG_BROADCAST,
     GUID_BYTES,
+    MAXIMUM_MESSAGE_BYTES,
     MAXIMUM_OPTION_PART,
+    MINIMUM_REPLY_BYTES,
     NO_ADDRESS,
     DhcpMessage,
     MessageType,
@@ -22,12 +25,15 @@ from pxe.dhcp.wire import (
     encode_addresses,
     encode_seconds,
 )
+from pxe.errors import WireError
 from pxe.events import BoardEvent
 
 SERVER_PORT: Final = 67
 CLIENT_PORT: Final = 68
 BROADCAST: Final = IPv4Address("255.255.255.255")
 CLIENTS_REMEMBERED: Final = 4096
+LINK_SELECTION: Final = 5  # sub-options of option 82: RFC 3527
+SERVER_ID_OVERRIDE: Final = 11  # RFC 5107
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +47,8 @@ class DhcpSettings:
         dns: name servers.
         domain: search domain, empty for none.
         lease_s: how long an address is given for.
+        short_lease_s: how long, to strangers while the pool is scarce.
+        http_port: of the content server.
         server_port, client_port: other than 67 and 68 only in tests.
     """
 
@@ -50,6 +58,8 @@ class DhcpSettings:
     dns: tuple[IPv4Address, ...] = ()
     domain: str = ""
     lease_s: int = 12 * 3600
+    short_lease_s: int = 600
+    http_port: int = 80
     server_port: int = SERVER_PORT
     client_port: int = CLIENT_PORT
 
@@ -67,22 +77,66 @@ class DhcpSettings:
             options.append((Option.DOMAIN_NAME, self.domain.encode("ascii", "replace")))
         return tuple(options)
 
-    def lease_options(self) -> tuple[tuple[int, bytes], ...]:
+    def lease_options(self, lease_s: int) -> tuple[tuple[int, bytes], ...]:
         """Options 51, 58 and 59: renew at half of the time, rebind at seven eighths (RFC 2131 §4.4.5)."""
         return (
-            (Option.LEASE_TIME, encode_seconds(self.lease_s)),
-            (Option.RENEWAL_TIME, encode_seconds(self.lease_s // 2)),
-            (Option.REBINDING_TIME, encode_seconds(self.lease_s * 7 // 8)),
+            (Option.LEASE_TIME, encode_seconds(lease_s)),
+            (Option.RENEWAL_TIME, encode_seconds(lease_s // 2)),
+            (Option.REBINDING_TIME, encode_seconds(lease_s * 7 // 8)),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class SendReply:
-    """Send a message to an address and port."""
+    """Send a message to an address and port.
+
+    Args:
+        message: the reply.
+        address, port: where to.
+        hardware: the client's hardware address, where it can not answer ARP yet: the packet is to go straight
+            to it, or, where that can not be done, to everybody.
+        limit: the largest message that the receiver takes, bytes.
+    """
 
     message: DhcpMessage
     address: IPv4Address
     port: int
+    hardware: bytes | None = None
+    limit: int = MAXIMUM_MESSAGE_BYTES
+
+    def encode(self) -> bytes:
+        """The message; what the client can do without is left out where it does not take all of it.
+
+        Raises:
+            WireError: even so it is too large.
+        """
+        message = self.message
+        for code in DISPENSABLE:
+            try:
+                return message.encode(MINIMUM_REPLY_BYTES, self.limit)
+            except WireError:
+                kept = tuple(option for option in message.options if option[0] != code)
+                message = replace(message, options=kept)
+        return message.encode(MINIMUM_REPLY_BYTES, self.limit)
+
+
+DISPENSABLE: Final = (
+    Option.HOST_NAME,
+    Option.DOMAIN_NAME,
+    Option.BROADCAST_ADDRESS,
+    Option.REBINDING_TIME,
+    Option.RENEWAL_TIME,
+    Option.DNS_SERVERS,
+)
+"""Left out in this order from a reply that is too large for its client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Ask on the cable whether somebody has an address already. Nothing waits for the answer."""
+
+    address: IPv4Address
+    mac: MacAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +146,7 @@ class Report:
     event: BoardEvent
 
 
-Action: TypeAlias = SendReply | Report | Learn
+Action: TypeAlias = SendReply | Report | Learn | Probe
 
 
 @dataclass(slots=True)
@@ -112,35 +166,75 @@ class ClientMemory:
             return said
         xid, known = self._clients.pop(mac, (None, None))
         board = merge(said, known)
-        if message.message_type is MessageType.DISCOVER or not (known is not None and xid == message.xid):
-            speaks_as_bootloader = said.is_pi
+        same_exchange = known is not None and xid == message.xid
+        if message.message_type is MessageType.DISCOVER or not same_exchange or said.firmware is not _SILENT:
+            speaker = said.firmware
+            # Without its GUID a Pi's bootloader may look like a PC: the DISCOVER told them apart.
+            if same_exchange and known is not None and known.is_pi and speaker is Firmware.FOREIGN:
+                speaker = Firmware.PI
         else:
-            speaks_as_bootloader = said.is_pi or known.is_pi
-        board = _with_speaker(board, speaks_as_bootloader)
+            speaker = known.firmware if known is not None else said.firmware
+        board = _with_speaker(board, speaker)
         self._clients[mac] = (message.xid, board)
         while len(self._clients) > CLIENTS_REMEMBERED:
             self._clients.popitem(last=False)
         return board
 
 
-def _with_speaker(board: BoardIdentity, is_pi: bool) -> BoardIdentity:
-    return board if board.is_pi == is_pi else replace(board, is_pi=is_pi)
+_SILENT: Final = Firmware.NONE
+
+
+def _with_speaker(board: BoardIdentity, firmware: Firmware) -> BoardIdentity:
+    if board.firmware is firmware and board.is_pi == (firmware is Firmware.PI):
+        return board
+    return replace(board, firmware=firmware, is_pi=firmware is Firmware.PI)
 
 
 def address_reply(
-    request: DhcpMessage, reply_type: MessageType, settings: DhcpSettings
-) -> tuple[IPv4Address, int]:
-    """Where a reply goes (RFC 2131 §4.1).
-
-    Without a relay and without an address the RFC allows to unicast to `yiaddr` before the client can
-    answer ARP. That takes an entry in the kernel's neighbour table and root; a broadcast reaches the client
-    as well.
-    """
+    request: DhcpMessage, reply_type: MessageType, yiaddr: IPv4Address, settings: DhcpSettings
+) -> tuple[IPv4Address, int, bytes | None]:
+    """Where a reply goes (RFC 2131 §4.1): address, port, and the hardware address where ARP is no help."""
     if request.giaddr != NO_ADDRESS:
-        return request.giaddr, settings.server_port
-    if reply_type is not MessageType.NAK and request.ciaddr != NO_ADDRESS:
-        return request.ciaddr, settings.client_port
-    return BROADCAST, settings.client_port
+        return request.giaddr, settings.server_port, None
+    if reply_type is MessageType.NAK:
+        return BROADCAST, settings.client_port, None
+    if request.ciaddr != NO_ADDRESS:
+        return request.ciaddr, settings.client_port, None
+    if request.broadcast or yiaddr == NO_ADDRESS:
+        return BROADCAST, settings.client_port, None
+    return yiaddr, settings.client_port, request.chaddr
+
+
+def relay_sub_option(request: DhcpMessage, code: int) -> IPv4Address | None:
+    """A sub-option of option 82 that is one address, or None."""
+    relay = request.option(Option.RELAY_AGENT)
+    if relay is None:
+        return None
+    try:
+        found = dict(parse_sub_options(relay)).get(code)
+    except WireError:
+        return None
+    return IPv4Address(found) if found is not None and len(found) == 4 else None
+
+
+def link_of(request: DhcpMessage) -> IPv4Address:
+    """An address of the network that the client is on; zero for the server's own.
+
+    The relay's link selection says it best (RFC 3527), then the client's or relay's subnet selection
+    (RFC 3011), then the relay's address.
+    """
+    if request.giaddr == NO_ADDRESS:
+        return NO_ADDRESS
+    chosen = relay_sub_option(request, LINK_SELECTION)
+    return chosen or request.address(Option.SUBNET_SELECTION) or request.giaddr
+
+
+def server_id(request: DhcpMessage, settings: DhcpSettings) -> IPv4Address:
+    """What this server calls itself to this client: its address, or the relay's where the relay wants all
+    traffic through itself (RFC 5107)."""
+    if request.giaddr == NO_ADDRESS:
+        return settings.server
+    return relay_sub_option(request, SERVER_ID_OVERRIDE) or settings.server
 
 
 def build_reply(
@@ -150,6 +244,7 @@ def build_reply(
     *,
     yiaddr: IPv4Address = NO_ADDRESS,
     siaddr: IPv4Address = NO_ADDRESS,
+    file: bytes = b"",
     options: tuple[tuple[int, bytes], ...] = (),
 ) -> SendReply:
     """A reply with its destination. Option 54 comes first and the relay's option 82 last (RFC 3046 §2.2).
@@ -173,14 +268,15 @@ def build_reply(
         yiaddr=yiaddr,
         siaddr=siaddr,
         giaddr=request.giaddr,
+        file=file,
         options=(
-            (Option.SERVER_ID, settings.server.packed),
+            (Option.SERVER_ID, server_id(request, settings).packed),
             *options,
             *(((Option.RELAY_AGENT, relay),) if relay is not None else ()),
         ),
     )
-    address, port = address_reply(request, reply_type, settings)
-    return SendReply(message, address, port)
+    address, port, hardware = address_reply(request, reply_type, yiaddr, settings)
+    return SendReply(message, address, port, hardware, request.maximum_bytes)
 
 
 def echoed_guid(request: DhcpMessage) -> tuple[tuple[int, bytes], ...]:

@@ -29,11 +29,16 @@ FILE_SIZE: Final = 128
 FLAG_BROADCAST: Final = 0x8000  # RFC 2131 §2, figure 2
 MINIMUM_REPLY_BYTES: Final = 300  # BOOTP's fixed size, which old relays and clients insist on: RFC 1542 §2.1
 MAXIMUM_MESSAGE_BYTES: Final = 65_507  # the payload of the largest UDP datagram over IPv4
+MINIMUM_DATAGRAM_BYTES: Final = 576  # what every host takes, IP header included: RFC 2131 §2
+ETHERNET_MTU_BYTES: Final = 1500
+HEADERS_BYTES: Final = 28  # IP and UDP
 MAXIMUM_OPTION_PART: Final = 255  # longer values are split and joined: RFC 3396
 GUID_BYTES: Final = 17  # option 97: a type and 16 bytes; RFC 4578 §2.3
 PAD: Final = 0
 END: Final = 255
 NO_ADDRESS: Final = IPv4Address(0)
+_END_MARK: Final = bytes((END,))
+_OVERLOAD_BYTES: Final = 3
 
 
 class Op(IntEnum):
@@ -81,15 +86,18 @@ class Option(IntEnum):
     CLIENT_ID = 61
     TFTP_SERVER = 66
     BOOT_FILE = 67
+    USER_CLASS = 77
     RELAY_AGENT = 82
     CLIENT_ARCH = 93
     CLIENT_NDI = 94
     CLIENT_GUID = 97
+    SUBNET_SELECTION = 118
+    IPXE = 175
 
 
 # Options of fixed size that this project reads as numbers or addresses (RFC 2132). A message in which one of
 # them has another size is refused as a whole, so that reading them later can not fail.
-FIXED_SIZES: Final = {
+FIXED_SIZES: Final[dict[int, int]] = {
     Option.SUBNET_MASK: 4,
     Option.REQUESTED_ADDRESS: 4,
     Option.LEASE_TIME: 4,
@@ -161,29 +169,54 @@ class DhcpMessage:
         return self.address(Option.SERVER_ID)
 
     @property
+    def maximum_bytes(self) -> int:
+        """The largest message that the client takes, without IP and UDP headers (RFC 2132 §9.10)."""
+        said = self.option(Option.MAXIMUM_SIZE)
+        datagram = MINIMUM_DATAGRAM_BYTES if said is None else int.from_bytes(said, "big")
+        return min(max(datagram, MINIMUM_DATAGRAM_BYTES), ETHERNET_MTU_BYTES) - HEADERS_BYTES
+
+    @property
     def vendor_class(self) -> bytes:
         """Option 60, empty when absent."""
         return self.option(Option.VENDOR_CLASS) or b""
 
     def option(self, code: int) -> bytes | None:
         """The value of an option, or None where the message does not have it."""
-        return next((value for known, value in self.options if known == code), None)
+        for known, value in self.options:
+            if known == code:
+                return value
+        return None
 
     def address(self, code: Option) -> IPv4Address | None:
         """The value of an option as one address, or None where it is absent or of another size."""
         value = self.option(code)
         return IPv4Address(value) if value is not None and len(value) == 4 else None
 
-    def encode(self, minimum_bytes: int = 0) -> bytes:
+    def encode(self, minimum_bytes: int = 0, maximum_bytes: int = MAXIMUM_MESSAGE_BYTES) -> bytes:
         """The message as it goes over the wire.
+
+        What does not fit below the maximum goes into `file` and `sname` where they are empty (option 52,
+        RFC 2132 §9.3); values over 255 bytes are split (RFC 3396).
 
         Args:
             minimum_bytes: pad with zeros up to this size; servers use `MINIMUM_REPLY_BYTES`, a Pi none.
+            maximum_bytes: what the receiver takes.
 
         Raises:
-            WireError: the message is larger than a datagram can be.
+            WireError: the message is larger than that.
         """
-        parts = [
+        parts = [bytes((Option.MESSAGE_TYPE, 1, self.message_type))]
+        for code, value in self.options:
+            if len(value) <= MAXIMUM_OPTION_PART:
+                parts.append(bytes((code, len(value))) + value)
+                continue
+            for start in range(0, len(value), MAXIMUM_OPTION_PART):
+                part = value[start : start + MAXIMUM_OPTION_PART]
+                parts.append(bytes((code, len(part))) + part)
+        options, file, sname = b"".join(parts), self.file, self.sname
+        if HEADER.size + len(options) + 1 > maximum_bytes:
+            options, file, sname = self._overload(parts, maximum_bytes - HEADER.size)
+        data = (
             HEADER.pack(
                 self.op,
                 HTYPE_ETHERNET,
@@ -197,21 +230,46 @@ class DhcpMessage:
                 self.siaddr.packed,
                 self.giaddr.packed,
                 self.chaddr,
-                self.sname,
-                self.file,
+                sname,
+                file,
                 MAGIC_COOKIE,
-            ),
-            bytes((Option.MESSAGE_TYPE, 1, self.message_type)),
-        ]
-        for code, value in self.options:
-            for start in range(0, max(len(value), 1), MAXIMUM_OPTION_PART):
-                part = value[start : start + MAXIMUM_OPTION_PART]
-                parts.append(bytes((code, len(part))) + part)
-        parts.append(bytes((END,)))
-        data = b"".join(parts)
-        if len(data) > MAXIMUM_MESSAGE_BYTES:
-            raise WireError(f"message of {len(data)} bytes, a datagram holds {MAXIMUM_MESSAGE_BYTES}")
+            )
+            + options
+            + _END_MARK
+        )
         return data.ljust(minimum_bytes, b"\0")
+
+    def _overload(self, parts: list[bytes], room: int) -> tuple[bytes, bytes, bytes]:
+        """The options, and those that went into `file` and `sname`: (options without end mark, file, sname).
+
+        In the order of the parts, so that those of a split value are read in their order: the options field
+        first, then file, then sname (RFC 3396 §5).
+        """
+        sizes = [room - 1 - _OVERLOAD_BYTES]
+        fields = [0]
+        for number, (value, size) in enumerate(((self.file, FILE_SIZE), (self.sname, SNAME_SIZE)), 1):
+            if not value:
+                sizes.append(size - 1)
+                fields.append(number)
+        filled = [b""] * len(sizes)
+        at = 0
+        for part in parts:
+            while at < len(sizes) and len(filled[at]) + len(part) > sizes[at]:
+                at += 1
+            if at == len(sizes):
+                raise WireError(
+                    f"the message does not fit into the {room + HEADER.size} bytes that its receiver takes"
+                )
+            filled[at] += part
+        used = dict(zip(fields, filled, strict=True))
+        file, sname = used.get(1, b""), used.get(2, b"")
+        kind = (1 if file else 0) | (2 if sname else 0)
+        options = used[0] + bytes((Option.OVERLOAD, 1, kind))
+        return (
+            options,
+            file + _END_MARK if file else self.file,
+            sname + _END_MARK if sname else self.sname,
+        )
 
 
 def parse_message(data: bytes) -> DhcpMessage:
@@ -301,7 +359,7 @@ def encode_seconds(seconds: int) -> bytes:
 
 
 def _check_size(code: int, value: bytes) -> None:
-    size = FIXED_SIZES.get(Option(code)) if code in FIXED_SIZES else None
+    size = FIXED_SIZES.get(code)
     if size is not None and len(value) != size:
         raise WireError(f"option {code} has {len(value)} bytes, it is defined with {size}")
 
