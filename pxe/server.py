@@ -17,18 +17,15 @@ from typing import Any, Final, Self
 
 from fleet.spec.model import AddressPool, DhcpMode, NetworkSpec
 from pxe.boot.clients import ClientBook, Learn
-from pxe.boot.identity import BoardIdentity, IdentifiedBy
 from pxe.boot.table import BootTable
-from pxe.dhcp.core import Responder
-from pxe.dhcp.leases import LeaseState, LeaseTable
-from pxe.dhcp.proxy import ProxyResponder
-from pxe.dhcp.replies import CLIENT_PORT, SERVER_PORT, DhcpSettings
+from pxe.dhcp.replies import BOOT_SERVER_PORT, CLIENT_PORT, SERVER_PORT, DhcpSettings
 from pxe.diagnosis.engine import Diagnostician
 from pxe.diagnosis.scene import Setting
 from pxe.dns.core import NameSettings
 from pxe.errors import PxeError
 from pxe.events import BoardEvent
 from pxe.net.dhcp import DhcpService
+from pxe.net.dhcp_site import DhcpSite, make_dhcp_service
 from pxe.net.dns import DNS_PORT, DnsService, DnsSockets
 from pxe.net.interfaces import require_interface
 from pxe.net.lease_store import LeaseStore
@@ -64,7 +61,8 @@ class PxeConfig:
         tftp_workers: processes.
         grace_s: how long transfers may go on after a stop.
         names: what the DNS server answers; None for no DNS server.
-        dhcp_port, dhcp_client_port, tftp_port, http_port, dns_port: 0 for any free one (tests).
+        dhcp_port, dhcp_client_port, boot_server_port, tftp_port, http_port, dns_port: 0 for any free one
+            (tests).
         lease_s: how long an address is given for.
     """
 
@@ -83,6 +81,7 @@ class PxeConfig:
     lease_s: int = 12 * 3600
     dhcp_port: int = SERVER_PORT
     dhcp_client_port: int = CLIENT_PORT
+    boot_server_port: int = BOOT_SERVER_PORT
     tftp_port: int = TFTP_PORT
     http_port: int = HTTP_PORT
     names: NameSettings | None = None
@@ -123,6 +122,7 @@ class _Sockets:
     """Everything bound, before anything runs."""
 
     dhcp: socket.socket | None
+    boot_server: socket.socket | None
     tftp: list[socket.socket]
     http: socket.socket
     dns: DnsSockets | None
@@ -130,7 +130,7 @@ class _Sockets:
     def close(self) -> None:
         if self.dns is not None:
             self.dns.close()
-        for sock in (self.dhcp, *self.tftp, self.http):
+        for sock in (self.dhcp, self.boot_server, *self.tftp, self.http):
             if sock is not None:
                 sock.close()
 
@@ -202,6 +202,12 @@ class PxeServer:
             if config.dhcp is not DhcpMode.OFF:
                 dhcp = bind_udp(ANY, config.dhcp_port, "DHCP", interface=config.interface)
                 sockets.append(dhcp)
+            boot_server = None
+            if config.dhcp is DhcpMode.PROXY:
+                boot_server = bind_udp(
+                    ANY, config.boot_server_port, "PXE boot server", interface=config.interface
+                )
+                sockets.append(boot_server)
             # On an interface also requests to its broadcast address are heard; without one, only our address.
             address = ANY if config.interface is not None else config.server_address
             tftp: list[socket.socket] = []
@@ -217,7 +223,7 @@ class PxeServer:
             for sock in sockets:
                 sock.close()
             raise
-        self._sockets = _Sockets(dhcp, tftp, http, dns)
+        self._sockets = _Sockets(dhcp, boot_server, tftp, http, dns)
         self._ports = BoundPorts(
             dhcp=dhcp.getsockname()[1] if dhcp else None,
             tftp=port,
@@ -271,7 +277,7 @@ class PxeServer:
                     _never_ends("HTTP content", content.run(sockets.http, self._config.grace_s))
                 )
                 if sockets.dhcp is not None:
-                    dhcp = self._make_dhcp(sockets.dhcp, store)
+                    dhcp = self._make_dhcp(sockets.dhcp, sockets.boot_server, store)
                     services.create_task(_never_ends("DHCP", dhcp.run()))
                 if sockets.dns is not None and self._config.names is not None:
                     names = DnsService(sockets.dns, self._config.names)
@@ -282,7 +288,9 @@ class PxeServer:
         if failure is not None:
             raise failure
 
-    def _make_dhcp(self, sock: socket.socket, store: LeaseStore | None) -> DhcpService:
+    def _make_dhcp(
+        self, sock: socket.socket, boot_server: socket.socket | None, store: LeaseStore | None
+    ) -> DhcpService:
         config = self._config
         settings = DhcpSettings(
             server=config.server_address,
@@ -291,31 +299,19 @@ class PxeServer:
             dns=config.dns,
             domain=config.domain,
             lease_s=config.lease_s,
+            http_port=self.ports.http,
             server_port=config.dhcp_port or SERVER_PORT,
             client_port=config.dhcp_client_port,
         )
-        leases: LeaseTable | None = None
-        responder: Responder | ProxyResponder
-        if store is not None:
-            if store.corrupt_lines:
-                log.warning("lines of the lease file were no leases", extra={"count": store.corrupt_lines})
-            excluded = [address for address in (config.server_address, config.gateway) if address is not None]
-            leases = LeaseTable(config.pool, excluded, store.leases)
-            for lease in store.leases:  # boards that were in the middle of their boot
-                if lease.state is LeaseState.BOUND:
-                    self._learn(Learn(lease.address, BoardIdentity(mac=lease.mac, how=IdentifiedBy.MAC)))
-            responder = Responder(settings, leases, lambda: self._table)
-        else:
-            responder = ProxyResponder(settings, lambda: self._table)
-        return DhcpService(
-            sock,
-            config.server_address,
-            responder,
-            leases=leases,
+        site = DhcpSite(
+            sock=sock,
+            boot_server=boot_server,
+            settings=settings,
+            pool=config.pool,
             store=store,
-            on_event=self.observer.report,
-            on_learn=self._learn,
+            interface=config.interface,
         )
+        return make_dhcp_service(site, lambda: self._table, self.observer.report, self._learn)
 
     def _learn(self, binding: Learn) -> None:
         self._clients.learn(binding.address, binding.board)

@@ -21,7 +21,7 @@ from typing import Final
 from fleet.boards import MacAddress
 from pxe.boot.clients import Learn
 from pxe.boot.decision import Stage, decide
-from pxe.boot.identity import BoardIdentity, identify_client
+from pxe.boot.identity import BoardIdentity, Firmware, identify_client
 from pxe.boot.programs import explain_answer, find_program
 from pxe.boot.table import BootTable, NodeBootState
 from pxe.dhcp.boot_options import boot_words
@@ -70,8 +70,13 @@ class Responder:
         self._leases = leases
         self._table = table
         self._memory = ClientMemory()
+        self._network_options = settings.network_options()
         self._probed: OrderedDict[IPv4Address, BoardIdentity] = OrderedDict()
         self._claimed: OrderedDict[MacAddress, tuple[IPv4Address, ...]] = OrderedDict()
+
+    def known(self, chaddr: bytes) -> BoardIdentity | None:
+        """What the client with a hardware address has said about itself, or None."""
+        return self._memory.find(chaddr)
 
     def respond(self, message: DhcpMessage, now: float) -> list[Action]:
         """What to do about one message of a client.
@@ -146,20 +151,19 @@ class Responder:
         now: float,
     ) -> list[Action]:
         name = node.name if node else None
-        seen = Report(DhcpDiscover(at=now, board=board, node=name))
+        seen = [Report(DhcpDiscover(at=now, board=board, node=name))] if _matters(board, node) else []
         address = self._choose(message, mac, board, node, now)
         if address is None:
             reason = "no address of the pool is free. Make the pool larger, or the lease time shorter"
-            return [seen, Report(NoAddressLeft(at=now, board=board, node=name, reason=reason))]
+            return [*seen, Report(NoAddressLeft(at=now, board=board, node=name, reason=reason))]
         probe = self._probe(mac, board, address, now)
         self._leases.offer(mac, address, now)
+        reply = self._reply(message, MessageType.OFFER, board, node, address, now)
+        if not seen:
+            return [*probe, reply]
         answer = explain_answer(board, node, decide(board, node, Stage.DHCP, now))
-        return [
-            seen,
-            *probe,
-            self._reply(message, MessageType.OFFER, board, node, address, now),
-            Report(DhcpOffer(at=now, board=board, node=name, address=address, answer=answer)),
-        ]
+        offer = DhcpOffer(at=now, board=board, node=name, address=address, answer=answer)
+        return [*seen, *probe, reply, Report(offer)]
 
     def _request(
         self,
@@ -188,22 +192,16 @@ class Responder:
         if rebooting and not self._was_promised(address, mac, node, now):
             return []  # another server's client, for all that is known here (RFC 2131 §4.3.2)
         lease_s = self._lease_s(board, node, address, now)
+        before = self._leases.at(address)
         self._leases.bind(mac, address, now + lease_s)
+        reply = self._reply(message, MessageType.ACK, board, node, address, now)
+        if not _matters(board, node):
+            # TFTP and HTTP have no use for it, but they must not take it for the board that was there before.
+            return [Learn(address, board), reply] if before is not None and before.mac != mac else [reply]
+        boots = board.is_pi or board.firmware.takes_programs
         name = node.name if node else None
-        return [
-            Learn(address, board),
-            self._reply(message, MessageType.ACK, board, node, address, now),
-            Report(
-                DhcpAck(
-                    at=now,
-                    board=board,
-                    node=name,
-                    address=address,
-                    lease_s=lease_s,
-                    boots=board.is_pi or board.firmware.takes_programs,
-                )
-            ),
-        ]
+        event = DhcpAck(at=now, board=board, node=name, address=address, lease_s=lease_s, boots=boots)
+        return [Learn(address, board), reply, Report(event)]
 
     def _inform(self, message: DhcpMessage, board: BoardIdentity) -> list[Action]:
         """The client has an address of its own and asks for the rest: no lease in the answer."""
@@ -216,7 +214,7 @@ class Responder:
                 MessageType.ACK,
                 self._settings,
                 siaddr=self._settings.server if words.names_server else NO_ADDRESS,
-                options=self._settings.network_options() + words.options,
+                options=self._network_options + words.options,
             )
         ]
 
@@ -342,7 +340,7 @@ class Responder:
     ) -> SendReply:
         """An OFFER or an ACK with everything that the client can use."""
         lease_s = self._lease_s(board, node, address, now)
-        options = self._settings.lease_options(lease_s) + self._settings.network_options()
+        options = self._settings.lease_options(lease_s) + self._network_options
         if node is not None:
             options += ((Option.HOST_NAME, node.name.encode("ascii", "replace")),)
         program = None
@@ -358,3 +356,10 @@ class Responder:
             file=words.file,
             options=options + words.options,
         )
+
+
+def _matters(board: BoardIdentity, node: NodeBootState | None) -> bool:
+    """Whether what a client does belongs into a timeline: a board's does, a phone's does not."""
+    if node is not None or board.firmware not in (Firmware.NONE, Firmware.FOREIGN):
+        return True
+    return board.mac is not None and board.mac.is_raspberry_pi

@@ -40,6 +40,10 @@ class ProxyResponder:
         self._table = table
         self._memory = ClientMemory()
 
+    def known(self, chaddr: bytes) -> BoardIdentity | None:
+        """What the client with a hardware address has said about itself, or None."""
+        return self._memory.find(chaddr)
+
     def respond(self, message: DhcpMessage, now: float) -> list[Action]:
         """What to do about one message of a client.
 

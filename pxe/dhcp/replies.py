@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final, TypeAlias
 
-from fleet.boards import MacAddress
+from fleet.boards import BoardError, MacAddress
 from pxe.boot.clients import Learn
 from pxe.boot.identity import BoardIdentity, Firmware, merge
 from pxe.dhcp.vendor import parse_sub_options
@@ -30,6 +30,7 @@ from pxe.events import BoardEvent
 
 SERVER_PORT: Final = 67
 CLIENT_PORT: Final = 68
+BOOT_SERVER_PORT: Final = 4011  # PXE specification 2.1 §2.2
 BROADCAST: Final = IPv4Address("255.255.255.255")
 CLIENTS_REMEMBERED: Final = 4096
 LINK_SELECTION: Final = 5  # sub-options of option 82: RFC 3527
@@ -179,6 +180,14 @@ class ClientMemory:
         while len(self._clients) > CLIENTS_REMEMBERED:
             self._clients.popitem(last=False)
         return board
+
+    def find(self, chaddr: bytes) -> BoardIdentity | None:
+        """What is known of the client with a hardware address, or None."""
+        try:
+            found = self._clients.get(MacAddress(chaddr))
+        except BoardError:
+            return None
+        return found[1] if found is not None else None
 
 
 _SILENT: Final = Firmware.NONE

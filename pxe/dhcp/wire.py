@@ -37,6 +37,7 @@ GUID_BYTES: Final = 17  # option 97: a type and 16 bytes; RFC 4578 §2.3
 PAD: Final = 0
 END: Final = 255
 NO_ADDRESS: Final = IPv4Address(0)
+_ZERO: Final = NO_ADDRESS.packed
 _END_MARK: Final = bytes((END,))
 _OVERLOAD_BYTES: Final = 3
 
@@ -105,6 +106,7 @@ FIXED_SIZES: Final[dict[int, int]] = {
     Option.SERVER_ID: 4,
     Option.MAXIMUM_SIZE: 2,
 }
+_CODES: Final = frozenset(range(PAD + 1, END)) - {Option.OVERLOAD, Option.MESSAGE_TYPE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,12 +148,11 @@ class DhcpMessage:
         for name, value, size in (("sname", self.sname, SNAME_SIZE), ("file", self.file, FILE_SIZE)):
             if len(value) > size or b"\0" in value:
                 raise WireError(f"{name} holds {len(value)} bytes; at most {size} without NUL fit")
-        seen: set[int] = set()
-        for code, value in self.options:
-            if not PAD < code < END or code in (Option.OVERLOAD, Option.MESSAGE_TYPE) or code in seen:
-                raise WireError(f"option {code} can not stand here, or stands here twice")
-            seen.add(code)
-            _check_size(code, value)
+        codes = {code for code, _value in self.options}
+        if len(codes) < len(self.options) or not codes <= _CODES:
+            raise WireError("an option stands here twice, or one that can not stand here")
+        for code in codes & FIXED_SIZES.keys():
+            _check_size(code, self.option(code) or b"")
 
     @property
     def broadcast(self) -> bool:
@@ -210,9 +211,8 @@ class DhcpMessage:
             if len(value) <= MAXIMUM_OPTION_PART:
                 parts.append(bytes((code, len(value))) + value)
                 continue
-            for start in range(0, len(value), MAXIMUM_OPTION_PART):
-                part = value[start : start + MAXIMUM_OPTION_PART]
-                parts.append(bytes((code, len(part))) + part)
+            split = [value[at : at + MAXIMUM_OPTION_PART] for at in range(0, len(value), MAXIMUM_OPTION_PART)]
+            parts.append(b"".join(bytes((code, len(piece))) + piece for piece in split))
         options, file, sname = b"".join(parts), self.file, self.sname
         if HEADER.size + len(options) + 1 > maximum_bytes:
             options, file, sname = self._overload(parts, maximum_bytes - HEADER.size)
@@ -242,10 +242,11 @@ class DhcpMessage:
     def _overload(self, parts: list[bytes], room: int) -> tuple[bytes, bytes, bytes]:
         """The options, and those that went into `file` and `sname`: (options without end mark, file, sname).
 
-        In the order of the parts, so that those of a split value are read in their order: the options field
-        first, then file, then sname (RFC 3396 §5).
+        Parts that only the options field can hold come last in it. The others go there first, then into
+        file, then into sname: the order in which a split value is read (RFC 3396 §5).
         """
-        sizes = [room - 1 - _OVERLOAD_BYTES]
+        large = [part for part in parts if len(part) >= FILE_SIZE]
+        sizes = [room - 1 - _OVERLOAD_BYTES - sum(map(len, large))]
         fields = [0]
         for number, (value, size) in enumerate(((self.file, FILE_SIZE), (self.sname, SNAME_SIZE)), 1):
             if not value:
@@ -254,13 +255,18 @@ class DhcpMessage:
         filled = [b""] * len(sizes)
         at = 0
         for part in parts:
+            if len(part) >= FILE_SIZE:
+                continue
             while at < len(sizes) and len(filled[at]) + len(part) > sizes[at]:
                 at += 1
             if at == len(sizes):
-                raise WireError(
-                    f"the message does not fit into the {room + HEADER.size} bytes that its receiver takes"
-                )
+                break
             filled[at] += part
+        if at == len(sizes) or sizes[0] < 0:
+            raise WireError(
+                f"the message does not fit into the {room + HEADER.size} bytes that its receiver takes"
+            )
+        filled[0] += b"".join(large)
         used = dict(zip(fields, filled, strict=True))
         file, sname = used.get(1, b""), used.get(2, b"")
         kind = (1 if file else 0) | (2 if sname else 0)
@@ -322,14 +328,18 @@ def parse_message(data: bytes) -> DhcpMessage:
         hops=hops,
         secs=secs,
         flags=flags,
-        ciaddr=IPv4Address(ci),
-        yiaddr=IPv4Address(yi),
-        siaddr=IPv4Address(si),
-        giaddr=IPv4Address(gi),
+        ciaddr=_address(ci),
+        yiaddr=_address(yi),
+        siaddr=_address(si),
+        giaddr=_address(gi),
         sname=sname.partition(b"\0")[0],
         file=file.partition(b"\0")[0],
         options=tuple(values.items()),
     )
+
+
+def _address(packed: bytes) -> IPv4Address:
+    return IPv4Address(packed) if packed != _ZERO else NO_ADDRESS
 
 
 def parse_request(data: bytes) -> DhcpMessage:

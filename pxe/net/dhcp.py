@@ -42,6 +42,7 @@ RECEIVE_BURST: Final = 64
 """Datagrams that are answered before anything else on this loop has its turn: some ten milliseconds."""
 RECEIVE_BUFFER_BYTES: Final = 4 << 20
 """What the kernel is asked to keep while this loop does other things; it may give less."""
+SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h; takes CAP_NET_ADMIN
 MAXIMUM_HELD: Final = 4096
 """Exchanges that may wait for the disk. With more, new messages are dropped: their clients ask again."""
 LOGGED_BYTES: Final = 576  # of a datagram that met a fault: what every DHCP client must take, RFC 2131 §2
@@ -127,6 +128,7 @@ class DhcpService:
         self.faults = 0
         self.paused = False
         self._fault_log = SparseLog(log)
+        self._send_log = SparseLog(log)
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -144,7 +146,7 @@ class DhcpService:
             (self._sock, lambda: self._receive(self._sock, self._responder.respond))
         ]
         stack.enter_context(self._sock)
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        _enlarge_buffer(self._sock)
         if self._boot_server is not None:
             sock, respond = self._boot_server
             stack.enter_context(sock)
@@ -270,7 +272,8 @@ class DhcpService:
         except (OSError, WireError) as error:
             self.unsent += 1
             reason = error.message if isinstance(error, WireError) else error.strerror or str(error)
-            log.warning("DHCP reply not sent", extra={"to": str(reply.address), "error": reason})
+            fields = {"to": str(reply.address), "error": reason}
+            self._send_log.write(logging.WARNING, "DHCP reply not sent", fields)
 
     def _send_below(self, reply: SendReply, data: bytes) -> bool:
         """Straight to the client's hardware address; False where the kernel does not do it."""
@@ -324,6 +327,14 @@ class DhcpService:
             for reply, source in self._link.replies():
                 with self._surviving("foreign"):
                     self._on_foreign(reply, source)
+
+
+def _enlarge_buffer(sock: socket.socket) -> None:
+    """Ask for room for a storm of requests, beyond the system's limit where this process may (socket(7))."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
+    except OSError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
 
 
 _ENDED: Final = object()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from pxe.server import PxeConfig, PxeServer
 SERVER = IPv4Address("10.77.0.1")
 SUBNET = IPv4Network("10.77.0.0/24")
 CLIENT_MAC = "e4:5f:01:09:02:f7"
+CAP_NET_RAW = 13  # linux/capability.h
 
 
 def say(**fields: object) -> None:
@@ -56,6 +58,19 @@ def lay_cable() -> subprocess.Popen[bytes]:
     return holder
 
 
+def drop_raw_sockets() -> None:
+    """Give up CAP_NET_RAW for good (prctl(2), PR_CAPBSET_DROP does it for children, capset(2) for us)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # linux/capability.h, version 3
+    data = (ctypes.c_uint32 * 6)()
+    if libc.capget(header, data) != 0:
+        raise OSError(ctypes.get_errno(), "capget")
+    for part in range(2):  # effective and permitted
+        data[part] &= ~(1 << CAP_NET_RAW)
+    if libc.capset(header, data) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
+
+
 def make_table(scenario: str, directory: Path) -> BootTable:
     node = NodeBootState(
         name="pi4-worker-1",
@@ -84,6 +99,8 @@ async def serve(scenario: str, directory: Path, clients_pid: int) -> None:
         mtu=interface.mtu,
         grace_s=1.0,
     )
+    if scenario == "no-raw":
+        drop_raw_sockets()
     server = PxeServer(config, say_event, make_table(scenario, directory))
     task = asyncio.create_task(server.run())
     ready = asyncio.create_task(server.ready.wait())

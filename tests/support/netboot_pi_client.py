@@ -1,6 +1,7 @@
-"""A bootloader's network client, thin and real: sockets, broadcast DHCP, TFTP. Run in a namespace by tests.
+"""A bootloader's network client, thin and real: sockets, DHCP, TFTP. Run in a namespace by tests.
 
-``python netboot_pi_client.py INTERFACE`` prints one JSON object with what the board was told.
+``python netboot_pi_client.py INTERFACE`` prints one JSON object with what the board was told. Like firmware
+it reads frames, so it hears what is sent to an address that it does not have yet.
 """
 
 from __future__ import annotations
@@ -13,23 +14,33 @@ import time
 
 from fakes_pxe import PI4_SERIAL_LOW, PI_CLASS, client_message, pi_discover
 
+from pxe.dhcp.frames import parse_datagram
 from pxe.dhcp.wire import DhcpMessage, MessageType, Option, parse_reply
+from pxe.errors import WireError
 from pxe.tftp.wire import Ack, Data, Error, OptionAck, Request, parse_packet
 
 EARLY_TERMINATE = Error(0, "Early terminate")
 
 
-def exchange(sock: socket.socket, message: DhcpMessage, wanted: MessageType) -> DhcpMessage:
-    """Broadcast a message and wait for its reply."""
+def exchange(
+    sock: socket.socket, frames: socket.socket, message: DhcpMessage, wanted: MessageType, ways: list[str]
+) -> DhcpMessage:
+    """Broadcast a message and wait for its reply; how that came goes into `ways`."""
     for _attempt in range(3):
         sock.sendto(message.encode(), ("255.255.255.255", 67))
-        try:
-            while (reply := parse_reply(sock.recv(2048))).xid != message.xid:
-                pass
-        except TimeoutError:
-            continue
-        if reply.message_type is wanted:
-            return reply
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:
+            try:
+                packet, sender = frames.recvfrom(2048)
+                datagram = parse_datagram(packet)
+            except (TimeoutError, WireError):
+                continue
+            if datagram.target_port != 68:
+                continue
+            reply = parse_reply(datagram.payload)
+            if reply.xid == message.xid and reply.message_type is wanted:
+                ways.append({0: "unicast", 1: "broadcast"}.get(sender[2], "other"))
+                return reply
     raise SystemExit(f"no {wanted.name}")
 
 
@@ -61,12 +72,17 @@ def fetch(server: str, name: str, *, probe: bool = False) -> tuple[str, int, flo
 
 def main() -> None:
     interface = sys.argv[1]
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    ways: list[str] = []
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+        socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as frames,
+    ):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
         sock.bind(("", 68))
-        sock.settimeout(3)
-        offer = exchange(sock, pi_discover(), MessageType.OFFER)
+        frames.bind((interface, 0x0800))
+        frames.settimeout(1)
+        offer = exchange(sock, frames, pi_discover(), MessageType.OFFER, ways)
         request = client_message(
             MessageType.REQUEST, requested=offer.yiaddr, server=offer.server_id, vendor_class=PI_CLASS
         )
@@ -75,11 +91,12 @@ def main() -> None:
             "siaddr": str(offer.siaddr),
             "menu": (offer.option(Option.VENDOR_SPECIFIC) or b"").hex(),
             "tftp": (offer.option(Option.TFTP_SERVER) or b"").decode(),
+            "ways": ways,
         }
         if int(offer.yiaddr) == 0:
             print(json.dumps(told))
             return
-        ack = exchange(sock, request, MessageType.ACK)
+        ack = exchange(sock, frames, request, MessageType.ACK, ways)
     subprocess.run(["ip", "address", "replace", f"{ack.yiaddr}/24", "dev", interface], check=True)
     server, prefix = str(told["tftp"]), f"{PI4_SERIAL_LOW:08x}"
     files = {

@@ -160,7 +160,22 @@ def test_a_board_that_may_not_install_gets_an_address_and_no_file(
 def test_the_proxy_offers_a_boot_server_and_no_address(directory: Path) -> None:
     with site("proxy", directory) as place:
         told = place.boot()
-        assert told == {"yiaddr": "0.0.0.0", "siaddr": "0.0.0.0", "menu": MENU, "tftp": ""}
+        assert told == {
+            "yiaddr": "0.0.0.0",
+            "siaddr": "10.77.0.1",
+            "menu": MENU,
+            "tftp": "10.77.0.1",
+            "ways": ["broadcast"],
+        }
+
+
+def test_replies_reach_a_client_without_an_address_with_and_without_raw_sockets(directory: Path) -> None:
+    with site("install", directory) as place:
+        assert place.boot()["ways"] == ["unicast", "unicast"]
+    with site("no-raw", directory) as place:
+        told = place.boot()
+        assert told["ways"] == ["broadcast", "broadcast"]
+        assert told["yiaddr"] == "10.77.0.21"
 
 
 def test_udhcpc_gets_a_lease_and_finds_it_again(directory: Path) -> None:

@@ -136,9 +136,14 @@ def test_an_unknown_pi_gets_an_address_of_the_pool_and_the_reason_is_told() -> N
     assert "held" in offer.describe()
 
 
-def test_without_relay_and_address_a_reply_is_broadcast(network: Network) -> None:
+def test_a_client_without_an_address_is_answered_at_its_hardware_address(network: Network) -> None:
     reply = network.must_answer(pi_discover(flags=0))
-    assert (reply.address, reply.port) == (BROADCAST, 68)
+    assert (reply.address, reply.port, reply.hardware) == (RESERVED, 68, PI4_MAC.octets)
+
+
+def test_a_client_that_asks_for_a_broadcast_gets_one(network: Network) -> None:
+    reply = network.must_answer(pi_discover(flags=0x8000))
+    assert (reply.address, reply.port, reply.hardware) == (BROADCAST, 68, None)
 
 
 def test_a_relay_gets_the_reply_with_its_own_option(network: Network) -> None:
@@ -295,7 +300,7 @@ def test_the_proxy_tells_a_bootloader_where_to_boot_and_gives_no_address() -> No
         MessageType.OFFER,
         True,
     )
-    assert [code for code, _value in offer.options] == [54, 60, 97, 43]
+    assert [code for code, _value in offer.options] == [54, 60, 97, 43, 66]
     assert (replies[0].address, replies[0].port) == (BROADCAST, 68)
 
 
