@@ -17,7 +17,7 @@ from typing import Any, Final
 import yaml
 
 from bramble.demo_screen import PlainScreen, Screen, TableScreen
-from bramble.paths import agent_package, store
+from bramble.paths import agent_package, apt_access, store
 from bramble.rehearsal import ENDED_BADLY, POLL_S, Rehearsal
 from bramble.resources import example
 from fleet.spec import load_cluster
@@ -98,7 +98,9 @@ def _run(options: DemoOptions, work: Path, screen: Screen) -> Measures:
     started = time.monotonic()
     spec = load_cluster(write_spec(work, options.k3s_release))
     measures = Measures(simulated=options.k3s_release is None)
-    image = build_image(spec, store=store(), agent_package=agent_package(), progress=screen.progress)
+    image = build_image(
+        spec, store=store(), agent_package=agent_package(), apt=apt_access(), progress=screen.progress
+    )
     measures.image_build_s = time.monotonic() - started
     _measure_image(image, measures)
     screen.say(f"image {image.id[:12]} is ready after {measures.image_build_s:.0f} s")

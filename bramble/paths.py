@@ -7,13 +7,14 @@ from pathlib import Path
 
 from fleet.cli import STATE_VARIABLE, state_directory
 from fleet.errors import FleetError
-from imagebuilder.cli import MIRROR_VARIABLE, agent_package, store
+from imagebuilder.cli import MIRROR_VARIABLE, agent_package, apt_access, store
 
 __all__ = [
     "MIRROR_VARIABLE",
     "STATE_VARIABLE",
     "StateLayout",
     "agent_package",
+    "apt_access",
     "make_private",
     "state_layout",
     "store",

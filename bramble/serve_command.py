@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bramble.paths import agent_package, state_layout, store
+from bramble.paths import agent_package, apt_access, state_layout, store
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec, DhcpMode
 from imagebuilder.build import Image, build_image, find_image
@@ -39,11 +39,11 @@ def serve(file: Path) -> None:
 
 
 def _image(spec: ClusterSpec) -> Image:
-    found = find_image(spec, store=store(), agent_package=agent_package())
+    found = find_image(spec, store=store(), agent_package=agent_package(), apt=apt_access())
     if found is not None:
         return found
     click.echo("building the cluster's image (this happens once)", err=True)
-    return build_image(spec, store=store(), agent_package=agent_package())
+    return build_image(spec, store=store(), agent_package=agent_package(), apt=apt_access())
 
 
 def _ready_text(spec: ClusterSpec, image: Image, control_url: str) -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fleet.spec.model import ClusterSpec
+from fleet.spec.model import ClusterSpec, PackagesAt
 from imagebuilder.bases import Base, find_declared, require_declared
 from imagebuilder.delta import NodeValues, render_delta
 from imagebuilder.digests import DigestCache, hash_file
@@ -39,6 +39,15 @@ from imagebuilder.k3s_release import (
     verify_archive,
 )
 from imagebuilder.manifest import FILE_NAME, BaseRecord, K3sRecord, Manifest, Output, load_manifest
+from imagebuilder.packages.apply import apply_layer, layer_room_bytes
+from imagebuilder.packages.install import (
+    HOST_APT,
+    AptAccess,
+    PackageRequest,
+    StoredLayer,
+    find_layer,
+    make_layer,
+)
 from imagebuilder.plan import Plan, tool_versions
 from imagebuilder.render import render_user_data
 from imagebuilder.resources import data_dir
@@ -120,9 +129,12 @@ class _Inputs:
     release: K3sRelease
     agent_archive: bytes
     plan: Plan
+    layer: StoredLayer | None
 
 
-def find_image(spec: ClusterSpec, *, store: Store, agent_package: Path) -> Image | None:
+def find_image(
+    spec: ClusterSpec, *, store: Store, agent_package: Path, apt: AptAccess = HOST_APT
+) -> Image | None:
     """The finished image of this cluster, if nothing that it depends on has changed since it was built.
 
     Raises:
@@ -132,11 +144,20 @@ def find_image(spec: ClusterSpec, *, store: Store, agent_package: Path) -> Image
     directory = _find_release(spec, store)
     if base is None or directory is None:
         return None
-    return _find(_inputs(spec, base, directory, store, agent_package).plan.image_id, store)
+    request = _packages(spec, base, apt)
+    layer = find_layer(request, store) if request else None
+    if request and layer is None:
+        return None
+    return _find(_inputs(spec, base, directory, store, agent_package, layer).plan.image_id, store)
 
 
 def build_image(
-    spec: ClusterSpec, *, store: Store, agent_package: Path, progress: Progress = lambda text, share: None
+    spec: ClusterSpec,
+    *,
+    store: Store,
+    agent_package: Path,
+    apt: AptAccess = HOST_APT,
+    progress: Progress = lambda text, share: None,
 ) -> Image:
     """The image of this cluster: out of the store, or built now.
 
@@ -144,6 +165,7 @@ def build_image(
         spec: the cluster.
         store: where bases are found and the image is kept.
         agent_package: the agent's package directory.
+        apt: how to reach the archives of ``image.packages``.
         progress: called from this thread.
 
     Raises:
@@ -160,7 +182,9 @@ def build_image(
         on_progress=lambda name, share: progress(f"downloading {name}", 0.0),
     )
     progress("checking inputs", 0.0)
-    inputs = _inputs(spec, base, directory, store, agent_package)
+    request = _packages(spec, base, apt)
+    layer = make_layer(request, store=store, progress=progress) if request else None
+    inputs = _inputs(spec, base, directory, store, agent_package, layer)
     image_id = inputs.plan.image_id
     if found := _find(image_id, store):
         return found
@@ -186,7 +210,22 @@ def plan_steps(spec: ClusterSpec, release: K3sRelease, agent_archive: bytes) -> 
     )
 
 
-def _inputs(spec: ClusterSpec, base: Base, directory: Path, store: Store, agent_package: Path) -> _Inputs:
+def _packages(spec: ClusterSpec, base: Base, apt: AptAccess) -> PackageRequest | None:
+    """What apt is to install into the image; None where it is nothing."""
+    image = spec.image
+    if not image.packages or image.packages_at is not PackagesAt.BUILD:
+        return None
+    return PackageRequest(base_id=base.id, base_disk=base.disk, packages=image.packages, access=apt)
+
+
+def _inputs(
+    spec: ClusterSpec,
+    base: Base,
+    directory: Path,
+    store: Store,
+    agent_package: Path,
+    layer: StoredLayer | None,
+) -> _Inputs:
     digests = DigestCache(store.root / "digests")
     release = open_release(directory, spec.k3s.version, airgap=spec.k3s.airgap_images, digests=digests)
     archive = pack_agent(agent_package)
@@ -195,8 +234,9 @@ def _inputs(spec: ClusterSpec, base: Base, directory: Path, store: Store, agent_
         steps=plan_steps(spec, release, archive),
         installer=installer_identity(archive),
         tools=tool_versions(),
+        layer=layer.sha256 if layer else None,
     )
-    return _Inputs(base=base, release=release, agent_archive=archive, plan=plan)
+    return _Inputs(base=base, release=release, agent_archive=archive, plan=plan, layer=layer)
 
 
 def _build(spec: ClusterSpec, inputs: _Inputs, into: Path, store: Store, progress: Progress) -> None:
@@ -209,7 +249,8 @@ def _build(spec: ClusterSpec, inputs: _Inputs, into: Path, store: Store, progres
     disk = DiskImage(into / "disk.img", scratch)
     progress("copying the base", 0.05)
     copy_sparse(inputs.base.disk, disk.path)
-    written = _apply(inputs.plan, disk, progress)
+    packaged = _lay_packages(inputs.layer, disk, progress)
+    written = packaged + _apply(inputs.plan, disk, progress)
     progress("checking the filesystems", 0.35)
     disk.check()
     scratch.rmdir()
@@ -224,6 +265,14 @@ def _build(spec: ClusterSpec, inputs: _Inputs, into: Path, store: Store, progres
     manifest = _seal(spec, inputs, disk, written, into, progress)
     (into / FILE_NAME).write_text(manifest.render(), encoding="utf-8")
     progress("done", 1.0)
+
+
+def _lay_packages(layer: StoredLayer | None, disk: DiskImage, progress: Progress) -> tuple[Written, ...]:
+    if layer is None:
+        return ()
+    progress("laying the packages into the image", 0.08)
+    disk.grow_root(layer_room_bytes(layer.layer) + FREE_ROOT_BYTES)
+    return tuple(apply_layer(layer, disk))
 
 
 def _apply(plan: Plan, disk: DiskImage, progress: Progress) -> tuple[Written, ...]:

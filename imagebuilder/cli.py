@@ -13,9 +13,11 @@ from pathlib import Path
 import click
 
 from imagebuilder.errors import ImageBuilderError
+from imagebuilder.packages.install import AptAccess
 from imagebuilder.store import Store
 
 MIRROR_VARIABLE = "BRAMBLE_MIRROR"
+APT_MIRRORS_VARIABLE = "BRAMBLE_APT_MIRRORS"
 
 _CLUSTER = click.Path(exists=True, dir_okay=False, path_type=Path)
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -41,7 +43,9 @@ def build(cluster: Path, release: Path | None, as_json: bool) -> None:
         spec = replace(spec, k3s=replace(spec.k3s, source=release.resolve()))
     started = time.monotonic()
     with ProgressLine(show=not as_json) as line:
-        image = build_image(spec, store=store(), agent_package=agent_package(), progress=line.update)
+        image = build_image(
+            spec, store=store(), agent_package=agent_package(), apt=apt_access(), progress=line.update
+        )
     seconds = time.monotonic() - started
     manifest = image.manifest
     if as_json:
@@ -82,6 +86,11 @@ def store() -> Store:
     """The store that ``BRAMBLE_CACHE_DIR`` names, else the one in the user's cache directory."""
     directory = os.environ.get("BRAMBLE_CACHE_DIR")
     return Store(Path(directory)) if directory else Store.default()
+
+
+def apt_access() -> AptAccess:
+    """How archives are reached: ``BRAMBLE_MIRROR`` for Debian's, ``BRAMBLE_APT_MIRRORS`` for others."""
+    return AptAccess(os.environ.get(MIRROR_VARIABLE), os.environ.get(APT_MIRRORS_VARIABLE, ""))
 
 
 def agent_package() -> Path:

@@ -35,12 +35,15 @@ _TOOLS: Final[Mapping[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Ordered steps on a base. ``installer`` and ``tools`` count for the id, like the steps."""
+    """Ordered steps on a base. ``installer`` and ``tools`` count for the id, like the steps.
+
+    ``layer`` is the digest of the package layer that lies over the base before the first step."""
 
     base_id: str
     steps: tuple[Step, ...]
     installer: Mapping[str, Json]
     tools: Mapping[str, str]
+    layer: str | None = None
 
     @property
     def image_id(self) -> str:
@@ -51,6 +54,7 @@ class Plan:
             "steps": [[step.name, step.identity()] for step in self.steps],
             "installer": self.installer,
             "tools": self.tools,
+            **({"layer": self.layer} if self.layer else {}),
         }
         text = json.dumps(document, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import jinja2
 
-from fleet.spec.model import ClusterSpec, NodeSpec
+from fleet.spec.model import ClusterSpec, NodeSpec, PackagesAt
 from imagebuilder.delta import NodeValues
 from imagebuilder.resources import data_dir
 
@@ -61,7 +61,7 @@ def render_user_data(spec: ClusterSpec) -> str:
         user=spec.image.user.name,
         ssh_authorized_keys=spec.image.user.ssh_authorized_keys,
         timezone=spec.image.timezone,
-        packages=spec.image.packages,
+        packages=spec.image.packages if spec.image.packages_at is PackagesAt.FIRST_BOOT else (),
     )
     return _render("user-data.j2", asdict(context))
 

@@ -104,6 +104,7 @@ def _image(spec: ClusterSpec) -> dict[str, Any]:
     return {
         "base": _base(image.base),
         "packages": list(image.packages),
+        "packages_at": image.packages_at.value,
         "overlays": [str(overlay) for overlay in image.overlays],
         "user": {
             "name": image.user.name,

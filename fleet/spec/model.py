@@ -60,6 +60,13 @@ class FirstBoot(StrEnum):
     APPROVE = "approve"
 
 
+class PackagesAt(StrEnum):
+    """When the packages of `image.packages` are installed: into the image, or by each node for itself."""
+
+    BUILD = "build"
+    FIRST_BOOT = "first-boot"
+
+
 @dataclass(frozen=True, slots=True)
 class CatalogueBase:
     """A stock image that Bramble knows by name."""
@@ -122,6 +129,7 @@ class ImageSpec:
     overlays: tuple[Path, ...]
     user: UserSpec
     timezone: str
+    packages_at: PackagesAt = PackagesAt.BUILD
 
 
 @dataclass(frozen=True, slots=True)

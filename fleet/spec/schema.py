@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from fleet.boards import BoardModel, DiskKind, MacAddress, Serial
 from fleet.spec import values
-from fleet.spec.model import AddressPool, DhcpMode, DnsMode, FirstBoot, Role, Taint, UnknownBoards
+from fleet.spec.model import AddressPool, DhcpMode, DnsMode, FirstBoot, PackagesAt, Role, Taint, UnknownBoards
 
 T = TypeVar("T")
 
@@ -106,7 +106,12 @@ class ImageSection(_Section):
         default=None, description="The stock image to start from; a single word is its `name`."
     )
     packages: list[Annotated[str, BeforeValidator(values.parse_package)] | None] | None = Field(
-        default=None, description="Debian packages that every node installs at its first boot."
+        default=None, description="Packages of the base's own distribution that every node has."
+    )
+    packages_at: Annotated[PackagesAt, BeforeValidator(values.enum_parser(PackagesAt))] | None = Field(
+        default=None,
+        description="`build`: into the image, with emulation where this machine is no arm64; `first-boot`: "
+        "each node installs them itself, over the network, when it boots for the first time.",
     )
     overlays: list[Text | None] | None = Field(
         default=None,

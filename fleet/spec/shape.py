@@ -39,6 +39,7 @@ _PLACES_OF_OTHER_KEYS: Final = {
     "k3s": "cluster.k3s",
     "timezone": "image.timezone",
     "packages": "image.packages",
+    "packages_at": "image.packages_at",
     "user": "image.user",
     "ssh_authorized_keys": "image.user.ssh_authorized_keys",
     "api_vip": "cluster.k3s.api_vip",

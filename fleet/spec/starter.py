@@ -57,7 +57,7 @@ image:
   # debian-trixie, raspios-lite-trixie, raspios-lite-bookworm, ubuntu-24.04, ubuntu-22.04,
   # {{path: my.img}} or {{url: https://…, sha256: …}}
   base: debian-trixie
-  # open-iscsi and nfs-common let pods mount volumes of a NAS.
+  # open-iscsi and nfs-common let pods mount volumes of a NAS. They are put into the image.
   packages: []
   user:
     name: pi

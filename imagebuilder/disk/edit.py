@@ -81,7 +81,7 @@ class DiskImage:
 
     def __init__(self, path: Path, scratch: Path) -> None:
         self.path = path
-        self._scratch = scratch
+        self.scratch = scratch
 
     @property
     def size_bytes(self) -> int:
@@ -97,6 +97,12 @@ class DiskImage:
             volume = FatVolume(source, self.mbr().partition(BOOT_PARTITION).offset)
             entry = volume.find(path)
             return volume.read(path) if entry is not None and not entry.is_directory else None
+
+    def has_boot_directory(self, path: str) -> bool:
+        """Whether the FAT has a directory of that path."""
+        with open_source(self.path) as source:
+            entry = FatVolume(source, self.mbr().partition(BOOT_PARTITION).offset).find(path)
+            return entry is not None and entry.is_directory
 
     def read_root(self, path: str) -> bytes | None:
         """A file of the root filesystem, None if it is not there."""
@@ -158,7 +164,7 @@ class DiskImage:
             needed = sum(volume.clusters_for(len(edit.content)) + 2 for edit in edits) * volume.cluster_bytes
             if volume.free_bytes < needed:
                 raise ImageFull("boot", needed, volume.free_bytes)
-        staged = self._scratch / "boot"
+        staged = self.scratch / "boot"
         for directory, group in _by_directory(edits):
             shutil.rmtree(staged, ignore_errors=True)
             staged.mkdir(parents=True)
@@ -209,7 +215,7 @@ class DiskImage:
             needed = needed_bytes(edits, volume.superblock.block_bytes)
             if volume.free_bytes < needed:
                 raise ImageFull("root", needed, volume.free_bytes)
-            staged = self._scratch / "root"
+            staged = self.scratch / "root"
             shutil.rmtree(staged, ignore_errors=True)
             staged.mkdir(parents=True)
             replaced = {edit.path: volume.find(edit.path, follow=False) is not None for edit in edits}
@@ -219,6 +225,14 @@ class DiskImage:
         with open_source(self.path) as source:
             volume = Ext4Volume(source, partition.offset)
             return [_read_back(volume, edit, replaced[edit.path]) for edit in edits]
+
+    def edit_root(self, commands: Sequence[str]) -> None:
+        """Give the root filesystem a debugfs session of the caller's own, who reads back what it did.
+
+        Raises:
+            CommandFailed: debugfs complained about any of it.
+        """
+        self._debugfs(self.mbr().partition(ROOT_PARTITION), commands)
 
     def check(self) -> None:
         """Let ``e2fsck -fn`` and ``fsck.vfat -n`` look for faults.
@@ -231,7 +245,7 @@ class DiskImage:
         boot = mbr.partition(BOOT_PARTITION)
         # fsck.vfat knows no offsets, so it gets the partition alone: a sparse copy that lives as long as the
         # check.
-        copy = self._scratch / "boot.fat"
+        copy = self.scratch / "boot.fat"
         try:
             copy_range(self.path, copy, boot.offset, boot.size_bytes)
             self._tool("fsck.vfat", "-n", copy)
@@ -252,8 +266,10 @@ class DiskImage:
             )
 
     def _debugfs(self, partition: Partition, commands: Sequence[str]) -> None:
-        script = self._scratch / "debugfs.commands"
-        script.write_text("".join(f"{command}\n" for command in commands))
+        script = self.scratch / "debugfs.commands"
+        script.write_text(
+            "".join(f"{command}\n" for command in commands), encoding="utf-8", errors="surrogateescape"
+        )
         argv = ["debugfs", "-w", "-f", os.fspath(script), self._ext4_argument(partition)]
         result = run(argv, env=ENVIRONMENT, cwd=self.path.parent, timeout_s=1800)
         complaints = [

@@ -32,6 +32,7 @@ from imagebuilder.disk.ext4_layout import (
     set_bit_runs,
 )
 from imagebuilder.disk.source import ByteSource
+from imagebuilder.disk.xattr import parse_block_attributes, parse_inode_attributes
 
 ROOT_INODE: Final = 2
 _INODE_FLAG_EXTENTS: Final = 0x80000
@@ -123,6 +124,13 @@ class Ext4Volume:
         if inode.size_bytes < _FAST_SYMLINK_BYTES and not inode.flags & _INODE_FLAG_EXTENTS:
             return inode.block[: inode.size_bytes].decode("utf-8", "surrogateescape")
         return self.read_inode(inode).decode("utf-8", "surrogateescape")
+
+    def attributes(self, inode: Inode) -> dict[str, bytes]:
+        """The extended attributes of an inode: name with its prefix → value as it lies on the disk."""
+        raw = self._source.read_at(self._inode_offset(inode.number), self.superblock.inode_bytes)
+        found = parse_inode_attributes(raw)
+        block = struct.unpack_from("<I", raw, 0x68)[0] | struct.unpack_from("<H", raw, 0x76)[0] << 32
+        return {**found, **parse_block_attributes(self._block(block))} if block else found
 
     def list_directory(self, inode: Inode) -> dict[str, int]:
         """Name → inode number, without ``.`` and ``..``, in the order of the disk."""
@@ -221,13 +229,15 @@ class Ext4Volume:
             )
         return self._source.read_at(self.offset + number * sb.block_bytes, sb.block_bytes)
 
-    def _inode(self, number: int) -> Inode:
+    def _inode_offset(self, number: int) -> int:
         sb = self.superblock
         group, index = divmod(number - 1, sb.inodes_per_group)
         if not 0 <= group < len(self._groups):
             raise Ext4Error(f"inode {number} does not exist", "e2fsck -fn says more.")
-        offset = self.offset + self._groups[group].inode_table * sb.block_bytes + index * sb.inode_bytes
-        raw = self._source.read_at(offset, 128)
+        return self.offset + self._groups[group].inode_table * sb.block_bytes + index * sb.inode_bytes
+
+    def _inode(self, number: int) -> Inode:
+        raw = self._source.read_at(self._inode_offset(number), 128)
         mode, uid, size, gid = struct.unpack_from("<HHI16xH", raw, 0)
         uid_high, gid_high = struct.unpack_from("<HH", raw, 0x78)
         return Inode(

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from fakes_image import SSH_KEY, make_agent, make_spec
 
+from fleet.spec.model import PackagesAt
 from imagebuilder.disk.edit import DiskImage
 from imagebuilder.disk.edits import PutBootFile, PutDirectory, PutFile, PutLink
 from imagebuilder.errors import ImageBuilderError
@@ -127,7 +128,9 @@ def test_the_memory_cgroup_is_enabled_last_and_only_once(before: str, after: str
 
 
 def test_user_data_makes_the_user_and_holds_nothing_of_one_node() -> None:
-    text = render_user_data(make_spec(packages=("nfs-common",)))
+    spec = make_spec(packages=("nfs-common",))
+    later = replace(spec, image=replace(spec.image, packages_at=PackagesAt.FIRST_BOOT))
+    text = render_user_data(later)
     assert text.startswith("#cloud-config\n")
     document = yaml.safe_load(text)
     assert document["timezone"] == "Europe/Madrid"
@@ -135,7 +138,7 @@ def test_user_data_makes_the_user_and_holds_nothing_of_one_node() -> None:
     assert document["users"][0]["lock_passwd"] is True
     assert document["packages"] == ["nfs-common"]
     assert "hostname" not in document
-    assert "packages" not in yaml.safe_load(render_user_data(make_spec()))
+    assert "packages" not in yaml.safe_load(render_user_data(spec)), "they are in the image already"
 
 
 def test_a_value_cannot_change_the_structure_of_user_data() -> None:
