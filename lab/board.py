@@ -8,34 +8,36 @@ files in `run_dir`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import secrets
 import select
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from fleet.boards import BoardModel, BootMode, MacAddress, Serial
-from lab.bootloader.boot_order import DISK_MODES, network_first, walk
-from lab.bootloader.files import BoardStuckError, BootFiles, ModeFailedError, load_files, read_all
+from fleet.boards import BoardModel, MacAddress, Serial
+from lab.bootloader.boot_order import network_first
+from lab.bootloader.files import BoardStuckError, BootFiles
+from lab.bootloader.machine import Bootrom, Hardware
 from lab.bootloader.profile import BoardIdentity, EepromProfile, default_profile
+from lab.bootloader.signature import RsaPublicKey
 from lab.console import Console
 from lab.devicetree import write_board_dtb
-from lab.disk import BootPartition, VirtualDisk
+from lab.disk import DiskFiles, VirtualDisk
 from lab.errors import LabError, WaitTimeoutError
 from lab.events import BoardEvent, EventHandler, EventKind, Notice
-from lab.netclient import boot_from_network
+from lab.netclient import run_bootrom
 from lab.network import require_tun
 from lab.qemu import Cpu, End, Machine, MachineSpec, require_qemu
 from lab.tap import Tap
 
 DEFAULT_MEMORY_MIB: Final = 1024
-_RESTART_PAUSE_S: Final = 1.0
-"""Between two rounds of BOOT_ORDER: a board without anything to boot must not keep a core busy."""
 _PANIC: Final = re.compile(r"Kernel panic - not syncing: (.*)\n")
 _PANIC_LINE_CHARS: Final = 200
 _STOP_TIMEOUT_S: Final = 15.0
@@ -54,6 +56,7 @@ class BoardConfig:
         profile: EEPROM; None for the model's usual one.
         link_up_s: From power-on to a link; about 3 s on a board, and there is nothing to learn from waiting
             for it.
+        public_key: In its EEPROM, for signed boot images (the HTTP mode); None for none.
     """
 
     name: str
@@ -68,6 +71,7 @@ class BoardConfig:
     boot_order: int | None = None
     profile: EepromProfile | None = None
     link_up_s: float = 0.3
+    public_key: RsaPublicKey | None = None
 
     @property
     def identity(self) -> BoardIdentity:
@@ -220,8 +224,7 @@ class VirtualBoard:
             self._emit(EventKind.POWERED_ON, f"{self.config.model.title}, serial {self.config.serial}")
             while self._boot() is End.REBOOT:
                 self._emit(EventKind.REBOOTED, "the guest asked for a reboot")
-        except BoardStuckError as error:
-            self._emit(EventKind.STUCK, str(error))
+        except BoardStuckError:  # the firmware has said so
             self._sleep(None)
             self._emit(EventKind.POWER_CUT, "power cut")
         except LabError as error:
@@ -230,43 +233,32 @@ class VirtualBoard:
             self._emit(EventKind.BROKEN, f"the host failed: {error}")
 
     def _boot(self) -> End:
-        """From reset to the end of the guest: the modes of BOOT_ORDER until one brings files."""
-        order = self.config.effective_boot_order
-        first_mode = None
-        for attempt in walk(order, net_boot_max_retries=self._profile.net_boot_max_retries):
-            pause_s = attempt.pause_s + (_RESTART_PAUSE_S if attempt.mode is first_mode else 0.0)
-            first_mode = first_mode or attempt.mode
-            if self._sleep(pause_s):
-                return self._cut()
-            self._emit(EventKind.MODE_STARTED, f"boot mode {attempt.mode.name} ({attempt.mode.value:x})")
-            try:
-                files = self._load(attempt.mode)
-            except ModeFailedError as error:
-                self._emit(EventKind.MODE_FAILED, f"{attempt.mode.name}: {error}")
-                continue
-            return self._cut() if files is None else self._start(files)
-        raise BoardStuckError(f"BOOT_ORDER {order:#x} is at its end, nothing could be booted")
+        """From reset to the end of the guest: the firmware until it brings files, then the machine.
 
-    def _load(self, mode: BootMode) -> BootFiles | None:
-        """Files of one boot mode; None where the plug was pulled."""
-        if mode is BootMode.NETWORK:
-            if self.config.tap is None:
-                raise ModeFailedError("no link: the cable is not plugged in")
-            with Tap(self.config.tap) as tap:
-                tap.wait_for_link()
-                if self._sleep(self.config.link_up_s):
-                    return None
-                return boot_from_network(
-                    tap, self.config.identity, self._profile, wake_fd=self._wake_fd, on_notice=self._notice
-                )
-        wanted = DISK_MODES.get(mode)
-        disk = next((disk for disk in self.config.disks if disk.kind is wanted), None)
-        if disk is None:
-            raise ModeFailedError("no such device" if wanted else "this mode is not emulated")
-        partition = BootPartition.find(disk.path)
-        if partition is None:
-            raise ModeFailedError(f"{disk.path.name}: no partition table with a FAT partition")
-        return read_all(load_files(self.config.identity, mode), partition.read)
+        The tap is the firmware's until it has an outcome; QEMU takes it over then.
+        """
+        config = self.config
+        hardware = Hardware(
+            board=config.identity,
+            profile=self._profile.with_settings(
+                replace(self._profile.settings, boot_order=config.effective_boot_order)
+            ),
+            disks={disk.kind: DiskFiles(disk.path) for disk in config.disks},
+            has_cable=config.tap is not None,
+            link_up_s=config.link_up_s,
+            public_key=config.public_key,
+        )
+        with contextlib.ExitStack() as stack:
+            port = None
+            if config.tap is not None:
+                port = stack.enter_context(Tap(config.tap))
+                port.wait_for_link()
+            rom = Bootrom(hardware, random_bits=secrets.randbits, now=time.monotonic())
+            if not run_bootrom(port, rom, wake_fd=self._wake_fd, on_notice=self._notice):
+                return self._cut()
+        if isinstance(rom.outcome, BootFiles):
+            return self._start(rom.outcome)
+        raise rom.outcome or BoardStuckError("the firmware ended without an outcome")
 
     def _start(self, files: BootFiles) -> End:
         kernel = self._run_dir / "kernel"

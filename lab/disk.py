@@ -68,46 +68,46 @@ class VirtualDisk:
             )
 
 
-def boot_partition_offset(mbr: bytes) -> int | None:
-    """Where the first FAT partition starts, in bytes; None where the sector is no MBR or lists none.
+def fat_partitions(mbr: bytes) -> dict[int, int]:
+    """Number → start in bytes of the FAT partitions; empty where the sector is no MBR or lists none.
 
     Layout: 446–509 four entries of 16 bytes (4 type, 8–11 first sector LE), 510–511 signature 55 aa.
     """
     if len(mbr) < SECTOR_BYTES or mbr[510:512] != _MBR_SIGNATURE:
-        return None
-    for start in range(_PARTITION_TABLE, 510, 16):
+        return {}
+    found = {}
+    for number, start in enumerate(range(_PARTITION_TABLE, 510, 16), 1):
         entry = mbr[start : start + 16]
         first_sector = int.from_bytes(entry[8:12], "little")
         if entry[4] in _FAT_TYPES and first_sector:
-            return first_sector * SECTOR_BYTES
-    return None
+            found[number] = first_sector * SECTOR_BYTES
+    return found
 
 
-class BootPartition:
-    """The files of a disk image's boot partition."""
+class DiskFiles:
+    """The FAT partitions of a disk image and their files: a `BootDisk` for the bootloader."""
 
-    def __init__(self, image: Path, offset: int) -> None:
+    def __init__(self, image: Path) -> None:
         self._image = image
-        self._offset = offset
+        self._offsets: dict[int, int] = {}
 
-    @classmethod
-    def find(cls, image: Path) -> BootPartition | None:
-        """The boot partition; None where there is no partition table, no FAT partition, or no FAT in it."""
-        with image.open("rb") as disk:
-            offset = boot_partition_offset(disk.read(SECTOR_BYTES))
-            if offset is None:
-                return None
-            disk.seek(offset)
-            boot_sector = disk.read(SECTOR_BYTES)
-        return cls(image, offset) if boot_sector[510:512] == _MBR_SIGNATURE else None
+    def partitions(self) -> tuple[int, ...]:
+        """Numbers of the partitions that hold a FAT file system, ascending; the table is read anew."""
+        self._offsets.clear()
+        with self._image.open("rb") as disk:
+            for number, offset in fat_partitions(disk.read(SECTOR_BYTES)).items():
+                disk.seek(offset)
+                if disk.read(SECTOR_BYTES)[510:512] == _MBR_SIGNATURE:
+                    self._offsets[number] = offset
+        return tuple(self._offsets)
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, partition: int, name: str) -> bytes | None:
         """Content of a file, path with slashes; None where it is missing or unreadable."""
-        if _WILDCARDS & set(name):
+        if _WILDCARDS & set(name) or partition not in self._offsets:
             return None
         # mtools checks that the geometry fits a floppy unless told not to.
         done = run(
-            ["mcopy", "-n", "-i", f"{self._image}@@{self._offset}", f"::/{name}", "-"],
+            ["mcopy", "-n", "-i", f"{self._image}@@{self._offsets[partition]}", f"::/{name}", "-"],
             env={"MTOOLS_SKIP_CHECK": "1", "MTOOLSRC": os.devnull},
             check=False,
         )

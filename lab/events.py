@@ -17,6 +17,8 @@ class EventKind(StrEnum):
     FILE_MISSING = "file-missing"
     MODE_STARTED = "mode-started"
     MODE_FAILED = "mode-failed"
+    EEPROM_PROBLEM = "eeprom-problem"
+    """A line of the EEPROM's configuration that has no effect."""
     STUCK = "stuck"
     """The firmware stopped with an error; only a power cycle helps."""
 

@@ -1,9 +1,6 @@
 """config.txt: the settings that decide which files are loaded, after its conditional filters.
 
-A filter line holds until the next filter *of the same kind*; filters of different kinds add up; `[all]` drops
-them all.
-
-Source: Raspberry Pi documentation, "Conditional filters" and "Boot options in config.txt" (read 2026-11).
+Source: Raspberry Pi documentation, "Boot options in config.txt" (read 2026-11).
 """
 
 from __future__ import annotations
@@ -13,34 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from fleet.boards import BoardModel, Serial
+from lab.bootloader.filters import Circumstances, Filters, section_name
 
 MAX_LINE_CHARS: Final = 98
 """The rest of a longer line is not read."""
-
-_BCM2711: Final = {BoardModel.PI4, BoardModel.PI400, BoardModel.CM4}
-_BCM2712: Final = {BoardModel.PI5, BoardModel.PI500, BoardModel.CM5, BoardModel.CM5_LITE}
-_MODEL_FILTERS: Final[Mapping[str, set[BoardModel]]] = {
-    "pi1": set(),
-    "pi2": set(),
-    "pi3": set(),
-    "pi3+": set(),
-    "pi0": set(),
-    "pi0w": set(),
-    "pi02": set(),
-    "pi4": _BCM2711,
-    "pi400": {BoardModel.PI400},
-    "cm1": set(),
-    "cm3": set(),
-    "cm3+": set(),
-    "cm4": {BoardModel.CM4},
-    "cm4s": set(),
-    "pi5": _BCM2712,
-    "pi500": {BoardModel.PI500},
-    "cm5": {BoardModel.CM5, BoardModel.CM5_LITE},
-}
-_SERIAL_FILTER: Final = re.compile(r"0x[0-9a-f]{1,8}")
-_BOARD_TYPE_FILTER: Final = re.compile(r"board-type=(0x[0-9a-f]+|[0-9]+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,38 +57,9 @@ class ConfigTxt:
         return self.values.get("os_prefix", "upstream/" if self.has_upstream_kernel else "")
 
 
-@dataclass(slots=True)
-class _Filters:
-    """Which kinds of filter hold right now; a kind that was not named holds."""
-
-    model: BoardModel
-    serial: Serial
-    tryboot: bool
-    holds: dict[str, bool] = field(default_factory=dict)
-
-    def apply(self, name: str) -> None:
-        if name == "all":
-            self.holds.clear()
-        elif name in _MODEL_FILTERS:
-            self.holds["model"] = self.model in _MODEL_FILTERS[name]
-        elif _SERIAL_FILTER.fullmatch(name):
-            self.holds["serial"] = int(name, 16) == self.serial.low
-        elif match := _BOARD_TYPE_FILTER.fullmatch(name):
-            self.holds["model"] = int(match[1], 0) == self.model.type_code
-        elif name == "tryboot":
-            self.holds["tryboot"] = self.tryboot
-        else:
-            # [none], and what a virtual board does not have: [EDID=…], [HDMI:1], [gpio4=1], boot variables.
-            self.holds[re.split(r"[=:]", name)[0]] = False
-
-    @property
-    def hold(self) -> bool:
-        return all(self.holds.values())
-
-
-def parse_config_txt(data: bytes, *, model: BoardModel, serial: Serial, tryboot: bool = False) -> ConfigTxt:
+def parse_config_txt(data: bytes, circumstances: Circumstances) -> ConfigTxt:
     """Read config.txt for one board. Never fails: the firmware skips lines that say nothing, so do we."""
-    filters = _Filters(model, serial, tryboot)
+    filters = Filters(circumstances)
     values: dict[str, str] = {}
     initramfs: str | None = None
     overlays: list[str] = []
@@ -124,8 +68,8 @@ def parse_config_txt(data: bytes, *, model: BoardModel, serial: Serial, tryboot:
         line = raw[:MAX_LINE_CHARS].strip()
         if not line or line.startswith("#"):
             continue
-        if line.startswith("[") and line.endswith("]"):
-            filters.apply(line[1:-1].strip().lower())
+        if (name := section_name(line)) is not None:
+            filters.apply(name)
         elif not filters.hold:
             continue
         elif match := re.fullmatch(r"initramfs\s+(\S+)(?:\s+\S+)?", line):

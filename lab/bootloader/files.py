@@ -1,11 +1,8 @@
-"""Which files the firmware asks for, in which order, and what it makes of the answers.
+"""Which files the firmware asks for: the questions, the answers, and the steps that all families share.
 
 A loader is a generator: it yields a `FileRequest`, is sent the `FoundFile` or None, and returns `BootFiles`.
-It does not know whether the answers come over TFTP or from a disk, so both ways to boot share it.
-
-Order of requests: third-party server logs of a Pi 4 with an EEPROM of 2021 and of a Pi 5 with one of 2026,
-and boot logs of a Pi 5 with one of 2025-05-08. Both families ask for files that a Bramble server never has;
-those are asked for here too.
+It does not know whether the answers come over TFTP, from a disk or out of a RAM disk, so all ways to boot
+share it. The orders stand in `bcm2711`, `bcm2712` and `legacy`; `loader` chooses.
 """
 
 from __future__ import annotations
@@ -14,12 +11,17 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from fleet.boards import BoardModel, BootMode, Soc, decode_revision
+from fleet.boards import BoardModel, BootMode
 from lab.bootloader.config_txt import ConfigTxt, parse_config_txt
-from lab.bootloader.profile import BoardIdentity
+from lab.bootloader.filters import Circumstances
+from lab.bootloader.profile import AnyBoard, BoardIdentity, EepromProfile
+from lab.bootloader.settings import PrefixMode
+from lab.bootloader.signature import RsaPublicKey
 
+CONFIG_FILE: Final = "config.txt"
+TRYBOOT_FILE: Final = "tryboot.txt"
 DEFAULT_CMDLINE_FILE: Final = "cmdline.txt"
-_OVERLAY_MAP: Final = "overlays/overlay_map.dtb"
+OVERLAY_MAP: Final = "overlays/overlay_map.dtb"
 _UPSTREAM_DTBS: Final = {BoardModel.CM4: "bcm2711-rpi-cm4-io.dtb"}
 """Device trees that mainline Linux calls by another name than the Raspberry Pi kernel."""
 
@@ -32,6 +34,14 @@ class BoardStuckError(Exception):
     """The firmware stops with an error pattern or a dark screen; only a power cycle helps."""
 
 
+class BoardResetError(Exception):
+    """The firmware resets the board: it has written a new EEPROM image, whose timestamp it carries."""
+
+    def __init__(self, timestamp: int) -> None:
+        super().__init__(f"a bootloader image with the timestamp {timestamp} was written")
+        self.timestamp = timestamp
+
+
 @dataclass(frozen=True, slots=True)
 class FileRequest:
     """A file that the firmware asks for.
@@ -42,16 +52,18 @@ class FileRequest:
         stuck_on_timeout: A server that falls silent during this file leaves the board hanging instead of
             failing the mode (rpi-eeprom#687 for a Pi 5; on a Pi 4 the third stage cannot go back to the
             EEPROM's).
+        is_read: The firmware looks into it. What is only loaded, a client of a boot storm need not keep.
     """
 
     name: str
     probe: bool = False
     stuck_on_timeout: bool = False
+    is_read: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """An answer; `data` is empty for a probe."""
+    """An answer; `data` is empty for a probe, and where the client keeps no content."""
 
     size_bytes: int
     data: bytes = b""
@@ -65,6 +77,8 @@ class BootFiles:
         cmdline: First line of the command line file, as it stands there.
         dtb_name: File name of the device tree without any prefix; None where config.txt wants none.
         source: The boot mode that it came by.
+        from_ramdisk: Whether everything was taken out of a boot.img.
+        partition: The disk's partition; 0 where it did not come from a disk.
     """
 
     kernel: bytes
@@ -75,22 +89,57 @@ class BootFiles:
     dtb_name: str | None
     config: ConfigTxt
     source: BootMode
+    from_ramdisk: bool = False
+    partition: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boot:
+    """One run of a loader.
+
+    Attributes:
+        in_ramdisk: Files come out of a boot.img: no prefix, no second RAM disk.
+        eeprom_timestamp: When the EEPROM was last updated, Unix seconds; an older image is not taken.
+        public_key: What boot images must be signed by; None where the EEPROM holds none.
+    """
+
+    board: AnyBoard
+    source: BootMode
+    profile: EepromProfile
+    circumstances: Circumstances
+    in_ramdisk: bool = False
+    eeprom_timestamp: int = 0
+    public_key: RsaPublicKey | None = None
+
+    @property
+    def config_file(self) -> str:
+        return TRYBOOT_FILE if self.circumstances.tryboot else CONFIG_FILE
+
+    @property
+    def network_prefix(self) -> str:
+        """What is put before names over TFTP; no slash is added to a text of the user's own."""
+        if self.source is not BootMode.NETWORK or self.in_ramdisk:
+            return ""
+        settings = self.profile.settings
+        match settings.prefix_mode:
+            case PrefixMode.SERIAL:
+                return f"{self.board.serial.prefix}/"
+            case PrefixMode.TEXT:
+                return settings.prefix_text
+            case PrefixMode.MAC:
+                return f"{(settings.mac_address or self.board.mac).dashed}/"
+
+    def parse(self, found: FoundFile | None) -> ConfigTxt:
+        """config.txt with the lines that the EEPROM's own configuration appends."""
+        return self.parse_bytes(found.data if found else b"")
+
+    def parse_bytes(self, data: bytes) -> ConfigTxt:
+        own = self.profile.settings.config_txt
+        return parse_config_txt(data + (b"\n[all]\n" + own if own else b""), self.circumstances)
 
 
 Loader = Generator[FileRequest, FoundFile | None, BootFiles]
-_Step = Generator[FileRequest, FoundFile | None, FoundFile | None]
-
-
-def load_files(board: BoardIdentity, source: BootMode) -> Loader:
-    """The loader of a board's family.
-
-    Raises (when run):
-        ModeFailedError: A file is missing without which this mode ends.
-        BoardStuckError: A file is missing at a point from which the firmware does not come back.
-    """
-    if board.model.soc is Soc.BCM2711:
-        return _load_bcm2711(board, source)
-    return _load_bcm2712(board, source)
+Step = Generator[FileRequest, FoundFile | None, FoundFile | None]
 
 
 def read_all(loader: Loader, read: Callable[[str], bytes | None]) -> BootFiles:
@@ -113,22 +162,31 @@ def read_all(loader: Loader, read: Callable[[str], bytes | None]) -> BootFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stage:
+class Stage:
     """One stage of the firmware: its directory, and what a silent server does to it."""
 
     prefix: str
     stuck_on_timeout: bool = False
 
-    def read(self, name: str) -> _Step:
+    def read(self, name: str) -> Step:
         return (yield FileRequest(self.prefix + name, stuck_on_timeout=self.stuck_on_timeout))
 
-    def probe(self, name: str) -> _Step:
+    def load(self, name: str) -> Step:
+        """Read a file that the firmware does not look into."""
+        return (yield FileRequest(self.prefix + name, False, self.stuck_on_timeout, is_read=False))
+
+    def probe(self, name: str) -> Step:
         return (yield FileRequest(self.prefix + name, probe=True, stuck_on_timeout=self.stuck_on_timeout))
 
-    def probe_and_read(self, name: str) -> _Step:
+    def probe_and_read(self, name: str) -> Step:
         if (yield from self.probe(name)) is None:
             return None
         return (yield from self.read(name))
+
+    def probe_and_load(self, name: str) -> Step:
+        if (yield from self.probe(name)) is None:
+            return None
+        return (yield from self.load(name))
 
     def settle_prefix(
         self, config: ConfigTxt, kernels: Sequence[str], dtbs: Sequence[str]
@@ -141,7 +199,7 @@ class _Stage:
                 if (yield from self.probe(config.os_prefix + name)) is not None:
                     break
             else:
-                return _with_prefix(config, "")
+                return with_prefix(config, "")
         return config
 
     def overlays(self, config: ConfigTxt) -> Generator[FileRequest, FoundFile | None, None]:
@@ -150,175 +208,55 @@ class _Stage:
         if config.os_prefix and (yield from self.probe(config.os_prefix + folder + "README")) is not None:
             folder = config.os_prefix + folder
         for name in config.overlays:
-            yield from self.probe_and_read(f"{folder}{name}.dtbo")
+            yield from self.probe_and_load(f"{folder}{name}.dtbo")
 
     def cmdline(self, config: ConfigTxt) -> Generator[FileRequest, FoundFile | None, str]:
         found = yield from self.read(config.os_prefix + (config.text("cmdline") or DEFAULT_CMDLINE_FILE))
         lines = found.data.decode("utf-8", "replace").splitlines() if found else []
         return lines[0].strip() if lines else ""
 
-
-def _load_bcm2712(board: BoardIdentity, source: BootMode) -> Loader:
-    """Pi 5 family: the EEPROM loads everything itself; config.txt is required, and the prefix's probe."""
-    early = _Stage("")
-    if source is BootMode.NETWORK:
-        own = _Stage(f"{board.serial.prefix}/")
-        if (yield from own.probe("config.txt")) is not None:
-            early = own
-    found = yield from early.read("config.txt")
-    if found is None:
-        raise ModeFailedError("config.txt not found")
-    config = _parse(found, board)
-    yield from early.read("pieeprom.sig")
-    config = yield from early.settle_prefix(config, _kernels(board, config), _dtbs(board, config))
-    dtb_name = yield from _os_check(early, board, config)
-
-    # The later stage joins the prefix with a second slash.
-    late = _Stage(early.prefix + "/" if early.prefix else "", stuck_on_timeout=True)
-    late_config = _parse((yield from late.read("config.txt")) or found, board)
-    config = _with_prefix(late_config, config.os_prefix)
-    for kernel_name in _kernels(board, config):
-        if (yield from late.probe(config.os_prefix + kernel_name)) is not None:
-            break
-    else:
-        raise ModeFailedError(f"no kernel: {' and '.join(_kernels(board, config))} not found")
-    initramfs_name, initramfs = yield from _load_initramfs(late, config, kernel_name)
-    if dtb_name is not None:
-        yield from late.read(config.os_prefix + dtb_name)
-    if config.overlays:
-        yield from late.read(_OVERLAY_MAP)
-        yield from late.overlays(config)
-    cmdline = yield from late.cmdline(config)
-    yield from late.read("armstub8-2712.bin")
-    kernel = yield from late.read(config.os_prefix + kernel_name)
-    if kernel is None:
-        raise ModeFailedError(f"{kernel_name} was there and is gone")
-    return BootFiles(
-        kernel=kernel.data,
-        kernel_name=kernel_name,
-        initramfs=initramfs,
-        initramfs_name=initramfs_name,
-        cmdline=cmdline,
-        dtb_name=dtb_name,
-        config=config,
-        source=source,
-    )
+    def initramfs(
+        self, config: ConfigTxt, kernel_name: str
+    ) -> Generator[FileRequest, FoundFile | None, tuple[str | None, bytes | None]]:
+        """The initramfs that config.txt names (several joined by commas are loaded one behind the other), or
+        the kernel's own; a missing one is no error."""
+        name = config.initramfs or config.text("ramfsfile")
+        if name is None and config.flag("auto_initramfs", default=False):
+            name = automatic_initramfs(kernel_name)
+        if name is None:
+            return None, None
+        pieces: list[bytes] = []
+        for part in filter(None, name.split(",")):
+            found = yield from self.load(config.os_prefix + part)
+            if found is None:
+                return None, None
+            pieces.append(found.data)
+        return name, b"".join(pieces)
 
 
-def _os_check(
-    stage: _Stage, board: BoardIdentity, config: ConfigTxt
-) -> Generator[FileRequest, FoundFile | None, str | None]:
-    """Find the device tree; without one for this model the system is taken not to know the board."""
-    names = _dtbs(board, config)
-    for name in names:
-        if (yield from stage.read(config.os_prefix + name)) is not None:
-            return name
-    if config.flag("os_check", default=True):
-        raise ModeFailedError(
-            f"os_check: the system does not say that it supports the {board.model.title}; "
-            f"{' and '.join(names)} not found"
-        )
-    return None
-
-
-def _load_bcm2711(board: BoardIdentity, source: BootMode) -> Loader:
-    """Pi 4 family: the EEPROM loads start4.elf, which then loads the rest with a client of its own."""
-    stage = _Stage("")
-    if source is BootMode.NETWORK:
-        own = _Stage(f"{board.serial.prefix}/")
-        found = yield from own.probe("start4.elf")
-        if found is None:
-            found = yield from own.probe("start.elf")
-        if found is not None:
-            stage = own
-            if found.size_bytes == 0:
-                # An agreed sign: this board has nothing to boot here (rpi-eeprom#376).
-                raise ModeFailedError("start4.elf is empty")
-    yield from stage.read("config.txt")
-    if board.model is BoardModel.PI4 and decode_revision(board.revision).board_rev <= "1.3":
-        yield from stage.read("vl805.sig")  # USB controller with an EEPROM of its own
-    for name in ("pieeprom.sig", "recover4.elf", "recovery.elf"):
-        yield from stage.read(name)
-    firmware = yield from stage.read("start4.elf")
-    if firmware is None or not firmware.data:
-        raise ModeFailedError("start4.elf not found" if firmware is None else "start4.elf is empty")
-    yield from stage.read("fixup4.dat")
-    return (yield from _start4(board, source, _Stage(stage.prefix, stuck_on_timeout=True)))
-
-
-def _start4(board: BoardIdentity, source: BootMode, stage: _Stage) -> Loader:
-    yield from stage.read("recovery.elf")
-    found = yield from stage.probe_and_read("config.txt")
-    config_data = found.data if found else b""
-    # Only this stage follows `include` lines. Filters that stand open at the line do not reach into the file
-    # here.
-    for name in _parse_bytes(config_data, board).includes:
-        included = yield from stage.read(name)
-        config_data += b"\n[all]\n" + (included.data if included else b"")
-    config = _parse_bytes(config_data, board)
-    yield from stage.read("dt-blob.bin")
-    yield from stage.read("bootcfg.txt")
-    if not config.flag("arm_64bit", default=True):
-        raise BoardStuckError("config.txt says arm_64bit=0, and the virtual board runs only 64-bit kernels")
-    config = yield from stage.settle_prefix(config, _kernels(board, config), _dtbs(board, config))
-    kernel_name = _kernels(board, config)[0]
-    initramfs_name, initramfs = yield from _load_initramfs(stage, config, kernel_name)
-
-    dtb_name = _dtbs(board, config)[0]
-    if (yield from stage.probe_and_read(config.os_prefix + dtb_name)) is None:
-        raise BoardStuckError(f"{dtb_name} not found: the kernel would start without a device tree")
-    yield from stage.probe_and_read(_OVERLAY_MAP)
-    yield from stage.overlays(config)
-    cmdline = yield from stage.cmdline(config)
-    yield from stage.read("recovery8.img")
-    yield from stage.probe(config.os_prefix + kernel_name)
-    yield from stage.read("armstub8-gic.bin")
-    kernel = yield from stage.read(config.os_prefix + kernel_name)
-    if kernel is None:
-        raise BoardStuckError(f"{kernel_name} not found (seven flashes of the green LED)")
-    return BootFiles(
-        kernel=kernel.data,
-        kernel_name=kernel_name,
-        initramfs=initramfs,
-        initramfs_name=initramfs_name,
-        cmdline=cmdline,
-        dtb_name=dtb_name,
-        config=config,
-        source=source,
-    )
-
-
-def _load_initramfs(
-    stage: _Stage, config: ConfigTxt, kernel_name: str
-) -> Generator[FileRequest, FoundFile | None, tuple[str | None, bytes | None]]:
-    """The initramfs that config.txt names, or the kernel's own; a missing one is no error."""
-    name = config.initramfs or config.text("ramfsfile")
-    if name is None and config.flag("auto_initramfs", default=False):
-        name = automatic_initramfs(kernel_name)
-    if name is None:
-        return None, None
-    found = yield from stage.read(config.os_prefix + name)
-    return (name, found.data) if found else (None, None)
-
-
-def _kernels(board: BoardIdentity, config: ConfigTxt) -> tuple[str, ...]:
+def kernels(board: AnyBoard, config: ConfigTxt) -> tuple[str, ...]:
     """Names of kernels to try, in order."""
     if wanted := config.text("kernel"):
         return (wanted,)
+    if not isinstance(board, BoardIdentity):
+        return ("kernel8.img",) if config.flag("arm_64bit", default=False) else ("kernel7.img",)
     default = board.model.soc.default_kernel
     return (default,) if default == "kernel8.img" else (default, "kernel8.img")
 
 
-def _dtbs(board: BoardIdentity, config: ConfigTxt) -> tuple[str, ...]:
+def device_trees(board: AnyBoard, config: ConfigTxt) -> tuple[str, ...]:
     """Names of device trees to try, in order."""
     if wanted := config.text("device_tree"):
         return (wanted,)
+    if not isinstance(board, BoardIdentity):
+        return ("bcm2710-rpi-3-b.dtb",)
     if config.has_upstream_kernel and board.model in _UPSTREAM_DTBS:
         return (_UPSTREAM_DTBS[board.model],)
     return board.model.dtb_names
 
 
-def _with_prefix(config: ConfigTxt, os_prefix: str) -> ConfigTxt:
+def with_prefix(config: ConfigTxt, os_prefix: str) -> ConfigTxt:
+    """The same settings with another `os_prefix`."""
     return replace(config, values={**config.values, "os_prefix": os_prefix})
 
 
@@ -328,11 +266,3 @@ def automatic_initramfs(kernel_name: str) -> str | None:
     if not base.startswith("kernel"):
         return None
     return folder + slash + "initramfs" + base.removeprefix("kernel").removesuffix(".img")
-
-
-def _parse(found: FoundFile, board: BoardIdentity) -> ConfigTxt:
-    return _parse_bytes(found.data, board)
-
-
-def _parse_bytes(data: bytes, board: BoardIdentity) -> ConfigTxt:
-    return parse_config_txt(data, model=board.model, serial=board.serial)

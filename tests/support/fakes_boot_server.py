@@ -9,12 +9,13 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from fakes_lab import dhcp_reply
 
 from lab.bootloader.client import NetworkBoot
+from lab.bootloader.machine import Bootrom
 from lab.frames import BROADCAST_IP, BROADCAST_MAC, Arp, Udp, parse_frame, render_arp, render_udp
 from pxe.dhcp.wire import MessageType, Option, parse_request
 from pxe.tftp.wire import Ack, Data, Error, OptionAck, Request, parse_packet
@@ -42,7 +43,10 @@ class ModelServer:
     Attributes:
         requested: File names in the order of the read requests.
         offers_boot: Whether DHCP answers carry option 43 and 66.
+        names_server: Whether they carry option 66.
+        menu_spaces: What stands behind the text in option 43.
         silent_about: File names that get no answer at all.
+        dhcp_discovers, dhcp_requests: How many came.
     """
 
     def __init__(self, files: Mapping[str, bytes], *, offers_boot: bool = True) -> None:
@@ -51,6 +55,9 @@ class ModelServer:
         self.offers_boot = offers_boot
         self.silent_about: set[str] = set()
         self.ignores_options = False
+        self.names_server = True
+        self.menu_spaces = ""
+        self.dhcp_discovers = self.dhcp_requests = 0
         self._transfers: dict[tuple[int, int], _Transfer] = {}
         self._ports = itertools.count(40000)
 
@@ -90,8 +97,18 @@ class ModelServer:
     def _dhcp(self, packet: Udp) -> bytes:
         request = parse_request(packet.payload)
         kind = MessageType.OFFER if request.message_type is MessageType.DISCOVER else MessageType.ACK
+        self.dhcp_discovers += kind is MessageType.OFFER
+        self.dhcp_requests += kind is MessageType.ACK
         assert kind is MessageType.OFFER or request.option(Option.REQUESTED_ADDRESS) == BOARD_IP.packed
         reply = dhcp_reply(request, kind, BOARD_IP, SERVER_IP, boot=self.offers_boot)
+        options = dict(reply.options)
+        if not self.names_server:
+            options.pop(Option.TFTP_SERVER, None)
+        if self.offers_boot and self.menu_spaces:
+            text = f"Raspberry Pi Boot{self.menu_spaces}".encode()
+            menu = b"\0\0" + bytes((len(text),)) + text
+            options[Option.VENDOR_SPECIFIC] = b"\x09" + bytes((len(menu),)) + menu + b"\xff"
+        reply = replace(reply, options=tuple(options.items()))
         return render_udp(
             Udp(
                 source_mac=SERVER_MAC,
@@ -163,7 +180,10 @@ class ModelServer:
 
 
 def run_boot(
-    boot: NetworkBoot, server: ModelServer, copies: Callable[[], int] = lambda: 1, until_s: float = 600.0
+    boot: NetworkBoot | Bootrom,
+    server: ModelServer,
+    copies: Callable[[], int] = lambda: 1,
+    until_s: float = 600.0,
 ) -> float:
     """Let a board and a server talk until the boot has an outcome.
 
@@ -188,7 +208,7 @@ def run_boot(
     send(list(boot.frames_to_send()), to_server=True)
     while boot.outcome is None:
         timeout = boot.next_timeout()
-        assert timeout is not None
+        assert timeout is not None, "the board waits for nothing"
         now = max(now, min(timeout, next_resend, wire[0][0] if wire else timeout))
         assert now < until_s, "the boot never ends"
         if wire and wire[0][0] <= now:

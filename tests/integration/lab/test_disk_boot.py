@@ -10,7 +10,7 @@ from fakes_lab import HELLO_THEN_OFF, tiny_kernel
 
 from fleet.boards import BoardModel, DiskKind, MacAddress, Serial
 from lab.board import BoardConfig, VirtualBoard
-from lab.disk import BootPartition, VirtualDisk
+from lab.disk import DiskFiles, VirtualDisk
 from lab.errors import LabError, WaitTimeoutError
 from lab.events import EventKind
 
@@ -63,13 +63,14 @@ def _board(run_dir: Path, *disks: VirtualDisk, boot_order: int) -> VirtualBoard:
 def test_files_of_a_boot_partition_are_read_by_name(tmp_path: Path) -> None:
     disk = _disk(tmp_path / "d.img")
     _fill(disk, FILES, tmp_path)
-    partition = BootPartition.find(disk.path)
+    found = DiskFiles(disk.path)
 
-    assert partition is not None
-    assert partition.read("config.txt") == FILES["config.txt"]
-    assert partition.read("CONFIG.TXT") == FILES["config.txt"]
-    assert partition.read("overlays/none.dtbo") is None
-    assert partition.read("*.txt") is None
+    assert found.partitions() == (1,)
+    assert found.read(1, "config.txt") == FILES["config.txt"]
+    assert found.read(1, "CONFIG.TXT") == FILES["config.txt"]
+    assert found.read(1, "overlays/none.dtbo") is None
+    assert found.read(1, "*.txt") is None
+    assert found.read(2, "config.txt") is None
 
 
 @pytest.mark.parametrize("kind", [DiskKind.NVME, DiskKind.SD, DiskKind.USB])

@@ -5,7 +5,14 @@ from itertools import islice
 import pytest
 
 from fleet.boards import BootMode, DiskKind
-from lab.bootloader.boot_order import NET_RETRY_PAUSE_S, Attempt, network_first, parse_boot_order, walk
+from lab.bootloader.boot_order import (
+    NET_RETRY_PAUSE_S,
+    Attempt,
+    RestartsUsedUpError,
+    network_first,
+    parse_boot_order,
+    walk,
+)
 
 
 @pytest.mark.parametrize(
@@ -46,11 +53,25 @@ def test_an_order_without_any_device_ends_at_once() -> None:
 
 def test_network_is_retried_after_a_pause_before_the_next_mode() -> None:
     assert list(walk(0xE12, net_boot_max_retries=2)) == [
-        Attempt(BootMode.NETWORK),
-        Attempt(BootMode.NETWORK, NET_RETRY_PAUSE_S),
-        Attempt(BootMode.NETWORK, NET_RETRY_PAUSE_S),
-        Attempt(BootMode.SD),
+        Attempt(BootMode.NETWORK, 0.0, 0xE1, begins_round=True),
+        Attempt(BootMode.NETWORK, NET_RETRY_PAUSE_S, 0xE1),
+        Attempt(BootMode.NETWORK, NET_RETRY_PAUSE_S, 0xE1),
+        Attempt(BootMode.SD, 0.0, 0xE),
     ]
+
+
+def test_the_card_is_retried_without_a_pause() -> None:
+    assert [(a.mode, a.pause_s) for a in walk(0xE21, sd_boot_max_retries=1)] == [
+        *((BootMode.SD, 0.0), (BootMode.SD, 0.0)),
+        (BootMode.NETWORK, 0.0),
+    ]
+
+
+def test_restarts_are_counted_and_end_in_a_reset() -> None:
+    attempts = walk(0xF2, max_restarts=2)
+    assert [next(attempts).begins_round for _ in range(3)] == [True] * 3
+    with pytest.raises(RestartsUsedUpError, match="MAX_RESTARTS is 2"):
+        next(attempts)
 
 
 def test_minus_one_retries_the_network_for_ever() -> None:

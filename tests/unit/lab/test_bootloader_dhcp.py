@@ -140,7 +140,7 @@ def test_one_server_with_everything_is_asked_and_its_answer_holds() -> None:
     assert exchange.binding is not None
     assert exchange.binding.address == ADDRESS
     assert exchange.binding.network == IPv4Network("192.168.1.0/24")
-    assert exchange.binding.tftp_server == ROUTER
+    assert exchange.binding.server == ROUTER
 
 
 def test_a_request_of_an_eeprom_from_2020_names_no_class() -> None:
@@ -162,7 +162,7 @@ def test_a_router_and_a_proxy_complete_each_other_in_any_order(proxy_first: bool
     assert exchange.to_send[-1].server_id == ROUTER
     exchange.receive(_reply(MessageType.ACK, options=LAN), 0.3)
     assert exchange.binding is not None
-    assert exchange.binding.tftp_server == PROXY
+    assert exchange.binding.server == PROXY
     assert exchange.binding.next_hop == PROXY
 
 

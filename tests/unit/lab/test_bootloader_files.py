@@ -11,9 +11,9 @@ from lab.bootloader.files import (
     FoundFile,
     ModeFailedError,
     automatic_initramfs,
-    load_files,
     read_all,
 )
+from lab.bootloader.loader import load_files
 from lab.bootloader.profile import BoardIdentity
 
 S = "91cdf03d"

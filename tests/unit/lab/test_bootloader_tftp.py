@@ -162,8 +162,8 @@ def test_what_is_not_answered_is_sent_again_every_second_until_the_files_deadlin
         assert download.to_send in ([request], [])
 
     assert download.outcome is Outcome.TIMED_OUT
-    assert now == PI5_2025.tftp_file_timeout_s
-    assert sent == PI5_2025.tftp_file_timeout_s / RESEND_S - 1
+    assert now == PI5_2025.settings.tftp_file_timeout_s
+    assert sent == PI5_2025.settings.tftp_file_timeout_s / RESEND_S - 1
 
 
 @pytest.mark.parametrize(("profile", "gets_through"), [(PI5_2025, True), (PI4_2023, False)])

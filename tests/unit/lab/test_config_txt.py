@@ -6,12 +6,13 @@ from hypothesis import strategies as st
 
 from fleet.boards import BoardModel, Serial
 from lab.bootloader.config_txt import MAX_LINE_CHARS, ConfigTxt, parse_config_txt
+from lab.bootloader.filters import Circumstances
 
 SERIAL = Serial.parse("10000000d03114aa")
 
 
 def _parse(text: str, model: BoardModel = BoardModel.PI5, *, tryboot: bool = False) -> ConfigTxt:
-    return parse_config_txt(text.encode(), model=model, serial=SERIAL, tryboot=tryboot)
+    return parse_config_txt(text.encode(), Circumstances(model=model, serial=SERIAL, tryboot=tryboot))
 
 
 def test_the_last_of_a_repeated_key_holds_and_comments_do_not() -> None:
@@ -85,4 +86,4 @@ def test_flags_are_numbers(value: str, flag: bool) -> None:
 
 @given(st.binary(max_size=400))
 def test_any_bytes_are_a_config(data: bytes) -> None:
-    parse_config_txt(data, model=BoardModel.PI4, serial=SERIAL)
+    parse_config_txt(data, Circumstances(model=BoardModel.PI4, serial=SERIAL))

@@ -58,7 +58,7 @@ def test_a_fragment_and_other_protocols_are_nothing_to_a_boot_rom() -> None:
     frame = bytearray(render_udp(_udp(b"x")))
     frame[20] = 0x20  # more fragments
     assert parse_frame(bytes(frame)) is None
-    frame[20], frame[23] = 0, 6  # TCP
+    frame[20], frame[23] = 0, 1  # ICMP
     assert parse_frame(bytes(frame)) is None
     assert parse_frame(bytes(12) + b"\x86\xdd" + bytes(60)) is None
 

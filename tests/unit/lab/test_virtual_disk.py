@@ -6,7 +6,7 @@ import pytest
 
 from fleet.boards import DiskKind
 from lab.cli import DEFAULT_DISK_BYTES, parse_disk
-from lab.disk import VirtualDisk, boot_partition_offset
+from lab.disk import VirtualDisk, fat_partitions
 from lab.errors import LabError, UsageError
 
 
@@ -34,7 +34,7 @@ def _mbr(*partitions: tuple[int, int], signature: bytes = b"\x55\xaa") -> bytes:
     ids=["raspios", "fat-second", "no-fat", "gpt", "no-start", "no-signature", "wiped", "empty-file"],
 )
 def test_the_boot_partition_is_the_first_fat_one(mbr: bytes, offset: int | None) -> None:
-    assert boot_partition_offset(mbr) == offset
+    assert next(iter(fat_partitions(mbr).values()), None) == offset
 
 
 def _disk(path: Path, size_bytes: int = 1 << 20, kind: DiskKind = DiskKind.NVME) -> VirtualDisk:
