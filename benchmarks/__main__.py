@@ -13,7 +13,7 @@ import click
 
 from benchmarks import machine
 from benchmarks.bench import Bench
-from benchmarks.cases import http, image_build, memory, node_delta, tftp
+from benchmarks.cases import flash, http, image_build, memory, node_delta, tftp
 from benchmarks.errors import BenchmarkError, NotPossible
 from benchmarks.measure import Better, Row, Table
 from benchmarks.programs import Programs
@@ -26,10 +26,11 @@ ROUNDS: Final = 5
 Case = Callable[[Bench], Table | list[Table]]
 
 CASES: Final[dict[str, Case]] = {
-    # The first three run in the machine's own network; from the fourth on the process is in a private one.
+    # The first ones run in the machine's own network; from "tftp" on the process is in a private one.
     "delta": node_delta.run,
     "build": image_build.run,
     "cached": image_build.run_cached,
+    "flash": flash.run,
     "tftp": tftp.run,
     "http": http.run,
     "memory": memory.run,

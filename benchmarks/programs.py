@@ -17,6 +17,7 @@ PLACES: Final = ("usr/sbin", "usr/bin", "sbin", "bin")
 PACKAGES: Final = {
     "atftp": "atftp",
     "atftpd": "atftpd",
+    "bmaptool": "bmap-tools",
     "curl": "curl",
     "dnsmasq": "dnsmasq-base",
     "in.tftpd": "tftpd-hpa",

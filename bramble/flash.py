@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -17,8 +16,7 @@ from fleet.spec.model import ClusterSpec, NodeSpec
 from imagebuilder.build import Image
 from imagebuilder.errors import ImageBuilderError
 from imagebuilder.flash.batch import Order, Result, flash_all
-from imagebuilder.flash.devices import Disk, Inventory, refusals
-from imagebuilder.flash.errors import TargetRefused
+from imagebuilder.flash.media import Medium
 from imagebuilder.flash.record import FlashRecord, write_record
 from imagebuilder.flash.source import Patch, Piece, RawImage, open_raw
 from imagebuilder.flash.target import FlashTarget
@@ -35,54 +33,6 @@ class Watcher(Protocol):
     def progress(self, number: int, phase: Phase, done: int, total: int, /) -> None: ...
 
     def ended(self, number: int, result: Result, /) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Medium:
-    """A target as the user named it; ``disk`` is None for a plain file."""
-
-    path: Path
-    disk: Disk | None
-    size_bytes: int
-
-    @property
-    def title(self) -> str:
-        return self.disk.title if self.disk else f"file of {self.size_bytes / 1e9:.1f} GB, {self.path}"
-
-
-def require_media(
-    paths: Sequence[Path], inventory: Inventory, *, needed_bytes: int, allow_fixed: bool
-) -> list[Medium]:
-    """Look at every target before any is touched.
-
-    Raises:
-        TargetRefused: at least one must not be written; all reasons at once.
-    """
-    media: list[Medium] = []
-    problems: list[str] = []
-    seen: dict[Path, Path] = {}
-    for path in paths:
-        real = path.resolve()
-        if (twin := seen.setdefault(real, path)) is not path:
-            problems.append(f"{path} is the same disk as {twin}. Each node needs its own.")
-            continue
-        disk = inventory.find(path)
-        if disk is not None:
-            found = refusals(disk, needed_bytes=needed_bytes, allow_fixed=allow_fixed)
-            problems += [f"{disk.title}: {refusal.reason}. {refusal.mend}" for refusal in found]
-            media.append(Medium(path, disk, disk.size_bytes))
-        elif real.is_file():
-            size = real.stat().st_size
-            if size < needed_bytes:
-                problems.append(f"{path} has {size} bytes, the image needs {needed_bytes}. Make it larger.")
-            media.append(Medium(path, None, size))
-        elif real.is_block_device():
-            problems.append(f"{path} is a part of a disk. Name the whole disk.")
-        else:
-            problems.append(f"{path} is no disk. 'bramble flash --list' shows the candidates.")
-    if problems:
-        raise TargetRefused("nothing was written:\n" + "\n".join(f"  {line}" for line in problems), "")
-    return media
 
 
 @contextlib.contextmanager
@@ -119,6 +69,7 @@ def flash_nodes(
             path=medium.path,
             patches=tuple(Patch(offset, data) for offset, data in node_image.delta),
             marker=_marker(spec, node, image, node_image),
+            grow=True,
         )
         for (node, medium), node_image in zip(targets, made, strict=True)
     ]

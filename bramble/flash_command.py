@@ -23,9 +23,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from bramble.paths import agent_package, state_layout, store
 from imagebuilder.flash.batch import Result, flash_all
 from imagebuilder.flash.devices import Inventory, refusals
+from imagebuilder.flash.media import require_media
 from imagebuilder.flash.writer import Phase
 
 
@@ -133,8 +133,9 @@ def _flash_nodes(
     yes: bool,
     as_json: bool,
 ) -> None:
-    from bramble.flash import RECORDS, flash_nodes, require_media
+    from bramble.flash import RECORDS, flash_nodes
     from bramble.node_images import open_handouts, require_node
+    from bramble.paths import agent_package, state_layout, store
     from fleet.spec import load_cluster
     from imagebuilder.build import build_image
 
@@ -174,12 +175,10 @@ def _flash_nodes(
 def _flash_raw(
     raw: Path, paths: Sequence[Path], allow_fixed: bool, verify: bool, yes: bool, as_json: bool
 ) -> None:
-    from bramble.flash import require_media
-    from imagebuilder.digests import hash_file
     from imagebuilder.flash.batch import Order
     from imagebuilder.flash.source import open_raw
 
-    with open_raw(raw, f"sha256:{hash_file(raw)}") as source:
+    with open_raw(raw) as source:
         media = require_media(
             paths, Inventory.of_this_machine(), needed_bytes=source.size_bytes, allow_fixed=allow_fixed
         )

@@ -23,11 +23,12 @@ OnBatchProgress = Callable[[int, Phase, int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """One medium to write."""
+    """One medium to write; `grow` lets the root partition reach to its end."""
 
     path: Path
     patches: tuple[Patch, ...] = field(default=(), repr=False)
     marker: bytes = field(default=b"", repr=False)
+    grow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,13 @@ def flash_all(
         try:
             with FlashTarget(order.path) as target:
                 job = FlashJob(
-                    source, target, order.patches, marker=order.marker, verify=verify, on_progress=report
+                    source,
+                    target,
+                    order.patches,
+                    marker=order.marker,
+                    verify=verify,
+                    grow=order.grow,
+                    on_progress=report,
                 )
                 result = Result(job.run(), None)
                 target.reread_partitions()

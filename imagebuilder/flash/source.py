@@ -85,8 +85,13 @@ class RawImage:
 
 
 @contextmanager
-def open_raw(path: Path, identity: str, pieces: Sequence[Piece] | None = None) -> Iterator[RawImage]:
+def open_raw(
+    path: Path, identity: str | None = None, pieces: Sequence[Piece] | None = None
+) -> Iterator[RawImage]:
     """The raw image at ``path``; without ``pieces``, everything that is not a hole.
+
+    Without ``identity`` the file is known by its inode, size and time of change. That is enough: it only says
+    where reading the medium back is worth while.
 
     Raises:
         FlashError: it cannot be read, is empty, or is not a whole number of sectors.
@@ -96,7 +101,9 @@ def open_raw(path: Path, identity: str, pieces: Sequence[Piece] | None = None) -
     except OSError as exc:
         raise FlashError(f"{path} cannot be read: {exc.strerror}", "Name a raw image file.") from exc
     try:
-        size = os.lseek(descriptor, 0, os.SEEK_END)
+        state = os.fstat(descriptor)
+        size = state.st_size
+        identity = identity or f"file {state.st_dev}:{state.st_ino} {state.st_mtime_ns}"
         if size == 0 or size % SECTOR_BYTES:
             raise FlashError(
                 f"{path} has {size} bytes; an image is a whole number of sectors of {SECTOR_BYTES} bytes",

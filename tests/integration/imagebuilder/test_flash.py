@@ -16,7 +16,7 @@ import pytest
 from fakes_image import make_agent, make_base, make_node, make_release, make_spec
 
 from agent.installer.occupant import inspect_head
-from bramble.flash import Medium, flash_nodes, require_media
+from bramble.flash import flash_nodes
 from bramble.node_images import open_handouts
 from bramble.paths import StateLayout
 from fleet.admin_client import FleetReader
@@ -27,6 +27,7 @@ from imagebuilder.disk.mbr import parse_mbr
 from imagebuilder.flash.batch import Result
 from imagebuilder.flash.devices import Inventory
 from imagebuilder.flash.errors import FlashError, TargetRefused
+from imagebuilder.flash.media import Medium, require_media
 from imagebuilder.flash.target import FlashTarget
 from imagebuilder.flash.writer import Phase
 from imagebuilder.runner import run
