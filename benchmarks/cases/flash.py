@@ -70,7 +70,8 @@ def run(bench: Bench) -> Table:
         better=Better.LOWER,
         work=f"The demo's image ({image.manifest.mapped_bytes / 1e6:.0f} MB mapped of "
         f"{image.manifest.size_bytes / 1e6:.0f} MB) onto a file of its size that holds an older copy, "
-        "flushed. Wall time of the process; afterwards every mapped byte on the medium is compared with the image.",
+        "flushed. Wall time of the process; afterwards every mapped byte on the medium is compared with "
+        "the image.",
         rows=rows,
     )
 
