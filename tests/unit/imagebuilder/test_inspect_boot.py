@@ -92,7 +92,7 @@ def test_filters_and_includes(text: str, model: BoardModel, kernel: str | None) 
 
 
 def zboot(kernel: bytes, method: str) -> bytes:
-    packed = gzip.compress(kernel) if method == "gzip" else zstandard.compress(kernel)
+    packed = gzip.compress(kernel, mtime=0) if method == "gzip" else zstandard.compress(kernel)
     header = b"MZ\0\0zimg" + struct.pack("<II", 64, len(packed)) + bytes(8) + method.encode().ljust(32, b"\0")
     return header.ljust(64, b"\0") + packed
 
