@@ -123,6 +123,9 @@ class FlashJob:
         started = self.clock()
         if resume_at == 0:
             self._invalidate()
+        else:  # power may have failed in the middle of the commit
+            self.target.write_at(0, bytes(NOTE_OFFSET))
+            self.target.flush()
         skipped = self._write_all(resume_at)
         written_at = self.clock()
         rewritten = self._verify_all() if self.verify else ()
