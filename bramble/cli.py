@@ -8,12 +8,14 @@ set of exit codes: 0 ok, 1 failed, 2 usage or invalid input, 130 interrupted.
 from __future__ import annotations
 
 import importlib
-import logging
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import click
+
+from bramble.logs import LogFormat, set_up_logging
 
 COMMANDS = {
     "init": "fleet.cli_spec:init",
@@ -65,10 +67,16 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, targets=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="bramble", message="bramble %(version)s")
 @click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for debugging.")
-def bramble(verbose: int) -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice([form.value for form in LogFormat]),
+    default=LogFormat.AUTO.value,
+    envvar="BRAMBLE_LOG_FORMAT",
+    help="auto: JSON lines under systemd, else text.",
+)
+def bramble(verbose: int, log_format: str) -> None:
     """Power on a Raspberry Pi and it becomes a node of your k3s cluster."""
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    set_up_logging(verbose, LogFormat(log_format).resolve(os.environ))
 
 
 @click.group(cls=LazyGroup, targets=IMAGE_COMMANDS)

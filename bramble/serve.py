@@ -17,9 +17,11 @@ from typing import Final
 
 from bramble.boot_table import ControlAddress, make_boot_table, to_report
 from bramble.images import ClusterImages, ContentAddress
+from bramble.metrics import make_metrics
 from bramble.paths import StateLayout, make_private
 from fleet.api.admin import serve_admin
 from fleet.api.control import serve_control
+from fleet.boots import NodeBoot
 from fleet.controller import Controller
 from fleet.errors import FleetError
 from fleet.installs import ControlInfo
@@ -28,10 +30,11 @@ from fleet.pki import ControlPki, open_pki
 from fleet.spec.model import ClusterSpec
 from fleet.store.database import Store
 from imagebuilder.build import Image
+from pxe.boot.identity import BoardIdentity
 from pxe.boot.table import BootTable
 from pxe.dns.settings import make_name_settings
 from pxe.errors import PxeError
-from pxe.events import BoardEvent
+from pxe.events import BoardEvent, RestartExpected
 from pxe.server import PxeConfig, PxeServer
 
 log = logging.getLogger(__name__)
@@ -71,6 +74,9 @@ class Server:
             ControlInfo(urls=(self.control.url,), ca_pem=pki.ca_pem),
         )
         self._refresh_is_due = False
+        self._installing: set[str] = set()
+        metrics = make_metrics(self._store, self._pxe, self._controller)
+        self._pxe.observer.count, self._pxe.metrics = metrics.pxe.count, metrics.render
 
     def _open_pki(self) -> ControlPki:
         now = time.time()
@@ -109,10 +115,25 @@ class Server:
             raise failure
 
     def _record(self, event: BoardEvent) -> None:
+        if event.for_timeline:
+            fields = {"board": event.board.key, "node": event.node, "event": event.kind}
+            log.info("%s", event.describe(), extra=fields)
         self._controller.record_boot_event(to_report(event))
 
     def _boot_table(self) -> BootTable:
-        return make_boot_table(self._controller.boot_states(), self._image, self.control)
+        states = self._controller.boot_states()
+        self._tell_restarts(states)
+        return make_boot_table(states, self._image, self.control)
+
+    def _tell_restarts(self, states: list[NodeBoot]) -> None:
+        """A node whose intent was closed by its installation restarts now: the diagnosis watches how long the
+        network then takes."""
+        installing = {state.name for state in states if state.install_intent is not None}
+        for state in states:
+            if state.name in self._installing - installing and state.serial is not None and not state.hold:
+                board = BoardIdentity(mac=state.mac, serial_low=state.serial.low, is_pi=True)
+                self._pxe.observer.report(RestartExpected(at=time.time(), board=board, node=state.name))
+        self._installing = installing
 
     def _schedule_refresh(self) -> None:
         """Several changes in one turn of the loop become one new snapshot."""

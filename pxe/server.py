@@ -29,6 +29,7 @@ from pxe.net.dhcp_site import DhcpSite, make_dhcp_service
 from pxe.net.dns import DNS_PORT, DnsService, DnsSockets
 from pxe.net.interfaces import require_interface
 from pxe.net.lease_store import LeaseStore
+from pxe.net.netconsole import ConsoleService, bind_console
 from pxe.net.observer import Observer
 from pxe.net.ports import bind_tcp, bind_udp
 from pxe.net.tftp import TftpService
@@ -64,6 +65,8 @@ class PxeConfig:
         dhcp_port, dhcp_client_port, boot_server_port, tftp_port, http_port, dns_port: 0 for any free one
             (tests).
         lease_s: how long an address is given for.
+        netconsole_port: where bootloaders' consoles are heard; None for nowhere.
+        metrics_from: networks whose machines may read the metrics, beside this one.
     """
 
     server_address: IPv4Address
@@ -86,6 +89,8 @@ class PxeConfig:
     http_port: int = HTTP_PORT
     names: NameSettings | None = None
     dns_port: int = DNS_PORT
+    netconsole_port: int | None = None
+    metrics_from: tuple[IPv4Network, ...] = ()
 
     @classmethod
     def from_spec(cls, network: NetworkSpec, domain: str, state_dir: Path) -> Self:
@@ -114,6 +119,8 @@ class PxeConfig:
             pool=network.pool,
             mtu=interface.mtu,
             http_port=network.ports.http,
+            netconsole_port=network.ports.netconsole or None,
+            metrics_from=network.metrics_from,
         )
 
 
@@ -126,11 +133,12 @@ class _Sockets:
     tftp: list[socket.socket]
     http: socket.socket
     dns: DnsSockets | None
+    console: socket.socket | None
 
     def close(self) -> None:
         if self.dns is not None:
             self.dns.close()
-        for sock in (self.dhcp, self.boot_server, *self.tftp, self.http):
+        for sock in (self.dhcp, self.boot_server, *self.tftp, self.http, self.console):
             if sock is not None:
                 sock.close()
 
@@ -143,6 +151,7 @@ class BoundPorts:
     tftp: int
     http: int
     dns: int | None = None
+    console: int | None = None
 
 
 class PxeServer:
@@ -156,6 +165,8 @@ class PxeServer:
     Attributes:
         ready: set when every service listens.
         observer: sees every event of every board.
+        metrics: renders the page that ``/metrics`` answers with; None for no page.
+        dhcp, console: the services, once they run, for their counters.
     """
 
     def __init__(
@@ -169,6 +180,9 @@ class PxeServer:
         self._clients = ClientBook()
         doctor = Diagnostician(Setting(config.dhcp, config.server_address))
         self.observer = Observer(doctor, on_event)
+        self.metrics: Callable[[], bytes] | None = None
+        self.dhcp: DhcpService | None = None
+        self.console: ConsoleService | None = None
         self._sockets: _Sockets | None = None
         self._tftp: TftpService | None = None
         self._ports: BoundPorts | None = None
@@ -223,12 +237,14 @@ class PxeServer:
             for sock in sockets:
                 sock.close()
             raise
-        self._sockets = _Sockets(dhcp, boot_server, tftp, http, dns)
+        console = bind_console(config.interface, config.netconsole_port)
+        self._sockets = _Sockets(dhcp, boot_server, tftp, http, dns, console)
         self._ports = BoundPorts(
             dhcp=dhcp.getsockname()[1] if dhcp else None,
             tftp=port,
             http=http.getsockname()[1],
             dns=dns.port if dns else None,
+            console=console.getsockname()[1] if console else None,
         )
 
     async def run(self) -> None:
@@ -272,13 +288,20 @@ class PxeServer:
             async with asyncio.TaskGroup() as services:
                 services.create_task(_never_ends("TFTP", tftp.run()))
                 services.create_task(_never_ends("diagnosis", self.observer.run()))
-                content = ContentServer(lambda: self._table, self._clients, self.observer.report)
+                report, metrics = self.observer.report, self._metrics_for
+                content = ContentServer(lambda: self._table, self._clients, report, metrics)
                 services.create_task(
                     _never_ends("HTTP content", content.run(sockets.http, self._config.grace_s))
                 )
                 if sockets.dhcp is not None:
                     dhcp = self._make_dhcp(sockets.dhcp, sockets.boot_server, store)
+                    self.dhcp = dhcp
                     services.create_task(_never_ends("DHCP", dhcp.run()))
+                if sockets.console is not None:
+                    self.console = ConsoleService(
+                        sockets.console, self._clients, lambda: self._table, self.observer.report
+                    )
+                    services.create_task(_never_ends("network console", self.console.run()))
                 if sockets.dns is not None and self._config.names is not None:
                     names = DnsService(sockets.dns, self._config.names)
                     services.create_task(_never_ends("DNS", names.run()))
@@ -312,6 +335,18 @@ class PxeServer:
             interface=config.interface,
         )
         return make_dhcp_service(site, lambda: self._table, self.observer.report, self._learn)
+
+    def _metrics_for(self, reader: str) -> bytes | None:
+        """The metrics, for this machine and for the networks of the configuration."""
+        if self.metrics is None:
+            return None
+        try:
+            address = IPv4Address(reader)
+        except ValueError:
+            return None
+        own = address.is_loopback or address == self._config.server_address
+        allowed = own or any(address in network for network in self._config.metrics_from)
+        return self.metrics() if allowed else None
 
     def _learn(self, binding: Learn) -> None:
         self._clients.learn(binding.address, binding.board)

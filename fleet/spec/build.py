@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 
 from fleet.spec.draft import Draft, DraftNode, Surroundings
 from fleet.spec.model import (
+    DEFAULT_NETCONSOLE_PORT,
     UPSTREAM,
     BaseRef,
     CatalogueBase,
@@ -135,7 +136,12 @@ def _network(draft: Draft) -> NetworkSpec:
         dns_server=_or(network.dns_server, DnsMode.OFF),
         pool=network.pool,
         server_address=network.server_address,
-        ports=PortsSpec(_or(ports.http, DEFAULT_HTTP_PORT), _or(ports.control, DEFAULT_CONTROL_PORT)),
+        ports=PortsSpec(
+            _or(ports.http, DEFAULT_HTTP_PORT),
+            _or(ports.control, DEFAULT_CONTROL_PORT),
+            _or(ports.netconsole, DEFAULT_NETCONSOLE_PORT),
+        ),
+        metrics_from=_given(network.metrics_from),
     )
 
 

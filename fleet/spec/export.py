@@ -57,7 +57,12 @@ def to_document(spec: ClusterSpec) -> dict[str, Any]:
             "dns_server": network.dns_server.value,
             "pool": _text(network.pool),
             "server_address": _text(network.server_address),
-            "ports": {"http": network.ports.http, "control": network.ports.control},
+            "ports": {
+                "http": network.ports.http,
+                "control": network.ports.control,
+                "netconsole": network.ports.netconsole,
+            },
+            "metrics_from": [str(one) for one in network.metrics_from],
         },
         "nodes": [_node(node) for node in spec.nodes],
         "policy": {

@@ -149,12 +149,18 @@ class AddressPool:
         return f"{self.first}-{self.last}"
 
 
+DEFAULT_NETCONSOLE_PORT = 6666
+"""Where a bootloader's NETCONSOLE sends to unless it is told otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class PortsSpec:
-    """TCP ports of the content server (plain HTTP) and of the control API (TLS)."""
+    """TCP ports of the content server (plain HTTP) and of the control API (TLS), and the UDP port where
+    network consoles are heard (0: nowhere)."""
 
     http: int
     control: int
+    netconsole: int = DEFAULT_NETCONSOLE_PORT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +172,7 @@ class NetworkSpec:
         dns: Name servers that nodes are told.
         dns_server: What Bramble itself answers; in `forward` it asks the servers of `dns` about other names.
         server_address: The server's own address on the subnet; None: read from the interface when serving.
+        metrics_from: Networks whose machines may read the metrics; this machine always may.
     """
 
     interface: str
@@ -177,6 +184,7 @@ class NetworkSpec:
     pool: AddressPool | None
     server_address: IPv4Address | None
     ports: PortsSpec
+    metrics_from: tuple[IPv4Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

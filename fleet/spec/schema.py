@@ -126,6 +126,9 @@ class ImageSection(_Section):
 class PortsSection(_Section):
     http: Port | None = Field(default=None, description="TCP port of the content server, plain HTTP.")
     control: Port | None = Field(default=None, description="TCP port of the control API, TLS.")
+    netconsole: Annotated[int, Field(ge=0, le=65535)] | None = Field(
+        default=None, description="UDP port where bootloaders' network consoles are heard; 0: they are not."
+    )
 
 
 class NetworkSection(_Section):
@@ -154,6 +157,10 @@ class NetworkSection(_Section):
         default=None, description="This machine's address on the subnet. Left out: read from the interface."
     )
     ports: PortsSection | None = Field(default=None, description="Ports of Bramble's own services.")
+    metrics_from: list[Annotated[IPv4Network, BeforeValidator(values.parse_network)] | None] | None = Field(
+        default=None,
+        description="Networks whose machines may read `/metrics` on the content port, beside this one.",
+    )
 
 
 class DiskSection(_Section):

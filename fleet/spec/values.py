@@ -140,6 +140,16 @@ def parse_subnet(value: Any) -> IPv4Network:
     return loose
 
 
+def parse_network(value: Any) -> IPv4Network:
+    """A network or a single address; an address alone is a network of one."""
+    text = expect_text(value, "a network like 192.168.86.0/24")
+    try:
+        return IPv4Network(text)
+    except ValueError as error:
+        hint = "Host bits have to be zero, and the prefix length is from 0 to 32."
+        raise ValueFault(f"{text!r} is not a network like 192.168.86.0/24", hint) from error
+
+
 def parse_pool(value: Any) -> AddressPool:
     text = expect_text(value, "a range like 192.168.86.200-192.168.86.230")
     first, dash, last = text.partition("-")

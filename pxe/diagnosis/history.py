@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from fleet.boards import Soc
 from pxe.boot.identity import BoardIdentity
 from pxe.diagnosis.finding import Evidence
 from pxe.events import (
@@ -121,9 +122,17 @@ class BoardHistory:
         self.board, self.node = _complete(event.board, self.board), event.node or self.node
         if event.board.serial_low is not None and len(self.serials) < ATTEMPTS_KEPT:
             self.serials.setdefault(event.board.serial_low, event.at)
+        if isinstance(event, BootFile) and self._is_first_stage(event.name):
+            self.blksize = event.statistics.blksize
         if self._begins_anew(event):
             self.attempts.append(Attempt(event.at, event.at))
         self.current.add(event)
+
+    def _is_first_stage(self, name: str) -> bool:
+        """Whether the bootloader of the EEPROM reads this file: on BCM2711 start4.elf, which then reads the
+        rest
+        by itself; on BCM2712 all of them."""
+        return self.board.family is Soc.BCM2712 or name == "start4.elf"
 
     def _begins_anew(self, event: BoardEvent) -> bool:
         current = self.current

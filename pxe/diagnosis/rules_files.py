@@ -105,7 +105,7 @@ def file_timeout(scene: Scene) -> Clue | None:
         began = [
             one.first_at for one, progress in attempt.events(BootProgress) if progress.name == event.name
         ]
-        took_s = seen.last_at - min(began, default=seen.last_at)
+        took_s = event.seconds or seen.last_at - min(began, default=seen.last_at)
         if event.sent_bytes >= event.size_bytes or took_s < NEARLY_TIMEOUT_S:
             continue
         rate = event.sent_bytes / took_s
@@ -141,7 +141,7 @@ def nearly_too_slow(scene: Scene) -> Clue | None:
 def packet_loss(scene: Scene) -> Clue | None:
     """Much was sent twice."""
     for seen, event in scene.attempt.events(BootFile):
-        packets = max(event.size_bytes // 1468, 1)
+        packets = max(event.size_bytes // event.statistics.blksize, 1)
         if event.retransmitted >= LOST_LEAST and event.retransmitted > LOST_SHARE * packets:
             return Clue(
                 f"{event.retransmitted} of about {packets} packets of {event.name} were sent twice: packets "

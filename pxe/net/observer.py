@@ -39,14 +39,14 @@ class Observer:
     ) -> None:
         self.doctor = doctor
         self._on_event = on_event
-        self._count = count
+        self.count = count
         self._repeats = RepeatFilter()
         self._fault_log = SparseLog(log)
 
     def report(self, event: BoardEvent) -> None:
         """Take an event. A fault of the diagnosis is logged; boards boot on."""
         try:
-            self._count(event)
+            self.count(event)
             self.doctor.observe(event)
         except Exception:
             self._fault("observe")
@@ -66,7 +66,7 @@ class Observer:
         except Exception:
             self._fault("rules")
         for diagnosis in found:
-            self._count(diagnosis)
+            self.count(diagnosis)
             self._pass_on(diagnosis)
 
     def find(self, key: str) -> BoardHistory | None:

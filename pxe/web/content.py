@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 PROGRESS_EVERY_S: Final = 1.0
 READERS_REMEMBERED: Final = 4096
+METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass(slots=True)
@@ -51,6 +52,7 @@ class ContentServer:
         table: the boot table as it is now.
         clients: which board is behind which address.
         on_event: gets what happened.
+        metrics: the page for a reader at an address; None where that one may not read it.
     """
 
     def __init__(
@@ -58,7 +60,9 @@ class ContentServer:
         table: Callable[[], BootTable],
         clients: ClientBook,
         on_event: Callable[[BoardEvent], None],
+        metrics: Callable[[str], bytes | None] = lambda _reader: None,
     ) -> None:
+        self._metrics_for = metrics
         self._table = table
         self._clients = clients
         self._on_event = on_event
@@ -68,6 +72,7 @@ class ContentServer:
         """The web application; the composition root may mount it elsewhere."""
         app = web.Application()
         app.router.add_get("/images/{image}/{file}", self._serve)
+        app.router.add_get("/metrics", self._metrics)
         return app
 
     async def run(self, sock: socket.socket, grace_s: float) -> None:
@@ -81,6 +86,12 @@ class ContentServer:
             await asyncio.Event().wait()
         finally:
             await runner.cleanup()
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        page = self._metrics_for(request.remote or "")
+        if page is None:
+            return web.Response(status=HTTPStatus.NOT_FOUND, text="no such file\n")
+        return web.Response(body=page, headers={"Content-Type": METRICS_TYPE})
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         name = f"{request.match_info['image']}/{request.match_info['file']}"

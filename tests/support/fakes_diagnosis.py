@@ -175,7 +175,7 @@ class Bench:
             DhcpAck(at=self.now, board=self.board, node="one", address=address, lease_s=3600, boots=boots)
         )
 
-    def read(self, name: str, size: int, rate: float = 4_000_000, **fields: int) -> None:
+    def read(self, name: str, size: int, rate: float = 4_000_000, *, again: int = 0) -> None:
         """One file, with a probe before it and progress while it lasts."""
         self.see(BootFileProbed(at=self.now, board=self.board, node="one", name=name, size_bytes=size))
         took_s = size / rate
@@ -189,7 +189,7 @@ class Bench:
                 name=name,
                 size_bytes=size,
                 seconds=took_s,
-                statistics=TransferStatistics(**fields),
+                statistics=TransferStatistics(blksize=self.profile.blksize, retransmitted=again),
             )
         )
 

@@ -92,14 +92,14 @@ def test_a_file_that_arrives_at_the_last_moment() -> None:
 
 def test_packets_that_get_lost() -> None:
     bench = Bench()
-    bench.read("kernel_2712.img", 9_800_000, retransmitted=400)
+    bench.read("kernel_2712.img", 9_800_000, again=400)
     bench.wait(5)
     assert bench.rules == {"packet-loss"}
 
 
 def test_a_few_packets_are_lost_anywhere() -> None:
     bench = Bench()
-    bench.read("kernel_2712.img", 9_800_000, retransmitted=19)
+    bench.read("kernel_2712.img", 9_800_000, again=19)
     bench.wait(5)
     assert bench.rules == set()
 

@@ -1,0 +1,95 @@
+"""Metrics of one `bramble serve`: the netboot server's counters, the fleet's states, the process itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from functools import partial
+
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from fleet.controller import Controller
+from fleet.errors import FleetError
+from fleet.lifecycle import State
+from fleet.store.database import Store
+from pxe.metrics import PxeMetrics
+from pxe.server import PxeServer
+
+
+class Metrics:
+    """Everything that is told to a collector.
+
+    Args:
+        store: whose nodes are counted by state, each time somebody asks.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._registry = CollectorRegistry()
+        self.pxe = PxeMetrics(self._registry)
+        self._registry.register(_FleetCollector(store))
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+
+    def render(self) -> bytes:
+        """The text exposition format, version 0.0.4."""
+        return generate_latest(self._registry)
+
+
+def make_metrics(store: Store, pxe: PxeServer, controller: Controller) -> Metrics:
+    """Metrics of the parts that are running."""
+    metrics = Metrics(store)
+    watch, notebook = metrics.pxe.watch, pxe.observer.doctor.notebook
+    watch("boards_seen", "Boards that were seen since the start.", lambda: len(notebook))
+    watch(
+        "boot_lines_dropped", "Timeline lines that were too many to keep.", lambda: controller.boots.dropped
+    )
+    for name, text in (
+        ("malformed", "Datagrams on the DHCP port that were no requests."),
+        ("dropped", "DHCP requests that came faster than they were answered."),
+        ("unsent", "DHCP replies that could not be sent."),
+        ("faults", "Faults of this program while it answered DHCP."),
+    ):
+        watch(f"dhcp_{name}", text, partial(_number, pxe, "dhcp", name))
+    for name, text in (
+        ("unknown", "Console lines from addresses that are no known board's."),
+        ("dropped", "Console lines that came too fast."),
+    ):
+        watch(f"console_{name}", text, partial(_number, pxe, "console", name))
+    return metrics
+
+
+def _number(pxe: PxeServer, service: str, name: str) -> float:
+    """A counter of a service; 0 before it runs."""
+    return float(getattr(getattr(pxe, service), name, 0))
+
+
+class _FleetCollector(Collector):
+    """Nodes by state, and boards that are held, as the store has them now."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        return ()  # else registering would read the store
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        try:
+            with self._store.read() as reader:
+                states = Counter(node.state for node in reader.nodes())
+                held = len(reader.held_boards())
+        except FleetError:
+            return  # a store that can not be read is a gap, not a fleet without nodes
+        nodes = GaugeMetricFamily("bramble_nodes", "Declared nodes, by state.", labels=["state"])
+        for state in State:
+            nodes.add_metric([state.value], states[state])
+        yield nodes
+        yield GaugeMetricFamily("bramble_held_boards", "Boards that are in no cluster.yaml.", value=held)
