@@ -11,6 +11,7 @@ import hashlib
 import lzma
 import os
 import queue
+import struct
 import threading
 import zipfile
 import zlib
@@ -45,6 +46,14 @@ ZSTD_WINDOW_BYTES: Final = 128 << 20
 """What ``zstd -d`` allows without asking: --long=27."""
 
 
+_ZIP_FAULTS: Final = (
+    *(zipfile.BadZipFile, RuntimeError, EOFError, zlib.error, lzma.LZMAError),
+    *(OSError, ValueError, IndexError, struct.error),
+)
+"""What zipfile raises over damaged archives; the last four are seeks, dates and fields that it does not
+check (seen with CPython 3.11 under random damage)."""
+
+
 class TooLarge(ImageBuilderError):
     """An image that unpacks to more than was allowed."""
 
@@ -74,12 +83,23 @@ class _File:
         self.position = 0
 
     def read_at(self, offset: int, size: int) -> bytes:
-        return os.pread(self._file.fileno(), size, offset) if offset >= 0 else b""
+        try:
+            return os.pread(self._file.fileno(), size, offset) if offset >= 0 else b""
+        except OSError as exc:
+            raise self._unreadable(exc) from exc
 
     def read(self, size: int = -1) -> bytes:
-        data = self._file.read(INPUT_BYTES if size < 0 else size)
+        try:
+            data = self._file.read(INPUT_BYTES if size < 0 else size)
+        except OSError as exc:
+            raise self._unreadable(exc) from exc
         self.position += len(data)
         return data
+
+    def _unreadable(self, exc: OSError) -> ImageBuilderError:
+        return ImageBuilderError(
+            f"{self._file.name}: cannot be read: {exc.strerror}", "Look at the disk that it lies on: dmesg."
+        )
 
 
 def unpack(
@@ -256,7 +276,7 @@ def _from_zip(file: _File, source: Path, name: str) -> Generator[bytes, None, No
                     yield piece
             if done != images[0].file_size:
                 raise DamagedArchive(name, f"declares {images[0].file_size} bytes and holds {done}")
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, zlib.error) as exc:
+    except _ZIP_FAULTS as exc:
         raise DamagedArchive(name, f"does not unpack: {exc}") from exc
 
 
