@@ -239,8 +239,13 @@ def test_damage_anywhere_ends_in_the_image_or_in_an_error(
     tmp_path_factory: pytest.TempPathFactory, name: str, at: int, bytes_: bytes
 ) -> None:
     whole = bytes(random.Random(1).randbytes(400)) + bytes(112) + b"\x55\xaa"
-    pack = {"xz": lzma.compress, "zst": zst, "gz": gzip.compress, "zip": as_zip}[name]
-    data = bytearray(pack(whole))
+    packs: dict[str, Callable[[bytes], bytes]] = {
+        "xz": lzma.compress,
+        "zst": zst,
+        "gz": gzip.compress,
+        "zip": as_zip,
+    }
+    data = bytearray(packs[name](whole))
     at %= len(data)
     data[at : at + len(bytes_)] = bytes_
     directory = tmp_path_factory.mktemp("fuzz")
