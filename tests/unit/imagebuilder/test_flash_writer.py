@@ -153,7 +153,7 @@ def test_marker_stands_at_the_end_of_the_first_mib(image: RawImage) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 7 * MIB))
-@example(5 * MIB + 4096)  # in the middle of the commit
+@example(5_247_494)  # in the middle of the commit
 def test_medium_taken_out_at_any_byte_does_not_boot_and_is_gone_on_with(
     image_file: Path, dies_after: int
 ) -> None:
