@@ -48,8 +48,10 @@ lint: ## Style, arrows between packages, shell scripts, spelling
 type: ## mypy, strict, on product and tests
 	@$(BIN)/mypy
 
-fuzz: ## Property tests with many more examples
+fuzz: ## Property tests with many more examples, then every parser under coverage-guided fuzzing
 	$(PYTEST) tests/protocol --hypothesis-profile=fuzz $(TEST_ARGS)
+	@$(BIN)/pip install -qq 'atheris>=2.3'
+	for target in dhcp dns http tftp; do $(BIN)/python -m tests.fuzz $$target --runs 2500000 || exit 1; done
 
 bench: ## Measure against peers and print the table of docs/benchmarks.md
 	$(BIN)/python -m benchmarks

@@ -222,7 +222,8 @@ def _identify_guid(by_mac: BoardIdentity, mac: MacAddress, guid: bytes) -> Board
         serial_low=serial_low or None,
         revision=revision,
         family=revision.soc if revision is not None and revision.soc is not None else family,
-        eeprom_style=fourcc.decode("ascii", "backslashreplace"),
+        # Four bytes of the user's own may be anything; the text goes into timelines.
+        eeprom_style="".join(chr(byte) if 0x20 < byte < 0x7F else f"\\x{byte:02x}" for byte in fourcc),
         is_pi=by_mac.firmware in _PI_MAY_SAY,
         firmware=Firmware.PI if by_mac.firmware in _PI_MAY_SAY else by_mac.firmware,
         how=IdentifiedBy.OPTION_97,
