@@ -20,16 +20,19 @@ from typing import Final
 
 from fleet.spec.model import ClusterSpec, PackagesAt
 from imagebuilder.bases import Base, find_declared, require_declared
+from imagebuilder.boot_tree import netboot_kernel, write_boot_tree
 from imagebuilder.delta import NodeValues, render_delta
+from imagebuilder.dialects import MANNERS
 from imagebuilder.digests import DigestCache, hash_file
-from imagebuilder.disk.blockmap import BOOT_PARTITION, mapped_ranges
+from imagebuilder.disk.blockmap import mapped_ranges
 from imagebuilder.disk.debugfs import needed_bytes
 from imagebuilder.disk.edit import DiskImage
 from imagebuilder.disk.edits import Edit, PutBootFile, Written
-from imagebuilder.disk.fat import FatVolume
 from imagebuilder.disk.source import FileSource, open_source
 from imagebuilder.disk.sparse import copy_sparse
-from imagebuilder.errors import ImageBuilderError
+from imagebuilder.disk.table import TableKind
+from imagebuilder.editable import first_free_sectors, mbr_in_place_of, require_editable
+from imagebuilder.inspect import ImageFacts, inspect_image
 from imagebuilder.installer import MAX_INITRAMFS_BYTES, build_initramfs, installer_identity
 from imagebuilder.k3s_release import (
     K3sRelease,
@@ -55,13 +58,15 @@ from imagebuilder.runner import require_tools
 from imagebuilder.seal.bmap import render_bmap
 from imagebuilder.seal.chunks import clear_unmapped, compress, render_index
 from imagebuilder.slots import find_slots
+from imagebuilder.steps.account import InPlaceStep
 from imagebuilder.steps.agent import AgentStep, pack_agent
-from imagebuilder.steps.cmdline import CmdlineStep
+from imagebuilder.steps.cmdline import CmdlineStep, FstabStep
 from imagebuilder.steps.config_txt import ConfigTxtStep
 from imagebuilder.steps.k3s import K3sStep
-from imagebuilder.steps.overlay import load_overlay
+from imagebuilder.steps.overlay import OwnOverlay, load_overlay
 from imagebuilder.steps.seed import SeedStep
 from imagebuilder.steps.step import Context, Step
+from imagebuilder.steps.units import UnitsStep
 from imagebuilder.store import Store, require_room
 
 KIND: Final = "images"
@@ -71,7 +76,6 @@ first start."""
 
 TOOLS: Final = ("cp", "debugfs", "e2fsck", "fsck.vfat", "mcopy", "resize2fs")
 
-OWN_OVERLAYS: Final = ("base-tuning", "agent", "k3s")
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share of the whole work that is done, 0.0–1.0."""
@@ -107,7 +111,7 @@ class Image:
 
     @property
     def installer_kernel(self) -> Path:
-        return self.boot_tree / "kernel8.img"
+        return self.boot_tree / netboot_kernel((self.boot_tree / "config.txt").read_text("utf-8"))
 
     @property
     def installer_initramfs(self) -> Path:
@@ -195,18 +199,27 @@ def build_image(
 
 def plan_steps(spec: ClusterSpec, release: K3sRelease, agent_archive: bytes) -> tuple[Step, ...]:
     """What is done to the base, in order; of two steps that write the same path the later one wins."""
-    own = {name: load_overlay(data_dir("overlays") / name, name) for name in OWN_OVERLAYS}
+    names = dict.fromkeys(name for manner in MANNERS.values() for name in manner.overlays)
+    own = [OwnOverlay(load_overlay(data_dir("overlays") / name, name)) for name in names]
     theirs = [load_overlay(path, f"overlay {path.name}") for path in spec.image.overlays]
+    image = spec.image
+    folders = [manner.templates for manner in MANNERS.values() if manner.templates]
     return (
-        own["base-tuning"],
-        own["agent"],
+        *own,
+        UnitsStep(),
         AgentStep(agent_archive),
-        own["k3s"],
-        K3sStep(release),
+        K3sStep(release, spec.k3s.registries),
+        InPlaceStep(
+            user=image.user.name,
+            ssh_authorized_keys=image.user.ssh_authorized_keys,
+            timezone=image.timezone,
+            packages=image.packages if image.packages_at is PackagesAt.FIRST_BOOT else (),
+        ),
         CmdlineStep(),
-        ConfigTxtStep(),
+        FstabStep(),
+        ConfigTxtStep(image.pages),
         *theirs,
-        SeedStep(spec.name, render_user_data(spec), release.simulator),
+        SeedStep(spec.name, {name: render_user_data(spec, name) for name in folders}, release.simulator),
     )
 
 
@@ -244,25 +257,33 @@ def _build(spec: ClusterSpec, inputs: _Inputs, into: Path, store: Store, progres
         progress("reading the airgap images", 0.01)
         verify_archive(inputs.release.airgap)
     _require_room(inputs, store)
+    progress("looking at the base", 0.03)
+    facts = inspect_image(inputs.base.disk)
+    require_editable(facts)
     scratch = into / "scratch"
     scratch.mkdir()
     disk = DiskImage(into / "disk.img", scratch)
     progress("copying the base", 0.05)
     copy_sparse(inputs.base.disk, disk.path)
+    if facts.table.kind is TableKind.GPT:
+        disk.replace_table(mbr_in_place_of(facts.table), first_free_sectors(facts.table))
     packaged = _lay_packages(inputs.layer, disk, progress)
-    written = packaged + _apply(inputs.plan, disk, progress)
+    if packaged and facts.table.kind is TableKind.MBR:
+        facts = inspect_image(disk.path)  # a package may bring a kernel, a unit, an account
+    written = packaged + _apply(inputs.plan, disk, facts, progress)
     progress("checking the filesystems", 0.35)
     disk.check()
     scratch.rmdir()
     progress("extracting the boot files", 0.38)
-    initramfs = _extract_boot(disk, into / "boot")
+    with open_source(disk.path) as source:
+        tree = write_boot_tree(source, facts, into / "boot")
     progress("building the installer", 0.40)
     installer = into / "installer" / "initramfs"
     installer.parent.mkdir()
     installer.write_bytes(
-        build_initramfs(initramfs, inputs.base.id, inputs.base.disk, inputs.agent_archive, store)
+        build_initramfs(tree.initramfs, inputs.base.id, inputs.base.disk, inputs.agent_archive, store)
     )
-    manifest = _seal(spec, inputs, disk, written, into, progress)
+    manifest = _seal(spec, inputs, disk, facts, written, into, progress)
     (into / FILE_NAME).write_text(manifest.render(), encoding="utf-8")
     progress("done", 1.0)
 
@@ -275,8 +296,8 @@ def _lay_packages(layer: StoredLayer | None, disk: DiskImage, progress: Progress
     return tuple(apply_layer(layer, disk))
 
 
-def _apply(plan: Plan, disk: DiskImage, progress: Progress) -> tuple[Written, ...]:
-    context = Context(image_id=plan.image_id, disk=disk)
+def _apply(plan: Plan, disk: DiskImage, facts: ImageFacts, progress: Progress) -> tuple[Written, ...]:
+    context = Context(image_id=plan.image_id, disk=disk, facts=facts)
     edits: dict[tuple[bool, str], Edit] = {}
     for step in plan.steps:
         for edit in step.edits(context):
@@ -291,33 +312,11 @@ def _apply(plan: Plan, disk: DiskImage, progress: Progress) -> tuple[Written, ..
     return tuple(written + disk.put_root(root))
 
 
-def _extract_boot(disk: DiskImage, target: Path) -> bytes:
-    """Copy the boot partition's files out and return the base's initramfs."""
-    target.mkdir()
-    initramfs = b""
-    with open_source(disk.path) as source:
-        volume = FatVolume(source, disk.mbr().partition(BOOT_PARTITION).offset)
-        for entry in volume.walk():
-            place = target / entry.path.lstrip("/")
-            if entry.is_directory:
-                place.mkdir()
-                continue
-            content = volume.read(entry.path)
-            place.write_bytes(content)
-            if entry.path == "/initramfs8":
-                initramfs = content
-    if not initramfs or not (target / "kernel8.img").is_file():
-        raise ImageBuilderError(
-            "the base's boot partition lacks kernel8.img or initramfs8",
-            "The installer boots with these two; use a base for the Raspberry Pi 4 and 5.",
-        )
-    return initramfs
-
-
 def _seal(
     spec: ClusterSpec,
     inputs: _Inputs,
     disk: DiskImage,
+    facts: ImageFacts,
     written: Sequence[Written],
     into: Path,
     progress: Progress,
@@ -326,7 +325,7 @@ def _seal(
     descriptor = os.open(disk.path, os.O_RDWR | os.O_CLOEXEC)
     try:
         source = FileSource(descriptor)
-        slots = find_slots(source)
+        slots = find_slots(source, MANNERS[facts.dialect].slots, [f"/{path}" for path in facts.cmdlines])
         ranges = mapped_ranges(source, size)
         clear_unmapped(descriptor, size, ranges)
         progress("compressing", 0.45)

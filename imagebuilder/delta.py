@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from imagebuilder.slots import SlotMap
@@ -18,17 +19,15 @@ class NodeValues:
     Attributes:
         disk_signature: 32 bits, unlike that of any other disk of the cluster.
         instance_id: cloud-init runs its once-per-instance work again when it changes.
-        network_config: cloud-init network configuration, version 2, as YAML.
-        node_json: content of /etc/bramble/node.json; holds the ticket, so it is not printed.
+        files: slot name → content, in the form of every dialect; an image has the slots that it reads.
+            node-json holds the ticket, so they are not printed.
     """
 
     name: str
     fqdn: str
     disk_signature: int
     instance_id: str
-    meta_data: str
-    network_config: str
-    node_json: str = field(repr=False)
+    files: Mapping[str, str] = field(repr=False)
 
 
 def render_delta(slots: SlotMap, values: NodeValues) -> tuple[tuple[int, bytes], ...]:
@@ -36,14 +35,13 @@ def render_delta(slots: SlotMap, values: NodeValues) -> tuple[tuple[int, bytes],
 
     Raises:
         SlotOverflow: a value does not fit.
+        KeyError: the image has a slot that ``values`` has no content for.
     """
     digits = f"{values.disk_signature:08x}".encode()
     patches = [
         *slots.disk_signature.patches(struct.pack("<I", values.disk_signature)),
         *(patch for slot in slots.partuuids for patch in slot.patches(digits)),
-        *slots.meta_data.patches(values.meta_data.encode()),
-        *slots.network_config.patches(values.network_config.encode()),
-        *slots.node_json.patches(values.node_json.encode()),
+        *(patch for slot in slots.files for patch in slot.patches(values.files[slot.name].encode())),
     ]
     return tuple(sorted(patches))
 

@@ -25,8 +25,8 @@ from imagebuilder.cpio import CpioEntry, encode_archive, pad, regular, symlink
 from imagebuilder.disk.blockmap import ROOT_PARTITION
 from imagebuilder.disk.edits import EPOCH
 from imagebuilder.disk.ext4 import Ext4Volume, Inode
-from imagebuilder.disk.mbr import MBR_BYTES, parse_mbr
 from imagebuilder.disk.source import open_source
+from imagebuilder.disk.table import read_table
 from imagebuilder.elf import is_elf, parse_needs
 from imagebuilder.errors import ImageBuilderError, NotUnderstood
 from imagebuilder.resources import data_dir
@@ -119,7 +119,8 @@ def build_initramfs(
 def build_runtime(base_disk: Path) -> bytes:
     """Python and zstd out of a base's root filesystem, as a compressed cpio archive."""
     with open_source(base_disk) as source:
-        root = Ext4Volume(source, parse_mbr(source.read_at(0, MBR_BYTES)).partition(ROOT_PARTITION).offset)
+        table = read_table(source, base_disk.stat().st_size)
+        root = Ext4Volume(source, table.partition(ROOT_PARTITION).offset)
         archive = encode_archive(_runtime_entries(root), EPOCH)
     compressor = zstandard.ZstdCompressor(
         level=LEVEL, threads=2, write_content_size=True, write_checksum=True

@@ -1,4 +1,5 @@
-"""Text for a cluster's images and nodes, from the jinja2 templates in ``cloud-init/<dialect>/``.
+"""Text for a cluster's images and nodes, from the jinja2 templates in ``cloud-init/<dialect>/``; what the
+dialects share is in ``cloud-init/common/``.
 
 Values go into YAML through the ``yaml`` filter, which writes JSON (every JSON value is a YAML value), so no
 value can change the structure of a document.
@@ -7,6 +8,7 @@ value can change the structure of a document.
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -17,9 +19,6 @@ import jinja2
 from fleet.spec.model import ClusterSpec, NodeSpec, PackagesAt
 from imagebuilder.delta import NodeValues
 from imagebuilder.resources import data_dir
-
-DIALECT: Final = "raspios-trixie"
-"""The first-boot dialect of a base: cloud-init with its seed on the boot partition."""
 
 NODE_JSON_VERSION: Final = 1
 
@@ -36,17 +35,13 @@ class UserData:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MetaData:
-    """What the meta-data template shows."""
+class NodeContext:
+    """What the templates of a node's own files show. ``address`` carries its prefix length; None: DHCP."""
 
     instance_id: str
+    hostname: str
     fqdn: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkConfig:
-    """What the network-config template shows. ``address`` carries its prefix length; None: DHCP."""
-
+    connection_uuid: str
     mac: str | None
     address: str | None
     gateway: str | None
@@ -54,8 +49,23 @@ class NetworkConfig:
     domain: str
 
 
-def render_user_data(spec: ClusterSpec) -> str:
-    """cloud-init's user-data for all nodes of the cluster."""
+NODE_TEMPLATES: Final = {
+    "meta-data": "common/meta-data.j2",
+    "network-config": "common/network-config.j2",
+    "hostname": "raspios-bookworm/hostname.j2",
+    "hosts": "raspios-bookworm/hosts.j2",
+    "network-connection": "raspios-bookworm/network-connection.j2",
+}
+"""Slot → template of its content."""
+
+
+def render_user_data(spec: ClusterSpec, templates: str) -> str:
+    """cloud-init's user-data for all nodes of the cluster.
+
+    Args:
+        spec: the cluster.
+        templates: the dialect's folder.
+    """
     context = UserData(
         cluster=spec.name,
         user=spec.image.user.name,
@@ -63,7 +73,7 @@ def render_user_data(spec: ClusterSpec) -> str:
         timezone=spec.image.timezone,
         packages=spec.image.packages if spec.image.packages_at is PackagesAt.FIRST_BOOT else (),
     )
-    return _render("user-data.j2", asdict(context))
+    return _render(f"{templates}/user-data.j2", asdict(context))
 
 
 def node_values(
@@ -88,7 +98,11 @@ def node_values(
         instance_id: unlike that of any earlier installation of the node.
     """
     fqdn = spec.fqdn(node)
-    network = NetworkConfig(
+    context = NodeContext(
+        instance_id=instance_id,
+        hostname=node.name,
+        fqdn=fqdn,
+        connection_uuid=str(uuid.uuid5(uuid.NAMESPACE_DNS, fqdn)),
         mac=str(node.mac) if node.mac else None,
         address=f"{node.address}/{spec.network.subnet.prefixlen}" if node.address else None,
         gateway=str(spec.network.gateway) if spec.network.gateway else None,
@@ -110,9 +124,10 @@ def node_values(
         fqdn=fqdn,
         disk_signature=disk_signature,
         instance_id=instance_id,
-        meta_data=_render("meta-data.j2", asdict(MetaData(instance_id=instance_id, fqdn=fqdn))),
-        network_config=_render("network-config.j2", asdict(network)),
-        node_json=json.dumps(node_json, indent=1) + "\n",
+        files={
+            **{name: _render(template, asdict(context)) for name, template in NODE_TEMPLATES.items()},
+            "node-json": json.dumps(node_json, indent=1) + "\n",
+        },
     )
 
 
@@ -123,7 +138,7 @@ def _render(template: str, context: dict[str, Any]) -> str:
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(data_dir("cloud-init") / DIALECT),
+        loader=jinja2.FileSystemLoader(data_dir("cloud-init")),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
         autoescape=False,  # YAML, not HTML; the yaml filter quotes

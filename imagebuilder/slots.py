@@ -4,15 +4,15 @@ A slot is a file of fixed size (or a piece of text in one) whose blocks are know
 node's own values then go into place without allocating anything: no filesystem code runs, and the image's
 metadata stay what they are.
 
-    disk-signature    4 bytes at 440 of the MBR, little endian
-    partuuid          8 hex digits, wherever cmdline.txt (FAT) and /etc/fstab (ext4) name the disk
-    meta-data         FAT /meta-data, padded with line feeds
-    network-config    FAT /network-config, padded with line feeds
-    node-json         ext4 /etc/bramble/node.json, mode 0600, padded with line feeds
+    disk-signature        4 bytes at 440 of the MBR, little endian
+    partuuid              8 hex digits, wherever a cmdline.txt (FAT) and /etc/fstab (ext4) name the disk
+    one per ``SlotFile``  a whole file, padded with line feeds; which of them an image has is its dialect's
+                          (``imagebuilder.dialects``)
 """
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,16 +25,32 @@ from imagebuilder.disk.mbr import MBR_BYTES, SIGNATURE_OFFSET, parse_mbr
 from imagebuilder.disk.source import ByteSource
 from imagebuilder.errors import ImageBuilderError, NotUnderstood
 
-META_DATA_PATH: Final = "/meta-data"
-META_DATA_BYTES: Final = 1024
-NETWORK_CONFIG_PATH: Final = "/network-config"
-NETWORK_CONFIG_BYTES: Final = 4096
-NODE_JSON_PATH: Final = "/etc/bramble/node.json"
-NODE_JSON_BYTES: Final = 8192
-CMDLINE_PATH: Final = "/cmdline.txt"
+PADDING: Final = b"\n"
 FSTAB_PATH: Final = "/etc/fstab"
 
-PADDING: Final = b"\n"
+
+class Volume(enum.StrEnum):
+    """Which filesystem a file is on."""
+
+    BOOT = "boot"
+    ROOT = "root"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotFile:
+    """A file that is a slot. ``placeholder`` is what it says while the image is nobody's yet."""
+
+    name: str
+    volume: Volume
+    path: str
+    size_bytes: int
+    placeholder: str
+    mode: int = 0o644
+
+    @property
+    def content(self) -> bytes:
+        """The placeholder in its full size. Never zeros, which debugfs would not give blocks to."""
+        return self.placeholder.encode().ljust(self.size_bytes, PADDING)
 
 
 class SlotOverflow(ImageBuilderError):
@@ -81,22 +97,27 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotMap:
-    """All slots of an image. ``partuuids`` are the 8 digits, once for each place where they stand."""
+    """All slots of an image. ``partuuids`` are the 8 digits, once for each place where they stand; ``files``
+    are whole files by the names of their ``SlotFile``."""
 
     disk_signature: Slot
     partuuids: tuple[Slot, ...]
-    meta_data: Slot
-    network_config: Slot
-    node_json: Slot
+    files: tuple[Slot, ...]
+
+    def file(self, name: str) -> Slot:
+        """The slot of one file.
+
+        Raises:
+            KeyError: images of this dialect have none of that name.
+        """
+        return {slot.name: slot for slot in self.files}[name]
 
     def to_json(self) -> dict[str, Any]:
-        """The form in the manifest: name → [[offset, length], …]; for partuuid a list of those."""
+        """The form in the manifest: lists of [offset, length]; for ``files`` by name."""
         return {
             "disk_signature": _plain(self.disk_signature),
             "partuuids": [_plain(slot) for slot in self.partuuids],
-            "meta_data": _plain(self.meta_data),
-            "network_config": _plain(self.network_config),
-            "node_json": _plain(self.node_json),
+            "files": {slot.name: _plain(slot) for slot in self.files},
         }
 
     @classmethod
@@ -110,19 +131,22 @@ class SlotMap:
             return cls(
                 disk_signature=_slot("disk signature", data["disk_signature"]),
                 partuuids=tuple(_slot("PARTUUID", item) for item in data["partuuids"]),
-                meta_data=_slot("meta-data", data["meta_data"]),
-                network_config=_slot("network-config", data["network_config"]),
-                node_json=_slot("node.json", data["node_json"]),
+                files=tuple(_slot(name, data["files"][name]) for name in sorted(data["files"])),
             )
-        except (KeyError, TypeError, ValueError) as exc:
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise NotUnderstood(
                 f"the slots in the image's manifest are not readable: {exc}",
                 "The image was built by another version of Bramble; build it again.",
             ) from exc
 
 
-def find_slots(source: ByteSource) -> SlotMap:
+def find_slots(source: ByteSource, files: Sequence[SlotFile], cmdlines: Sequence[str]) -> SlotMap:
     """Locate all slots of a finished image, and check the raw bytes there against the files.
+
+    Args:
+        source: the disk, with an MBR.
+        files: the slots that its dialect has.
+        cmdlines: paths of its command line files.
 
     Raises:
         NotUnderstood: a slot is missing, has another size, or its extents hold other bytes than its file.
@@ -131,34 +155,28 @@ def find_slots(source: ByteSource) -> SlotMap:
     fat = FatVolume(source, mbr.partition(BOOT_PARTITION).offset)
     ext4 = Ext4Volume(source, mbr.partition(ROOT_PARTITION).offset)
     signature = f"{mbr.signature:08x}"
-    cmdline = Slot("cmdline.txt", _extents(fat.extents(CMDLINE_PATH)))
-    fstab = Slot("fstab", _extents(ext4.extents(FSTAB_PATH)))
-    _require_content(source, cmdline, fat.read(CMDLINE_PATH))
-    _require_content(source, fstab, ext4.read(FSTAB_PATH))
-    slots = SlotMap(
-        disk_signature=Slot("disk signature", (Extent(SIGNATURE_OFFSET, 4),)),
-        partuuids=(*_partuuids(source, cmdline, signature), *_partuuids(source, fstab, signature)),
-        meta_data=Slot("meta-data", _extents(fat.extents(META_DATA_PATH))),
-        network_config=Slot("network-config", _extents(fat.extents(NETWORK_CONFIG_PATH))),
-        node_json=Slot("node.json", _extents(ext4.extents(NODE_JSON_PATH))),
-    )
-    for slot, content, size in (
-        (slots.meta_data, fat.read(META_DATA_PATH), META_DATA_BYTES),
-        (slots.network_config, fat.read(NETWORK_CONFIG_PATH), NETWORK_CONFIG_BYTES),
-        (slots.node_json, ext4.read(NODE_JSON_PATH), NODE_JSON_BYTES),
-    ):
-        if slot.size_bytes != size:
+    partuuids: list[Slot] = []
+    places: list[tuple[FatVolume | Ext4Volume, str]] = [(fat, path) for path in cmdlines]
+    for volume, path in (*places, (ext4, FSTAB_PATH)):
+        place = Slot(path, _extents(volume.extents(path)))
+        _require_content(source, place, volume.read(path))
+        partuuids.extend(_partuuids(source, place, signature))
+    found = []
+    for file in files:
+        volume = fat if file.volume is Volume.BOOT else ext4
+        slot = Slot(file.name, _extents(volume.extents(file.path)))
+        if slot.size_bytes != file.size_bytes:
             raise NotUnderstood(
-                f"the slot {slot.name} has {slot.size_bytes} bytes, expected {size}",
+                f"the slot {file.path} has {slot.size_bytes} bytes, expected {file.size_bytes}",
                 "An overlay replaces a file that belongs to Bramble; take it out.",
             )
-        _require_content(source, slot, content)
-    return slots
-
-
-def placeholder(size_bytes: int, text: str) -> bytes:
-    """What a slot holds before a node's values go in: never zeros, which debugfs would not give blocks to."""
-    return text.encode().ljust(size_bytes, PADDING)
+        _require_content(source, slot, volume.read(file.path))
+        found.append(slot)
+    return SlotMap(
+        disk_signature=Slot("disk signature", (Extent(SIGNATURE_OFFSET, 4),)),
+        partuuids=tuple(partuuids),
+        files=tuple(sorted(found, key=lambda slot: slot.name)),
+    )
 
 
 def _partuuids(source: ByteSource, slot: Slot, signature: str) -> tuple[Slot, ...]:

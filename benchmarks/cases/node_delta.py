@@ -23,7 +23,7 @@ from imagebuilder.delta import disk_signature
 from imagebuilder.disk.mbr import MBR_BYTES, parse_mbr
 from imagebuilder.disk.source import open_source
 from imagebuilder.render import node_values
-from imagebuilder.slots import find_slots, read_slot
+from imagebuilder.slots import read_slot
 
 NODES: Final = 100
 CA_PEM: Final = f"-----BEGIN CERTIFICATE-----\n{'A' * 64}\n" * 12 + "-----END CERTIFICATE-----\n"
@@ -110,7 +110,7 @@ def _check(bench: Bench, spec: ClusterSpec, image: Image, node: NodeSpec) -> Non
         _apply(disk, render(spec, image, node))
         with open_source(disk) as source:
             signature = parse_mbr(source.read_at(0, MBR_BYTES)).signature
-            written = json.loads(read_slot(source, find_slots(source).node_json))
+            written = json.loads(read_slot(source, image.manifest.slots.file("node-json")))
     expected = disk_signature(spec.name, node.name, 1)
     if signature != expected or written["node"] != node.name or written["ticket"] != "0" * 64:
         raise BenchmarkError(f"the delta of {node.name} did not make the image its own")

@@ -22,6 +22,7 @@ from fleet.spec.model import (
     FirstBootPolicy,
     ImageSpec,
     K3sSpec,
+    KernelPages,
     ManualPower,
     NetworkSpec,
     NodeSpec,
@@ -80,6 +81,7 @@ def build_cluster(draft: Draft, path: Path) -> ClusterSpec:
             user=UserSpec(draft.user.name or DEFAULT_USER, _given(draft.user.ssh_authorized_keys)),
             timezone=draft.image.timezone or DEFAULT_TIMEZONE,
             packages_at=_or(draft.image.packages_at, PackagesAt.BUILD),
+            pages=_or(draft.image.pages, KernelPages.FOUR_K),
         ),
         network=_network(draft),
         nodes=tuple(_node(node, around) for node in draft.nodes),
@@ -111,6 +113,7 @@ def _k3s(draft: Draft) -> K3sSpec:
         airgap_images=_or(draft.k3s.airgap_images, True),
         api_vip=draft.k3s.api_vip,
         config=draft.k3s.config or {},
+        registries=draft.k3s.registries or {},
     )
 
 

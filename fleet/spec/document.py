@@ -2,7 +2,7 @@
 
 Scalars stay the text that the author wrote. YAML 1.1 would make a number to base 60 of the MAC
 `10:20:30:40:50:60`, an integer of a serial, and `False` of `dhcp: off`; `fleet.spec.schema` gives each value
-its type. Only the k3s pass-through is read as typed YAML, because k3s reads it so.
+its type. Only what is passed through to k3s is read as typed YAML, because k3s reads it so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_DOCUMENT_BYTES: Final = 1 << 20
 """A thousand nodes with all their keys take about a quarter of this."""
 _MAX_VALUES: Final = 200_000
 """Bounds what aliases of aliases can unfold to."""
-_TYPED_SUBTREES: Final = {("cluster", "k3s", "config")}
+_TYPED_SUBTREES: Final = {("cluster", "k3s", "config"), ("cluster", "k3s", "registries")}
 _MERGE_TAG: Final = "tag:yaml.org,2002:merge"
 
 

@@ -45,6 +45,7 @@ def to_document(spec: ClusterSpec) -> dict[str, Any]:
                 "airgap_images": spec.k3s.airgap_images,
                 "api_vip": _text(spec.k3s.api_vip),
                 "config": dict(spec.k3s.config),
+                "registries": dict(spec.k3s.registries),
             },
         },
         "image": _image(spec),
@@ -89,7 +90,7 @@ def image_inputs(spec: ClusterSpec) -> dict[str, Any]:
     k3s = document["cluster"]["k3s"]
     return {
         "cluster": {"name": spec.name, "domain": spec.domain},
-        "k3s": {key: k3s[key] for key in ("version", "source", "airgap_images", "api_vip")},
+        "k3s": {key: k3s[key] for key in ("version", "source", "airgap_images", "api_vip", "registries")},
         "image": document["image"],
     }
 
@@ -116,6 +117,7 @@ def _image(spec: ClusterSpec) -> dict[str, Any]:
             "ssh_authorized_keys": list(image.user.ssh_authorized_keys),
         },
         "timezone": image.timezone,
+        "pages": image.pages.value,
     }
 
 

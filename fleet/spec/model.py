@@ -6,7 +6,7 @@ Only `fleet.spec.parse` makes them from a document. No I/O here, and nothing of 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -103,6 +103,7 @@ class K3sSpec:
         version: Exact tag, `v1.33.5+k3s1`.
         source: `upstream`, a directory (Path) or the base URL (str) that holds the release's files.
         config: Passed through to the servers' config.yaml; never a secret, never a key that Bramble writes.
+        registries: Content of every node's registries.yaml; empty: none is written.
     """
 
     version: str
@@ -110,6 +111,7 @@ class K3sSpec:
     airgap_images: bool
     api_vip: IPv4Address | None
     config: Mapping[str, Any]
+    registries: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,13 @@ class UserSpec:
 
     name: str
     ssh_authorized_keys: tuple[str, ...]
+
+
+class KernelPages(StrEnum):
+    """The kernel's page size on a Pi 5: 4 KiB, which container images expect, or what the base brings."""
+
+    FOUR_K = "4k"
+    STOCK = "stock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +139,7 @@ class ImageSpec:
     user: UserSpec
     timezone: str
     packages_at: PackagesAt = PackagesAt.BUILD
+    pages: KernelPages = KernelPages.FOUR_K
 
 
 @dataclass(frozen=True, slots=True)

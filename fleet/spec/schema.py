@@ -14,7 +14,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from fleet.boards import BoardModel, DiskKind, MacAddress, Serial
 from fleet.spec import values
-from fleet.spec.model import AddressPool, DhcpMode, DnsMode, FirstBoot, PackagesAt, Role, Taint, UnknownBoards
+from fleet.spec.model import (
+    AddressPool,
+    DhcpMode,
+    DnsMode,
+    FirstBoot,
+    KernelPages,
+    PackagesAt,
+    Role,
+    Taint,
+    UnknownBoards,
+)
 
 T = TypeVar("T")
 
@@ -61,6 +71,10 @@ class K3sSection(_Section):
     config: dict[str, Any] | None = Field(
         default=None, description="Passed through to config.yaml of the servers, as k3s documents it."
     )
+    registries: dict[str, Any] | None = Field(
+        default=None,
+        description="Passed through to every node's registries.yaml: mirrors and their TLS, no passwords.",
+    )
 
 
 class ClusterSection(_Section):
@@ -104,6 +118,10 @@ class UserSection(_Section):
 class ImageSection(_Section):
     base: Annotated[BaseSection | None, _name_as_mapping("name")] = Field(
         default=None, description="The stock image to start from; a single word is its `name`."
+    )
+    pages: Annotated[KernelPages | None, BeforeValidator(values.enum_parser(KernelPages))] = Field(
+        default=None,
+        description="Page size of a Pi 5's kernel: `4k`, as many container images need, or `stock` (16 KiB).",
     )
     packages: list[Annotated[str, BeforeValidator(values.parse_package)] | None] | None = Field(
         default=None, description="Packages of the base's own distribution that every node has."

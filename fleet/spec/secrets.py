@@ -44,6 +44,10 @@ def _recognise(text: str, key: Key) -> str | None:
 
 
 def _mend(key: Key) -> str:
+    if key[:3] == ("cluster", "k3s", "registries"):
+        return (
+            "Put a registries.yaml with credentials into an overlay of your own, outside of version control."
+        )
     if key[:3] == ("cluster", "k3s", "config"):
         return "Remove it: Bramble makes the cluster's tokens; other secrets belong in Kubernetes secrets."
     if "power" in key:

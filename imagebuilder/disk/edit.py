@@ -50,6 +50,9 @@ ENVIRONMENT: Final = {
 }
 
 
+GPT_SECTORS: Final = 34
+"""Protective MBR, header and 128 entries."""
+
 _BANNER: Final = re.compile(r"debugfs \d+\.\d+")
 
 
@@ -90,6 +93,18 @@ class DiskImage:
     def mbr(self) -> Mbr:
         with open_source(self.path) as source:
             return parse_mbr(source.read_at(0, MBR_BYTES), disk_bytes=self.size_bytes)
+
+    def replace_table(self, mbr: Mbr, free_sectors: int) -> None:
+        """Write an MBR and wipe what a GPT leaves: its copies in the first sectors and behind the partitions.
+
+        Args:
+            mbr: the new table; its partitions are those of the old one.
+            free_sectors: sectors before the first partition.
+        """
+        end = max(partition.end_lba for _, partition in mbr.partitions) * SECTOR_BYTES
+        with self.path.open("r+b") as file:
+            file.write(mbr.encode() + bytes((min(free_sectors, GPT_SECTORS) - 1) * SECTOR_BYTES))
+            file.truncate(end)
 
     def read_boot(self, path: str) -> bytes | None:
         """A file of the FAT, None if it is not there."""

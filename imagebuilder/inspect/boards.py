@@ -63,7 +63,8 @@ def describe_board(files: BootFiles, model: BoardModel, *, tryboot: bool = False
 
 def _prefix(files: BootFiles, settings: Settings, model: BoardModel) -> str:
     """``os_prefix``, which the firmware drops unless a kernel and a device tree are found with it."""
-    prefix = settings.values.get("os_prefix", "")
+    default = "upstream/" if settings.flag("upstream_kernel") else ""
+    prefix = settings.values.get("os_prefix", default)
     if not prefix:
         return ""
     has_kernel = any(files.exists(prefix + name) for name in _kernels(settings, model))

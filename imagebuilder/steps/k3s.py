@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import yaml
 
 from imagebuilder.disk.edits import Edit, PutFile, PutLink
 from imagebuilder.k3s_release import K3sRelease
@@ -19,11 +21,15 @@ CACHE_PATH: Final = f"{IMAGES_DIRECTORY}/.cache.json"
 and newer)."""
 
 
+REGISTRIES_PATH: Final = "/etc/rancher/k3s/registries.yaml"
+
+
 @dataclass(frozen=True, slots=True)
 class K3sStep:
-    """Puts a verified release into the image."""
+    """Puts a verified release into the image, and registries.yaml where there is anything to say in it."""
 
     release: K3sRelease
+    registries: Mapping[str, Any] = field(default_factory=dict)
     name: str = "k3s"
 
     def identity(self) -> Mapping[str, Json]:
@@ -34,6 +40,7 @@ class K3sStep:
                 "simulator": release.simulator,
                 "binary": release.binary.sha256,
                 "airgap": [release.airgap.name, release.airgap.sha256] if release.airgap else None,
+                "registries": self.registries,
             }
         }
 
@@ -44,4 +51,8 @@ class K3sStep:
             airgap = self.release.airgap
             edits.append(PutFile(path=f"{IMAGES_DIRECTORY}/{airgap.name}", content=airgap.path))
             edits.append(PutFile(path=CACHE_PATH, content=b""))
+        if self.registries:
+            text = "# Written by Bramble from cluster.k3s.registries of cluster.yaml.\n"
+            text += yaml.safe_dump(dict(self.registries), sort_keys=True)
+            edits.append(PutFile(path=REGISTRIES_PATH, content=text.encode(), mode=0o600))
         return edits

@@ -62,6 +62,23 @@ class Overlay:
         return [_routed(entry) for entry in self.entries]
 
 
+@dataclass(frozen=True, slots=True)
+class OwnOverlay:
+    """One of Bramble's own overlays: laid into images whose dialect asks for it."""
+
+    overlay: Overlay
+
+    @property
+    def name(self) -> str:
+        return self.overlay.name
+
+    def identity(self) -> Mapping[str, Json]:
+        return self.overlay.identity()
+
+    def edits(self, context: Context) -> Sequence[Edit]:
+        return self.overlay.edits(context) if self.name in context.manner.overlays else []
+
+
 def load_overlay(directory: Path, name: str) -> Overlay:
     """Read an overlay.
 

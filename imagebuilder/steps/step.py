@@ -6,18 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from imagebuilder.dialects import MANNERS, Manner
 from imagebuilder.disk.edit import DiskImage
 from imagebuilder.disk.edits import Edit
+from imagebuilder.inspect.facts import ImageFacts
 
 Json = str | int | bool | None | Sequence["Json"] | Mapping[str, "Json"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What a step may look at: the image as the base left it, and the id that it will have."""
+    """What a step may look at: the image as the base left it, what is known of it, and its id."""
 
     image_id: str
     disk: DiskImage
+    facts: ImageFacts
+
+    @property
+    def manner(self) -> Manner:
+        """How the base's dialect is written."""
+        return MANNERS[self.facts.dialect]
 
 
 @runtime_checkable

@@ -55,9 +55,11 @@ def make_slots() -> SlotMap:
     return SlotMap(
         disk_signature=slot("disk signature", 440, 4),
         partuuids=(slot("PARTUUID", 0x10010, 8),),
-        meta_data=slot("meta-data", 0x20000, 1024),
-        network_config=slot("network-config", 0x30000, 4096),
-        node_json=slot("node.json", NODE_JSON_AT, 8192),
+        files=(
+            slot("meta-data", 0x20000, 1024),
+            slot("network-config", 0x30000, 4096),
+            slot("node-json", NODE_JSON_AT, 8192),
+        ),
     )
 
 

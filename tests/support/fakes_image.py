@@ -110,12 +110,12 @@ def _write_tree(top: Path, files: Mapping[str, str | bytes]) -> None:
             place.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def make_base(store: Store) -> str:
+def make_base(store: Store, system: FakeSystem = SYSTEMS["debian"]) -> str:
     """Put the small disk into the store as if it were the debian-trixie base, and return its id."""
     entry_id = recipe_id(DEBIAN_TRIXIE)
 
     def build(into: Path) -> None:
-        disk = make_disk(into / DISK_NAME)
+        disk = make_disk(into / DISK_NAME, system=system)
         info = BaseInfo(
             id=entry_id,
             name="debian-trixie",

@@ -141,7 +141,7 @@ def _ubuntu(codename: str, version: str) -> dict[str, str | bytes]:
 SYSTEMS: Mapping[str, FakeSystem] = {
     "debian": FakeSystem(
         boot={
-            "config.txt": b"[all]\narm_64bit=1\n",
+            "config.txt": b"kernel=kernel8.img\n[all]\narm_64bit=1\ninitramfs initramfs8 followkernel\n",
             "cmdline.txt": f"console=tty1 root={ROOT} rootfstype=ext4 fsck.repair=yes rootwait\n".encode(),
             "kernel8.img": make_kernel(padding=30_000),
             "initramfs8": bytes(range(256)) * 350,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 from fleet.spec.draft import Draft
 from fleet.spec.model import Role
@@ -30,6 +30,10 @@ _OWNED: Final[Mapping[str, str]] = {
 """Keys of k3s' config.yaml that Bramble writes or relies on, and why."""
 
 
+_REGISTRIES: Final = ("mirrors", "configs")
+"""Top-level keys of registries.yaml. Source: k3s documentation, "Private registry configuration"."""
+
+
 def check_k3s(draft: Draft) -> Iterator[Finding]:
     """Find server counts that survive nothing, and pass-through keys that Bramble owns."""
     yield from _servers(draft)
@@ -38,6 +42,25 @@ def check_k3s(draft: Draft) -> Iterator[Finding]:
         if reason := _OWNED.get(name.removesuffix("+")):
             key = ("cluster", "k3s", "config", name)
             yield Finding(key, f"the k3s setting {name!r} is Bramble's: {reason}", "Remove it.")
+    yield from _registries(draft.k3s.registries or {})
+
+
+def _registries(registries: Mapping[str, Any]) -> Iterator[Finding]:
+    where = ("cluster", "k3s", "registries")
+    for name, value in registries.items():
+        if name not in _REGISTRIES:
+            known = " and ".join(_REGISTRIES)
+            yield Finding((*where, name), f"registries.yaml has no key {name!r}, only {known}", "Remove it.")
+        elif not isinstance(value, dict):
+            yield Finding((*where, name), f"{name!r} must map registries to their settings", "See k3s' docs.")
+    configs = registries.get("configs")
+    for host, config in configs.items() if isinstance(configs, dict) else ():
+        if isinstance(config, dict) and "auth" in config:
+            yield Finding(
+                (*where, "configs", host, "auth"),
+                f"the credentials of {host!r} stand in this file (not shown here)",
+                "Put a registries.yaml with credentials into an overlay, outside of version control.",
+            )
 
 
 def _servers(draft: Draft) -> Iterator[Finding]:

@@ -44,7 +44,11 @@ ERRORS = [
     case("k3s-owned", "cluster.k3s.config.cluster-init", "is Bramble's", "", ("cluster.k3s.config", {"cluster-init": True})),
     case("k3s-owned-append", "cluster.k3s.config.node-label+", "per node", "", ("cluster.k3s.config", {"node-label+": ["a=b"]})),
     case("k3s-datastore", "cluster.k3s.config.datastore-endpoint", "etcd", "", ("cluster.k3s.config", {"datastore-endpoint": "x"})),
+    case("registries-key", "cluster.k3s.registries.mirror", "no key 'mirror'", "Remove", ("cluster.k3s.registries", {"mirror": {}})),
+    case("registries-shape", "cluster.k3s.registries.mirrors", "must map registries", "", ("cluster.k3s.registries", {"mirrors": ["docker.io"]})),
+    case("registries-auth", "cluster.k3s.registries.configs.r.example.auth", "credentials of 'r.example'", "overlay", ("cluster.k3s.registries", {"configs": {"r.example": {"auth": {"username": "me"}}}})),
     # Image
+    case("pages", "image.pages", "'16k'", "stock", ("image.pages", "16k")),
     case("base-unknown", "image.base", "'arch' is not a base", "debian-trixie", ("image.base", "arch")),
     case("base-family", "image.base", "'raspios'", "Did you mean", ("image.base", "raspios")),
     case("base-bare-path", "image.base", "'./my.img'", "{path: ./my.img}", ("image.base", "./my.img")),
@@ -165,6 +169,7 @@ SECRETS = [
     ("cluster.k3s.config", {"agent-token": "hunter2hunter2"}),
     ("cluster.k3s.config", {"etcd-s3-secret-key": "hunter2hunter2"}),
     ("cluster.k3s.config", {"private-registry": "https://me:hunter2hunter2@registry.example.org"}),
+    ("cluster.k3s.registries", {"configs": {"r.example": {"auth": {"password": "hunter2hunter2"}}}}),
     ("cluster.k3s.config", {"x": "K10" + "ab" * 32 + "::server:hunter2hunter2"}),
     ("cluster.k3s.source", "https://me:hunter2hunter2@mirror.example.org/k3s"),
     ("image.user.password", "hunter2hunter2"),
@@ -207,6 +212,7 @@ def test_unwise_choice_is_a_warning(changes: tuple[Change, ...], key: str, messa
 GOOD = [
     ("vip-with-one-server", ("cluster.k3s.api_vip", "192.168.86.20")),
     ("server-is-the-router", ("network.server_address", "192.168.86.1")),
+    ("registries", ("cluster.k3s.registries", {"mirrors": {"*": {"endpoint": ["https://r.example"]}}})),
     ("tls-san", ("cluster.k3s.config", {"tls-san": ["api.example.org"], "secrets-encryption": True})),
     ("s3-by-reference", ("cluster.k3s.config", {"etcd-s3-config-secret": "s3"})),
     (

@@ -98,7 +98,9 @@ def zboot(kernel: bytes, method: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "wrap", [bytes, gzip.compress, lambda data: zboot(data, "gzip"), lambda data: zboot(data, "zstd")]
+    "wrap",
+    [bytes, gzip.compress, lambda data: zboot(data, "gzip"), lambda data: zboot(data, "zstd")],
+    ids=["plain", "gzip", "zboot gzip", "zboot zstd"],
 )
 @pytest.mark.parametrize(("code", "pages"), [(1, 4096), (2, 16384), (3, 65536), (0, None)])
 def test_kernels_tell_version_and_page_size(wrap: type[bytes], code: int, pages: int | None) -> None:
@@ -116,6 +118,7 @@ def test_kernels_tell_version_and_page_size(wrap: type[bytes], code: int, pages:
         (zboot(make_kernel(), "lzma"), "compressed with 'lzma'"),
         (gzip.compress(b"text", mtime=0), "no 64-bit ARM kernel"),
     ],
+    ids=["empty", "program", "cut gzip", "garbage gzip", "other method", "packed text"],
 )
 def test_what_is_no_kernel_is_named(data: bytes, message: str) -> None:
     with pytest.raises(KernelError, match=message):

@@ -9,26 +9,26 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import pytest
 import yaml
+from fakes_facts import make_context
 from fakes_image import SSH_KEY, make_agent, make_spec
 
 from fleet.spec.model import PackagesAt
-from imagebuilder.disk.edit import DiskImage
+from imagebuilder.dialects import MANNERS
 from imagebuilder.disk.edits import PutBootFile, PutDirectory, PutFile, PutLink
 from imagebuilder.errors import ImageBuilderError
 from imagebuilder.plan import Plan
 from imagebuilder.render import render_user_data
 from imagebuilder.resources import data_dir
 from imagebuilder.steps.agent import AgentStep, pack_agent
-from imagebuilder.steps.cmdline import CmdlineStep, edit_cmdline
-from imagebuilder.steps.overlay import OverlayError, load_overlay
+from imagebuilder.steps.cmdline import CmdlineStep
+from imagebuilder.steps.overlay import OverlayError, OwnOverlay, load_overlay
 from imagebuilder.steps.seed import SeedStep
-from imagebuilder.steps.step import Context, Step
+from imagebuilder.steps.step import Step
 
-CONTEXT = Context(image_id="an-id", disk=cast(DiskImage, None))
+CONTEXT = make_context()
 
 
 def overlay(root: Path, files: Mapping[str, str], manifest: str = "") -> Path:
@@ -100,37 +100,39 @@ def test_an_empty_directory_is_no_overlay(tmp_path: Path) -> None:
         load_overlay(tmp_path / "nothing", "nothing")
 
 
-def test_brambles_own_overlays_load_and_enable_the_agent_alone() -> None:
-    links = [
-        edit.path
-        for name in ("base-tuning", "agent", "k3s")
-        for edit in load_overlay(data_dir("overlays") / name, name).edits(CONTEXT)
-        if isinstance(edit, PutLink)
-    ]
-    assert links == ["/etc/systemd/system/multi-user.target.wants/bramble-agent.service"]
-
-
 @pytest.mark.parametrize(
-    ("before", "after"),
+    ("dialect", "enabled"),
     [
-        ("root=X rootwait resize\n", "root=X rootwait cgroup_enable=cpuset cgroup_enable=memory ds=nocloud"),
-        (
-            "cgroup_enable=memory root=X cgroup_disable=memory\nignored by the firmware\n",
-            "root=X cgroup_disable=memory cgroup_enable=cpuset cgroup_enable=memory ds=nocloud",
-        ),
-        ("a  b", "a b cgroup_enable=cpuset cgroup_enable=memory ds=nocloud"),
+        ("debian", {"agent"}),
+        ("ubuntu", {"agent"}),
+        ("raspios-trixie", {"agent", "grow-root"}),
+        ("raspios-bookworm", {"agent", "grow-root", "host-keys", "packages"}),
+        ("rpi-preseed", {"agent", "grow-root", "host-keys", "packages"}),
     ],
-    ids=["raspios", "disabled-before", "spaces"],
 )
-def test_the_memory_cgroup_is_enabled_last_and_only_once(before: str, after: str) -> None:
-    assert edit_cmdline(before) == after
-    assert edit_cmdline(after) == after
+def test_each_dialect_gets_its_overlays_and_no_k3s_unit_is_enabled(dialect: str, enabled: set[str]) -> None:
+    context = make_context(dialect)
+    names = {name for manner in MANNERS.values() for name in manner.overlays}
+    edits = [
+        edit
+        for name in sorted(names)
+        for edit in OwnOverlay(load_overlay(data_dir("overlays") / name, name)).edits(context)
+    ]
+    links = {edit.path: edit.target for edit in edits if isinstance(edit, PutLink)}
+    wants = "/etc/systemd/system/multi-user.target.wants/"
+    assert set(links) == {f"{wants}bramble-{name}.service" for name in enabled}
+    written = {edit.path for edit in edits}
+    assert set(links.values()) <= written, "an enabled unit is not there"
+    assert ("/etc/cloud/cloud.cfg.d/95-bramble.cfg" in written) == (
+        dialect in ("debian", "ubuntu", "raspios-trixie")
+    )
 
 
-def test_user_data_makes_the_user_and_holds_nothing_of_one_node() -> None:
+@pytest.mark.parametrize("templates", ["debian", "raspios-trixie", "ubuntu"])
+def test_user_data_makes_the_user_and_holds_nothing_of_one_node(templates: str) -> None:
     spec = make_spec(packages=("nfs-common",))
     later = replace(spec, image=replace(spec.image, packages_at=PackagesAt.FIRST_BOOT))
-    text = render_user_data(later)
+    text = render_user_data(later, templates)
     assert text.startswith("#cloud-config\n")
     document = yaml.safe_load(text)
     assert document["timezone"] == "Europe/Madrid"
@@ -138,14 +140,15 @@ def test_user_data_makes_the_user_and_holds_nothing_of_one_node() -> None:
     assert document["users"][0]["lock_passwd"] is True
     assert document["packages"] == ["nfs-common"]
     assert "hostname" not in document
-    assert "packages" not in yaml.safe_load(render_user_data(spec)), "they are in the image already"
+    at_build = yaml.safe_load(render_user_data(spec, templates))
+    assert "packages" not in at_build, "they are in the image already"
 
 
 def test_a_value_cannot_change_the_structure_of_user_data() -> None:
     spec = make_spec()
     wicked = 'x"\nruncmd: [reboot]\n#'
     changed = replace(spec, image=replace(spec.image, timezone=wicked))
-    document = yaml.safe_load(render_user_data(changed))
+    document = yaml.safe_load(render_user_data(changed, "debian"))
     assert document["timezone"] == wicked
     assert "runcmd" not in document
 
@@ -187,7 +190,7 @@ def plan(*steps: Step, base_id: str = "base", tools: Mapping[str, str] | None = 
 
 def test_the_image_id_covers_base_steps_order_installer_and_tools(tmp_path: Path) -> None:
     one = load_overlay(overlay(tmp_path / "one", {"etc/a": "1"}), "one")
-    seed = SeedStep("attic", "#cloud-config\n")
+    seed = SeedStep("attic", {"debian": "#cloud-config\n"})
     same = plan(one, seed, CmdlineStep())
     ids = {
         same.image_id,
@@ -196,7 +199,7 @@ def test_the_image_id_covers_base_steps_order_installer_and_tools(tmp_path: Path
         plan(one, seed, CmdlineStep(), base_id="other").image_id,
         plan(one, seed, CmdlineStep(), tools={"e2fsprogs": "1.47.1"}).image_id,
         replace(same, installer={"init": "2"}).image_id,
-        plan(one, replace(seed, user_data="#cloud-config\n\n"), CmdlineStep()).image_id,
+        plan(one, replace(seed, user_data={"debian": "#cloud-config\n\n"}), CmdlineStep()).image_id,
         plan(one, seed, CmdlineStep(), AgentStep(b"agent")).image_id,
         plan(one, seed, CmdlineStep(), AgentStep(b"other")).image_id,
     }
