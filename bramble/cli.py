@@ -34,6 +34,7 @@ COMMANDS = {
 
 IMAGE_COMMANDS = {
     "inspect": "imagebuilder.cli_inspect:inspect",
+    "check": "imagebuilder.cli_preflight:check",
 }
 
 

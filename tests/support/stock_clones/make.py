@@ -132,8 +132,7 @@ def _make_boot(plan: ClonePlan, sources: BootSources, volume: Path, work: Path) 
     staged = work / "staged"
     _stage(plan.boot(layout, sources), staged)
     for tree in staged.rglob("*.dtb"):
-        # What the vendor's trees say: the memory cgroup is off unless the command line turns it on again.
-        run(["fdtput", "-t", "s", tree, "/chosen", "bootargs", VENDOR_BOOTARGS])
+        run(["fdtput", "-t", "s", tree, "/chosen", "bootargs", plan.bootargs])
     volume.touch()
     os.truncate(volume, layout.boot_sectors * SECTOR)
     cluster = [] if layout.cluster_sectors is None else ["-s", str(layout.cluster_sectors)]
@@ -142,9 +141,6 @@ def _make_boot(plan: ClonePlan, sources: BootSources, volume: Path, work: Path) 
     for path in sorted(staged.rglob("*")):
         os.utime(path, (1_700_000_000, 1_700_000_000))
     run(["mcopy", "-s", "-p", "-m", "-i", volume, *sorted(staged.iterdir()), "::/"], env=MTOOLS)
-
-
-VENDOR_BOOTARGS: Final = "coherent_pool=1M 8250.nr_uarts=1 cgroup_disable=memory numa_policy=interleave"
 
 
 def _stage(files: BootFiles, target: Path) -> None:

@@ -77,6 +77,7 @@ class ClonePlan:
         file_name: of the download, without the suffix of its compression.
         boot: the boot partition's files.
         root: changes the base's root tree into that of the stock image.
+        bootargs: what its device trees put in front of the command line.
     """
 
     name: str
@@ -84,3 +85,4 @@ class ClonePlan:
     layout: Layout
     boot: Callable[[Layout, BootSources], BootFiles]
     root: Callable[[Layout, Tree], None]
+    bootargs: str

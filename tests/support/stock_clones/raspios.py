@@ -131,6 +131,8 @@ ExecStart=/usr/lib/raspberrypi-sys-mods/resize
 [Install]
 WantedBy=sysinit.target
 """
+BOOTARGS: Final = "coherent_pool=1M 8250.nr_uarts=1 cgroup_disable=memory numa_policy=interleave"
+"""The vendor's device trees turn the memory cgroup off; the command line has the last word."""
 GROUPS: Final = (("netdev", 106), ("gpio", 984), ("i2c", 985), ("spi", 986))
 USER_GROUPS: Final = (
     "adm",
@@ -257,6 +259,7 @@ TRIXIE: Final = ClonePlan(
     ),
     boot=_boot_trixie,
     root=_root_trixie,
+    bootargs=BOOTARGS,
 )
 
 BOOKWORM: Final = ClonePlan(
@@ -278,4 +281,5 @@ BOOKWORM: Final = ClonePlan(
     ),
     boot=_boot_bookworm,
     root=_root_bookworm,
+    bootargs=BOOTARGS,
 )

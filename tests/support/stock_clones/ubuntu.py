@@ -128,6 +128,7 @@ datasource:
   NoCloud:
     fs_label: system-boot
 """
+BOOTARGS: Final = "coherent_pool=1M 8250.nr_uarts=1"
 DEFAULT_USER: Final = """\
    default_user:
      name: ubuntu
@@ -248,6 +249,7 @@ JAMMY: Final = ClonePlan(
     ),
     boot=_boot_2204,
     root=_root_2204,
+    bootargs=BOOTARGS,
 )
 
 NOBLE: Final = ClonePlan(
@@ -270,6 +272,7 @@ NOBLE: Final = ClonePlan(
     ),
     boot=_boot_2404,
     root=_root_2404,
+    bootargs=BOOTARGS,
 )
 
 RESOLUTE: Final = ClonePlan(
@@ -291,4 +294,5 @@ RESOLUTE: Final = ClonePlan(
     ),
     boot=_boot_2604,
     root=_root_2604,
+    bootargs=BOOTARGS,
 )

@@ -1,0 +1,107 @@
+"""The commands ``bramble image check`` and ``diff``: they parse, call one function, and print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fleet.boards import BoardModel
+
+if TYPE_CHECKING:
+    from imagebuilder.preflight import Expected, Finding
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("file", type=_FILE)
+@click.option(
+    "-c", "--cluster", type=_FILE, metavar="CLUSTER.yaml", help="Compare with what this cluster wants."
+)
+@click.option("--node", metavar="NAME", help="Check for this node of the cluster: its board, its name.")
+@click.option("--board", metavar="MODEL", help="Check for this board (pi4, pi5, cm5, …) without a cluster.")
+@click.option("--strict", is_flag=True, help="Count warnings as errors.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def check(
+    file: Path, cluster: Path | None, node: str | None, board: str | None, strict: bool, as_json: bool
+) -> None:
+    """Say what the raw disk image FILE would do at its first boot, before it is flashed.
+
+    Replays the search for first-boot settings and names every setting that would be ignored, with the reason
+    and the mend: seed files and cloud-init's datasource, YAML and schema, command line, memory cgroup,
+    partition references, kernels, modules, units. Nothing is changed and nothing is started.
+
+    Exit code 0: nothing is wrong; 1: at least one error (with --strict: or warning); 2: wrong usage.
+
+    \b
+    Examples:
+      bramble image check node.img
+      bramble image check node.img -c cluster.yaml --node pi5-master-1
+      bramble image check raspios.img --board pi5 --json | jq '.findings[].message'
+    """
+    from imagebuilder.preflight import Severity, check_image, open_evidence
+
+    models, expected = _wanted(cluster, node, board)
+    with open_evidence(file, models, expected) as evidence:
+        findings = check_image(evidence)
+        dialect = evidence.facts.dialect.value
+    failing = {Severity.ERROR, Severity.WARNING} if strict else {Severity.ERROR}
+    failed = any(finding.severity in failing for finding in findings)
+    if as_json:
+        report = {
+            "file": str(file),
+            "dialect": dialect,
+            "ok": not failed,
+            "findings": [finding.to_json() for finding in findings],
+        }
+        click.echo(json.dumps(report, indent=1))
+    else:
+        _print(findings, file, dialect)
+    if failed:
+        sys.exit(1)
+
+
+def _wanted(
+    cluster: Path | None, node: str | None, board: str | None
+) -> tuple[tuple[BoardModel, ...], Expected | None]:
+    """The boards to check for, and what cluster.yaml wants."""
+    from imagebuilder.preflight import Expected
+
+    if board is not None and cluster is not None:
+        raise click.UsageError("--board and --cluster exclude each other: cluster.yaml names the boards.")
+    if node is not None and cluster is None:
+        raise click.UsageError("--node needs the cluster that it belongs to: -c cluster.yaml")
+    if cluster is None:
+        return ((BoardModel.parse(board),) if board else tuple(BoardModel)), None
+    from fleet.spec import load_cluster
+
+    spec = load_cluster(cluster)
+    nodes = [declared for declared in spec.nodes if node in (None, declared.name)]
+    if not nodes:
+        names = ", ".join(declared.name for declared in spec.nodes)
+        raise click.UsageError(f"{cluster} declares no node {node!r}; it has: {names}")
+    return tuple(dict.fromkeys(declared.board for declared in nodes)), Expected(
+        user=spec.image.user.name,
+        ssh_authorized_keys=spec.image.user.ssh_authorized_keys,
+        timezone=spec.image.timezone,
+        node=node,
+        fqdn=spec.fqdn(nodes[0]) if node else None,
+    )
+
+
+def _print(findings: tuple[Finding, ...], file: Path, dialect: str) -> None:
+    from imagebuilder.preflight import Severity
+
+    colours = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+    for finding in findings:
+        click.secho(f"{finding.severity.value:8}", fg=colours[finding.severity], nl=False)
+        click.echo(f"{finding.place}: {finding.message}.")
+        if finding.mend:
+            click.echo(f"        {finding.mend}")
+    counts = {kind: sum(finding.severity is kind for finding in findings) for kind in Severity}
+    told = ", ".join(f"{count} {kind.value}{'s' * (count != 1)}" for kind, count in counts.items())
+    click.echo(f"{file.name} ({dialect}): {told}")
