@@ -35,6 +35,8 @@ COMMANDS = {
 IMAGE_COMMANDS = {
     "inspect": "imagebuilder.cli_inspect:inspect",
     "check": "imagebuilder.cli_preflight:check",
+    "node": "bramble.image_command:node",
+    "apply-delta": "bramble.image_command:apply_delta",
 }
 
 

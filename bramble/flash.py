@@ -68,7 +68,7 @@ def flash_nodes(
         Order(
             path=medium.path,
             patches=tuple(Patch(offset, data) for offset, data in node_image.delta),
-            marker=_marker(spec, node, image, node_image),
+            marker=install_marker(spec, node, image, node_image),
             grow=True,
         )
         for (node, medium), node_image in zip(targets, made, strict=True)
@@ -81,7 +81,8 @@ def flash_nodes(
     ]
 
 
-def _marker(spec: ClusterSpec, node: NodeSpec, image: Image, made: NodeImage) -> bytes:
+def install_marker(spec: ClusterSpec, node: NodeSpec, image: Image, made: NodeImage) -> bytes:
+    """The sector by which an installer knows whose installation a disk holds."""
     occupant = Occupant(spec.name, node.name, image.id, made.handout.instance_id)
     return encode_marker(occupant)
 

@@ -135,7 +135,7 @@ def _flash_nodes(
 ) -> None:
     from bramble.flash import RECORDS, flash_nodes
     from bramble.node_images import open_handouts, require_node
-    from bramble.paths import agent_package, state_layout, store
+    from bramble.paths import agent_package, apt_access, state_layout, store
     from fleet.spec import load_cluster
     from imagebuilder.build import build_image
 
@@ -143,7 +143,7 @@ def _flash_nodes(
     nodes = [require_node(spec, name) for name, _ in pairs]
     if len({node.name for node in nodes}) != len(nodes):
         raise click.UsageError("A node is named twice: its name can be on one disk only.")
-    image = build_image(spec, store=store(), agent_package=agent_package())
+    image = build_image(spec, store=store(), agent_package=agent_package(), apt=apt_access())
     media = require_media(
         [path for _, path in pairs],
         Inventory.of_this_machine(),
