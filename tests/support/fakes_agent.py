@@ -1,4 +1,4 @@
-"""Peers of the agent for its tests: a control server over TLS, a content server with faults, small images."""
+"""The control server as the agent's tests need it: real TLS, and answers in plain attributes."""
 
 from __future__ import annotations
 
@@ -6,31 +6,26 @@ import hashlib
 import http.server
 import ipaddress
 import json
-import random
 import socket
 import ssl
-import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import zstandard
+from agent_images import DELTA, ContentServer, FakeImage
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from agent.commands import Completed
-from agent.commands import run as run_command
 from agent.protocol import (
     Desired,
     DiskSelector,
-    Hardware,
     Hello,
     ImageSource,
     InstallComplete,
@@ -50,208 +45,6 @@ from agent.protocol import (
     encode,
     ticket_proof,
 )
-
-MIB = 1024 * 1024
-SECTOR = 512
-HARDWARE = Hardware(
-    serial="10000000abcdef01",
-    model="Raspberry Pi 5 Model B Rev 1.0",
-    macs=("2c:cf:67:00:00:01",),
-    memory_bytes=4 * 1024 * MIB,
-    revision=0xD04171,
-)
-
-
-# ---------------------------------------------------------------------------------------------- images
-
-
-@dataclass(frozen=True)
-class FakeImage:
-    """A raw image of a boot and a root partition, sealed the way the image factory does it."""
-
-    raw: bytes
-    compressed: bytes
-    index: bytes
-    chunks: tuple[tuple[int, int], ...]
-    """(offset, length) of what is mapped."""
-    boot_sector: int
-
-    @property
-    def source_fields(self) -> dict[str, Any]:
-        return {
-            "image_id": "cafe0123",
-            "index_sha256": hashlib.sha256(self.index).hexdigest(),
-            "size_bytes": len(self.raw),
-        }
-
-
-def make_table(boot_start: int, boot_sectors: int, root_start: int, root_sectors: int) -> bytes:
-    """Sector 0 with two partitions."""
-    sector = bytearray(SECTOR)
-    struct.pack_into("<I", sector, 440, 0x11223344)
-    struct.pack_into("<B3xB3xII", sector, 446, 0, 0x0C, boot_start, boot_sectors)
-    struct.pack_into("<B3xB3xII", sector, 462, 0, 0x83, root_start, root_sectors)
-    sector[510:512] = b"\x55\xaa"
-    return bytes(sector)
-
-
-def make_image(seed: int = 1, *, size_mib: int = 24, chunk_bytes: int = MIB) -> FakeImage:
-    """Boot partition at 2 MiB, root at 8 MiB; mapped ranges with holes of zeros between them."""
-    rng = random.Random(seed)
-    size = size_mib * MIB
-    raw = bytearray(size)
-    raw[:SECTOR] = make_table(4096, 6 * 2048, 8 * 2048, (size - 8 * MIB) // SECTOR)
-    raw[SECTOR:4096] = rng.randbytes(4096 - SECTOR)
-    spans = [
-        (0, MIB),
-        (2 * MIB, 4 * MIB - 12288),
-        (8 * MIB, 3 * MIB),
-        (12 * MIB + 4096, 6 * MIB),
-        (size - MIB, MIB),
-    ]
-    for offset, length in spans[1:]:
-        raw[offset : offset + length] = rng.randbytes(length // 2) + bytes(length - length // 2)
-    return seal(bytes(raw), spans, chunk_bytes, boot_sector=2 * MIB)
-
-
-def seal(raw: bytes, spans: list[tuple[int, int]], chunk_bytes: int, *, boot_sector: int) -> FakeImage:
-    """Frames per chunk, frames of zeros in between, index."""
-    compressor = zstandard.ZstdCompressor(level=1)
-    compressed = bytearray()
-    entries = []
-    chunks = []
-    position = 0
-    for offset, length in [*spans, (len(raw), 0)]:
-        if offset > position:
-            compressed += compressor.compress(raw[position:offset])
-        for start in range(offset, offset + length, chunk_bytes):
-            data = raw[start : min(start + chunk_bytes, offset + length)]
-            frame = compressor.compress(data)
-            entries.append(
-                {
-                    "offset": start,
-                    "length": len(data),
-                    "sha256": hashlib.sha256(data).hexdigest(),
-                    "position": len(compressed),
-                    "compressed_bytes": len(frame),
-                }
-            )
-            chunks.append((start, len(data)))
-            compressed += frame
-        position = offset + length
-    index = json.dumps({"version": 1, "image_id": "cafe0123", "size_bytes": len(raw), "chunks": entries})
-    return FakeImage(raw, bytes(compressed), index.encode(), tuple(chunks), boot_sector)
-
-
-DELTA = (
-    (440, b"\xaa\xbb\xcc\xdd"),
-    (2 * MIB + 510, b"PATCH-OVER-BOOT-SECTOR-END"),
-    (9 * MIB - 100, b"x" * 300),
-    (11 * MIB + 50_000, b"in an unmapped place"),
-    (600, b"in the gap behind the table"),
-)
-
-
-# ------------------------------------------------------------------------------------- content server
-
-
-@dataclass
-class Faults:
-    """What goes wrong with the image, each a number of times; the counter is what the test asserts on."""
-
-    truncate_after: int | None = None
-    truncations: int = 0
-    flip_at: int | None = None
-    flips: int = 0
-    fail_status: int = 503
-    failures: int = 0
-    ignore_range: bool = False
-    requests: int = 0
-    on_bytes: Callable[[int], None] = field(default=lambda _: None)
-
-
-class ContentServer:
-    """`/image.zst` with Range and `/index.json` over plain HTTP."""
-
-    def __init__(self, image: FakeImage) -> None:
-        self.image = image
-        self.faults = Faults()
-        self._lock = threading.Lock()
-        self._server: http.server.ThreadingHTTPServer | None = None
-        self.port = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                outer._answer(self)
-
-            def log_message(self, format: str, *args: object) -> None:
-                return
-
-        class Server(http.server.ThreadingHTTPServer):
-            daemon_threads = True
-            block_on_close = False
-
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                return  # clients of these tests drop connections on purpose
-
-        self._server = Server(("127.0.0.1", self.port), Handler)
-        self.port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def stop(self) -> None:
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = None
-
-    def _answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
-        with self._lock:
-            self.faults.requests += 1
-            if self.faults.failures > 0:
-                self.faults.failures -= 1
-                request.send_error(self.faults.fail_status)
-                return
-        body = self.image.index if request.path == "/index.json" else self.image.compressed
-        start, end = 0, len(body)
-        ranged = request.headers.get("Range")
-        if ranged and not self.faults.ignore_range:
-            first, last = ranged.removeprefix("bytes=").split("-")
-            start, end = int(first), int(last) + 1
-            request.send_response(206)
-            request.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(body)}")
-        else:
-            request.send_response(200)
-        request.send_header("Content-Length", str(end - start))
-        request.end_headers()
-        data = bytearray(body[start:end])
-        cut = None
-        if request.path == "/image.zst":
-            with self._lock:
-                flip = self.faults.flip_at
-                if flip is not None and self.faults.flips > 0 and start <= flip < end:
-                    self.faults.flips -= 1
-                    data[flip - start] ^= 0x10
-                truncate = self.faults.truncate_after
-                if truncate is not None and self.faults.truncations > 0 and len(data) > truncate:
-                    self.faults.truncations -= 1
-                    cut = truncate
-        for position in range(0, len(data) if cut is None else cut, 65536):
-            request.wfile.write(data[position : min(position + 65536, cut or len(data))])
-            self.faults.on_bytes(start + position)
-        if cut is not None:
-            request.close_connection = True
-
-
-# --------------------------------------------------------------------------------------- certificates
 
 
 @dataclass(frozen=True)
@@ -327,8 +120,6 @@ def make_authority(name: str = "control CA of attic") -> Authority:
     )
     return Authority(key, certificate)
 
-
-# -------------------------------------------------------------------------------------- control server
 
 TICKET = "5a" * 32
 
@@ -566,80 +357,3 @@ def running(*servers: ControlServer | ContentServer) -> Iterator[None]:
     finally:
         for server in servers:
             server.stop()
-
-
-# ------------------------------------------------------------------------------------------ node roots
-
-
-def write_tree(root: Path, files: dict[str, str | bytes]) -> Path:
-    """Recorded files of a board below `root`."""
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return root
-
-
-def make_node_root(root: Path, **node: Any) -> Path:
-    """A booted node's /proc, /sys and /etc/bramble, as far as the agent reads them."""
-    document = {"version": 1, "cluster": "attic", "node": "pi-1", "role": "agent", "serial": None, **node}
-    return write_tree(
-        root,
-        {
-            "proc/device-tree/serial-number": b"10000000abcdef01\0",
-            "proc/device-tree/model": b"Raspberry Pi 5 Model B Rev 1.0\0",
-            "proc/meminfo": "MemTotal:        4045140 kB\nMemAvailable:    3500000 kB\n",
-            "proc/uptime": "35.21 120.00\n",
-            "proc/loadavg": "0.52 0.10 0.01 1/123 456\n",
-            "proc/pressure/cpu": "some avg10=1.50 avg60=0.00 avg300=0.00 total=0\n",
-            "proc/sys/kernel/random/boot_id": "7e0a1c5e-0000-4000-8000-000000000001\n",
-            "sys/fs/cgroup/cgroup.controllers": "cpuset cpu io memory pids\n",
-            "run/systemd/timesync/synchronized": "",
-            "etc/bramble/node.json": json.dumps(document) + "\n" * 64,
-            "etc/bramble/image.json": json.dumps({"image_id": "cafe0123"}),
-            "usr/local/bin/k3s": "binary",
-        },
-    )
-
-
-class FakeSystem:
-    """systemctl, journalctl and k3s of a node; openssl is the real one. Pass it as the agent's runner."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, ...]] = []
-        self.called = threading.Condition()
-        self.active = "inactive"
-        self.sub = "dead"
-        self.journal = ""
-
-    def __call__(
-        self,
-        argv: Sequence[str],
-        *,
-        input_bytes: bytes = b"",
-        timeout_s: float = 30.0,
-        check: bool = True,
-    ) -> Completed:
-        if argv[0] == "openssl":
-            return run_command(argv, input_bytes=input_bytes, timeout_s=timeout_s, check=check)
-        with self.called:
-            self.calls.append(tuple(argv))
-            self.called.notify_all()
-        match list(argv):
-            case ["systemctl", "show", *_]:
-                answer = f"LoadState=loaded\nActiveState={self.active}\nSubState={self.sub}\nNRestarts=0\n"
-            case ["systemctl", "start" | "restart", *_]:
-                if self.active != "active":
-                    self.active, self.sub = "activating", "start"
-                answer = ""
-            case ["journalctl", *_]:
-                answer = self.journal
-            case [binary, "--version"] if binary.endswith("/k3s"):
-                answer = "k3s version v1.33.5+k3s1 (simulator)\ngo version go1.24\n"
-            case _:
-                answer = ""
-        return Completed(tuple(argv), 0, answer.encode(), "")
-
-    def units(self) -> list[tuple[str, ...]]:
-        """The systemctl calls that change something."""
-        return [call for call in self.calls if call[0] == "systemctl" and call[1] != "show"]

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes_agent import ControlServer, make_node_root, running
+from agent_nodes import make_node_root
+from fakes_agent import ControlServer, running
 
 from agent.client import ControlClient, PinnedTrust, Refused, Unreachable
 from agent.commands import CommandError, run

@@ -13,9 +13,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from agent_nodes import FakeSystem, make_node_root
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from fakes_agent import TICKET, ControlServer, FakeSystem, make_node_root, running
+from fakes_agent import TICKET, ControlServer, running
 
 from agent.backoff import Backoff
 from agent.client import AuthorityTrust, ControlClient, Untrusted

@@ -15,18 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fakes_agent import (
-    DELTA,
-    HARDWARE,
-    MIB,
-    ContentServer,
-    ControlServer,
-    FakeImage,
-    Refusal,
-    make_image,
-    make_plan,
-    running,
-)
+from agent_images import DELTA, HARDWARE, MIB, ContentServer, FakeImage, make_image
+from fakes_agent import ControlServer, Refusal, make_plan, running
 
 from agent.client import ControlClient, PinMismatch, PinnedTrust, Refused
 from agent.errors import AgentError

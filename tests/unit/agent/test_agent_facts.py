@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from fakes_agent import make_node_root, write_tree
+from agent_nodes import make_node_root, write_tree
 
 from agent import __version__
 from agent.errors import AgentError

@@ -6,7 +6,7 @@ import dataclasses
 import json
 
 import pytest
-from fakes_agent import HARDWARE
+from agent_images import HARDWARE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

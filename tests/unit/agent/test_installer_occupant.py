@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from fakes_agent import make_table
+from agent_images import make_table
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes_agent import make_image
+from agent_images import make_image
 
 from agent.errors import AgentError
 from agent.hardware import Disk

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 
 import pytest
-from fakes_agent import make_table
+from agent_images import make_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
