@@ -33,9 +33,7 @@ from pxe.net.netconsole import ConsoleService, bind_console
 from pxe.net.observer import Observer
 from pxe.net.ports import bind_tcp, bind_udp
 from pxe.net.tftp import TftpService
-from pxe.tftp.session import SessionLimits
-from pxe.tftp.wire import MAXIMUM_BLKSIZE, MINIMUM_BLKSIZE
-from pxe.tftp.worker import WorkerSettings
+from pxe.tftp.settings import WorkerSettings, worker_settings
 from pxe.web.content import ContentServer
 
 log = logging.getLogger(__name__)
@@ -43,7 +41,6 @@ log = logging.getLogger(__name__)
 TFTP_PORT: Final = 69
 HTTP_PORT: Final = 7080
 ANY: Final = IPv4Address("0.0.0.0")
-HEADERS_BYTES: Final = 32  # IP 20, UDP 8, TFTP 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +57,7 @@ class PxeConfig:
         state_dir: where the lease file is.
         mtu: of the interface, bytes; bounds the TFTP block size.
         tftp_workers: processes.
+        tftp_single_port: answer from the listening port, for boards behind NAT.
         grace_s: how long transfers may go on after a stop.
         names: what the DNS server answers; None for no DNS server.
         dhcp_port, dhcp_client_port, boot_server_port, tftp_port, http_port, dns_port: 0 for any free one
@@ -80,6 +78,7 @@ class PxeConfig:
     pool: AddressPool | None = None
     mtu: int = 1500
     tftp_workers: int = 1
+    tftp_single_port: bool = False
     grace_s: float = 5.0
     lease_s: int = 12 * 3600
     dhcp_port: int = SERVER_PORT
@@ -279,8 +278,14 @@ class PxeServer:
         return self._config.dhcp is DhcpMode.FULL
 
     def _worker_settings(self) -> WorkerSettings:
-        blksize = max(MINIMUM_BLKSIZE, min(self._config.mtu - HEADERS_BYTES, MAXIMUM_BLKSIZE))
-        return WorkerSettings(limits=SessionLimits(max_blksize=blksize), grace_s=self._config.grace_s)
+        config = self._config
+        return worker_settings(
+            mtu=config.mtu,
+            workers=config.tftp_workers,
+            single_port=config.tftp_single_port,
+            subnet=config.subnet,
+            grace_s=config.grace_s,
+        )
 
     async def _run_services(self, sockets: _Sockets, tftp: TftpService, store: LeaseStore | None) -> None:
         failure: PxeError | None = None

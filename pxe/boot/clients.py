@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Final
@@ -32,6 +33,10 @@ class ClientBook:
         self._boards.move_to_end(address)
         while len(self._boards) > CLIENTS_REMEMBERED:
             self._boards.popitem(last=False)
+
+    def __iter__(self) -> Iterator[tuple[IPv4Address, BoardIdentity]]:
+        """Every client that is remembered, the longest silent first."""
+        return iter(tuple(self._boards.items()))
 
     def find(self, address: IPv4Address) -> BoardIdentity | None:
         """The board behind an address, or None."""

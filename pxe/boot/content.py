@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -25,6 +25,9 @@ _FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
 
+TOO_SHORT: Final = "the file became shorter while it was served"
+
+
 class Content(Protocol):
     """What a transfer reads from. The owner closes it."""
 
@@ -32,8 +35,16 @@ class Content(Protocol):
     def size(self) -> int:
         """Bytes in all, fixed when the content was opened."""
 
-    def read_at(self, offset: int, size: int) -> bytes:
-        """Bytes from `offset` on, fewer than `size` only at the end. OSError when the file has shrunk."""
+    @property
+    def identity(self) -> Hashable:
+        """Equal for contents that have the same bytes; None where nothing is known about that."""
+
+    def read_into(self, buffers: Sequence[memoryview], offset: int) -> None:
+        """Fill buffers, one after the other, with the bytes from `offset` on.
+
+        Raises:
+            OSError: the content can not be read, or has fewer bytes than it had when it was opened.
+        """
 
     def close(self) -> None:
         """Give back what it holds open; a second call does nothing."""
@@ -44,37 +55,62 @@ class BytesContent:
 
     __slots__ = ("_data", "size")
 
+    identity: Final = None
+
     def __init__(self, data: bytes) -> None:
-        self._data = data
+        self._data = memoryview(data)
         self.size = len(data)
 
-    def read_at(self, offset: int, size: int) -> bytes:
-        return self._data[offset : offset + size]
+    def read_into(self, buffers: Sequence[memoryview], offset: int) -> None:
+        for buffer in buffers:
+            part = self._data[offset : offset + len(buffer)]
+            if len(part) < len(buffer):
+                raise OSError(TOO_SHORT)
+            buffer[:] = part
+            offset += len(buffer)
 
     def close(self) -> None:
         pass
 
 
 class FileContent:
-    """One open file; takes over the descriptor."""
+    """One open file; takes over the descriptor.
 
-    __slots__ = ("_fd", "size")
+    Args:
+        fd: of a regular file.
+        status: of the same file. A file that is changed in place while it is served has other times when
+            it is opened again, so it is not taken for the same one.
+    """
 
-    def __init__(self, fd: int, size: int) -> None:
+    __slots__ = ("_fd", "identity", "size")
+
+    def __init__(self, fd: int, status: os.stat_result) -> None:
         self._fd = fd
-        self.size = size
+        self.size = status.st_size
+        self.identity: Hashable = (
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+        )
 
-    def read_at(self, offset: int, size: int) -> bytes:
-        wanted = min(size, self.size - offset)
-        if wanted <= 0:
-            return b""
-        data = os.pread(self._fd, wanted, offset)
-        while len(data) < wanted:
-            more = os.pread(self._fd, wanted - len(data), offset + len(data))
+    def read_into(self, buffers: Sequence[memoryview], offset: int) -> None:
+        wanted = sum(map(len, buffers))
+        got = os.preadv(self._fd, buffers, offset)
+        if got == wanted:
+            return
+        rest = bytearray()  # a signal, or more buffers than the kernel takes at once
+        while got + len(rest) < wanted:
+            more = os.pread(self._fd, wanted - got - len(rest), offset + got + len(rest))
             if not more:
-                raise OSError("the file became shorter while it was served")
-            data += more
-        return data
+                raise OSError(TOO_SHORT)
+            rest += more
+        for buffer in buffers:
+            skipped = min(got, len(buffer))
+            got -= skipped
+            buffer[skipped:] = rest[: len(buffer) - skipped]
+            del rest[: len(buffer) - skipped]
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -91,7 +127,7 @@ class _Piece:
 class JoinedContent:
     """Several contents, one after the other, as one file."""
 
-    __slots__ = ("_pieces", "size")
+    __slots__ = ("_pieces", "identity", "size")
 
     def __init__(self, contents: Sequence[Content]) -> None:
         pieces: list[_Piece] = []
@@ -101,14 +137,23 @@ class JoinedContent:
             start += content.size
         self._pieces = tuple(pieces)
         self.size = start
+        identities = tuple(content.identity for content in contents)
+        self.identity: Hashable = None if None in identities else identities
 
-    def read_at(self, offset: int, size: int) -> bytes:
-        end = min(offset + size, self.size)
-        return b"".join(
-            piece.content.read_at(max(offset - piece.start, 0), end - max(offset, piece.start))
-            for piece in self._pieces
-            if piece.start < end and offset < piece.start + piece.content.size
-        )
+    def read_into(self, buffers: Sequence[memoryview], offset: int) -> None:
+        wanted = sum(map(len, buffers))
+        if wanted and offset + wanted > self.size:
+            raise OSError(TOO_SHORT)
+        joined = memoryview(bytearray(wanted))
+        for piece in self._pieces:
+            first = max(offset, piece.start)
+            end = min(offset + wanted, piece.start + piece.content.size)
+            if first < end:
+                piece.content.read_into([joined[first - offset : end - offset]], first - piece.start)
+        position = 0
+        for buffer in buffers:
+            buffer[:] = joined[position : position + len(buffer)]
+            position += len(buffer)
 
     def close(self) -> None:
         for piece in self._pieces:
@@ -182,4 +227,4 @@ def _regular_file(fd: int) -> FileContent | None:
     if not stat.S_ISREG(status.st_mode):
         os.close(fd)
         return None
-    return FileContent(fd, status.st_size)
+    return FileContent(fd, status)

@@ -13,6 +13,10 @@ from typing import Final
 from pxe.errors import PxeError
 
 IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)  # linux/in.h; the constant came with Python 3.13
+# linux/in.h; Python has no names for them
+IP_MTU_DISCOVER: Final = 10
+IP_PMTUDISC_DONT: Final = 0
+IP_MTU: Final = 14
 FIRST_FREE_PORT: Final = 1024
 
 
@@ -46,26 +50,33 @@ def bind_udp(
     return sock
 
 
-def connect_udp(ours: IPv4Address | None, peer: tuple[str, int], send_buffer_bytes: int) -> socket.socket:
+def connect_udp(ours: IPv4Address | None, peer: tuple[str, int]) -> socket.socket:
     """A non-blocking UDP socket on any port, for one peer only.
+
+    Its packets may be cut by routers (no DF bit): a bootloader knows nothing of path MTU discovery, and a
+    tunnel on the way would swallow its packets without a word.
 
     Args:
         ours: the address of this machine that it sends from; None to leave that to the routes.
         peer: address and port.
-        send_buffer_bytes: what the kernel is asked for; it may give less.
 
     Raises:
         OSError: no descriptor is left, or there is no way to the peer from that address.
     """
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
         sock.bind((str(ours) if ours is not None else "", 0))
         sock.connect(peer)
     except OSError:
         sock.close()
         raise
     return sock
+
+
+def path_mtu(sock: socket.socket) -> int:
+    """Bytes of the largest IP packet that goes to a connected socket's peer, as far as the kernel knows."""
+    return sock.getsockopt(socket.IPPROTO_IP, IP_MTU)
 
 
 def bind_tcp(address: IPv4Address, port: int, service: str) -> socket.socket:

@@ -1,25 +1,50 @@
-"""The TFTP service as the server sees it: worker processes, each with a socket and a pipe of its own."""
+"""The TFTP service as the server sees it: worker processes, each with a socket and a pipe of its own.
+
+A worker that ends by itself is started again on the socket that it had: requests wait in the socket
+meanwhile, and the other workers go on. Only a worker that ends over and over ends the service.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import multiprocessing
 import socket
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Final
 
+from pxe.boot.clients import ClientBook, Learn
 from pxe.boot.table import BootTable
 from pxe.errors import PxeError
 from pxe.events import BoardEvent
-from pxe.tftp.worker import Order, WorkerSettings, run_worker
+from pxe.tftp.reports import TftpCounters
+from pxe.tftp.settings import WorkerSettings
+from pxe.tftp.worker import Order, run_worker
 
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S: Final = 30.0  # a process that imports this package, on a busy Pi
 EXIT_TIMEOUT_S: Final = 2.0
+MOST_ENDS: Final = 5
+WITHIN_S: Final = 60.0
+
+
+@dataclass(slots=True)
+class _Worker:
+    """One worker process, or the place for one."""
+
+    sock: socket.socket
+    process: SpawnProcess | None = None
+    connection: Connection | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    ends: deque[float] = field(default_factory=deque)  # when it ended by itself, monotonic seconds
+    counters: TftpCounters = field(default_factory=TftpCounters)  # of the process that runs
+    before: TftpCounters = field(default_factory=TftpCounters)  # of those that ended
 
 
 class TftpService:
@@ -29,6 +54,9 @@ class TftpService:
         socks: bound to one port with SO_REUSEPORT; the service closes them.
         settings: bounds of each worker.
         on_event: gets what the workers report.
+
+    Attributes:
+        restarts: how often a worker was started again.
     """
 
     def __init__(
@@ -37,10 +65,21 @@ class TftpService:
         settings: WorkerSettings,
         on_event: Callable[[BoardEvent], None],
     ) -> None:
-        self._socks = list(socks)
         self._settings = settings
         self._on_event = on_event
-        self._workers: list[tuple[SpawnProcess, Connection]] = []
+        self._workers = [_Worker(sock) for sock in socks]
+        self._table = BootTable()
+        self._clients = ClientBook()  # what a new worker has to be told
+        self.restarts = 0
+
+    @property
+    def counters(self) -> TftpCounters:
+        """What all workers did since the service started, about a second ago."""
+        total = TftpCounters()
+        for worker in self._workers:
+            total.add(worker.before)
+            total.add(worker.counters)
+        return total
 
     async def start(self, table: BootTable) -> None:
         """Start the workers; they serve when this returns.
@@ -48,85 +87,144 @@ class TftpService:
         Raises:
             PxeError: a worker did not come up.
         """
-        spawn = multiprocessing.get_context("spawn")
-        for sock in self._socks:
-            ours, theirs = spawn.Pipe()
-            process = spawn.Process(
-                target=run_worker,
-                args=(sock, theirs, self._settings, table),
-                name="bramble-tftp",
-                daemon=True,
-            )
-            await asyncio.to_thread(process.start)
-            theirs.close()
-            sock.close()
-            self._workers.append((process, ours))
-        for process, connection in self._workers:
-            try:
-                if not await asyncio.to_thread(connection.poll, START_TIMEOUT_S):
-                    raise EOFError
-                connection.recv()
-            except (EOFError, OSError) as error:
-                raise PxeError(
-                    f"the TFTP worker process {process.pid} did not start",
-                    "Its own error message stands above; without one, the machine is too busy.",
-                ) from error
+        self._table = table
+        await asyncio.gather(*(self._start(worker) for worker in self._workers))
 
     def send(self, order: Order) -> None:
         """Hand a snapshot or an address binding to all workers."""
-        for process, connection in self._workers:
-            try:
-                connection.send(order)
-            except OSError as error:  # its end is noticed by `run`
-                log.debug("TFTP worker is gone", extra={"pid": process.pid, "error": error.strerror})
+        match order:
+            case BootTable():
+                self._table = order
+            case Learn(address, board):
+                self._clients.learn(address, board)
+            case None:
+                pass
+        for worker in self._workers:
+            self._send(worker, order)
 
     async def run(self) -> None:
         """Pass events on until cancelled, then stop the workers.
 
         Raises:
-            PxeError: a worker has ended by itself.
+            PxeError: a worker has ended by itself again and again.
         """
-        loop = asyncio.get_running_loop()
-        ended: asyncio.Future[int | None] = loop.create_future()
-        for process, connection in self._workers:
-            loop.add_reader(connection.fileno(), self._read, process, connection, ended)
         try:
-            pid = await ended
-            raise PxeError(
-                f"the TFTP worker process {pid} has ended",
-                "Boards can not boot without it. Start the server again; its log says why it ended.",
-            )
+            async with asyncio.TaskGroup() as group:
+                for worker in self._workers:
+                    group.create_task(self._keep(worker))
+        except* PxeError as errors:
+            raise errors.exceptions[0] from None
         finally:
-            for _process, connection in self._workers:
-                loop.remove_reader(connection.fileno())
             await self.stop()
 
     async def stop(self) -> None:
         """End the workers: first asked, then told."""
-        for sock in self._socks:
-            sock.close()
-        self.send(None)
-        workers, self._workers = self._workers, []
-        await asyncio.to_thread(self._reap, workers)
+        for worker in self._workers:
+            worker.sock.close()
+            self._forget(worker)
+            self._send(worker, None)
+        await asyncio.to_thread(self._reap, self._workers)
 
-    def _reap(self, workers: list[tuple[SpawnProcess, Connection]]) -> None:
-        for process, connection in workers:
-            process.join(self._settings.grace_s + EXIT_TIMEOUT_S)
-            if process.is_alive():
-                process.terminate()
-                process.join(EXIT_TIMEOUT_S)
-            if process.is_alive():
-                process.kill()
-                process.join(EXIT_TIMEOUT_S)
-            connection.close()
-            process.close()
+    async def _keep(self, worker: _Worker) -> None:
+        """Have a worker run for as long as it makes sense."""
+        loop = asyncio.get_running_loop()
+        while True:
+            if not worker.ended.is_set():
+                self._listen(worker)
+                await worker.ended.wait()
+            process = worker.process
+            pid = process.pid if process is not None else None
+            await asyncio.to_thread(self._reap, [worker])
+            now = loop.time()
+            worker.ends.append(now)
+            while worker.ends[0] < now - WITHIN_S:
+                worker.ends.popleft()
+            if len(worker.ends) >= MOST_ENDS:
+                raise PxeError(
+                    f"the TFTP worker process ended {len(worker.ends)} times within {WITHIN_S:.0f} s, "
+                    f"the last was {pid}",
+                    "Boards can not boot without it. The log says why it ended; start the server again.",
+                )
+            log.error("TFTP worker ended and is started again", extra={"pid": pid})
+            self.restarts += 1
+            try:
+                await self._start(worker)
+            except PxeError as error:
+                log.error("TFTP worker did not start", extra={"error": error.message})
+                worker.ended.set()
+                continue
+            for address, board in self._clients:
+                self._send(worker, Learn(address, board))
+            self._send(worker, self._table)  # an update may have come while it started
 
-    def _read(self, process: SpawnProcess, connection: Connection, ended: asyncio.Future[int | None]) -> None:
+    async def _start(self, worker: _Worker) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        ours, theirs = spawn.Pipe()
+        process = spawn.Process(
+            target=run_worker,
+            args=(worker.sock, theirs, self._settings, self._table),
+            name="bramble-tftp",
+            daemon=True,
+        )
+        worker.process, worker.connection, worker.ended = process, ours, asyncio.Event()
+        await asyncio.to_thread(process.start)
+        theirs.close()
+        try:
+            if not await asyncio.to_thread(ours.poll, START_TIMEOUT_S):
+                raise EOFError
+            ours.recv()
+        except (EOFError, OSError) as error:
+            raise PxeError(
+                f"the TFTP worker process {process.pid} did not start",
+                "Its own error message stands above; without one, the machine is too busy.",
+            ) from error
+
+    def _send(self, worker: _Worker, order: Order) -> None:
+        if worker.connection is None or worker.connection.closed:
+            return
+        try:
+            worker.connection.send(order)
+        except OSError as error:  # its end is noticed by `_keep`
+            log.debug("TFTP worker is gone", extra={"error": error.strerror})
+
+    def _listen(self, worker: _Worker) -> None:
+        if worker.connection is not None:
+            fd = worker.connection.fileno()
+            asyncio.get_running_loop().add_reader(fd, self._read, worker, worker.connection)
+
+    def _forget(self, worker: _Worker) -> None:
+        if worker.connection is not None and not worker.connection.closed:
+            with contextlib.suppress(RuntimeError):  # no loop runs any more
+                asyncio.get_running_loop().remove_reader(worker.connection.fileno())
+
+    def _reap(self, workers: Sequence[_Worker]) -> None:
+        for worker in workers:
+            process, connection = worker.process, worker.connection
+            worker.process = worker.connection = None
+            worker.before.add(worker.counters)
+            worker.counters = TftpCounters()
+            worker.before.active = worker.before.waiting = 0
+            if process is not None and process.pid is not None:
+                process.join(self._settings.grace_s + EXIT_TIMEOUT_S)
+                if process.is_alive():
+                    process.terminate()
+                    process.join(EXIT_TIMEOUT_S)
+                if process.is_alive():
+                    process.kill()
+                    process.join(EXIT_TIMEOUT_S)
+                process.close()
+            if connection is not None:
+                connection.close()
+
+    def _read(self, worker: _Worker, connection: Connection) -> None:
         try:
             while connection.poll():
-                for event in connection.recv():
+                said = connection.recv()
+                if isinstance(said, TftpCounters):
+                    worker.counters = said
+                    continue
+                for event in said:
                     self._on_event(event)
         except (EOFError, OSError):
             asyncio.get_running_loop().remove_reader(connection.fileno())
-            if not ended.done():
-                ended.set_result(process.pid)
+            worker.ended.set()

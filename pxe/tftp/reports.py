@@ -3,9 +3,11 @@ worker."""
 
 from __future__ import annotations
 
+import contextlib
 import select
 import time
 from collections import deque
+from dataclasses import dataclass, fields, replace
 from multiprocessing.connection import Connection
 from typing import Final
 
@@ -27,6 +29,52 @@ EVENTS_HELD: Final = 8192
 EVENT_DELAY_S: Final = 0.05
 
 
+@dataclass(slots=True, kw_only=True)
+class TftpCounters:
+    """What a worker did since it started, and what it has to do now; for metrics.
+
+    Args:
+        active: transfers under way.
+        waiting: requests in the queue.
+        started, finished, probed, failed: transfers.
+        sent_bytes: acknowledged by clients.
+        missing: requests that were answered "not found".
+        malformed: datagrams that were no requests.
+        dropped: requests without an answer: the queue or the process was full.
+        expired: requests that waited for longer than a client does.
+        broken: transfers and requests that ended in a mistake of ours; the log has it.
+    """
+
+    active: int = 0
+    waiting: int = 0
+    started: int = 0
+    finished: int = 0
+    probed: int = 0
+    failed: int = 0
+    sent_bytes: int = 0
+    missing: int = 0
+    malformed: int = 0
+    dropped: int = 0
+    expired: int = 0
+    broken: int = 0
+
+    def count(self, outcome: Outcome, sent_bytes: int) -> None:
+        """A transfer has ended."""
+        self.sent_bytes += sent_bytes
+        match outcome:
+            case Finished():
+                self.finished += 1
+            case Probed():
+                self.probed += 1
+            case Failed():
+                self.failed += 1
+
+    def add(self, other: TftpCounters) -> None:
+        """Sum up several workers."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+
+
 class EventPipe:
     """Holds events until a batch is full or 50 ms are over.
 
@@ -41,7 +89,15 @@ class EventPipe:
         self._parent = parent
         self._events: deque[BoardEvent] = deque()
         self._due = 0.0
+        self._counters: TftpCounters | None = None
         self.dropped = 0
+
+    def count(self, counters: TftpCounters) -> None:
+        """Send the counters when they have changed and the parent takes something."""
+        if counters != self._counters and select.select([], [self._parent], [], 0)[1]:
+            self._counters = replace(counters)
+            with contextlib.suppress(OSError):  # `flush` notices
+                self._parent.send(self._counters)
 
     def add(self, event: BoardEvent) -> None:
         """Send this with the next batch."""

@@ -6,7 +6,11 @@ does the process.
 
 One socket per transfer, bound to the address that the request came for and connected to the client: the
 kernel finds the transfer of a packet, and refuses packets of strangers with an ICMP error (where the core
-alone would send ERROR 5).
+alone would send ERROR 5). With `single_port` all go through the listening socket, for networks (NAT, a
+Kubernetes service) that lead to that port only.
+
+Each turn of the loop serves a few transfers, one window each, and then looks for requests: "not found" is
+answered at once, however many transfers there are. What goes wrong in one transfer ends that one.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
@@ -29,21 +34,26 @@ from pxe.boot.content import Content, open_content
 from pxe.boot.decision import Install
 from pxe.boot.routes import Route, locate, route
 from pxe.boot.table import BootTable
-from pxe.events import TransferStatistics
-from pxe.net.ports import connect_udp, received_for
+from pxe.net.ports import connect_udp, from_address, path_mtu, received_for
 from pxe.net.sparse_log import SparseLog
-from pxe.tftp.reports import EventPipe, missing_event, outcome_event, progress_event
-from pxe.tftp.sender import PacketSender
-from pxe.tftp.session import Failed, Outcome, ReadSession, SessionLimits
-from pxe.tftp.wire import Error, ErrorCode, Opcode, Request, TftpWireError, parse_packet
+from pxe.tftp.frames import FrameStore
+from pxe.tftp.reflection import ReflectionGuard
+from pxe.tftp.reports import EventPipe, TftpCounters, missing_event, outcome_event, progress_event
+from pxe.tftp.sender import Channel, ConnectedChannel, Segmentation, SharedChannel
+from pxe.tftp.session import Failed, Outcome, ReadSession
+from pxe.tftp.settings import HEADERS_BYTES, WorkerSettings
+from pxe.tftp.waiting import WaitingRoom
+from pxe.tftp.wire import MINIMUM_BLKSIZE, Error, ErrorCode, Opcode, Request, TftpWireError, parse_packet
 
 log = logging.getLogger(__name__)
 
-HEADER_BYTES: Final = 4
 REQUESTS_PER_ROUND: Final = 64
+TRANSFERS_PER_ROUND: Final = 16
+LISTEN_EVERY_S: Final = 0.0005
 ANCILLARY_BYTES: Final = 64
-SEND_BUFFER_BYTES: Final = 1024 * 1024
+PACKET_BYTES: Final = 2048  # more than any packet that a client may send
 PROGRESS_EVERY_S: Final = 1.0
+COUNT_EVERY_S: Final = 1.0
 LONGEST_WAIT_S: Final = 1.0
 OWN_DESCRIPTORS: Final = 64  # of the worker itself, and for contents of several files
 DESCRIPTORS_PER_TRANSFER: Final = 2  # a socket and a file
@@ -52,46 +62,54 @@ Order: TypeAlias = BootTable | Learn | None
 """What the parent sends down: a new snapshot, an address binding, or None to stop."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSettings:
-    """Bounds of one worker.
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request with its way back."""
 
-    Args:
-        limits: bounds of each transfer.
-        max_transfers: at one time; requests beyond are not answered and come again.
-        max_per_client: at one time for one address; the oldest makes room, for it is a ghost of an earlier
-            boot.
-        use_gso: hand windows to the kernel as one packet to be cut (UDP_SEGMENT).
-        grace_s: how long transfers may go on after the order to stop.
-    """
-
-    limits: SessionLimits
-    max_transfers: int = 1024
-    max_per_client: int = 8
-    use_gso: bool = True
-    grace_s: float = 5.0
+    request: Request
+    peer: tuple[str, int]
+    ours: IPv4Address | None
+    is_bulk: bool = False
 
 
 class _Transfer:
-    """A session with its socket, its content and its place in the records."""
+    """A session with its channel, its content and its place in the records."""
 
-    __slots__ = ("client", "content", "progress_at", "route", "session", "sock", "started")
+    __slots__ = (
+        "channel",
+        "client",
+        "content",
+        "fd",
+        "is_bulk",
+        "progress_at",
+        "queued_s",
+        "receive",
+        "route",
+        "session",
+        "started",
+    )
 
     def __init__(
         self,
-        sock: socket.socket,
-        client: tuple[str, int],
+        asked: _Asked,
+        channel: Channel,
         found: Route,
         content: Content,
         session: ReadSession,
         now: float,
+        queued_s: float,
     ) -> None:
-        self.sock = sock
-        self.client = client
+        own = channel.sock if isinstance(channel, ConnectedChannel) else None
+        self.fd = own.fileno() if own is not None else -1
+        self.receive: Callable[[int], bytes] = own.recv if own is not None else lambda _size: b""
+        self.channel = channel
+        self.client = asked.peer
+        self.is_bulk = asked.is_bulk
         self.route = found
         self.content = content
         self.session = session
         self.started = now
+        self.queued_s = queued_s
         self.progress_at = now + PROGRESS_EVERY_S
 
 
@@ -105,9 +123,7 @@ class TftpWorker:
         table: the first snapshot.
 
     Attributes:
-        malformed: datagrams that were no requests.
-        dropped_requests: requests beyond `max_transfers`, or beyond what the kernel has descriptors for. They
-            are not answered: a client asks again, while after an error a bootloader goes on to its next file.
+        counters: what it did so far.
     """
 
     def __init__(
@@ -119,36 +135,46 @@ class TftpWorker:
         self._table = table
         self._clients = ClientBook()
         self._epoll = select.epoll()
-        self._transfers: dict[int, _Transfer] = {}  # by file descriptor of the transfer's socket
-        self._by_client: dict[str, dict[int, int]] = {}  # address → port → file descriptor, oldest first
+        self._by_fd: dict[int, _Transfer] = {}
+        self._by_client: dict[str, dict[int, _Transfer]] = {}  # address → port → transfer, oldest first
+        self._count = 0
+        self._bulk = 0
+        self._waiting: WaitingRoom[_Asked] = WaitingRoom()
+        self._guard = ReflectionGuard()
+        self._frames = FrameStore()
         self._timers: list[tuple[float, int, _Transfer]] = []  # due · a number against ties · whose
         self._timers_set = 0
         self._events = EventPipe(orders)
-        self._sender = PacketSender(settings.use_gso)
+        self._segmentation = Segmentation(settings.use_gso)
         self._ends_at: float | None = None
         self._orphaned = False
+        self._listened_at = 0.0
         self._drop_log = SparseLog(log)
-        self.malformed = 0
-        self.dropped_requests = 0
+        self.counters = TftpCounters()
+        self._counted_at = 0.0
 
     def run(self) -> None:
         """Serve until the parent says stop or is gone."""
         listening, orders = self._sock.fileno(), self._orders.fileno()
         self._epoll.register(listening, select.EPOLLIN)
         self._epoll.register(orders, select.EPOLLIN)
-        transfers = self._transfers
+        transfers, poll, monotonic = self._by_fd, self._epoll.poll, time.monotonic
         try:
             self._orders.send([])  # up and running
             while not self._is_over():
-                for fd, _mask in self._epoll.poll(self._wait_s()):
+                ready = poll(self._wait_s(), TRANSFERS_PER_ROUND)
+                now = monotonic()
+                for fd, _mask in ready:
                     transfer = transfers.get(fd)
                     if transfer is not None:
-                        self._receive(transfer)
-                    elif fd == listening:
-                        self._accept_requests()
+                        self._serve(transfer, now)
                     elif fd == orders:
                         self._take_orders()
-                self._run_timers()
+                    elif fd == listening:
+                        self._accept_requests(now)
+                if now - self._listened_at > LISTEN_EVERY_S and self._ends_at is None:
+                    self._accept_requests(now)
+                self._run_timers(now)
                 self._flush_events()
         finally:
             self._close()
@@ -173,12 +199,13 @@ class TftpWorker:
         """From now on only what is under way is brought to its end, for as long as the grace period lasts."""
         if self._ends_at is None:
             self._ends_at = time.monotonic() + self._settings.grace_s
-            self._epoll.unregister(self._sock.fileno())
+            if not self._settings.single_port:
+                self._epoll.unregister(self._sock.fileno())
 
     def _is_over(self) -> bool:
         if self._orphaned:
             return True
-        return self._ends_at is not None and (not self._transfers or time.monotonic() >= self._ends_at)
+        return self._ends_at is not None and (not self._count or time.monotonic() >= self._ends_at)
 
     def _flush_events(self, *, all_now: bool = False) -> None:
         try:
@@ -188,42 +215,56 @@ class TftpWorker:
 
     # Requests
 
-    def _accept_requests(self) -> None:
+    def _accept_requests(self, now: float) -> None:
+        self._listened_at = now
         for _ in range(REQUESTS_PER_ROUND):
             try:
-                data, ancillary, _flags, peer = self._sock.recvmsg(2048, ANCILLARY_BYTES)
+                data, ancillary, _flags, peer = self._sock.recvmsg(PACKET_BYTES, ANCILLARY_BYTES)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
                 log.debug("TFTP receive failed", extra={"error": error.strerror})
                 return
-            self._accept(data, peer, received_for(ancillary))
+            try:
+                self._accept(data, peer, received_for(ancillary), now)
+            except Exception:  # one packet must not end the service
+                self.counters.broken += 1
+                self._drop_log.write(logging.ERROR, "TFTP request failed", {"peer": peer[0]}, traceback=True)
 
-    def _accept(self, data: bytes, peer: tuple[str, int], ours: IPv4Address | None) -> None:
+    def _accept(self, data: bytes, peer: tuple[str, int], ours: IPv4Address | None, now: float) -> None:
+        self._guard.received(peer[0], len(data), neighbour=self._is_neighbour(peer[0]))
+        running = self._by_client.get(peer[0], {}).get(peer[1])
         try:
             packet = parse_packet(data)
         except TftpWireError as error:
-            self.malformed += 1
-            if error.answer is not None:
-                self._refuse(peer, error.answer, "malformed request")
+            self.counters.malformed += 1
+            if error.answer is not None and running is None:
+                self._refuse(peer, ours, error.answer, "malformed request")
             return
         if not isinstance(packet, Request):
-            self.malformed += 1  # a late packet of a transfer that has ended: answering could go on for ever
+            if running is not None and self._settings.single_port:
+                self._handle(running, data, now)
+            else:
+                self.counters.malformed += 1  # a late packet: answering could go on for ever
+        elif self._ends_at is not None:
+            return
         elif packet.opcode is Opcode.WRQ:
-            self._refuse(peer, ErrorCode.ACCESS_VIOLATION, "this server only sends")
+            self._refuse(peer, ours, ErrorCode.ACCESS_VIOLATION, "this server only sends")
+        elif running is not None and running.session.is_untouched:
+            self._handle(running, data, now)  # the client repeats its request
         else:
-            self._answer(packet, peer, ours)
+            if running is not None:
+                self._end(running)
+            self._answer(_Asked(packet, peer, ours), now, waited_s=0.0)
 
-    def _answer(self, request: Request, peer: tuple[str, int], ours: IPv4Address | None) -> None:
-        ports = self._by_client.get(peer[0], {})
-        running = self._transfers.get(ports.get(peer[1], -1))
-        if running is not None:
-            if running.session.is_untouched:
-                return  # the client repeats its request: the running transfer repeats its answer
-            self._end(running)
-        wall = time.time()
-        address = IPv4Address(peer[0])
-        found = route(request.filename, self._clients.find(address), self._table, wall)
+    def _is_neighbour(self, address: str) -> bool:
+        networks = self._settings.neighbours
+        return not networks or any(IPv4Address(address) in network for network in networks)
+
+    def _answer(self, asked: _Asked, now: float, waited_s: float) -> None:
+        """Say no, put it into the queue, or begin."""
+        address = IPv4Address(asked.peer[0])
+        found = route(asked.request.filename, self._clients.find(address), self._table, time.time())
         if found.node is not None:
             self._clients.learn(address, found.board)
         content = None
@@ -232,133 +273,218 @@ class TftpWorker:
             try:
                 content = open_content(location) if location is not None else None
             except OSError as error:
-                self._drop(peer, error)
+                self._drop(asked.peer, error)
                 return
         if content is None:
-            self._refuse(peer, ErrorCode.FILE_NOT_FOUND, "File not found")
+            self.counters.missing += 1
+            self._refuse(asked.peer, asked.ours, ErrorCode.FILE_NOT_FOUND, "File not found")
             self._events.add(missing_event(found))
             return
-        if len(self._transfers) >= self._settings.max_transfers:
-            self._drop(peer, "all transfers are taken")
+        asked = replace(asked, is_bulk=content.size > self._settings.bulk_bytes)
+        self._make_room(asked.peer[0])
+        if not self._may_start(asked.peer[0], asked):
             content.close()
+            if not self._waiting.add(*asked.peer, asked, now - waited_s):
+                self._drop(asked.peer, "the queue is full")
             return
-        while len(ports) >= self._settings.max_per_client:
-            self._end(self._transfers[next(iter(ports.values()))])
-        self._start(request, peer, ours, found, content)
+        self._waiting.discard(*asked.peer)
+        self._start(asked, found, content, now, waited_s)
 
-    def _start(
-        self,
-        request: Request,
-        peer: tuple[str, int],
-        ours: IPv4Address | None,
-        found: Route,
-        content: Content,
-    ) -> None:
-        now = time.monotonic()
-        try:
-            session = ReadSession(request, peer, content, self._settings.limits, now)
-        except TftpWireError as error:
-            content.close()
-            self._refuse(peer, error.answer or ErrorCode.NOT_DEFINED, error.message)
-            return
+    def _may_start(self, client: str, asked: _Asked) -> bool:
+        settings = self._settings
+        return (
+            self._count < settings.max_transfers
+            and (not asked.is_bulk or self._bulk < settings.max_bulk)
+            and len(self._by_client.get(client, ())) < settings.max_per_client
+        )
+
+    def _make_room(self, client: str) -> None:
+        """End the oldest ghost of a client that has as many transfers as it may have."""
+        transfers = self._by_client.get(client, {})
+        if len(transfers) >= self._settings.max_per_client:
+            ghost = next((each for each in transfers.values() if each.session.is_silent), None)
+            if ghost is not None:
+                self._end(ghost)
+
+    def _start(self, asked: _Asked, found: Route, content: Content, now: float, waited_s: float) -> None:
+        limits = self._settings.limits
         try:
             with ExitStack() as undo:
                 undo.callback(content.close)
-                sock = undo.enter_context(connect_udp(ours, peer, SEND_BUFFER_BYTES))
-                fd = sock.fileno()
-                self._epoll.register(fd, select.EPOLLIN)
+                channel: Channel
+                if self._settings.single_port:
+                    channel = SharedChannel(self._sock, asked.peer, asked.ours, self._segmentation)
+                    session = ReadSession(asked.request, asked.peer, content, limits, self._frames, now)
+                else:
+                    sock = undo.enter_context(connect_udp(asked.ours, asked.peer))
+                    blksize = max(min(limits.max_blksize, path_mtu(sock) - HEADERS_BYTES), MINIMUM_BLKSIZE)
+                    if blksize < limits.max_blksize:
+                        limits = replace(limits, max_blksize=blksize)
+                    session = ReadSession(asked.request, asked.peer, content, limits, self._frames, now)
+                    windowed = session.negotiated.windowsize > 1
+                    channel = ConnectedChannel(
+                        sock, self._segmentation, session.packet_bytes if windowed else None
+                    )
+                    self._epoll.register(sock.fileno(), select.EPOLLIN)
                 undo.pop_all()
-        except OSError as error:
-            self._drop(peer, error)
+        except TftpWireError as error:
+            self._refuse(asked.peer, asked.ours, error.answer or ErrorCode.NOT_DEFINED, error.message)
             return
-        transfer = _Transfer(sock, peer, found, content, session, now)
-        self._transfers[fd] = transfer
-        self._by_client.setdefault(peer[0], {})[peer[1]] = fd
+        except OSError as error:
+            self._drop(asked.peer, error)
+            return
+        transfer = _Transfer(asked, channel, found, content, session, now, waited_s)
+        if transfer.fd >= 0:
+            self._by_fd[transfer.fd] = transfer
+        self._by_client.setdefault(asked.peer[0], {})[asked.peer[1]] = transfer
+        self._count += 1
+        self._bulk += transfer.is_bulk
+        self.counters.started += 1
         self._advance(transfer, now)
         self._set_timer(transfer)
 
     def _drop(self, peer: tuple[str, int], reason: object) -> None:
-        self.dropped_requests += 1
+        """Leave a request without an answer: a client asks again, while after an error a bootloader goes on
+        to its next file."""
+        self.counters.dropped += 1
         self._drop_log.write(
             logging.WARNING, "TFTP request dropped", {"peer": peer[0], "reason": str(reason)}
         )
 
-    def _refuse(self, peer: tuple[str, int], code: ErrorCode, text: str) -> None:
+    def _refuse(self, peer: tuple[str, int], ours: IPv4Address | None, code: ErrorCode, text: str) -> None:
+        packet = Error(code, text).encode()
+        if not self._guard.allows(peer[0], len(packet)):
+            return
         try:
-            self._sock.sendto(Error(code, text).encode(), peer)
+            self._sock.sendmsg((packet,), [from_address(ours)] if ours is not None else [], 0, peer)
         except OSError as error:
             log.debug("TFTP error not sent", extra={"peer": peer[0], "error": error.strerror})
 
     # Transfers
 
-    def _receive(self, transfer: _Transfer) -> None:
-        now = time.monotonic()
+    def _serve(self, transfer: _Transfer, now: float) -> None:
+        """A packet of a client has come on the transfer's own socket."""
+        channel, session = transfer.channel, transfer.session
         try:
-            data = transfer.sock.recv(2048)
-        except (BlockingIOError, InterruptedError):
+            data = transfer.receive(PACKET_BYTES)
+            if data == session.expected:
+                for piece in session.reply:
+                    channel.send(piece, session.packet_bytes)
+                session.advance(now)
+                if now >= transfer.progress_at:
+                    self._report_progress(transfer, now)
+                return
+        except BlockingIOError:
             return
         except OSError:
-            # ICMP port unreachable: the client has closed its end. Bootloaders do so right after they have
-            # ended a probe, others when they are interrupted.
-            self._finish(
-                transfer,
-                Failed("the client is gone", transfer.session.acknowledged_bytes, transfer.content.size),
-            )
+            self._client_gone(transfer)
             return
-        transfer.session.receive_datagram(data, transfer.client, now)
-        self._advance(transfer, now)
+        except Exception:
+            self._break(transfer)
+            return
+        self._handle(transfer, data, now)
+
+    def _handle(self, transfer: _Transfer, data: bytes, now: float) -> None:
+        try:
+            transfer.session.receive_datagram(data, transfer.client, now)
+            self._advance(transfer, now)
+        except Exception:  # a mistake of ours in one transfer must not end the others
+            self._break(transfer)
 
     def _advance(self, transfer: _Transfer, now: float) -> None:
         """Send what is due, and see whether it was the end."""
-        session = transfer.session
-        datagrams = session.datagrams_to_send()
-        if datagrams:
-            self._sender.send(transfer.sock, datagrams, HEADER_BYTES + session.negotiated.blksize)
+        session, client = transfer.session, transfer.client[0]
+        proved = not session.is_untouched
+        if proved:
+            self._guard.proved(client)
+        try:
+            for _peer, packets, size in session.datagrams_to_send():
+                if proved or self._guard.allows(client, len(packets)):
+                    transfer.channel.send(packets, size)
+        except BlockingIOError:
+            pass  # as if lost on the way
+        except ConnectionRefusedError:
+            self._client_gone(transfer)
+            return
+        except OSError as error:
+            log.debug("TFTP packet not sent", extra={"error": error.strerror})
         outcome = session.next_event()
         if outcome is not None:
-            self._finish(transfer, outcome)
+            self._finish(transfer, outcome, now)
         elif now >= transfer.progress_at:
-            transfer.progress_at = now + PROGRESS_EVERY_S
-            self._events.add(
-                progress_event(transfer.route, session.acknowledged_bytes, transfer.content.size)
-            )
+            self._report_progress(transfer, now)
 
-    def _finish(self, transfer: _Transfer, outcome: Outcome) -> None:
-        session = transfer.session
-        statistics = TransferStatistics(
-            blksize=session.negotiated.blksize,
-            windowsize=session.negotiated.windowsize,
-            retransmitted=session.retransmitted,
-            timeouts=session.timeouts,
+    def _report_progress(self, transfer: _Transfer, now: float) -> None:
+        transfer.progress_at = now + PROGRESS_EVERY_S
+        done = transfer.session.acknowledged_bytes
+        self._events.add(progress_event(transfer.route, done, transfer.content.size))
+
+    def _client_gone(self, transfer: _Transfer) -> None:
+        """ICMP port unreachable: the client has closed its end. Bootloaders do so right after they have
+        ended a probe, others when they are interrupted."""
+        done, size = transfer.session.acknowledged_bytes, transfer.content.size
+        self._finish(transfer, Failed("the client is gone", done, size), time.monotonic())
+
+    def _break(self, transfer: _Transfer) -> None:
+        self.counters.broken += 1
+        log.exception("TFTP transfer broken off", extra={"peer": transfer.client[0]})
+        self._end(transfer)
+
+    def _finish(self, transfer: _Transfer, outcome: Outcome, now: float) -> None:
+        self.counters.count(outcome, transfer.session.acknowledged_bytes)
+        seconds = now - transfer.started
+        self._events.add(
+            outcome_event(transfer.route, outcome, seconds, transfer.session.statistics(transfer.queued_s))
         )
-        seconds = time.monotonic() - transfer.started
-        self._events.add(outcome_event(transfer.route, outcome, seconds, statistics))
         self._end(transfer)
 
     def _end(self, transfer: _Transfer) -> None:
-        fd = transfer.sock.fileno()
-        if self._transfers.pop(fd, None) is None:
+        address, port = transfer.client
+        ports = self._by_client.get(address, {})
+        if ports.get(port) is not transfer:
             return
-        ports = self._by_client[transfer.client[0]]
-        del ports[transfer.client[1]]
+        del ports[port]
         if not ports:
-            del self._by_client[transfer.client[0]]
-        self._epoll.unregister(fd)
-        transfer.sock.close()
+            del self._by_client[address]
+        self._count -= 1
+        self._bulk -= transfer.is_bulk
+        if self._by_fd.pop(transfer.fd, None) is not None:
+            self._epoll.unregister(transfer.fd)
+        transfer.channel.close()
         transfer.content.close()
+        if self._waiting:
+            self._timers_set += 1
+            heapq.heappush(self._timers, (0.0, self._timers_set, transfer))  # the next one's turn, soon
+
+    def _start_waiting(self, now: float) -> None:
+        """Begin what waits, as far as there is room."""
+        self.counters.expired += self._waiting.expire(now)
+        while (turn := self._waiting.take(now, self._may_start)) is not None:
+            self._answer(turn.item, now, waited_s=now - turn.since)
 
     # Time
 
-    def _run_timers(self) -> None:
+    def _run_timers(self, now: float) -> None:
         """Timers are not moved with every ACK: one that rings too early is set again."""
-        now = time.monotonic()
+        ended = False
         while self._timers and self._timers[0][0] <= now:
             _due, _number, transfer = heapq.heappop(self._timers)
-            if self._transfers.get(transfer.sock.fileno()) is not transfer:
-                continue  # it has ended
-            transfer.session.handle_timeout(now)
-            self._advance(transfer, now)
+            if self._by_client.get(transfer.client[0], {}).get(transfer.client[1]) is not transfer:
+                ended = True
+                continue
+            try:
+                transfer.session.handle_timeout(now)
+                self._advance(transfer, now)
+            except Exception:
+                self._break(transfer)
             self._set_timer(transfer)
+        if ended and self._waiting and self._ends_at is None:
+            self._start_waiting(now)
+        if now >= self._counted_at + COUNT_EVERY_S:
+            self._counted_at = now
+            self.counters.expired += self._waiting.expire(now)
+            self.counters.active, self.counters.waiting = self._count, len(self._waiting)
+            self._events.count(self.counters)
 
     def _set_timer(self, transfer: _Transfer) -> None:
         deadline = transfer.session.next_timeout()
@@ -368,17 +494,18 @@ class TftpWorker:
 
     def _wait_s(self) -> float:
         """Seconds until something is due."""
-        dues = (
-            self._timers[0][0] if self._timers else None,
-            self._events.next_timeout(),
-            self._ends_at,
-        )
-        due = min((due for due in dues if due is not None), default=None)
+        due = self._timers[0][0] if self._timers else None
+        events = self._events.next_timeout()
+        if due is None or (events is not None and events < due):
+            due = events
+        if self._ends_at is not None and (due is None or self._ends_at < due):
+            due = self._ends_at
         return LONGEST_WAIT_S if due is None else min(max(due - time.monotonic(), 0.0), LONGEST_WAIT_S)
 
     def _close(self) -> None:
-        for transfer in list(self._transfers.values()):
-            self._end(transfer)
+        for ports in list(self._by_client.values()):
+            for transfer in list(ports.values()):
+                self._end(transfer)
         self._flush_events(all_now=True)
         self._epoll.close()
         self._sock.close()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pxe.boot.content import BytesContent
-from pxe.tftp.session import Datagram, Failed, Finished, Outcome, Probed, ReadSession, SessionLimits
+from pxe.tftp.frames import FrameStore
+from pxe.tftp.session import Datagrams, Failed, Finished, Outcome, Probed, ReadSession, SessionLimits
 from pxe.tftp.wire import (
     BLOCKS,
     Ack,
@@ -40,11 +41,11 @@ class Link:
         self.data = (self.data * (size // max(len(self.data), 1) + 1))[:size]
         self.now = 0.0
         self.session = ReadSession(
-            Request("kernel8.img", options), PEER, BytesContent(self.data), limits, self.now
+            Request("kernel8.img", options), PEER, BytesContent(self.data), limits, FrameStore(), self.now
         )
 
     def sent(self) -> list[Packet]:
-        return [parse_packet(_joined(datagram)) for datagram in self.session.datagrams_to_send()]
+        return [parse_packet(each) for each in cut(self.session.datagrams_to_send())]
 
     def hear(self, packet: Packet, peer: tuple[str, int] = PEER) -> list[Packet]:
         self.session.receive_datagram(packet.encode(), peer, self.now)
@@ -58,8 +59,13 @@ class Link:
         return self.sent()
 
 
-def _joined(datagram: Datagram) -> bytes:
-    return b"".join(bytes(buffer) for buffer in datagram.buffers)
+def cut(sent: Sequence[Datagrams]) -> list[bytes]:
+    """The packets as the kernel sends them."""
+    return [
+        bytes(packets[start : start + size])
+        for _peer, packets, size in sent
+        for start in range(0, len(packets), size)
+    ]
 
 
 def blocks(packets: list[Packet]) -> list[int]:
@@ -138,12 +144,14 @@ def test_a_timeout_out_of_range_is_as_if_not_asked(seconds: str) -> None:
 @pytest.mark.parametrize("mode", ["netascii", "mail", "bogus"])
 def test_only_octet_is_served(mode: str) -> None:
     with pytest.raises(TftpWireError) as caught:
-        ReadSession(Request("a", (), mode), PEER, BytesContent(b""), LIMITS, 0)
+        ReadSession(Request("a", (), mode), PEER, BytesContent(b""), LIMITS, FrameStore(), 0)
     assert caught.value.answer is ErrorCode.ILLEGAL_OPERATION
 
 
 def test_mode_compares_without_case() -> None:
-    assert ReadSession(Request("a", (), "OcTeT"), PEER, BytesContent(b""), LIMITS, 0).next_timeout()
+    assert ReadSession(
+        Request("a", (), "OcTeT"), PEER, BytesContent(b""), LIMITS, FrameStore(), 0
+    ).next_timeout()
 
 
 def test_a_duplicate_ack_never_causes_a_send_in_lock_step() -> None:
@@ -170,7 +178,7 @@ def test_a_stranger_gets_error_5_and_the_transfer_goes_on() -> None:
     link.session.receive_datagram(Ack(1).encode(), STRANGER, 0)
     answers = list(link.session.datagrams_to_send())
     assert [answer.peer for answer in answers] == [STRANGER]
-    error = parse_packet(_joined(answers[0]))
+    error = parse_packet(cut(answers)[0])
     assert isinstance(error, Error)
     assert error.code == ErrorCode.UNKNOWN_TRANSFER_ID
     link.session.receive_datagram(Error(0, "stop").encode(), STRANGER, 0)
@@ -178,13 +186,45 @@ def test_a_stranger_gets_error_5_and_the_transfer_goes_on() -> None:
     assert blocks(link.hear(Ack(1))) == [2]
 
 
-@pytest.mark.parametrize("data", [b"", b"\0", b"\0\4", b"\0\x09ab", b"\xff" * 20, b"\0\1x\0octet\0"])
+@pytest.mark.parametrize("data", [b"", b"\0", b"\0\4", b"\0\x09ab", b"\xff" * 20, b"\0\2x\0octet"])
 def test_garbage_changes_nothing(data: bytes) -> None:
     link = Link(3000)
     link.sent()
     link.session.receive_datagram(data, PEER, 0)
     assert link.sent() == []
     assert blocks(link.hear(Ack(1))) == [2]
+
+
+@pytest.mark.parametrize("options", [(), PI_OPTIONS], ids=["data", "oack"])
+def test_a_repeated_request_gets_its_answer_again_until_the_client_has_answered(
+    options: tuple[tuple[str, str], ...],
+) -> None:
+    link = Link(3000, options)
+    first = link.sent()
+    assert link.hear(Request("kernel8.img", options)) == first
+    link.hear(Ack(1 if not options else 0))
+    assert link.hear(Request("kernel8.img", options)) == []
+
+
+def test_the_answer_made_beforehand_is_the_one_that_the_ack_brings_about() -> None:
+    for options in ((), PI_OPTIONS, (("windowsize", "4"),), (("blksize", "8"), ("windowsize", "64"))):
+        told, anticipating = Link(70_000, options), Link(70_000, options)
+        for link in (told, anticipating):
+            link.sent()
+            if options:
+                link.hear(Ack(0))
+        rounds = 0
+        while (expected := anticipating.session.expected) is not None:
+            size = anticipating.session.packet_bytes
+            reply = cut([Datagrams(PEER, piece, size) for piece in anticipating.session.reply])
+            anticipating.session.advance(0.25)
+            told.session.receive_datagram(expected, PEER, 0.25)
+            assert cut(told.session.datagrams_to_send()) == reply
+            assert told.session.next_timeout() == anticipating.session.next_timeout()
+            assert told.session.acknowledged_bytes == anticipating.session.acknowledged_bytes
+            rounds += 1
+        assert rounds > 30
+        assert told.session.expected is None
 
 
 @pytest.mark.parametrize("options", [(), PI_OPTIONS], ids=["after data", "after oack"])
@@ -325,22 +365,22 @@ def test_a_lost_last_window_is_sent_again() -> None:
 class ShrinkingContent(BytesContent):
     """A file that is cut off while it is served."""
 
-    def read_at(self, offset: int, size: int) -> bytes:
+    def read_into(self, buffers: Sequence[memoryview], offset: int) -> None:
         if offset:
             raise OSError("the file became shorter while it was served")
-        return super().read_at(offset, size)
+        super().read_into(buffers, offset)
 
 
 def test_a_file_that_shrinks_ends_in_an_error_and_not_in_a_short_block() -> None:
     content = ShrinkingContent(bytes(300_000))
-    session = ReadSession(Request("a", (("blksize", "1468"),)), PEER, content, LIMITS, 0)
+    session = ReadSession(Request("a", (("blksize", "1468"),)), PEER, content, LIMITS, FrameStore(), 0)
     session.datagrams_to_send()
     number = 0
     packet: Packet = Ack(0)
     while isinstance(packet, Data | Ack):
         session.receive_datagram(Ack(number).encode(), PEER, 0)
-        (datagram,) = session.datagrams_to_send()
-        packet = parse_packet(_joined(datagram))
+        (data,) = cut(session.datagrams_to_send())
+        packet = parse_packet(data)
         number += 1
     assert isinstance(packet, Error)
     outcome = session.next_event()
@@ -404,8 +444,8 @@ def play(link: Link, client: ModelClient, rng: random.Random, loss: float) -> Ou
                 yield data
 
     for _step in range(200_000):
-        for datagram in link.session.datagrams_to_send():
-            to_client.extend(over_the_link(_joined(datagram)))
+        for data in cut(link.session.datagrams_to_send()):
+            to_client.extend(over_the_link(data))
         outcome = link.session.next_event()
         if outcome is not None:
             return outcome

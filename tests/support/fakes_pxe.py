@@ -98,6 +98,8 @@ async def running_server(
     on_event: Callable[[BoardEvent], None] = lambda _event: None,
     *,
     mtu: int = 1500,
+    tftp_workers: int = 1,
+    tftp_single_port: bool = False,
 ) -> AsyncIterator[PxeServer]:
     """A server on free ports of the loopback interface, without DHCP (broadcasts need a network of their
     own)."""
@@ -107,6 +109,8 @@ async def running_server(
         dhcp=DhcpMode.OFF,
         state_dir=state_dir,
         mtu=mtu,
+        tftp_workers=tftp_workers,
+        tftp_single_port=tftp_single_port,
         tftp_port=0,
         http_port=0,
         grace_s=1.0,

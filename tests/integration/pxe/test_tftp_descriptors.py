@@ -33,7 +33,8 @@ from fakes_pxe import LOOPBACK, installing_node
 from pxe.boot.table import BootTable, BootTree
 from pxe.net.ports import bind_udp
 from pxe.tftp.session import SessionLimits
-from pxe.tftp.worker import TftpWorker, WorkerSettings, run_worker
+from pxe.tftp.settings import WorkerSettings
+from pxe.tftp.worker import TftpWorker, run_worker
 
 tree = Path(sys.argv[1])
 boot_tree = BootTree(tree, {"memory": b"memory"}, {"joined": (tree / "file", tree / "file")})

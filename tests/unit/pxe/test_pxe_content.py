@@ -13,10 +13,16 @@ from pxe.boot.content import BytesContent, Content, JoinedContent, open_content
 from pxe.boot.routes import TreeFile
 
 
+def read(content: Content, offset: int, size: int) -> bytes:
+    buffer = bytearray(size)
+    content.read_into([memoryview(buffer)], offset)
+    return bytes(buffer)
+
+
 def read_all(content: Content | None) -> bytes:
     assert content is not None
     try:
-        return content.read_at(0, content.size)
+        return read(content, 0, content.size)
     finally:
         content.close()
 
@@ -72,13 +78,45 @@ def test_a_file_that_shrinks_is_an_error_and_not_a_short_read(tree: Path) -> Non
     assert content is not None
     (tree / "kernel8.img").write_bytes(b"k")
     with pytest.raises(OSError, match="shorter"):
-        content.read_at(0, 6)
+        read(content, 0, 6)
     content.close()
 
 
-@given(st.lists(st.binary(max_size=9), max_size=5), st.integers(0, 50), st.integers(0, 50))
-def test_joined_content_reads_like_its_bytes(parts: list[bytes], offset: int, size: int) -> None:
-    joined = JoinedContent([BytesContent(part) for part in parts])
+@given(
+    st.lists(st.binary(max_size=9), max_size=5),
+    st.integers(0, 50),
+    st.lists(st.integers(0, 20), max_size=4),
+    st.booleans(),
+)
+def test_joined_content_reads_like_its_bytes(
+    parts: list[bytes], offset: int, sizes: list[int], nested: bool
+) -> None:
+    pieces: list[Content] = [BytesContent(part) for part in parts]
+    joined = JoinedContent([JoinedContent(pieces)] if nested else pieces)
     whole = b"".join(parts)
     assert joined.size == len(whole)
-    assert joined.read_at(offset, size) == whole[offset : offset + size]
+    buffers = [bytearray(size) for size in sizes]
+    views = [memoryview(buffer) for buffer in buffers]
+    if any(sizes) and offset + sum(sizes) > len(whole):
+        with pytest.raises(OSError, match="shorter"):
+            joined.read_into(views, offset)
+    else:
+        joined.read_into(views, offset)
+        assert b"".join(buffers) == whole[offset : offset + sum(sizes)]
+
+
+def test_contents_are_the_same_only_for_the_same_bytes(tree: Path) -> None:
+    path = tree / "kernel8.img"
+    first, second = open_content(TreeFile(tree, ("kernel8.img",))), open_content((path,))
+    assert first is not None
+    assert second is not None
+    assert first.identity == second.identity is not None
+    path.write_bytes(b"KERNEL")
+    os.utime(path, ns=(1, 1))
+    changed = open_content((path, path))
+    assert changed is not None
+    assert changed.identity != (first.identity, first.identity)
+    assert BytesContent(b"").identity is None
+    assert JoinedContent([first, BytesContent(b"x")]).identity is None
+    for content in (first, second, changed):
+        content.close()
