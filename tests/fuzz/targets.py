@@ -25,6 +25,7 @@ from pxe.dns.core import NameSettings, Reply, Rest, respond
 from pxe.dns.wire import parse_query
 from pxe.dns.zone import Zone
 from pxe.errors import WireError
+from pxe.tftp.frames import FrameStore
 from pxe.tftp.session import ReadSession, SessionLimits
 from pxe.tftp.wire import Request, TftpWireError, parse_packet
 
@@ -84,7 +85,7 @@ def tftp(data: bytes) -> None:
         return
     session: ReadSession | None = None
     try:
-        session = ReadSession(packet, PEER, CONTENT, SessionLimits(), 0.0)
+        session = ReadSession(packet, PEER, CONTENT, SessionLimits(), FrameStore(), 0.0)
     except TftpWireError:
         return
     rest, now = data[::-1], 0.0
@@ -101,8 +102,9 @@ def tftp(data: bytes) -> None:
 
 def _drain(session: ReadSession) -> None:
     limits = SessionLimits()
-    for datagram in session.datagrams_to_send():
-        assert sum(len(buffer) for buffer in datagram.buffers) <= limits.max_blksize + 4
+    for _peer, packets, size in session.datagrams_to_send():
+        assert 0 < size <= limits.max_blksize + 4
+        assert len(packets) <= size * limits.max_windowsize
     session.next_event()
 
 
