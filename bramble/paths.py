@@ -36,6 +36,11 @@ class StateLayout:
         return self.directory / "control.sock"
 
     @property
+    def boot_images(self) -> Path:
+        """Boot images of nodes, `bramble.boot_images`."""
+        return self.directory / "boot-images"
+
+    @property
     def k3s(self) -> Path:
         return self.directory / "k3s"
 

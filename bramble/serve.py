@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from bramble.boot_images import allow_bootloader_updates, fingerprint, serve_boot_images
 from bramble.boot_table import ControlAddress, make_boot_table, to_report
 from bramble.images import ClusterImages, ContentAddress
 from bramble.metrics import make_metrics
@@ -40,6 +41,7 @@ from pxe.server import PxeConfig, PxeServer
 log = logging.getLogger(__name__)
 
 REFRESH_RETRY_S: Final = 2.0
+BOOT_IMAGES_EVERY_S: Final = 2.0
 
 
 class Server:
@@ -107,6 +109,7 @@ class Server:
             async with asyncio.TaskGroup() as services:
                 services.create_task(self._pxe.run(), name="pxe")
                 services.create_task(self._controller.run(), name="controller")
+                services.create_task(self._watch_boot_images(), name="boot images")
                 await self._pxe.ready.wait()
                 on_ready()
         except* (PxeError, FleetError) as group:
@@ -123,7 +126,9 @@ class Server:
     def _boot_table(self) -> BootTable:
         states = self._controller.boot_states()
         self._tell_restarts(states)
-        return make_boot_table(states, self._image, self.control)
+        table = make_boot_table(states, self._image, self.control)
+        table = serve_boot_images(table, states, self._image, self.control, self._state.boot_images)
+        return allow_bootloader_updates(table) if self._spec.network.bootloader_updates else table
 
     def _tell_restarts(self, states: list[NodeBoot]) -> None:
         """A node whose intent was closed by its installation restarts now: the diagnosis watches how long the
@@ -134,6 +139,17 @@ class Server:
                 board = BoardIdentity(mac=state.mac, serial_low=state.serial.low, is_pi=True)
                 self._pxe.observer.report(RestartExpected(at=time.time(), board=board, node=state.name))
         self._installing = installing
+
+    async def _watch_boot_images(self) -> None:
+        """'bramble boot-image' works beside the server: what it makes is served from the next look on."""
+        directory = self._state.boot_images
+        seen = await asyncio.to_thread(fingerprint, directory)
+        while True:
+            await asyncio.sleep(BOOT_IMAGES_EVERY_S)
+            found = await asyncio.to_thread(fingerprint, directory)
+            if found != seen:
+                seen = found
+                self._schedule_refresh()
 
     def _schedule_refresh(self) -> None:
         """Several changes in one turn of the loop become one new snapshot."""

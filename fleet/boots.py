@@ -20,7 +20,8 @@ from fleet.ground import Ground, Repeats, is_usable
 from fleet.lifecycle import MAX_ATTEMPTS, Happening, State, allows
 from fleet.roster import recognise
 from fleet.sightings import MAX_HELD_BOARDS, held_reason, learned_identity, record_sighting
-from fleet.spec.model import NodeSpec
+from fleet.spec.model import ClusterSpec, NodeSpec
+from fleet.store.database import Store
 from fleet.store.records import BoardRecord, IntentRecord, NodeRecord, board_id
 from fleet.store.transaction import Transaction
 
@@ -100,6 +101,36 @@ class NodeBoot:
     reason: str
 
 
+def read_boots(store: Store, spec: ClusterSpec, now: float) -> list[NodeBoot]:
+    """What every declared node that the store knows may boot, in the order of cluster.yaml."""
+    with store.read() as reader:
+        records = {record.name: record for record in reader.nodes()}
+        intents = reader.open_intents()
+        last = reader.last_intent_numbers()
+    return [
+        _node_boot(node, records[node.name], intents.get(node.name), last.get(node.name, 0) + 1, now)
+        for node in spec.nodes
+        if node.name in records
+    ]
+
+
+def boots_before_the_first_start(spec: ClusterSpec) -> list[NodeBoot]:
+    """What nodes may boot that no server has recorded yet: their first sign will open intent 1."""
+    return [
+        NodeBoot(
+            name=node.name,
+            mac=node.mac,
+            serial=node.serial,
+            address=node.address,
+            install_intent=1,
+            expires=None,
+            hold=False,
+            reason="declared, never installed",
+        )
+        for node in spec.nodes
+    ]
+
+
 class BootDesk:
     """Keeps the record of network boots."""
 
@@ -115,16 +146,7 @@ class BootDesk:
 
     def states(self) -> list[NodeBoot]:
         """What every declared node may boot, in the order of cluster.yaml."""
-        now = self._ground.clock()
-        with self._ground.store.read() as reader:
-            records = {record.name: record for record in reader.nodes()}
-            intents = reader.open_intents()
-            last = reader.last_intent_numbers()
-        return [
-            _node_boot(node, records[node.name], intents.get(node.name), last.get(node.name, 0) + 1, now)
-            for node in self._ground.spec.nodes
-            if node.name in records
-        ]
+        return read_boots(self._ground.store, self._ground.spec, self._ground.clock())
 
     def record(self, report: BootReport) -> None:
         """Take note of one observation; what changes a node's state is durable when this returns."""

@@ -145,6 +145,7 @@ def _network(draft: Draft) -> NetworkSpec:
             _or(ports.netconsole, DEFAULT_NETCONSOLE_PORT),
         ),
         metrics_from=_given(network.metrics_from),
+        bootloader_updates=_or(network.bootloader_updates, False),
     )
 
 

@@ -64,6 +64,7 @@ def to_document(spec: ClusterSpec) -> dict[str, Any]:
                 "netconsole": network.ports.netconsole,
             },
             "metrics_from": [str(one) for one in network.metrics_from],
+            "bootloader_updates": network.bootloader_updates,
         },
         "nodes": [_node(node) for node in spec.nodes],
         "policy": {

@@ -183,6 +183,7 @@ class NetworkSpec:
         dns_server: What Bramble itself answers; in `forward` it asks the servers of `dns` about other names.
         server_address: The server's own address on the subnet; None: read from the interface when serving.
         metrics_from: Networks whose machines may read the metrics; this machine always may.
+        bootloader_updates: Whether boards may take pieeprom.* from the image's boot partition.
     """
 
     interface: str
@@ -195,6 +196,7 @@ class NetworkSpec:
     server_address: IPv4Address | None
     ports: PortsSpec
     metrics_from: tuple[IPv4Network, ...] = ()
+    bootloader_updates: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,6 +179,11 @@ class NetworkSection(_Section):
         default=None,
         description="Networks whose machines may read `/metrics` on the content port, beside this one.",
     )
+    bootloader_updates: bool | None = Field(
+        default=None,
+        description="Let boards that boot from the network re-flash their EEPROM with the pieeprom.* files "
+        "of the image's boot partition. Left out: refused, and the timeline says so.",
+    )
 
 
 class DiskSection(_Section):

@@ -11,11 +11,13 @@ from pxe.boot.decision import BootAnswer, Hold, Install, LocalDisk, Stage, decid
 from pxe.boot.identity import BoardIdentity, identify_directory, merge
 from pxe.boot.table import BootTable, BootTree, NodeBootState, Source
 
-# A bootloader that finds these re-flashes itself. They are served only where the node's own tree lists them;
-# copies that stock images carry in their boot partition are not. Source: Raspberry Pi documentation, "EEPROM
-# bootloader", ENABLE_SELF_UPDATE.
+# A bootloader that finds these re-flashes itself. They are served only where the node's own tree lists them,
+# or the user asked for it (`network.bootloader_updates`); copies that stock images carry in their boot
+# partition are not. Source: Raspberry Pi documentation, "EEPROM bootloader", ENABLE_SELF_UPDATE.
 SELF_UPDATE: Final = ("pieeprom.*", "vl805.*", "recover*.elf", "recovery.bin")
 MAXIMUM_DEPTH: Final = 16
+BOOT_IMAGE: Final = ("boot.img", "boot.sig")
+"""What a board with HTTP boot or signed boot asks for; made for one install by 'bramble boot-image'."""
 NO_SUCH_FILE: Final = "the boot tree has no such file"
 
 
@@ -92,7 +94,7 @@ def locate(tree: BootTree, parts: tuple[str, ...]) -> Location | None:
         return (content,)
     if (extra := tree.extra.get(name)) is not None:
         return extra if isinstance(extra, tuple) else (extra,)
-    if tree.root is None or is_self_update(parts[-1]):
+    if tree.root is None or (is_self_update(parts[-1]) and not tree.bootloader_updates):
         return None
     return TreeFile(tree.root, parts)
 
@@ -109,10 +111,19 @@ def explain_missing(found: Route) -> str:
             return found.answer.describe()
         case Install() if not found.parts:
             return "the name can not be served"
-        case Install() if is_self_update(found.parts[-1]):
-            return "bootloader updates are not served"
+        case Install() if is_self_update(found.parts[-1]) and not _serves_updates(found.node):
+            return "bootloader updates are not served (network.bootloader_updates)"
+        case Install() if found.parts[-1] in BOOT_IMAGE and found.node is not None:
+            return (
+                f"no boot image was made for intent {found.answer.intent}: "
+                f"run 'bramble boot-image --node {found.node.name} --key KEY.pem'"
+            )
         case Install():
             return NO_SUCH_FILE
+
+
+def _serves_updates(node: NodeBootState | None) -> bool:
+    return node is not None and node.tree.bootloader_updates
 
 
 def printable(text: str, limit: int = 120) -> str:

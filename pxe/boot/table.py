@@ -27,11 +27,13 @@ class BootTree:
         root: the image's boot tree; only regular files below it are served, links are not followed.
         rendered: relative name → the node's own content (config.txt, cmdline.txt). Empty is a valid file.
         extra: relative name → a file from elsewhere, or pieces that are served as one file.
+        bootloader_updates: whether the root's pieeprom.* and their like are served too.
     """
 
     root: Path | None = None
     rendered: Mapping[str, bytes] = field(default_factory=dict)
     extra: Mapping[str, Path | tuple[Source, ...]] = field(default_factory=dict)
+    bootloader_updates: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

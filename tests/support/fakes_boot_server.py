@@ -83,6 +83,10 @@ class ModelServer:
             case _:
                 return []
 
+    def find_file(self, name: str) -> bytes | None:
+        """What is served under a name over TFTP; None for "not found"."""
+        return self.files.get(name)
+
     def resend(self) -> list[bytes]:
         """What a server sends when its timers run out; it gives a transfer up after some tries."""
         frames = []
@@ -130,7 +134,7 @@ class ModelServer:
         if request.filename in self.silent_about:
             return []
         port = next(self._ports)
-        content = self.files.get(request.filename)
+        content = self.find_file(request.filename)
         if content is None:
             return [self._udp(packet, port, Error(1, "File not found").encode())]
         if self.ignores_options:

@@ -43,8 +43,10 @@ class ModelWebServer(ModelServer):
         cut_after: The first connection that has sent as many bytes of its answer is closed there.
     """
 
-    def __init__(self, pages: Mapping[str, bytes | Responder], *, port: int = 80) -> None:
-        super().__init__({}, offers_boot=False)
+    def __init__(
+        self, pages: Mapping[str, bytes | Responder], *, port: int = 80, offers_boot: bool = False
+    ) -> None:
+        super().__init__({}, offers_boot=offers_boot)
         self.pages = dict(pages)
         self.port = port
         self.asked: list[str] = []
@@ -66,6 +68,10 @@ class ModelWebServer(ModelServer):
                 continue
             frames += self._window(connection)
         return frames
+
+    def find_page(self, path: str) -> bytes | Responder | None:
+        """What is served under a path over HTTP; None for 404."""
+        return self.pages.get(path)
 
     def _tcp(self, packet: Tcp) -> list[bytes]:
         if packet.flags & TcpFlag.RST:
@@ -114,7 +120,7 @@ class ModelWebServer(ModelServer):
         headers = dict(part.lower().split(": ", 1) for part in rest if part)
         wanted = headers.get("range", "")
         self.asked.append(path + (f" {wanted}" if wanted else ""))
-        page = self.pages.get(path)
+        page = self.find_page(path)
         if page is None:
             return answer("404 Not Found", b"no\n")
         if not isinstance(page, bytes):
