@@ -88,7 +88,9 @@ class RoomServer(ModelWebServer):
         if content is None:
             return None
         try:
-            return content.read_at(0, content.size)
+            data = bytearray(content.size)
+            content.read_into([memoryview(data)], 0)
+            return bytes(data)
         finally:
             content.close()
 
