@@ -28,6 +28,7 @@ COMMANDS = {
     "boot-image": "bramble.boot_image_command:boot_image",
     "nodes": "fleet.cli:nodes",
     "show": "fleet.cli:show",
+    "doctor": "bramble.doctor.cli:doctor",
     "approve": "fleet.cli:approve",
     "lab": "bramble.lab_commands:lab",
 }

@@ -55,6 +55,14 @@ class FleetReader:
             finally:
                 store.close()
 
+    def summary(self) -> Any:
+        """Counts by state, and the server's memory.
+
+        Raises:
+            NoServerError: Only a running server can tell.
+        """
+        return self._ask("GET", "/v1/admin/summary")
+
     def timeline(self, name: str, since: int = 0) -> Any:
         """A `Timeline` as JSON values.
 
