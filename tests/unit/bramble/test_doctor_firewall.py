@@ -41,7 +41,7 @@ def dport(protocol: str, right: Any) -> dict[str, Any]:
 SIXTIES = {"set": [{"range": [60, 70]}]}
 ACCEPT, DROP = {"accept": None}, {"drop": None}
 ESTABLISHED = match({"ct": {"key": "state"}}, ["established", "related"], "in")
-IIF = {"meta": {"key": "iifname"}}
+INCOMING = {"meta": {"key": "iifname"}}
 
 
 @pytest.mark.parametrize(
@@ -59,13 +59,15 @@ IIF = {"meta": {"key": "iifname"}}
         pytest.param([[dport("th", 67), ACCEPT]], "drop", Verdict.ACCEPT, id="any transport"),
         pytest.param([[dport("udp", 67), DROP]], "accept", Verdict.DROP, id="dropped"),
         pytest.param([[dport("udp", 67), {"reject": None}]], "accept", Verdict.DROP, id="rejected"),
-        pytest.param([[match(IIF, "eth0"), ACCEPT]], "drop", Verdict.ACCEPT, id="interface"),
-        pytest.param([[match(IIF, "lo"), ACCEPT]], "drop", Verdict.DROP, id="other interface"),
-        pytest.param([[match(IIF, "eth*"), ACCEPT]], "drop", Verdict.ACCEPT, id="wildcard"),
+        pytest.param([[match(INCOMING, "eth0"), ACCEPT]], "drop", Verdict.ACCEPT, id="interface"),
+        pytest.param([[match(INCOMING, "lo"), ACCEPT]], "drop", Verdict.DROP, id="other interface"),
+        pytest.param([[match(INCOMING, "eth*"), ACCEPT]], "drop", Verdict.ACCEPT, id="wildcard"),
         pytest.param(
-            [[match(IIF, "eth0", "!="), ACCEPT]], "drop", Verdict.DROP, id="negation is not counted on"
+            [[match(INCOMING, "eth0", "!="), ACCEPT]], "drop", Verdict.DROP, id="negation is not counted on"
         ),
-        pytest.param([[match(IIF, "eth0", "!="), DROP]], "accept", Verdict.UNKNOWN, id="negation may drop"),
+        pytest.param(
+            [[match(INCOMING, "eth0", "!="), DROP]], "accept", Verdict.UNKNOWN, id="negation may drop"
+        ),
         pytest.param([[dport("udp", "@ports"), ACCEPT]], "drop", Verdict.DROP, id="named set"),
         pytest.param([[dport("udp", "@ports"), DROP]], "accept", Verdict.UNKNOWN, id="named set drops"),
         pytest.param(
