@@ -37,6 +37,8 @@ COMMANDS = {
 IMAGE_COMMANDS = {
     "inspect": "imagebuilder.cli_inspect:inspect",
     "check": "imagebuilder.cli_preflight:check",
+    "show": "imagebuilder.cli_image:show",
+    "verify": "imagebuilder.cli_image:verify",
     "node": "bramble.image_command:node",
     "apply-delta": "bramble.image_command:apply_delta",
 }

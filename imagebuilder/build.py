@@ -5,6 +5,7 @@
     disk.bmap                 block map for bmaptool
     boot/                     the boot partition's files, for the network boot
     installer/initramfs       boots the same kernel into the installer
+    sbom.spdx.json            what is in it: packages with their versions
     manifest.json             what all this is
 
 An entry of the store is there completely or not at all.
@@ -57,6 +58,7 @@ from imagebuilder.resources import data_dir
 from imagebuilder.runner import require_tools
 from imagebuilder.seal.bmap import render_bmap
 from imagebuilder.seal.chunks import clear_unmapped, compress, render_index
+from imagebuilder.seal.origins import input_records, write_sbom
 from imagebuilder.slots import find_slots
 from imagebuilder.steps.account import InPlaceStep
 from imagebuilder.steps.agent import AgentStep, pack_agent
@@ -283,7 +285,7 @@ def _build(spec: ClusterSpec, inputs: _Inputs, into: Path, store: Store, progres
     installer.write_bytes(
         build_initramfs(tree.initramfs, inputs.base.id, inputs.base.disk, inputs.agent_archive, store)
     )
-    manifest = _seal(spec, inputs, disk, facts, written, into, progress)
+    manifest = _seal(spec, inputs, disk, facts, written, into, store, progress)
     (into / FILE_NAME).write_text(manifest.render(), encoding="utf-8")
     progress("done", 1.0)
 
@@ -319,6 +321,7 @@ def _seal(
     facts: ImageFacts,
     written: Sequence[Written],
     into: Path,
+    store: Store,
     progress: Progress,
 ) -> Manifest:
     size = disk.size_bytes
@@ -342,6 +345,18 @@ def _seal(
     (into / "disk.bmap").write_text(render_bmap(size, chunks))
     progress("recording digests", 0.96)
     release, info = inputs.release, inputs.base.info
+    base_sha256 = info.disk_sha256 or DigestCache(store.root / "digests").sha256(inputs.base.disk)
+    records = input_records(inputs.base, base_sha256, release, inputs.agent_archive, inputs.layer)
+    write_sbom(
+        into,
+        disk.path,
+        facts,
+        image_id=inputs.plan.image_id,
+        cluster=spec.name,
+        base=inputs.base,
+        release=release,
+        inputs=records,
+    )
     return Manifest(
         image_id=inputs.plan.image_id,
         cluster=spec.name,
@@ -360,6 +375,8 @@ def _seal(
         tools=inputs.plan.tools,
         changes=tuple(written),
         outputs=_outputs(into),
+        packages=inputs.layer.layer.packages if inputs.layer else (),
+        inputs=records,
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from imagebuilder.cli_export import ExportOptions, export_options, plan_export, write_export
 from imagebuilder.errors import ImageBuilderError
 from imagebuilder.packages.install import AptAccess
 from imagebuilder.store import Store
@@ -28,12 +29,19 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option(
     "--k3s", "release", type=_DIRECTORY, metavar="DIR", help="Take the k3s release from this directory."
 )
+@export_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def build(cluster: Path, release: Path | None, as_json: bool) -> None:
+def build(cluster: Path, release: Path | None, export: ExportOptions, as_json: bool) -> None:
     """Build the disk image of a cluster, or find the one that was built before.
 
     The image goes into the cache; one image serves all nodes, and each node's own values are put in while it
     is written.
+
+    \b
+    Examples:
+      bramble build cluster.yaml
+      bramble build cluster.yaml --output exported/ --format zst,boot
+      bramble build cluster.yaml -o exported/ --format xz --url https://images.example.org/attic/
     """
     from fleet.spec import load_cluster
     from imagebuilder.build import build_image
@@ -41,11 +49,14 @@ def build(cluster: Path, release: Path | None, as_json: bool) -> None:
     spec = load_cluster(cluster)
     if release is not None:
         spec = replace(spec, k3s=replace(spec.k3s, source=release.resolve()))
+    plan = plan_export(spec, export)
     started = time.monotonic()
     with ProgressLine(show=not as_json) as line:
         image = build_image(
             spec, store=store(), agent_package=agent_package(), apt=apt_access(), progress=line.update
         )
+        built = line.used
+        written = write_export(image, export, plan, line.update)
     seconds = time.monotonic() - started
     manifest = image.manifest
     if as_json:
@@ -54,7 +65,7 @@ def build(cluster: Path, release: Path | None, as_json: bool) -> None:
                 {
                     "image_id": image.id,
                     "path": os.fspath(image.root),
-                    "built": line.used,
+                    "built": built,
                     "seconds": round(seconds, 3),
                     "size_bytes": manifest.size_bytes,
                     "mapped_bytes": manifest.mapped_bytes,
@@ -65,12 +76,13 @@ def build(cluster: Path, release: Path | None, as_json: bool) -> None:
                         "name": manifest.base.name,
                         "kernel": manifest.base.kernel,
                     },
+                    "written": [os.fspath(path) for path in written],
                     "k3s": {"version": manifest.k3s.version, "simulator": manifest.k3s.simulator},
                 }
             )
         )
         return
-    click.echo(f"image      {image.id}{'' if line.used else ' (unchanged)'}")
+    click.echo(f"image      {image.id}{'' if built else ' (unchanged)'}")
     made_from = f"{manifest.base.name}, kernel {manifest.base.kernel}, {manifest.k3s.title}"
     click.echo(f"cluster    {manifest.cluster}: {made_from}")
     click.echo(
@@ -79,6 +91,8 @@ def build(cluster: Path, release: Path | None, as_json: bool) -> None:
     )
     click.echo(f"installer  {_mb(image.installer_initramfs.stat().st_size)} initramfs")
     click.echo(f"directory  {image.root}")
+    for path in written:
+        click.echo(f"written    {path}")
     click.echo(f"time       {seconds:.1f} s")
 
 

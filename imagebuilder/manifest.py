@@ -41,6 +41,15 @@ class K3sRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InputRecord:
+    """Something that the image's bytes come from: a short name, a URI that says what it is, its digest."""
+
+    name: str
+    uri: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
     """A file of the image's directory. ``path`` is relative to it."""
 
@@ -54,7 +63,8 @@ class Manifest:
     """Everything that is known of a finished image.
 
     ``mapped_bytes`` of the ``size_bytes`` of the disk mean something. ``outputs`` has no line for disk.img:
-    the index proves each of its mapped chunks, and the rest is zeros.
+    the index proves each of its mapped chunks, and the rest is zeros. ``packages`` were asked for and
+    installed at build time. Images of before ``inputs`` were recorded have none.
     """
 
     image_id: str
@@ -68,6 +78,8 @@ class Manifest:
     tools: Mapping[str, str]
     changes: tuple[Written, ...]
     outputs: tuple[Output, ...]
+    packages: tuple[str, ...] = ()
+    inputs: tuple[InputRecord, ...] = ()
 
     def output(self, path: str) -> Output:
         """The record of one file.
@@ -91,6 +103,8 @@ class Manifest:
             "tools": dict(self.tools),
             "changes": [asdict(change) for change in self.changes],
             "outputs": [asdict(output) for output in self.outputs],
+            "packages": list(self.packages),
+            "inputs": [asdict(one) for one in self.inputs],
         }
         return json.dumps(body, indent=1, sort_keys=True) + "\n"
 
@@ -117,6 +131,8 @@ class Manifest:
                 tools=body["tools"],
                 changes=tuple(Written(**change) for change in body["changes"]),
                 outputs=tuple(Output(**output) for output in body["outputs"]),
+                packages=tuple(body.get("packages", ())),
+                inputs=tuple(InputRecord(**one) for one in body.get("inputs", ())),
             )
         except (ValueError, KeyError, TypeError) as exc:
             raise NotUnderstood(f"{FILE_NAME} cannot be read: {exc}", "Build the image again.") from exc

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -174,6 +174,45 @@ def stream(
         raise CommandFailed(words, child.returncode, "\n".join(last))
 
 
+def feed(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    pieces: Iterable[bytes],
+    stdout: Path,
+    env: Mapping[str, str] | None = None,
+) -> None:
+    """Run a filter: ``pieces`` go into its stdin one by one, its output into the new file ``stdout``.
+
+    Memory holds one piece at a time. The pace of ``pieces`` is the progress.
+
+    Raises:
+        MissingTool: the program is not installed.
+        CommandFailed: exit code other than 0; holds the last 20 lines of its stderr.
+    """
+    words = [os.fspath(word) for word in argv]
+    complaints: list[bytes] = []
+    with (
+        stdout.open("xb") as target,
+        _started(words, env=env, cwd=None, stdin=subprocess.PIPE, stdout=target.fileno()) as child,
+    ):
+        # Drained on the side: a filter that complains at length must not block on a full pipe.
+        reader = threading.Thread(target=lambda: complaints.append(_all_of(child)), daemon=True)
+        reader.start()
+        with contextlib.suppress(BrokenPipeError):  # its exit code and its words say why
+            if child.stdin is not None:
+                for piece in pieces:
+                    child.stdin.write(piece)
+                child.stdin.close()
+        child.wait()
+        reader.join()
+    if child.returncode != 0:
+        raise CommandFailed(words, child.returncode, b"".join(complaints).decode(errors="replace"))
+
+
+def _all_of(child: subprocess.Popen[bytes]) -> bytes:
+    return child.stderr.read() if child.stderr is not None else b""
+
+
 def _lines(child: subprocess.Popen[bytes]) -> Iterator[str]:
     if child.stdout is None:
         return
@@ -189,7 +228,13 @@ def _lines(child: subprocess.Popen[bytes]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _started(
-    words: list[str], *, env: Mapping[str, str] | None, cwd: Path | None, stdin: int, merged: bool = False
+    words: list[str],
+    *,
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+    stdin: int,
+    stdout: int = subprocess.PIPE,
+    merged: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The child process; on any way out of the block, it and its process group have ended."""
     program = find_tool(words[0])
@@ -201,7 +246,7 @@ def _started(
     child = subprocess.Popen(
         [str(program), *words[1:]],
         stdin=stdin,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.STDOUT if merged else subprocess.PIPE,
         env=environment,
         cwd=cwd,
