@@ -24,6 +24,7 @@ MAXIMUM_QUERY: Final = 4096
 """Larger queries are not read: one question with its options takes a few hundred bytes."""
 PLAIN_UDP_BYTES: Final = 512  # RFC 1035 §4.2.1
 MAXIMUM_LABEL: Final = 63  # RFC 1035 §2.3.4
+MAXIMUM_NAME: Final = 255  # RFC 1035 §2.3.4, lengths and the root label included
 EDNS_UDP_BYTES: Final = 1232
 """What is sent in one datagram at most; no path fragments it (DNS flag day 2020)."""
 
@@ -127,7 +128,7 @@ def _end_of_question(data: bytes) -> int:
     """Where the first question ends.
 
     Raises:
-        WireError: it has no end, or its name is compressed: there is nothing yet that it could refer to.
+        WireError: it has no end, its name is too long, or is compressed: nothing came that it could mean.
     """
     position = HEADER.size
     while position < len(data) and data[position]:
@@ -135,6 +136,8 @@ def _end_of_question(data: bytes) -> int:
             raise WireError("a compressed name in a question")
         position += 1 + data[position]
     position += 5  # the root label, 2 bytes type, 2 bytes class
+    if position - HEADER.size - 4 > MAXIMUM_NAME:
+        raise WireError(f"a name of more than {MAXIMUM_NAME} bytes")
     if position > len(data):
         raise WireError("a question that ends before its type and class")
     return position
