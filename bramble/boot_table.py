@@ -12,16 +12,19 @@ from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+from bramble.boot_programs import find_efi_sources, make_programs
 from fleet.boards import Serial
 from fleet.boots import BootReport, BootStage, NodeBoot
 from fleet.events import Kind
 from fleet.printable import printable
 from imagebuilder.build import Image
+from pxe.boot.programs import EFI_PROGRAM
 from pxe.boot.table import BootTable, BootTree, NodeBootState
 from pxe.diagnosis.finding import Diagnosis, Finding
-from pxe.events import BoardEvent, BootFile, ConsoleLine
+from pxe.events import BoardEvent, BootFile, ConsoleLine, TransferDone
 
 INSTALLER_INITRAMFS: Final = "installer.img"
+LAST_FILES: Final = frozenset((INSTALLER_INITRAMFS, EFI_PROGRAM))
 CONSOLES: Final = "console=serial0,115200 console=tty1"
 PANIC_REBOOT_S: Final = 30
 """A kernel that panics in the installer starts the board again, and with it the same intent."""
@@ -43,17 +46,21 @@ class ControlAddress:
 def make_boot_table(states: Iterable[NodeBoot], image: Image, control: ControlAddress) -> BootTable:
     """What every node may boot now, with the files that it gets."""
     nodes = []
+    efi = find_efi_sources()
     config = (image.boot_tree / "config.txt").read_text("utf-8")
     for state in states:
         tree = BootTree()
         if state.install_intent is not None:
+            words = render_words(state.name, state.install_intent, control)
+            programs = make_programs(image, INSTALLER_INITRAMFS, words, efi, state.mac)
             tree = BootTree(
                 root=image.boot_tree,
                 rendered={
+                    **programs.rendered,
                     "config.txt": render_config(state.name, config).encode(),
                     "cmdline.txt": render_cmdline(state.name, state.install_intent, control).encode(),
                 },
-                extra={INSTALLER_INITRAMFS: image.installer_initramfs},
+                extra={INSTALLER_INITRAMFS: image.installer_initramfs, **programs.extra},
             )
         nodes.append(
             NodeBootState(
@@ -84,16 +91,20 @@ def render_config(node: str, image_config: str) -> str:
 
 
 def render_cmdline(node: str, intent: int, control: ControlAddress) -> str:
-    """The installer's kernel command line: one line, nothing secret."""
+    """The installer's kernel command line on a Raspberry Pi: one line, nothing secret."""
+    return f"{CONSOLES} {render_words(node, intent, control)}\n"
+
+
+def render_words(node: str, intent: int, control: ControlAddress) -> str:
+    """What the installer has to be told, whatever firmware starts its kernel."""
     words = [
-        CONSOLES,
         f"panic={PANIC_REBOOT_S}",
         f"bramble.control={control.url}",
         f"bramble.pin={control.pin}",
         f"bramble.intent={intent}",
         f"bramble.node={node}",
     ]
-    return " ".join(words) + "\n"
+    return " ".join(words)
 
 
 def to_report(event: BoardEvent) -> BootReport:
@@ -104,10 +115,10 @@ def to_report(event: BoardEvent) -> BootReport:
         kind, hint, detail = Kind.DIAGNOSIS, event.hint, finding_json(event.finding)
     elif isinstance(event, ConsoleLine):
         kind = Kind.CONSOLE
-    elif isinstance(event, BootFile) and PurePosixPath(event.name).name == INSTALLER_INITRAMFS:
+    elif isinstance(event, BootFile | TransferDone) and PurePosixPath(event.name).name in LAST_FILES:
         # The last large file of the firmware's list: whoever has it starts the installer next.
         stage = BootStage.KERNEL
-    elif board.is_pi or board.serial_low is not None:
+    elif board.is_pi or board.serial_low is not None or board.firmware.takes_programs:
         stage = BootStage.SEEN
     return BootReport(
         stage=stage,

@@ -27,8 +27,11 @@ EFI_PROGRAM: Final = "bramble.efi"
 IPXE_SCRIPT: Final = "boot.ipxe"
 U_BOOT_MARK: Final = "u-boot.txt"
 """The file that DHCP names to U-Boot. Only its directory matters: `pxe get` looks for pxelinux.cfg/ there."""
-U_BOOT_CONFIG: Final = "pxelinux.cfg/default-arm"
+U_BOOT_CONFIGS: Final = "pxelinux.cfg/"
+U_BOOT_CONFIG: Final = f"{U_BOOT_CONFIGS}default-arm"
 """The configuration that U-Boot asks for after those of its MAC and IP address."""
+U_BOOT_SCRIPT: Final = "boot.scr.uimg"
+"""The file that U-Boot's default boot commands ask for by themselves, whatever DHCP names."""
 HTTP_PREFIX: Final = "/boot/"
 
 _FIRST_FILES: Final = {

@@ -16,7 +16,7 @@ from typing import Final
 from pxe.boot.identity import HTTP_CLASS, PXE_CLASS, BoardIdentity, Firmware
 from pxe.boot.programs import Program
 from pxe.dhcp.replies import DhcpSettings, echoed_guid
-from pxe.dhcp.vendor import PI_BOOT_OPTION_43
+from pxe.dhcp.vendor import NAMED_FILE_OPTION_43, PI_BOOT_OPTION_43
 from pxe.dhcp.wire import FILE_SIZE, DhcpMessage, Option
 
 Options = tuple[tuple[int, bytes], ...]
@@ -72,9 +72,14 @@ def boot_words(
         return BootWords((*options, (Option.BOOT_FILE, url)), names_server=True)
     name = program.tftp_name.encode("ascii")
     options = (
-        (Option.VENDOR_CLASS, PXE_CLASS),
-        *echoed_guid(request),
         (Option.TFTP_SERVER, str(settings.server).encode()),
         (Option.BOOT_FILE, name),
     )
+    if board.firmware is Firmware.UEFI_PXE:
+        options = (
+            (Option.VENDOR_CLASS, PXE_CLASS),
+            *echoed_guid(request),
+            (Option.VENDOR_SPECIFIC, NAMED_FILE_OPTION_43),
+            *options,
+        )
     return BootWords(options, names_server=True, file=name if len(name) < FILE_SIZE else b"")

@@ -17,6 +17,7 @@ MENU_PROMPT: Final = 10
 END: Final = 255
 PI_MENU_TEXT: Final = b"Raspberry Pi Boot"
 NO_DISCOVERY: Final = 3  # neither broadcast nor multicast discovery of boot servers
+USE_NAMED_FILE: Final = 8  # no menu, no discovery: PXE specification 2.1, table 2-1, PXE_DISCOVERY_CONTROL
 BOOT_LOCAL: Final = 0  # menu item type 0: the server that made the offer
 
 
@@ -54,6 +55,10 @@ def parse_sub_options(data: bytes) -> tuple[tuple[int, bytes], ...]:
 def _menu_item(kind: int, text: bytes) -> bytes:
     return kind.to_bytes(2, "big") + bytes((len(text),)) + text
 
+
+NAMED_FILE_OPTION_43: Final = encode_sub_options(((DISCOVERY_CONTROL, bytes((USE_NAMED_FILE,))),))
+"""For UEFI: begin with the boot file of this offer. Without it UEFI takes an offer with option 60 for one of
+a server that has more to say on port 4011."""
 
 PI_BOOT_OPTION_43: Final = encode_sub_options(
     (

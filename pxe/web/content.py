@@ -28,6 +28,7 @@ from pxe.boot.identity import BoardIdentity
 from pxe.boot.routes import printable
 from pxe.boot.table import BootTable, NodeBootState
 from pxe.events import BoardEvent, BootProgress, ContentRefused, TransferDone
+from pxe.web.boot import BootTreeServer
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class _Reader:
 
 
 class ContentServer:
-    """Serves ``/images/<image id>/<file>``.
+    """Serves ``/images/<image id>/<file>``, and boot trees (`pxe.web.boot`).
 
     Args:
         table: the boot table as it is now.
@@ -73,6 +74,7 @@ class ContentServer:
         app = web.Application()
         app.router.add_get("/images/{image}/{file}", self._serve)
         app.router.add_get("/metrics", self._metrics)
+        BootTreeServer(self._table, self._clients, self._on_event).add_routes(app)
         return app
 
     async def run(self, sock: socket.socket, grace_s: float) -> None:
