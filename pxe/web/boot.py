@@ -101,7 +101,7 @@ class BootTreeServer:
             return response
         for offset in range(start, end, CHUNK_BYTES):
             size = min(CHUNK_BYTES, end - offset)
-            await response.write(await asyncio.to_thread(content.read_at, offset, size))
+            await response.write(await asyncio.to_thread(_read, content, offset, size))
         await response.write_eof()
         if end == content.size:
             self._report_sent(found, end - start, time.monotonic() - started)
@@ -129,6 +129,13 @@ class BootTreeServer:
                 reason=explain_missing(found),
             )
         )
+
+
+def _read(content: Content, offset: int, size_bytes: int) -> bytearray:
+    """In a thread: the disk may be slow."""
+    chunk = bytearray(size_bytes)
+    content.read_into([memoryview(chunk)], offset)
+    return chunk
 
 
 def _find_span(header: str | None, size: int) -> tuple[int, int] | None:
