@@ -8,6 +8,7 @@ import click
 
 from bramble.paths import MIRROR_VARIABLE
 from lab.cli import board, shell
+from lab.cli_bootrom import bootrom
 
 
 @click.group()
@@ -16,6 +17,7 @@ def lab() -> None:
 
 
 lab.add_command(board)
+lab.add_command(bootrom)
 lab.add_command(shell)
 
 

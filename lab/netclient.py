@@ -278,7 +278,7 @@ def run_light_boards(
     *,
     server: IPv4Address,
     tftp_port: int = TFTP_PORT,
-    source: IPv4Address | None = None,
+    sources: Sequence[IPv4Address] | None = None,
     start_within_s: float = 0.0,
     timeout_s: float = 300.0,
     on_result: Callable[[LightResult], None] = lambda result: None,
@@ -292,7 +292,8 @@ def run_light_boards(
         boards: Each with a serial of its own.
         profile: Their EEPROM.
         server, tftp_port: Whom they ask.
-        source: Address to send from; None for the system's choice.
+        sources: An address of this machine for each board, as a server sees real boards; None: they all
+            share the system's choice, and whatever cap the server has for one client.
         start_within_s: The boards are switched on evenly over this time.
         timeout_s: After which those that are not done count as failed.
         on_result: Called when a board is done.
@@ -307,7 +308,7 @@ def run_light_boards(
             board,
             profile,
             server=(str(server), tftp_port),
-            source=("" if source is None else str(source), 0),
+            source=("" if sources is None else str(sources[place]), 0),
             start_at=started + step * place,
         )
         for place, board in enumerate(boards)
@@ -322,7 +323,10 @@ def run_light_boards(
             if now >= end:
                 break
             if now >= sweep_at:
-                sweep_at = now + min(SWEEP_S, step or SWEEP_S)
+                # Fine steps until the last board is on; then only timers are left.
+                sweep_at = now + (
+                    min(SWEEP_S, max(step, 0.01)) if now < started + start_within_s else SWEEP_S
+                )
                 for run in list(waiting):
                     run.handle_timeout(now, poller, by_fd)
                     if run.result.finished is not None:
