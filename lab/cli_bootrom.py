@@ -38,10 +38,9 @@ EPILOG = """\b
 Examples:
   bramble lab bootrom --profile pi5-2025 --server 10.77.0.1
   bramble lab bootrom --profile pi4-2021 --interface eth1 --set BOOT_ORDER=0xf2 --console
-  bramble lab bootrom --profile cm5 --interface eth1 --set BOOT_ORDER=0xe7 \\
-      --set HTTP_HOST=10.77.0.1 --set HTTP_PORT=7080 --set HTTP_PATH=boot/d03114aa --pubkey key.pub.pem
+  bramble lab bootrom --profile cm5 --interface eth1 --config bootconf.txt --pubkey key.pub.pem
   bramble lab bootrom --profile pi5-2025 --server 10.77.0.1 --boards 256
-  bramble lab bootrom --profile pi5-2025 --server 10.77.0.1 --fault lose:ack:3 --fault silence:any:90
+  bramble lab bootrom --profile pi5-2025 --server 10.77.0.1 --fault silence:any:90
 """
 _USUAL_MODELS = {"cm4": BoardModel.CM4, "cm5": BoardModel.CM5}
 
