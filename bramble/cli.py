@@ -22,6 +22,8 @@ COMMANDS = {
     "check": "fleet.cli_spec:check",
     "base": "imagebuilder.cli_bases:base",
     "build": "imagebuilder.cli:build",
+    "gc": "imagebuilder.cli_store:gc",
+    "store": "imagebuilder.cli_store:store_commands",
     "flash": "bramble.flash_command:flash",
     "image": "bramble.cli:image",
     "serve": "bramble.serve_command:serve",

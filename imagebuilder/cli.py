@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -99,7 +100,13 @@ def build(cluster: Path, release: Path | None, export: ExportOptions, as_json: b
 def store() -> Store:
     """The store that ``BRAMBLE_CACHE_DIR`` names, else the one in the user's cache directory."""
     directory = os.environ.get("BRAMBLE_CACHE_DIR")
-    return Store(Path(directory)) if directory else Store.default()
+    return _store_at(Path(directory) if directory else Store.default().root)
+
+
+@functools.cache
+def _store_at(root: Path) -> Store:
+    """One object per process: what a command was handed stays in use until the command ends."""
+    return Store(root)
 
 
 def apt_access() -> AptAccess:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from imagebuilder.cli import MIRROR_VARIABLE, ProgressLine, store
+from imagebuilder.store import Store
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -223,7 +224,7 @@ def base_remove(what: str, yes: bool) -> None:
     """
     from imagebuilder.bases.inventory import remove_rows, require_rows
 
-    rows = require_rows(what, store())
+    rows = require_rows(what, Store(store().root))  # not the command's own, which keeps what it finds in use
     for base_id in dict.fromkeys(row.base.id for row in rows if row.base):
         click.echo(f"{what}: {base_id}")
     if not yes:

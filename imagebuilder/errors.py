@@ -96,12 +96,23 @@ class NoSpace(ImageBuilderError):
         self.available_bytes = available_bytes
         super().__init__(
             f"{path}: {available_bytes / 2**20:.0f} MiB are free, {needed_bytes / 2**20:.0f} MiB are needed",
-            "Free some room there, or put the store on another disk (XDG_CACHE_HOME, or --store DIR).",
+            "Free some room there (bramble gc), or put the cache on another disk with BRAMBLE_CACHE_DIR.",
         )
 
 
 class NotUnderstood(ImageBuilderError):
     """Data that is not what it should be: the message names what was found and what was expected."""
+
+
+class DiskFull(ImageBuilderError):
+    """A disk, or the user's quota on it, was full before all was written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(
+            f"{path}: could not be written: the disk (or your quota on it) is full",
+            "Free some room there (bramble gc), or put the cache on another disk with BRAMBLE_CACHE_DIR.",
+        )
 
 
 class StoreError(ImageBuilderError):

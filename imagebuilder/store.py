@@ -21,6 +21,7 @@ directories. Entries are not changed after they are finished.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -32,13 +33,16 @@ from typing import Final
 
 import platformdirs
 
-from imagebuilder.errors import NoSpace, StoreError
+from imagebuilder.errors import DiskFull, ImageBuilderError, NoSpace, StoreError
 from imagebuilder.runner import run
 from imagebuilder.sandbox import sandboxed
 
 DOWNLOADS: Final = "downloads"
 RESERVED: Final = frozenset(("tmp", "locks", "uses", "digests", DOWNLOADS))
 """Directories of the store that hold no finished entries."""
+
+fsync: Callable[[int], None] = os.fsync
+"""The seam at which tests let a disk fail."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 _KIND: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
@@ -70,6 +74,11 @@ class Store:
     def path(self, kind: str, entry_id: str) -> Path:
         """Where the entry is or would be; says nothing of whether it is there."""
         return self.root / _checked(kind, "kind") / _checked(entry_id, "id")
+
+    @property
+    def held(self) -> frozenset[tuple[str, str]]:
+        """Kind and id of every entry that this object handed out."""
+        return frozenset((path.parent.name, path.name) for path in self._held)
 
     def kinds(self) -> list[str]:
         """The kinds of which there are entries, sorted."""
@@ -149,12 +158,17 @@ class Store:
             os.close(descriptor)
 
     @contextlib.contextmanager
-    def locked_at_once(self, kind: str, entry_id: str) -> Iterator[bool]:
-        """Hold the builder's lock and the users' lock, if nobody holds either; says whether that is so."""
+    def locked_at_once(
+        self, kind: str, entry_id: str, places: tuple[str, ...] = ("uses", "locks")
+    ) -> Iterator[bool]:
+        """Hold the users' and the builder's lock, if nobody holds either; says whether that is so."""
+        used = self.last_used(kind, entry_id)
         with contextlib.ExitStack() as stack:
-            for place in ("uses", "locks"):
+            for place in places:
                 descriptor = self._open_lock(place, kind, entry_id)
                 stack.callback(os.close, descriptor)
+                if place == "uses":
+                    os.utime(descriptor, (used, used))  # asking for the lock, which may make it, is no use
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -196,7 +210,7 @@ class Store:
         if (descriptor := self._held.get(path)) is None:
             try:
                 descriptor = self._open_lock("uses", kind, entry_id)
-            except StoreError:
+            except ImageBuilderError:
                 return  # a store that we can only read: who may clean it up is not us
             fcntl.flock(descriptor, fcntl.LOCK_SH)
             if self._held.setdefault(path, descriptor) != descriptor:
@@ -306,7 +320,7 @@ def _close_all(held: dict[Path, int]) -> None:
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -320,7 +334,9 @@ def _checked(name: str, what: str) -> str:
     return name
 
 
-def _unwritable(root: Path, exc: OSError) -> StoreError:
+def _unwritable(root: Path, exc: OSError) -> ImageBuilderError:
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(root)
     return StoreError(
         f"{root}: the store cannot be written: {exc.strerror}",
         "Make the directory yours, or choose another one with BRAMBLE_CACHE_DIR.",

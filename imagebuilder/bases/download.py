@@ -70,7 +70,7 @@ def download(
 
     Raises:
         FetchError: refused, too large, or failed ``ATTEMPTS`` times without a byte of progress.
-        NoSpace, WriteError
+        NoSpace, DiskFull, WriteError
     """
     done = directory / FILE_NAME
     if done.is_file():
@@ -242,4 +242,4 @@ class _Part:
             temporary.write_text(json.dumps(asdict(journal)))
             temporary.replace(self._directory / JOURNAL_NAME)
         except OSError as exc:
-            raise write_error(temporary, exc, 4096) from exc
+            raise write_error(temporary, exc) from exc

@@ -121,7 +121,7 @@ def unpack(
 
     Raises:
         DamagedArchive: it is of no known format, or damaged anywhere.
-        TooLarge, NoSpace, WriteError
+        TooLarge, NoSpace, DiskFull, WriteError
     """
     name = name or source.name
     with contextlib.ExitStack() as stack:
@@ -155,7 +155,7 @@ def unpack(
             try:
                 os.ftruncate(descriptor, position)
             except OSError as exc:
-                raise write_error(target, exc, 0) from exc
+                raise write_error(target, exc) from exc
             flush(descriptor, target)
     return Unpacked(kind, position, digest.hexdigest())
 

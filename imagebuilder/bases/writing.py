@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from imagebuilder.errors import ImageBuilderError, NoSpace
+from imagebuilder.errors import DiskFull, ImageBuilderError
 
 pwrite: Callable[[int, bytes | memoryview, int], int] = os.pwrite
 fsync: Callable[[int], None] = os.fsync
@@ -31,7 +31,7 @@ def write_at(descriptor: int, data: bytes | memoryview, offset: int, path: Path)
     """Write all of ``data`` at ``offset``.
 
     Raises:
-        NoSpace: the filesystem (or the user's quota) is full.
+        DiskFull: the filesystem (or the user's quota) is full.
         WriteError: the disk failed.
     """
     rest = memoryview(data)
@@ -39,7 +39,7 @@ def write_at(descriptor: int, data: bytes | memoryview, offset: int, path: Path)
         try:
             written = pwrite(descriptor, rest, offset)
         except OSError as exc:
-            raise write_error(path, exc, len(rest)) from exc
+            raise write_error(path, exc) from exc
         if written <= 0:
             raise WriteError(f"{path}: the disk took none of {len(rest)} bytes", "Look at the disk: dmesg.")
         rest = rest[written:]
@@ -66,19 +66,18 @@ def flush(descriptor: int, path: Path) -> None:
     """Through to the disk.
 
     Raises:
-        NoSpace, WriteError
+        DiskFull, WriteError
     """
     try:
         fsync(descriptor)
     except OSError as exc:
-        raise write_error(path, exc, 0) from exc
+        raise write_error(path, exc) from exc
 
 
-def write_error(path: Path, exc: OSError, wanted: int) -> ImageBuilderError:
+def write_error(path: Path, exc: OSError) -> ImageBuilderError:
     """What a failed write means to a person."""
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-        state = os.statvfs(path.parent)
-        return NoSpace(path.parent, max(wanted, 1), state.f_bavail * state.f_frsize)
+        return DiskFull(path)
     return WriteError(
         f"{path}: cannot be written: {exc.strerror}",
         "Look at the disk (dmesg, smartctl), or put the store elsewhere with BRAMBLE_CACHE_DIR.",
