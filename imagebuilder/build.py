@@ -40,7 +40,7 @@ from imagebuilder.k3s_release import (
     fetch_release,
     find_fetched,
     open_release,
-    verify_archive,
+    verify_payload,
 )
 from imagebuilder.manifest import FILE_NAME, BaseRecord, K3sRecord, Manifest, Output, load_manifest
 from imagebuilder.packages.apply import apply_layer, layer_room_bytes
@@ -255,9 +255,8 @@ def _inputs(
 
 
 def _build(spec: ClusterSpec, inputs: _Inputs, into: Path, store: Store, progress: Progress) -> None:
-    if inputs.release.airgap is not None:
-        progress("reading the airgap images", 0.01)
-        verify_archive(inputs.release.airgap)
+    progress("reading the k3s release", 0.01)
+    verify_payload(inputs.release)
     _require_room(inputs, store)
     progress("looking at the base", 0.03)
     facts = inspect_image(inputs.base.disk)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import mmap
 import re
 import tarfile
 import zlib
@@ -36,7 +37,11 @@ UPSTREAM: Final = "https://github.com/k3s-io/k3s/releases/download/"
 TIMEOUT_S: Final = (10, 60)
 """Seconds to connect, and between two packets."""
 
+IMAGE_INDEXES: Final = ("manifest.json", "index.json")
+"""One of them says which images an archive holds: docker-archive and OCI layout."""
+
 ELF_AARCH64: Final = 183
+_VERSION_TAG: Final = re.compile(rb"v1\.\d{1,2}\.\d{1,2}(?:-rc\d)?\+k3s\d")
 _SUM_LINE: Final = re.compile(r"([0-9a-f]{64})\s+\*?(\S+)")
 
 
@@ -104,29 +109,67 @@ def open_release(directory: Path, version: str, *, airgap: bool, digests: Digest
     return K3sRelease(version=version, simulator=simulator, binary=binary, airgap=archive)
 
 
+def verify_payload(release: K3sRelease) -> None:
+    """What only the files' content tells: the binary is of the release's version, the archive unpacks whole.
+
+    Digests prove that the files are those of the release's list; a directory that was filled by hand, or a
+    mirror, may hold the consistent files of another version.
+
+    Raises:
+        K3sReleaseError: another version, or an archive that is damaged or is none.
+    """
+    if not release.simulator:
+        verify_version(release.binary, release.version)
+    if release.airgap is not None:
+        verify_archive(release.airgap)
+
+
+def verify_version(binary: ReleaseFile, version: str) -> None:
+    """Look for ``version`` in the binary, where the linker put it (Go's -X), without running it.
+
+    A binary that names no k3s version at all is not judged: it may be a build of the user's own.
+
+    Raises:
+        K3sReleaseError: it names other versions only.
+    """
+    with binary.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data.find(version.encode()) >= 0:
+            return
+        found = sorted({match.group().decode() for match in _VERSION_TAG.finditer(data)})
+    if found:
+        raise K3sReleaseError(
+            binary.path.parent,
+            [f"{binary.name} is {' or '.join(found[:3])}, cluster.yaml says {version}"],
+            "Set cluster.k3s.version to the version of these files, or take the files of that version.",
+        )
+
+
 def verify_archive(archive: ReleaseFile) -> None:
     """Read an airgap archive to its end, so that a damaged one is found here and not on the node.
 
     k3s reports a truncated archive only in the node's journal, long after boot (k3s#13136).
 
     Raises:
-        K3sReleaseError: it does not unpack, or is not a tar.
+        K3sReleaseError: it does not unpack, is not a tar, or holds no container images.
     """
     try:
         with (
             archive.path.open("rb") as file,
             tarfile.open(fileobj=_plain_reader(archive.name, file), mode="r|") as tar,
         ):
-            members = sum(1 for _ in tar)
+            names = {member.name.removeprefix("./") for member in tar}
     except (tarfile.TarError, zstandard.ZstdError, OSError, EOFError, zlib.error) as exc:
         raise K3sReleaseError(
             archive.path.parent,
             [f"{archive.name} does not unpack: {exc}"],
             "The archive is damaged although its digest is the listed one; take another release.",
         ) from exc
-    if not members:
+    if not names & set(IMAGE_INDEXES):
+        shown = ", ".join(sorted(names)[:3]) or "nothing"
         raise K3sReleaseError(
-            archive.path.parent, [f"{archive.name} holds no images"], "Take the release's files again."
+            archive.path.parent,
+            [f"{archive.name} holds no container images: neither {' nor '.join(IMAGE_INDEXES)} ({shown})"],
+            "Take the release's files again.",
         )
 
 

@@ -5,22 +5,26 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+import zstandard
 from fakes_image import VERSION, make_release, make_tar, write_sums
 
 from imagebuilder.digests import DigestCache, hash_file
 from imagebuilder.k3s_release import (
     K3sRelease,
     K3sReleaseError,
+    ReleaseFile,
     fetch_release,
     find_fetched,
     open_release,
     release_url,
     verify_archive,
+    verify_payload,
 )
 from imagebuilder.manifest import K3sRecord
 from imagebuilder.store import Store
@@ -182,3 +186,47 @@ def test_a_release_that_is_not_there_is_told_with_its_url(tmp_path: Path, answer
 
 def test_the_plus_of_a_tag_is_escaped_in_the_upstream_url() -> None:
     assert release_url("upstream", VERSION).endswith("/releases/download/v1.33.5%2Bk3s1/")
+
+
+def with_binary(directory: Path, content: bytes) -> K3sRelease:
+    make_release(directory, simulator=False, airgap=False)
+    binary = directory / "k3s-arm64"
+    binary.write_bytes(binary.read_bytes() + content)
+    write_sums(directory)
+    return opened(directory, airgap=False)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\0v1.33.5+k3s1\0", b"-X version.Version=v1.33.5+k3s1v1.32.0+k3s1", b"no version at all"],
+    ids=["plain", "next to others", "of one's own"],
+)
+def test_a_binary_of_the_declared_version_is_accepted(tmp_path: Path, content: bytes) -> None:
+    verify_payload(with_binary(tmp_path / "k3s", content))
+
+
+def test_a_binary_of_another_version_is_named(tmp_path: Path) -> None:
+    with pytest.raises(K3sReleaseError, match=r"k3s-arm64 is v1\.32\.9\+k3s1, cluster.yaml says v1\.33\.5"):
+        verify_payload(with_binary(tmp_path / "k3s", b"\0v1.32.9+k3s1\0"))
+
+
+@pytest.mark.parametrize("suffix", [".zst", ".gz", ""])
+def test_an_archive_cut_at_any_sixteenth_is_found(tmp_path: Path, suffix: str) -> None:
+    whole = {".zst": zstandard.compress, ".gz": gzip.compress, "": bytes}[suffix](make_tar())
+    path = tmp_path / f"k3s-airgap-images-arm64.tar{suffix}"
+    for sixteenth in range(16):
+        path.write_bytes(whole[: len(whole) * sixteenth // 16])
+        with pytest.raises(K3sReleaseError):
+            verify_archive(ReleaseFile(name=path.name, path=path, sha256="", size_bytes=0))
+    path.write_bytes(whole)
+    verify_archive(ReleaseFile(name=path.name, path=path, sha256="", size_bytes=0))
+
+
+def test_a_tar_without_images_is_no_airgap_archive(tmp_path: Path) -> None:
+    body = io.BytesIO()
+    with tarfile.open(fileobj=body, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("etc/passwd"))
+    path = tmp_path / "k3s-airgap-images-arm64.tar"
+    path.write_bytes(body.getvalue())
+    with pytest.raises(K3sReleaseError, match=r"neither manifest\.json nor index\.json \(etc/passwd\)"):
+        verify_archive(ReleaseFile(name=path.name, path=path, sha256="", size_bytes=0))
