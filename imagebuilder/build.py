@@ -260,7 +260,7 @@ def _build(spec: ClusterSpec, inputs: _Inputs, into: Path, store: Store, progres
     _require_room(inputs, store)
     progress("looking at the base", 0.03)
     facts = inspect_image(inputs.base.disk)
-    require_editable(facts)
+    require_editable(facts, inputs.plan.tools["e2fsprogs"])
     scratch = into / "scratch"
     scratch.mkdir()
     disk = DiskImage(into / "disk.img", scratch)

@@ -33,8 +33,23 @@ class NotEditable(NotUnderstood):
     """A base that Bramble understands and cannot work with; all reasons at once."""
 
 
-def require_editable(facts: ImageFacts) -> None:
-    """Raise ``NotEditable`` unless images of a cluster can be made from this base."""
+ORPHAN_FILE: Final = "orphan_file"
+ORPHAN_FILE_SINCE: Final = (1, 47)
+
+
+def require_editable(facts: ImageFacts, e2fsprogs: str) -> None:
+    """Raise ``NotEditable`` unless images of a cluster can be made from this base.
+
+    Args:
+        facts: what was found on it.
+        e2fsprogs: version of the tools that write ext4 here.
+    """
+    version = tuple(int(part) for part in e2fsprogs.split(".")[:2])
+    if ORPHAN_FILE in facts.root.features and version < ORPHAN_FILE_SINCE:
+        raise NotEditable(
+            f"the base's ext4 has the feature {ORPHAN_FILE}, which e2fsprogs {e2fsprogs} does not know",
+            "Install e2fsprogs 1.47 or newer (Debian 12, Ubuntu 24.04), or build on such a machine.",
+        )
     if problems := tuple(find_problems(facts)):
         raise NotEditable(
             "\n".join(f"the base cannot be used: {problem}" for problem in problems),

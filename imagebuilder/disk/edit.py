@@ -16,6 +16,7 @@ import posixpath
 import re
 import shutil
 import stat
+import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -34,7 +35,7 @@ from imagebuilder.disk.edits import (
     iter_content,
 )
 from imagebuilder.disk.ext4 import Ext4Volume
-from imagebuilder.disk.fat import FatVolume
+from imagebuilder.disk.fat import INFO_FREE_AT, FatVolume
 from imagebuilder.disk.mbr import MBR_BYTES, PI_ALIGNMENT_BYTES, SECTOR_BYTES, Mbr, Partition, parse_mbr
 from imagebuilder.disk.source import open_source
 from imagebuilder.disk.sparse import copy_range
@@ -179,6 +180,12 @@ class DiskImage:
             needed = sum(volume.clusters_for(len(edit.content)) + 2 for edit in edits) * volume.cluster_bytes
             if volume.free_bytes < needed:
                 raise ImageFull("boot", needed, volume.free_bytes)
+            lies = volume.noted_free_clusters not in (None, volume.free_clusters)
+        if lies:
+            # mtools believes the note and says "Disk full" (4.0.32), or lets a later driver run out.
+            with self.path.open("r+b") as file:
+                file.seek(volume.info_offset + INFO_FREE_AT)
+                file.write(struct.pack("<II", volume.free_clusters, 0xFFFF_FFFF))
         staged = self.scratch / "boot"
         for directory, group in _by_directory(edits):
             shutil.rmtree(staged, ignore_errors=True)

@@ -7,7 +7,7 @@ Boot sector (little endian), the fields that are used here:
 
     11–12 bytes per sector · 13 sectors per cluster · 14–15 reserved sectors · 16 number of FATs
     32–35 sectors of the volume · 36–39 sectors of one FAT · 44–47 first cluster of the root directory
-    82–89 "FAT32   " · 510–511 55 AA
+    48–49 the information sector · 82–89 "FAT32   " · 510–511 55 AA
 
 Directory entry (32 bytes): 0–10 short name · 11 attributes · 12 case bits · 20–21, 26–27 first cluster ·
 28–31 size. A long name precedes it in entries with attributes 0x0f, last part first, 13 UTF-16 units each.
@@ -32,6 +32,9 @@ from imagebuilder.errors import NotUnderstood
 ATTR_VOLUME_ID: Final = 0x08
 ATTR_DIRECTORY: Final = 0x10
 ATTR_LONG_NAME: Final = 0x0F
+
+INFO_FREE_AT: Final = 488
+"""Where the information sector notes the free clusters: 4 bytes, and in the next 4 where to look for one."""
 
 _ENTRY_BYTES: Final = 32
 _DELETED: Final = 0xE5
@@ -86,6 +89,7 @@ class FatVolume:
             )
         self.serial: int = struct.unpack_from("<I", boot, 67)[0]
         self._fats: int = fats
+        self.info_offset: int = offset + struct.unpack_from("<H", boot, 48)[0] * sector_bytes
         self.cluster_bytes: int = sector_bytes * cluster_sectors
         self.size_bytes: int = sectors * sector_bytes
         self.fat_offset: int = offset + reserved * sector_bytes
@@ -109,6 +113,16 @@ class FatVolume:
         return table
 
     @cached_property
+    def noted_free_clusters(self) -> int | None:
+        """The free count that the volume's information sector notes; None where it has no such sector."""
+        if not self.offset < self.info_offset < self.fat_offset:
+            return None
+        sector = self._source.read_at(self.info_offset, 512)
+        if sector[:4] != b"RRaA" or sector[484:488] != b"rrAa":
+            return None
+        return int(struct.unpack_from("<I", sector, INFO_FREE_AT)[0])
+
+    @cached_property
     def label(self) -> str:
         """The volume's label, from its entry in the root directory."""
         for raw in self._raw_entries(self.root_cluster, "/"):
@@ -118,8 +132,12 @@ class FatVolume:
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """Marks of an unclean volume: the bit for it in FAT entry 1, copies of the FAT that differ."""
-        found = []
+        """What is wrong with the volume: dirty bit, copies of the FAT that differ, files that share clusters.
+
+        Raises:
+            FatError: a chain of clusters that is a loop or leads nowhere.
+        """
+        found = [*self._shared_clusters()]
         if not self._table[1] & _CLEAN_BIT:
             found.append("it was not unmounted cleanly (dirty bit)")
         first = self._source.read_at(self.fat_offset, self.fat_bytes)
@@ -127,6 +145,17 @@ class FatVolume:
             if self._source.read_at(self.fat_offset + copy * self.fat_bytes, self.fat_bytes) != first:
                 found.append(f"copy {copy + 1} of the FAT differs from the first")
         return tuple(found)
+
+    def _shared_clusters(self) -> Iterator[str]:
+        owned = bytearray(self.cluster_count + _FIRST_CLUSTER)
+        entries = [("/", self.root_cluster)]
+        entries += [(entry.path, entry.first_cluster) for entry in self.walk() if entry.first_cluster]
+        for path, first in entries:
+            for cluster, count in _runs(self._chain(first, path)):
+                if any(owned[cluster : cluster + count]):
+                    yield f"{path} shares clusters with another file, from cluster {cluster}"
+                    break
+                owned[cluster : cluster + count] = b"\x01" * count
 
     @cached_property
     def free_clusters(self) -> int:

@@ -120,7 +120,7 @@ def test_the_disk_is_found_by_the_nodes_own_signature_alone(made: Made) -> None:
     assert made.facts.table.disk_id == f"{SIGNATURE_OF_NODE:08x}" != f"{SIGNATURE:08x}"
     assert all(reference.names.startswith("PARTUUID=") for reference in made.facts.references)
     assert {(r.mount, r.partition) for r in made.facts.references} == {("/", 2), ("/boot/firmware", 1)}
-    require_editable(made.facts)
+    require_editable(made.facts, "1.47.0")
 
 
 def test_the_command_line_has_cgroups_and_nothing_that_rewrites_the_disk(made: Made) -> None:
@@ -251,7 +251,7 @@ def test_a_gpt_becomes_an_mbr_and_its_partuuids_follow(tmp_path: Path) -> None:
     disk = as_gpt(make_disk(tmp_path / "gpt.img", system=system))
     facts = inspect_image(disk)
     assert facts.table.kind.value == "gpt"
-    require_editable(facts)
+    require_editable(facts, "1.47.0")
     made = make_from(tmp_path, disk)
     assert made.facts.table.kind.value == "mbr"
     assert made.facts.table.disk_id == f"{SIGNATURE_OF_NODE:08x}"
@@ -304,7 +304,7 @@ def test_a_base_that_would_not_find_its_root_is_refused(
 ) -> None:
     disk = make_disk(tmp_path / "disk.img", system=change(SYSTEMS["debian"]))
     with pytest.raises(NotEditable, match=message):
-        require_editable(inspect_image(disk))
+        require_editable(inspect_image(disk), "1.47.0")
 
 
 def test_an_unclean_fat_and_partitions_behind_the_root_are_told_together(tmp_path: Path) -> None:
@@ -317,9 +317,17 @@ def test_an_unclean_fat_and_partitions_behind_the_root_are_told_together(tmp_pat
         file.seek(facts.boot.offset + 32 * 512 + 7)
         file.write(b"\xf7")
     with pytest.raises(NotEditable) as caught:
-        require_editable(inspect_image(disk))
+        require_editable(inspect_image(disk), "1.47.0")
     assert "partition 3 lies behind the root" in caught.value.message
     assert "the FAT at byte 1048576 is unclean" in caught.value.message
+
+
+def test_tools_that_are_too_old_for_the_base_are_named(tmp_path: Path) -> None:
+    facts = inspect_image(make_disk(tmp_path / "new.img"))
+    with pytest.raises(NotEditable, match=r"orphan_file, which e2fsprogs 1\.46\.5 does not know"):
+        require_editable(facts, "1.46.5")
+    old = inspect_image(make_disk(tmp_path / "old.img", features="^64bit,^huge_file,^orphan_file"))
+    require_editable(old, "1.46.5")
 
 
 def test_a_foreign_base_leaves_nothing_in_the_store(tmp_path: Path) -> None:

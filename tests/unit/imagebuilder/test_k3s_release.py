@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +213,12 @@ def test_a_binary_of_another_version_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".zst", ".gz", ""])
 def test_an_archive_cut_at_any_sixteenth_is_found(tmp_path: Path, suffix: str) -> None:
-    whole = {".zst": zstandard.compress, ".gz": gzip.compress, "": bytes}[suffix](make_tar())
+    packers: dict[str, Callable[[bytes], bytes]] = {
+        ".zst": zstandard.compress,
+        ".gz": gzip.compress,
+        "": bytes,
+    }
+    whole = packers[suffix](make_tar())
     path = tmp_path / f"k3s-airgap-images-arm64.tar{suffix}"
     for sixteenth in range(16):
         path.write_bytes(whole[: len(whole) * sixteenth // 16])
