@@ -31,6 +31,7 @@ COMMANDS = {
     "nodes": "fleet.cli:nodes",
     "show": "fleet.cli:show",
     "doctor": "bramble.doctor.cli:doctor",
+    "eeprom": "fleet.cli_eeprom:eeprom",
     "approve": "fleet.cli:approve",
     "lab": "bramble.lab_commands:lab",
 }

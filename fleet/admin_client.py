@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -134,12 +135,23 @@ class FleetReader:
         query = urlencode({"image": image_id, "medium": medium})
         self._ask("POST", f"/v1/admin/nodes/{quote(name, safe='')}/handout/{intent}?{query}")
 
-    def _ask(self, method: str, path: str) -> Any:
+    def order_eeprom(self, name: str, settings: Mapping[str, str]) -> str:
+        """Have a node's agent write bootloader settings; what was done, for people.
+
+        Raises:
+            NoServerError: Only a running server can.
+            FleetError: There is no such node, or it is not enrolled.
+        """
+        path = f"/v1/admin/nodes/{quote(name, safe='')}/eeprom"
+        message: str = self._ask("POST", path, json.dumps(dict(settings)))["message"]
+        return message
+
+    def _ask(self, method: str, path: str, body: str | None = None) -> Any:
         connection = _UnixConnection(self._socket)
         try:
-            connection.request(method, path)
+            connection.request(method, path, body)
             response = connection.getresponse()
-            status, body = response.status, json.loads(response.read())
+            status, answer = response.status, json.loads(response.read())
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise NoServerError(
                 "no server of this cluster is running", "Start 'bramble serve' first."
@@ -153,5 +165,5 @@ class FleetReader:
         finally:
             connection.close()
         if status != 200:
-            raise FleetError(body.get("message", f"the server answered {status}"), body.get("hint", ""))
-        return body
+            raise FleetError(answer.get("message", f"the server answered {status}"), answer.get("hint", ""))
+        return answer
