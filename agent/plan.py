@@ -28,6 +28,13 @@ class Renew:
 
 
 @dataclass(frozen=True)
+class WriteEeprom:
+    """A person ordered bootloader settings that were not written yet."""
+
+    number: int
+
+
+@dataclass(frozen=True)
 class FetchDesired:
     """The server has a newer order than the one that is known."""
 
@@ -54,7 +61,7 @@ class MarkDone:
     generation: int
 
 
-Action = Enrol | ForgetTicket | Renew | FetchDesired | Join | FinishJoin | MarkDone
+Action = Enrol | ForgetTicket | Renew | WriteEeprom | FetchDesired | Join | FinishJoin | MarkDone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +78,8 @@ class Observed:
     newest_generation: int = 0
     """What the server named last; 0 while it has not been heard."""
     done_generation: int = 0
+    newest_eeprom: int = 0
+    done_eeprom: int = 0
     join: JoinRecord | None = None
 
 
@@ -83,6 +92,8 @@ def plan(observed: Observed) -> tuple[Action, ...]:
         actions.append(ForgetTicket())
     if observed.renewal_due:
         actions.append(Renew())
+    if observed.newest_eeprom > observed.done_eeprom:
+        actions.append(WriteEeprom(observed.newest_eeprom))
     desired = observed.desired
     if observed.newest_generation > (desired.generation if desired else 0):
         # Decide on the newest order only: the next round sees it.

@@ -14,6 +14,7 @@ admitted carries `Authorization: Bearer <session token>`; an enrolled agent pres
     GET  /v1/node/desired             (certificate)  -> Desired
     POST /v1/node/status              (certificate) Status     -> StatusAccepted
     POST /v1/node/join-material       (certificate)  -> JoinMaterial
+    GET  /v1/node/eeprom              (certificate)  -> EepromOrder
 
 An error answers with a 4xx/5xx status and `{"error": code, "message": text, "hint": text}`.
 """
@@ -311,6 +312,20 @@ class StatusAccepted:
     generation: int
     """The newest desired generation; the agent fetches it when it has an older one."""
     interval_s: float
+    eeprom: int = 0
+    """Number of the newest `EepromOrder`; 0: there is none."""
+
+
+@dataclass(frozen=True)
+class EepromOrder:
+    """Bootloader settings that a person wants in the board's EEPROM. Numbers grow; each is carried out
+    once.
+    """
+
+    number: int
+    board_type: int
+    """Type field of the revision code that the settings are for; on another board nothing is written."""
+    settings: dict[str, str]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from agent.backoff import Backoff
 from agent.client import AuthorityTrust, ControlClient, Refused, Unreachable, Untrusted
 from agent.commands import Runner
 from agent.commands import run as run_command
+from agent.eeprom import carry_out
 from agent.enrol import Applicant, Identity, ask, read_boot_id
 from agent.errors import AgentError
 from agent.hardware import ROOT, read_hardware, read_interfaces, read_text
@@ -42,11 +43,13 @@ from agent.plan import (
     MarkDone,
     Observed,
     Renew,
+    WriteEeprom,
     newer,
     plan,
 )
 from agent.protocol import (
     Desired,
+    EepromOrder,
     JoinMaterial,
     K3sState,
     Outcome,
@@ -119,6 +122,7 @@ class Service:
         self._enrolled = False
         self._renew_at = float("inf")
         self._newest_generation = 0
+        self._newest_eeprom = 0
         self._behind_s: float | None = None
         self._notes: list[Problem] = []
         self._stop = threading.Event()
@@ -188,6 +192,8 @@ class Service:
         self._consider_clock()
         behind = accepted.generation > (observed.desired.generation if observed.desired else 0)
         self._newest_generation = max(self._newest_generation, accepted.generation)
+        behind |= accepted.eeprom > self._store.state.eeprom
+        self._newest_eeprom = accepted.eeprom
         self._status(
             f"{self._config.node}: k3s {observed.k3s.value}, order {self._store.state.generation} done"
         )
@@ -208,6 +214,8 @@ class Service:
             desired=state.desired,
             newest_generation=self._newest_generation,
             done_generation=state.generation,
+            newest_eeprom=self._newest_eeprom,
+            done_eeprom=state.eeprom,
             join=state.join,
         )
 
@@ -237,6 +245,8 @@ class Service:
             self._config = dataclasses.replace(self._config, ticket=None)
         elif isinstance(action, Renew):
             self._renew()
+        elif isinstance(action, WriteEeprom):
+            self._write_eeprom()
         elif isinstance(action, FetchDesired):
             offered = self._client.get("/v1/node/desired", Desired)
             self._store.save(dataclasses.replace(state, desired=newer(state.desired, offered)))
@@ -253,6 +263,24 @@ class Service:
             self._store.save(dataclasses.replace(state, join=cleaned))
         elif isinstance(action, MarkDone):
             self._store.save(dataclasses.replace(state, generation=action.generation))
+
+    def _write_eeprom(self) -> None:
+        """Carry the order out, once: what became of it is said in the next report, whatever it was."""
+        order = self._client.get("/v1/node/eeprom", EepromOrder)
+        if order.number <= self._store.state.eeprom:
+            return
+        # Before it is begun: a board that fails in the middle of it must not begin again by itself.
+        self._store.save(dataclasses.replace(self._store.state, eeprom=order.number))
+        try:
+            written = carry_out(order, self._hardware, self._host.run, self._host.state_directory)
+        except AgentError as exc:
+            self._note("eeprom_refused", f"order {order.number}: {exc.message}", exc.hint)
+            return
+        if written.changes:
+            text = f"order {order.number} is written, {'; '.join(written.changes)}"
+            self._note("eeprom_written", text, "It takes effect when the board restarts.")
+        else:
+            self._note("eeprom_unchanged", f"order {order.number}: the EEPROM holds all of it already", "")
 
     def _enrol(self) -> None:
         ticket = self._config.ticket

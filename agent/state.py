@@ -116,6 +116,8 @@ class AgentState:
     """The last desired generation that was carried out; never decreases."""
     desired: Desired | None = None
     join: JoinRecord | None = None
+    eeprom: int = 0
+    """The last EEPROM order that was carried out or refused."""
 
 
 class StateStore:

@@ -23,6 +23,7 @@ from fleet import events
 from fleet.admission import AdmissionDesk
 from fleet.boards import Serial
 from fleet.boots import BootDesk, BootReport, NodeBoot
+from fleet.eeprom_orders import EepromDesk
 from fleet.errors import FleetError
 from fleet.events import Entry
 from fleet.ground import Ground
@@ -90,6 +91,7 @@ class Controller:
         self.installs = InstallDesk(ground, images, control)
         self.handouts = HandoutDesk(ground, control)
         self.joins = JoinDesk(ground)
+        self.eeprom = EepromDesk(ground)
         self.boots = BootDesk(ground)
         self.watch = Watch(ground, self.joins, connect)
         self._clock = clock

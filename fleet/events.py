@@ -33,6 +33,7 @@ class Kind(StrEnum):
     HEALTH = "health"
     HELD = "held"
     ALARM = "alarm"
+    EEPROM = "eeprom"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,6 +272,15 @@ def removed() -> Entry:
 
 def restored() -> Entry:
     return Entry(kind=Kind.STATE, text="in cluster.yaml again")
+
+
+def eeprom_ordered(number: int, settings: Mapping[str, str]) -> Entry:
+    wanted = ", ".join(f"{key}={value}" for key, value in settings.items())
+    return Entry(
+        kind=Kind.EEPROM,
+        text=f"order {number}: bootloader settings are to be written, {wanted}",
+        detail={"order": number, "settings": dict(settings)},
+    )
 
 
 def declared() -> Entry:

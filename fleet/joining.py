@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from agent.protocol import Desired, JoinMaterial, K3sState, Status, StatusAccepted
 from fleet import events
+from fleet.eeprom_orders import number_of
 from fleet.ground import Ground
 from fleet.k3s_config import API_PORT, InitialiseCluster, JoinServer, Way, render_join_material, unit_of
 from fleet.lifecycle import Happening, State
@@ -89,10 +90,18 @@ class JoinDesk:
             if not is_repeat:
                 node = self._take(tx, node, status, now)
             node, _reason = self._give_turn(tx, node, now)
+            eeprom = number_of(tx, node.name)
         waits = node.state in _WANTS_TO_JOIN
         return StatusAccepted(
-            generation=node.generation, interval_s=JOINING_INTERVAL_S if waits else STEADY_INTERVAL_S
+            generation=node.generation,
+            interval_s=JOINING_INTERVAL_S if waits else STEADY_INTERVAL_S,
+            eeprom=eeprom,
         )
+
+    def caller(self, certificate: str | None) -> NodeRecord:
+        """The node whose certificate it is. Raises `RefusedError` where it is nobody's."""
+        with self._ground.store.write() as tx:
+            return self._caller(tx, certificate)
 
     def join_material(self, certificate: str | None) -> JoinMaterial:
         """Tokens and settings for the caller, when it is its turn; the same again while it joins.

@@ -5,12 +5,14 @@ GET  /v1/admin/nodes/{name}?since=ID    Timeline of a node or of a held board
 POST /v1/admin/nodes/{name}/approve?key=HEX   {"message": text}; 409 when another key waits by now
 POST /v1/admin/nodes/{name}/handout           Handout: what makes an image the node's own, its ticket included
 POST /v1/admin/nodes/{name}/handout/{intent}?image=ID&medium=TEXT   {}; it was written, and read back
+POST /v1/admin/nodes/{name}/eeprom      {"KEY": "value"} -> {"message": text}
 GET  /v1/admin/summary                  counts by state, memory of the server
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import socket
@@ -43,6 +45,7 @@ class AdminApi:
         app.router.add_post("/v1/admin/nodes/{name}/approve", self._approve)
         app.router.add_post("/v1/admin/nodes/{name}/handout", self._hand_out)
         app.router.add_post("/v1/admin/nodes/{name}/handout/{intent:[0-9]{1,9}}", self._handed_out)
+        app.router.add_post("/v1/admin/nodes/{name}/eeprom", self._eeprom)
         app.router.add_get("/v1/admin/summary", self._summary)
         return app
 
@@ -83,6 +86,15 @@ class AdminApi:
             name, intent, image_id=query.get("image", ""), medium=query.get("medium", "")
         )
         return value_answer({})
+
+    async def _eeprom(self, request: web.Request) -> web.Response:
+        try:
+            settings = json.loads(await request.read())
+        except ValueError as error:
+            raise RefusedError(400, "settings", "the body is not JSON") from error
+        if not isinstance(settings, dict):
+            raise RefusedError(400, "settings", "the body is no JSON object of settings")
+        return value_answer({"message": self._controller.eeprom.order(request.match_info["name"], settings)})
 
     async def _summary(self, _request: web.Request) -> web.Response:
         view = fleet_view(self._controller.store)

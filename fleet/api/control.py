@@ -54,6 +54,7 @@ class ControlApi:
         app.router.add_post("/v1/install/complete", self._complete)
         app.router.add_get("/v1/node/desired", self._desired)
         app.router.add_post("/v1/node/status", self._status)
+        app.router.add_get("/v1/node/eeprom", self._eeprom)
         app.router.add_post("/v1/node/join-material", self._join_material)
         return app
 
@@ -79,6 +80,10 @@ class ControlApi:
 
     async def _desired(self, request: web.Request) -> web.Response:
         return _answer(self._controller.joins.desired(peer_certificate(request)))
+
+    async def _eeprom(self, request: web.Request) -> web.Response:
+        node = self._controller.joins.caller(peer_certificate(request))
+        return _answer(self._controller.eeprom.order_for(node))
 
     async def _status(self, request: web.Request) -> web.Response:
         status = await _read(request, Status)

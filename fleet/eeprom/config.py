@@ -1,10 +1,9 @@
-"""A file of EEPROM settings: read, judged, and changed without losing what else stands in it."""
+"""A file of EEPROM settings: what is wrong with it. (`agent.eeprom` changes one, on the node.)"""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -96,34 +95,3 @@ def _check_order(number: int, value: str) -> list[Problem]:
         )
         found.append(Problem(number, message, hint, is_error=False))
     return found
-
-
-def merge_config(text: str, settings: Mapping[str, str]) -> str:
-    """The file with these settings in its ``[all]`` section; comments, other keys and sections stay."""
-    missing, section = dict(settings), "all"
-    merged: list[str] = []
-    end_of_all: int | None = None
-    for line in text.splitlines():
-        heading, setting = _SECTION.fullmatch(line.strip()), _SETTING.fullmatch(line.strip())
-        if heading is not None:
-            section = heading.group(1)
-        if section == "all" and setting is not None and setting.group(1) in settings:
-            key = setting.group(1)
-            if key not in missing:
-                continue  # a second line of it
-            line = f"{key}={missing.pop(key)}"
-        merged.append(line)
-        if section == "all" and line.strip():
-            end_of_all = len(merged)
-    added = [f"{key}={value}" for key, value in missing.items()]
-    if end_of_all is None:
-        merged = ["[all]", *added, *(["", *merged] if merged else [])]
-    else:
-        merged[end_of_all:end_of_all] = added
-    return "\n".join(merged).rstrip("\n") + "\n"
-
-
-def diff_configs(before: str, after: str) -> str:
-    """What changes, as a unified diff; empty where nothing does."""
-    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), "EEPROM", "new", lineterm="", n=1)
-    return "\n".join(lines)

@@ -26,6 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from agent.protocol import (
     Desired,
     DiskSelector,
+    EepromOrder,
     Hello,
     ImageSource,
     InstallComplete,
@@ -158,6 +159,7 @@ class ControlServer:
         self.plan: InstallPlan | None = None
         self.desired = Desired(generation=1, join=False)
         self.material: JoinMaterial | None = None
+        self.eeprom: EepromOrder | None = None
         self.interval_s = 0.05
         self.clock_ahead_s = 0.0
         self.approve_everybody = False
@@ -175,6 +177,7 @@ class ControlServer:
         self.completed: list[InstallComplete] = []
         self.statuses: list[Status] = []
         self.material_requests = 0
+        self.eeprom_requests = 0
         self.clients: list[str] = []
         self.tickets = {TICKET}
         self._welcomes: dict[str, tuple[Hello, Welcome]] = {}
@@ -303,7 +306,11 @@ class ControlServer:
                 return encode(self.desired)
             case "/v1/node/status":
                 self.statuses.append(decode(Status, body))
-                return encode(StatusAccepted(generation=self.desired.generation, interval_s=self.interval_s))
+                number = self.eeprom.number if self.eeprom else 0
+                return encode(StatusAccepted(self.desired.generation, self.interval_s, number))
+            case "/v1/node/eeprom" if self.eeprom is not None:
+                self.eeprom_requests += 1
+                return encode(self.eeprom)
             case "/v1/node/join-material" if self.material is not None:
                 self.material_requests += 1
                 return encode(self.material)

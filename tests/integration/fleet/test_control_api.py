@@ -27,6 +27,7 @@ from fakes_fleet_server import TIMEOUT_S, Caller, Running, running
 from agent.protocol import (
     MAX_BODY_BYTES,
     Desired,
+    EepromOrder,
     InstallComplete,
     InstallPlan,
     InstallProgress,
@@ -41,6 +42,8 @@ from agent.protocol import (
     decode,
     ticket_proof,
 )
+from fleet.admin_client import FleetReader
+from fleet.errors import FleetError
 from fleet.kube import KubeNode
 from fleet.lifecycle import State
 from fleet.pki import open_pki
@@ -290,3 +293,44 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
             assert any("installed and verified" in event.text for event in reader.timeline(node="pi5-1"))
     finally:
         store.close()
+
+
+def test_an_eeprom_order_goes_from_a_person_to_the_nodes_agent(server: Running, tmp_path: Path) -> None:
+    reader = FleetReader(tmp_path)
+    with pytest.raises(FleetError, match="no agent of it is enrolled"):
+        reader.order_eeprom("pi5-1", {"BOOT_ORDER": "0xf62"})
+    install(server)
+    node = enrol(server)
+    assert node.ask("GET", "/v1/node/eeprom").status == 404
+    accepted = decode(
+        StatusAccepted, node.post("/v1/node/status", status_report(hardware_of(SERVER), 1)).body
+    )
+    assert accepted.eeprom == 0
+    for number in (1, 2):
+        assert f"order {number} for pi5-1" in reader.order_eeprom("pi5-1", {"BOOT_ORDER": "0xf62"})
+    answer = node.post("/v1/node/status", status_report(hardware_of(SERVER), 2))
+    assert decode(StatusAccepted, answer.body).eeprom == 2
+    order = decode(EepromOrder, node.ask("GET", "/v1/node/eeprom").body)
+    assert order == EepromOrder(2, 0x17, {"BOOT_ORDER": "0xf62"})
+    assert "BOOT_ORDER=0xf62" in reader.timeline("pi5-1")["events"][-1]["text"]
+
+
+def test_an_eeprom_order_needs_a_certificate(server: Running) -> None:
+    assert server.caller().ask("GET", "/v1/node/eeprom").status == 401
+
+
+@pytest.mark.parametrize(
+    ("node", "settings", "words"),
+    [
+        ("nobody", {"BOOT_ORDER": "0xf62"}, "no node 'nobody'"),
+        ("pi5-1", {}, "0 settings"),
+        ("pi5-1", {"BOOT_ORDR": "0xf62"}, "no setting of the bootloader"),
+        ("pi5-1", {"BOOT_ORDER": "0xf62\nTFTP_IP=1.2.3.4"}, "hexadecimal"),
+        ("pi5-1", {"HTTP_HOST": "a\nb"}, "plain ASCII"),
+    ],
+)
+def test_an_eeprom_order_that_is_not_sound_is_refused(
+    server: Running, tmp_path: Path, node: str, settings: dict[str, str], words: str
+) -> None:
+    with pytest.raises(FleetError, match=words):
+        FleetReader(tmp_path).order_eeprom(node, settings)

@@ -10,12 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from fakes_fleet import node_spec
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fleet.boards import BoardModel, DiskKind
 from fleet.cli_eeprom import check, config
-from fleet.eeprom.config import check_config, diff_configs, merge_config
+from fleet.eeprom.config import check_config
 from fleet.eeprom.recommend import boot_order, recommend, render, settings_of
 from fleet.spec.model import DiskSpec
 
@@ -113,29 +111,6 @@ def test_nvme_is_an_error_on_a_pi4_only() -> None:
 def test_lines_for_config_txt_and_sections_are_left_alone() -> None:
     text = f"{GOOD}[pi5]\nPCIE_PROBE=1\n[config.txt]\nanything goes here\n"
     assert check_config(text, BoardModel.PI5) == []
-
-
-def test_merging_keeps_what_stands_there() -> None:
-    text = "# mine\n[all]\nBOOT_UART=1\nBOOT_ORDER=0x1\nBOOT_ORDER=0x4\n\n[pi4]\nBOOT_ORDER=0x1\n"
-    merged = merge_config(text, {"BOOT_ORDER": "0xf62", "DHCP_TIMEOUT": "45000"})
-    assert merged == (
-        "# mine\n[all]\nBOOT_UART=1\nBOOT_ORDER=0xf62\nDHCP_TIMEOUT=45000\n\n[pi4]\nBOOT_ORDER=0x1\n"
-    )
-    assert "-BOOT_ORDER=0x1" in diff_configs(text, merged)
-
-
-def test_merging_into_nothing_and_before_a_foreign_section() -> None:
-    assert merge_config("", {"A": "1"}) == "[all]\nA=1\n"
-    assert merge_config("[pi4]\nB=2\n", {"A": "1"}) == "[all]\nA=1\n\n[pi4]\nB=2\n"
-
-
-@given(st.text(max_size=300))
-def test_merging_twice_changes_nothing_more(text: str) -> None:
-    settings = {"BOOT_ORDER": "0xf62", "MAX_RESTARTS": "-1"}
-    once = merge_config(text, settings)
-    assert merge_config(once, settings) == once
-    assert "BOOT_ORDER=0xf62" in once.splitlines()
-    check_config(once, BoardModel.PI5)
 
 
 def test_the_file_is_alone_on_standard_output() -> None:
