@@ -1,7 +1,7 @@
 """Writes bootloader settings into the board's EEPROM, on order of the control server.
 
-The order's settings are merged into what the EEPROM holds; nothing else of it changes. It is carried out once:
-a second attempt takes a new order. They take effect at the next restart of the board.
+The order's settings are merged into what the EEPROM holds; nothing else of it changes. It is carried out
+once: a second attempt takes a new order. They take effect at the next restart of the board.
 """
 
 from __future__ import annotations
