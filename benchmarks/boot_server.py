@@ -21,6 +21,7 @@ from fleet.boards import MacAddress, Serial
 from fleet.spec.model import DhcpMode
 from pxe.boot.table import BootTable, BootTree, NodeBootState
 from pxe.server import PxeConfig, PxeServer
+from pxe.tftp.settings import default_workers
 
 SERIAL: Final = "0badcafe"
 """The directory that a bootloader with this serial asks in."""
@@ -50,6 +51,7 @@ async def serve(root: Path, state: Path) -> None:
         dhcp=DhcpMode.OFF,
         state_dir=state,
         tftp_port=0,
+        tftp_workers=default_workers(),
         http_port=0,
         grace_s=1.0,
     )

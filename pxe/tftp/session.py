@@ -51,8 +51,13 @@ Address: TypeAlias = tuple[str, int]
 EARLY_TERMINATE: Final = (
     "early terminate"  # text of the bootloaders; others end with code 0 or 8 and any text
 )
+MAXIMUM_WINDOW_BYTES: Final = 96 * 1024
+"""More overflows the receive buffer that Linux gives a client by default (208 KiB with all overheads), and
+what is lost there is lost again with every repetition."""
 MAXIMUM_DIGITS: Final = 20
 _ACK: Final = Opcode.ACK.to_bytes(2, "big")
+_PACK: Final = DATA_HEADER.pack
+_ACK_OPCODE: Final = int(Opcode.ACK)  # packing an enum's member takes three times as long
 _NO_CHUNK: Final = Chunk(0, 0, 0, memoryview(b""))
 
 
@@ -156,10 +161,12 @@ def negotiate(request: Request, size_bytes: int, limits: SessionLimits) -> Negot
                     accepted.append(("timeout", str(timeout_s)))
             case "windowsize":
                 windowsize = min(_number(text, 1), MAXIMUM_WINDOWSIZE, limits.max_windowsize)
-                accepted.append(("windowsize", str(windowsize)))
+                accepted.append(("windowsize", ""))  # known when all options are
             case _:
                 pass
-    return Negotiated(blksize=blksize, windowsize=windowsize, timeout_s=timeout_s, options=tuple(accepted))
+    windowsize = min(windowsize, max(1, MAXIMUM_WINDOW_BYTES // (DATA_HEADER.size + blksize)))
+    options = tuple((name, str(windowsize) if name == "windowsize" else value) for name, value in accepted)
+    return Negotiated(blksize=blksize, windowsize=windowsize, timeout_s=timeout_s, options=options)
 
 
 def _number(text: str, minimum: int) -> int:
@@ -336,10 +343,21 @@ class ReadSession:
         """`expected` has come and `reply` was sent."""
         self._heard = True
         self._acked = acked = self._sent
-        self._sent = sent = min(acked + self._windowsize, self._last_block)
+        last = self._last_block
+        sent = acked + self._windowsize
+        if sent > last:
+            sent = last
+        self._sent = sent
         self._retries = 0
         self._retransmit_at = now + self._first_timeout_s
-        self._anticipate(sent)
+        chunk = self._chunk
+        first, end = sent + 1, sent + self._windowsize + 1
+        if end <= chunk.end and end <= last:  # as `_anticipate`, for all but the last of a chunk
+            start = (first - chunk.first) * chunk.stride
+            self.reply = (chunk.packets[start : start + (end - first) * chunk.stride],)
+            self.expected = _PACK(_ACK_OPCODE, sent & 0xFFFF)
+        else:
+            self._anticipate(sent)
 
     def _receive_ack(self, number: int, now: float) -> None:
         self._heard = True

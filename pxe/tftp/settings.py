@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Final
@@ -42,6 +43,12 @@ class WorkerSettings:
     neighbours: tuple[IPv4Network, ...] = ()
     use_gso: bool = True
     grace_s: float = 5.0
+
+
+def default_workers(processors: int | None = None) -> int:
+    """Two worker processes where they can run beside each other: one is enough for a gigabit, two answer
+    sooner."""
+    return 2 if (processors or os.cpu_count() or 1) > 1 else 1
 
 
 def worker_settings(

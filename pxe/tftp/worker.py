@@ -27,13 +27,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from multiprocessing.connection import Connection
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from pxe.boot.clients import ClientBook, Learn
 from pxe.boot.content import Content, open_content
 from pxe.boot.decision import Install
 from pxe.boot.routes import Route, locate, route
 from pxe.boot.table import BootTable
+from pxe.events import BoardEvent
 from pxe.net.ports import connect_udp, from_address, path_mtu, received_for
 from pxe.net.sparse_log import SparseLog
 from pxe.tftp.frames import FrameStore
@@ -54,7 +55,6 @@ ANCILLARY_BYTES: Final = 64
 PACKET_BYTES: Final = 2048  # more than any packet that a client may send
 PROGRESS_EVERY_S: Final = 1.0
 COUNT_EVERY_S: Final = 1.0
-LONGEST_WAIT_S: Final = 1.0
 OWN_DESCRIPTORS: Final = 64  # of the worker itself, and for contents of several files
 DESCRIPTORS_PER_TRANSFER: Final = 2  # a socket and a file
 
@@ -81,10 +81,12 @@ class _Transfer:
         "content",
         "fd",
         "is_bulk",
+        "is_lock_step",
         "progress_at",
         "queued_s",
         "receive",
         "route",
+        "send",
         "session",
         "started",
     )
@@ -101,7 +103,10 @@ class _Transfer:
     ) -> None:
         own = channel.sock if isinstance(channel, ConnectedChannel) else None
         self.fd = own.fileno() if own is not None else -1
-        self.receive: Callable[[int], bytes] = own.recv if own is not None else lambda _size: b""
+        # Bound once, for the one path that every ACK takes; a shared socket does not take it.
+        self.receive: Callable[[int], bytes] = own.recv if own is not None else _no_socket
+        self.send: Callable[[memoryview], int] = own.send if own is not None else _no_socket
+        self.is_lock_step = session.negotiated.windowsize == 1
         self.channel = channel
         self.client = asked.peer
         self.is_bulk = asked.is_bulk
@@ -111,6 +116,10 @@ class _Transfer:
         self.started = now
         self.queued_s = queued_s
         self.progress_at = now + PROGRESS_EVERY_S
+
+
+def _no_socket(_argument: int | memoryview) -> Any:
+    raise OSError("this transfer has no socket of its own")
 
 
 class TftpWorker:
@@ -147,7 +156,8 @@ class TftpWorker:
         self._events = EventPipe(orders)
         self._segmentation = Segmentation(settings.use_gso)
         self._ends_at: float | None = None
-        self._orphaned = False
+        self._is_over = False
+        self._due = 0.0  # when the house wants to be kept
         self._listened_at = 0.0
         self._drop_log = SparseLog(log)
         self.counters = TftpCounters()
@@ -159,10 +169,12 @@ class TftpWorker:
         self._epoll.register(listening, select.EPOLLIN)
         self._epoll.register(orders, select.EPOLLIN)
         transfers, poll, monotonic = self._by_fd, self._epoll.poll, time.monotonic
+        now = monotonic()
         try:
             self._orders.send([])  # up and running
-            while not self._is_over():
-                ready = poll(self._wait_s(), TRANSFERS_PER_ROUND)
+            while not self._is_over:
+                wait_s = self._due - now
+                ready = poll(wait_s if wait_s > 0 else 0, TRANSFERS_PER_ROUND)
                 now = monotonic()
                 for fd, _mask in ready:
                     transfer = transfers.get(fd)
@@ -172,10 +184,10 @@ class TftpWorker:
                         self._take_orders()
                     elif fd == listening:
                         self._accept_requests(now)
-                if now - self._listened_at > LISTEN_EVERY_S and self._ends_at is None:
-                    self._accept_requests(now)
-                self._run_timers(now)
-                self._flush_events()
+                if len(ready) == TRANSFERS_PER_ROUND and now - self._listened_at > LISTEN_EVERY_S:
+                    self._accept_requests(now)  # they might have to wait behind many transfers
+                if now >= self._due:
+                    self._keep_house(now)
         finally:
             self._close()
 
@@ -193,25 +205,21 @@ class TftpWorker:
                     case None:
                         self._stop_accepting()
         except (EOFError, OSError):
-            self._orphaned = True
+            self._is_over = True
 
     def _stop_accepting(self) -> None:
         """From now on only what is under way is brought to its end, for as long as the grace period lasts."""
         if self._ends_at is None:
             self._ends_at = time.monotonic() + self._settings.grace_s
+            self._due = 0.0
             if not self._settings.single_port:
                 self._epoll.unregister(self._sock.fileno())
-
-    def _is_over(self) -> bool:
-        if self._orphaned:
-            return True
-        return self._ends_at is not None and (not self._count or time.monotonic() >= self._ends_at)
 
     def _flush_events(self, *, all_now: bool = False) -> None:
         try:
             self._events.flush(all_now=all_now)
         except OSError:
-            self._orphaned = True
+            self._is_over = True
 
     # Requests
 
@@ -278,7 +286,7 @@ class TftpWorker:
         if content is None:
             self.counters.missing += 1
             self._refuse(asked.peer, asked.ours, ErrorCode.FILE_NOT_FOUND, "File not found")
-            self._events.add(missing_event(found))
+            self._tell(missing_event(found))
             return
         asked = replace(asked, is_bulk=content.size > self._settings.bulk_bytes)
         self._make_room(asked.peer[0])
@@ -368,8 +376,11 @@ class TftpWorker:
         try:
             data = transfer.receive(PACKET_BYTES)
             if data == session.expected:
-                for piece in session.reply:
-                    channel.send(piece, session.packet_bytes)
+                if transfer.is_lock_step:
+                    transfer.send(session.reply[0])
+                else:
+                    for piece in session.reply:
+                        channel.send(piece, session.packet_bytes)
                 session.advance(now)
                 if now >= transfer.progress_at:
                     self._report_progress(transfer, now)
@@ -417,7 +428,7 @@ class TftpWorker:
     def _report_progress(self, transfer: _Transfer, now: float) -> None:
         transfer.progress_at = now + PROGRESS_EVERY_S
         done = transfer.session.acknowledged_bytes
-        self._events.add(progress_event(transfer.route, done, transfer.content.size))
+        self._tell(progress_event(transfer.route, done, transfer.content.size))
 
     def _client_gone(self, transfer: _Transfer) -> None:
         """ICMP port unreachable: the client has closed its end. Bootloaders do so right after they have
@@ -433,7 +444,7 @@ class TftpWorker:
     def _finish(self, transfer: _Transfer, outcome: Outcome, now: float) -> None:
         self.counters.count(outcome, transfer.session.acknowledged_bytes)
         seconds = now - transfer.started
-        self._events.add(
+        self._tell(
             outcome_event(transfer.route, outcome, seconds, transfer.session.statistics(transfer.queued_s))
         )
         self._end(transfer)
@@ -452,9 +463,8 @@ class TftpWorker:
             self._epoll.unregister(transfer.fd)
         transfer.channel.close()
         transfer.content.close()
-        if self._waiting:
-            self._timers_set += 1
-            heapq.heappush(self._timers, (0.0, self._timers_set, transfer))  # the next one's turn, soon
+        if self._waiting or self._ends_at is not None:
+            self._due = 0.0  # the next one's turn, or the end
 
     def _start_waiting(self, now: float) -> None:
         """Begin what waits, as far as there is room."""
@@ -464,43 +474,49 @@ class TftpWorker:
 
     # Time
 
-    def _run_timers(self, now: float) -> None:
-        """Timers are not moved with every ACK: one that rings too early is set again."""
-        ended = False
+    def _keep_house(self, now: float) -> None:
+        """Everything that is not a packet; says when it wants to be called again.
+
+        Timers are not moved with every ACK: one that rings too early is set again.
+        """
         while self._timers and self._timers[0][0] <= now:
             _due, _number, transfer = heapq.heappop(self._timers)
             if self._by_client.get(transfer.client[0], {}).get(transfer.client[1]) is not transfer:
-                ended = True
-                continue
+                continue  # it has ended
             try:
                 transfer.session.handle_timeout(now)
                 self._advance(transfer, now)
             except Exception:
                 self._break(transfer)
             self._set_timer(transfer)
-        if ended and self._waiting and self._ends_at is None:
+        if self._waiting and self._ends_at is None:
             self._start_waiting(now)
         if now >= self._counted_at + COUNT_EVERY_S:
             self._counted_at = now
             self.counters.expired += self._waiting.expire(now)
             self.counters.active, self.counters.waiting = self._count, len(self._waiting)
             self._events.count(self.counters)
+        self._flush_events()
+        if self._ends_at is not None and (not self._count or now >= self._ends_at):
+            self._is_over = True
+        self._due = now + COUNT_EVERY_S
+        for due in (self._timers[0][0] if self._timers else None, self._events.next_timeout(), self._ends_at):
+            if due is not None and due < self._due:
+                self._due = due
+
+    def _tell(self, event: BoardEvent) -> None:
+        self._events.add(event)
+        due = self._events.next_timeout()
+        if due is not None and due < self._due:
+            self._due = due
 
     def _set_timer(self, transfer: _Transfer) -> None:
         deadline = transfer.session.next_timeout()
         if deadline is not None:
             self._timers_set += 1
             heapq.heappush(self._timers, (deadline, self._timers_set, transfer))
-
-    def _wait_s(self) -> float:
-        """Seconds until something is due."""
-        due = self._timers[0][0] if self._timers else None
-        events = self._events.next_timeout()
-        if due is None or (events is not None and events < due):
-            due = events
-        if self._ends_at is not None and (due is None or self._ends_at < due):
-            due = self._ends_at
-        return LONGEST_WAIT_S if due is None else min(max(due - time.monotonic(), 0.0), LONGEST_WAIT_S)
+            if deadline < self._due:
+                self._due = deadline
 
     def _close(self) -> None:
         for ports in list(self._by_client.values()):

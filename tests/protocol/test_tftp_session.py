@@ -124,6 +124,21 @@ def test_values_are_lowered_to_the_limits(asked: tuple[str, str], answered: tupl
     assert Link(10, (asked,)).sent() == [OptionAck((answered,))]
 
 
+@pytest.mark.parametrize("reverse", [False, True], ids=["blksize first", "windowsize first"])
+@pytest.mark.parametrize(
+    ("blksize", "windowsize"), [(512, 64), (1468, 64), (8192, 11), (32768, 2), (65464, 1)]
+)
+def test_a_window_fits_into_a_clients_receive_buffer(blksize: int, windowsize: int, reverse: bool) -> None:
+    asked = [("blksize", str(blksize)), ("windowsize", "64")]
+    answered = [("blksize", str(blksize)), ("windowsize", str(windowsize))]
+    if reverse:
+        asked.reverse()
+        answered.reverse()
+    link = Link(10**6, tuple(asked), SessionLimits(max_blksize=65464))
+    assert link.sent() == [OptionAck(tuple(answered))]
+    assert len(link.hear(Ack(0))) == windowsize
+
+
 @pytest.mark.parametrize(
     "asked",
     [("blksize", value) for value in ("0", "7", "-1", "abc", "", "1e20", "٣٣", " 512", "9" * 21)]
