@@ -33,7 +33,7 @@ from pxe.net.netconsole import ConsoleService, bind_console
 from pxe.net.observer import Observer
 from pxe.net.ports import bind_tcp, bind_udp
 from pxe.net.tftp import TftpService
-from pxe.tftp.settings import WorkerSettings, worker_settings
+from pxe.tftp.settings import WorkerSettings, default_workers, worker_settings
 from pxe.web.content import ContentServer
 
 log = logging.getLogger(__name__)
@@ -120,6 +120,8 @@ class PxeConfig:
             http_port=network.ports.http,
             netconsole_port=network.ports.netconsole or None,
             metrics_from=network.metrics_from,
+            tftp_workers=network.tftp.workers or default_workers(),
+            tftp_single_port=network.tftp.single_port,
         )
 
 

@@ -34,6 +34,7 @@ from fleet.spec.model import (
     ShellyPower,
     SnmpPoePower,
     TasmotaPower,
+    TftpSpec,
     UnknownBoards,
     UrlBase,
     UserSpec,
@@ -50,6 +51,7 @@ from fleet.spec.schema import (
     ShellySection,
     SnmpPoeSection,
     TasmotaSection,
+    TftpSection,
 )
 
 T = TypeVar("T")
@@ -130,6 +132,7 @@ def _base(base: BaseSection | None, around: Surroundings) -> BaseRef:
 def _network(draft: Draft) -> NetworkSpec:
     network = draft.network
     ports = network.ports or PortsSection()
+    tftp = network.tftp or TftpSection()
     return NetworkSpec(
         interface=_required(network.interface),
         dhcp=_or(network.dhcp, DhcpMode.PROXY),
@@ -145,6 +148,7 @@ def _network(draft: Draft) -> NetworkSpec:
             _or(ports.netconsole, DEFAULT_NETCONSOLE_PORT),
         ),
         metrics_from=_given(network.metrics_from),
+        tftp=TftpSpec(_or(tftp.single_port, False), tftp.workers),
         bootloader_updates=_or(network.bootloader_updates, False),
     )
 

@@ -63,6 +63,7 @@ def to_document(spec: ClusterSpec) -> dict[str, Any]:
                 "control": network.ports.control,
                 "netconsole": network.ports.netconsole,
             },
+            "tftp": {"single_port": network.tftp.single_port, "workers": network.tftp.workers},
             "metrics_from": [str(one) for one in network.metrics_from],
             "bootloader_updates": network.bootloader_updates,
         },

@@ -173,6 +173,14 @@ class PortsSpec:
     netconsole: int = DEFAULT_NETCONSOLE_PORT
 
 
+@dataclass(frozen=True, slots=True)
+class TftpSpec:
+    """How boot files are served. `workers`: processes; None: as many as this machine can use."""
+
+    single_port: bool = False
+    workers: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSpec:
     """The network that the boards boot on.
@@ -197,6 +205,7 @@ class NetworkSpec:
     ports: PortsSpec
     metrics_from: tuple[IPv4Network, ...] = ()
     bootloader_updates: bool = False
+    tftp: TftpSpec = TftpSpec()
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,6 +149,17 @@ class PortsSection(_Section):
     )
 
 
+class TftpSection(_Section):
+    single_port: bool | None = Field(
+        default=None,
+        description="Answer from port 69 itself instead of from a port for each transfer. For boards behind "
+        "NAT, or a server behind a load balancer, where other ports do not get through.",
+    )
+    workers: Annotated[int, Field(ge=1, le=16)] | None = Field(
+        default=None, description="Processes that share the port; two where the machine has two processors."
+    )
+
+
 class NetworkSection(_Section):
     interface: Annotated[str, BeforeValidator(values.parse_interface)] | None = Field(
         default=None, description="The interface of this machine that faces the boards."
@@ -174,6 +185,7 @@ class NetworkSection(_Section):
     server_address: Address | None = Field(
         default=None, description="This machine's address on the subnet. Left out: read from the interface."
     )
+    tftp: TftpSection | None = Field(default=None, description="How boot files are served.")
     ports: PortsSection | None = Field(default=None, description="Ports of Bramble's own services.")
     metrics_from: list[Annotated[IPv4Network, BeforeValidator(values.parse_network)] | None] | None = Field(
         default=None,
