@@ -112,6 +112,10 @@ class FileContent:
             buffer[skipped:] = rest[: len(buffer) - skipped]
             del rest[: len(buffer) - skipped]
 
+    def fileno(self) -> int:
+        """The descriptor, for `sendfile`; stays the content's own."""
+        return self._fd
+
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)

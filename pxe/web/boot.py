@@ -6,8 +6,6 @@ the size first and some resume. A program in pieces is read piece by piece; noth
 
 from __future__ import annotations
 
-import asyncio
-import re
 import time
 from collections.abc import Callable
 from http import HTTPStatus
@@ -24,10 +22,9 @@ from pxe.boot.programs import HTTP_PREFIX
 from pxe.boot.routes import Route, explain_missing, locate, printable, route
 from pxe.boot.table import BootTable
 from pxe.events import BoardEvent, BootFileMissing, TransferDone
+from pxe.web.files import FileResponse
 
-CHUNK_BYTES: Final = 1 << 18
 LONGEST_NAME: Final = 512
-_RANGE: Final = re.compile(r"bytes=(\d{1,15})-(\d{0,15})")
 
 
 class BootTreeServer:
@@ -60,10 +57,13 @@ class BootTreeServer:
         if content is None:
             self._report_missing(found, name)
             return web.Response(status=HTTPStatus.NOT_FOUND, text="no such file\n")
-        try:
-            return await self._send(request, found, content)
-        finally:
-            content.close()
+        started = time.monotonic()
+
+        def sent(_first: int, end: int) -> None:
+            if end == content.size:
+                self._report_sent(found, content.size, time.monotonic() - started)
+
+        return FileResponse(request, content, headers={"Cache-Control": "no-store"}, on_sent=sent)
 
     def _client(self, request: web.Request) -> BoardIdentity | None:
         try:
@@ -79,33 +79,6 @@ class BootTreeServer:
             return None if location is None else open_content(location)
         except OSError:
             return None
-
-    async def _send(self, request: web.Request, found: Route, content: Content) -> web.StreamResponse:
-        span = _find_span(request.headers.get("Range"), content.size)
-        if span is None:
-            headers = {"Content-Range": f"bytes */{content.size}"}
-            return web.Response(status=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers=headers)
-        start, end = span
-        partial = end - start != content.size
-        response = web.StreamResponse(
-            status=HTTPStatus.PARTIAL_CONTENT if partial else HTTPStatus.OK,
-            headers={"Accept-Ranges": "bytes", "Cache-Control": "no-store"},
-        )
-        response.content_type = "application/octet-stream"
-        response.content_length = end - start
-        if partial:
-            response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{content.size}"
-        started = time.monotonic()
-        await response.prepare(request)
-        if request.method == "HEAD":
-            return response
-        for offset in range(start, end, CHUNK_BYTES):
-            size = min(CHUNK_BYTES, end - offset)
-            await response.write(await asyncio.to_thread(_read, content, offset, size))
-        await response.write_eof()
-        if end == content.size:
-            self._report_sent(found, end - start, time.monotonic() - started)
-        return response
 
     def _report_sent(self, found: Route, sent_bytes: int, seconds: float) -> None:
         self._on_event(
@@ -129,25 +102,3 @@ class BootTreeServer:
                 reason=explain_missing(found),
             )
         )
-
-
-def _read(content: Content, offset: int, size_bytes: int) -> bytearray:
-    """In a thread: the disk may be slow."""
-    chunk = bytearray(size_bytes)
-    content.read_into([memoryview(chunk)], offset)
-    return chunk
-
-
-def _find_span(header: str | None, size: int) -> tuple[int, int] | None:
-    """First byte and the one after the last that are asked for; None where a range can not be satisfied.
-
-    What is no single range from a first byte on is answered with the whole file, as RFC 9110 §14.2 allows.
-    """
-    found = _RANGE.fullmatch(header) if header is not None else None
-    if found is None:
-        return 0, size
-    start = int(found.group(1))
-    end = min(int(found.group(2)) + 1, size) if found.group(2) else size
-    if found.group(2) and int(found.group(2)) < start:
-        return 0, size  # no valid range
-    return (start, end) if start < size else None
