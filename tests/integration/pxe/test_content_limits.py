@@ -168,6 +168,10 @@ async def test_a_client_that_reads_nothing_is_left(tmp_path: Path, monkeypatch: 
         assert (await ask(port))[1] == IMAGE
 
 
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def connections(port: int) -> Iterator[str]:
     """Established connections of the server's end. Columns: 1 local address · 3 state, 01 established."""
     for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]:
@@ -181,11 +185,11 @@ async def test_32_clients_at_once_get_the_file_and_no_descriptor_is_kept(tmp_pat
     async with serving(tmp_path, Door()) as port:
         await ask(port)
         gc.collect()
-        before = len(list(Path("/proc/self/fd").iterdir()))
+        before = open_descriptors()
         answers = await asyncio.gather(*(ask(port) for _ in range(32)))
         assert all(body == IMAGE for _head, body in answers)
         async with asyncio.timeout(WAIT_S):
-            while len(list(Path("/proc/self/fd").iterdir())) > before:  # noqa: ASYNC110
+            while open_descriptors() > before:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
 
