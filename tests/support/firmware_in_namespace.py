@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import subprocess
+import shlex
 import sys
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -138,28 +138,50 @@ async def start_router(scenario: dict[str, Any]) -> asyncio.subprocess.Process |
     """In proxy mode the addresses are another server's: dnsmasq as a home router has it."""
     if scenario["mode"] != "proxy":
         return None
-    return await asyncio.create_subprocess_exec(
-        "dnsmasq",
-        *("--no-daemon", "--conf-file=/dev/null", "--port=0", "--bind-interfaces", "--interface=router0"),
+    dnsmasq = [
+        *("dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=router0"),
         *("--dhcp-range=10.77.0.150,10.77.0.160,1h", "--dhcp-option=option:router,10.77.0.254"),
         *(f"--dhcp-leasefile={scenario['work']}/router.leases", "--pid-file=", "--user=root", "--group=root"),
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
+        f"--log-facility={scenario['work']}/router.log",
+    ]
+    # In a network of its own: both servers want port 67.
+    script = (
+        "echo here; read go; ip address add 10.77.0.254/24 dev router0; ip link set router0 up; "
+        f"exec {shlex.join(dnsmasq)}"
     )
+    router = await asyncio.create_subprocess_exec(
+        *("unshare", "--net", "sh", "-c", script),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert router.stdin is not None
+    assert router.stdout is not None
+    await router.stdout.readline()
+    add = [
+        "ip",
+        "link",
+        "add",
+        "router0",
+        "netns",
+        str(router.pid),
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "router1",
+    ]
+    for command in (add, ["ip", "link", "set", "router1", "master", BRIDGE, "up"]):
+        process = await asyncio.create_subprocess_exec(*command)
+        assert await process.wait() == 0, command
+    router.stdin.write(b"\n")
+    await router.stdin.drain()
+    return router
 
 
 def main() -> None:
     scenario = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     enter_private_network()
     add_tap(TAP)
-    if scenario["mode"] == "proxy":
-        for command in (
-            "ip link add router0 type veth peer name router1",
-            f"ip link set router1 master {BRIDGE} up",
-            "ip address add 10.77.0.254/24 dev router0",
-            "ip link set router0 up",
-        ):
-            subprocess.run(command.split(), check=True)
     print(json.dumps(asyncio.run(run(scenario))))
 
 

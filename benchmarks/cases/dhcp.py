@@ -1,0 +1,168 @@
+"""DHCP: complete exchanges of new clients, offered at a fixed rate by perfdhcp."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from benchmarks.bench import Bench, require_private_network
+from benchmarks.errors import BenchmarkError, NotPossible
+from benchmarks.measure import Better, Row, Subject, Table, interleave
+from benchmarks.processes import timed
+from benchmarks.programs import Program, not_installed
+
+RATE: Final = 2000
+"""Exchanges a second that are begun, whether the server keeps up or not."""
+SECONDS: Final = 10
+TRIAL_SECONDS: Final = 3
+CLIENTS: Final = 60_000
+"""More than are begun in a round: every exchange is of a client that the server has not seen."""
+FIRST_MAC: Final = "2c:cf:67:00:00:00"
+"""Of a Raspberry Pi: Bramble writes a timeline for such clients, which it does not for others."""
+SERVER_INTERFACE: Final = "dhcp0"
+CLIENT_INTERFACE: Final = "dhcp1"
+SERVER: Final = "10.78.0.1"
+CLIENT: Final = "10.78.0.2"
+NETWORK: Final = "10.78.0.0/16"
+POOL: Final = ("10.78.1.0", "10.78.250.255")
+START_TIMEOUT_S: Final = 20.0
+SETTLE_S: Final = 1.0
+LOSSES_EXIT: Final = 3  # perfdhcp(8): some exchanges were not completed
+
+_RATE: Final = re.compile(r"^Rate: ([\d.]+) 4-way exchanges/second", re.MULTILINE)
+_SENT: Final = re.compile(r"^sent packets: (\d+)", re.MULTILINE)
+_DROPS: Final = re.compile(r"^drops: (\d+)", re.MULTILINE)
+_DELAY: Final = re.compile(r"^avg delay: ([\d.]+) ms", re.MULTILINE)
+
+Serve = Callable[[Path, Path], contextlib.AbstractContextManager[None]]
+"""(work directory, log) → a server that answers on `SERVER_INTERFACE` with an empty lease file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What perfdhcp counted. The drops are those of both halves of the exchange."""
+
+    rate: float
+    begun: int
+    lost: int
+    delays_ms: tuple[float, ...]
+
+    @property
+    def lost_percent(self) -> float:
+        return 100 * self.lost / self.begun if self.begun else 100.0
+
+
+def parse_report(text: str) -> Report:
+    """Read perfdhcp's statistics.
+
+    Raises:
+        BenchmarkError: they are not there.
+    """
+    rate, sent, drops = _RATE.search(text), _SENT.findall(text), _DROPS.findall(text)
+    if rate is None or len(sent) != 2 or len(drops) != 2:
+        raise BenchmarkError(f"perfdhcp printed no statistics: {text.strip()[-300:]!r}")
+    delays = tuple(float(delay) for delay in _DELAY.findall(text))
+    return Report(
+        rate=float(rate.group(1)), begun=int(sent[0]), lost=sum(map(int, drops)), delays_ms=delays
+    )
+
+
+def run(bench: Bench) -> list[Table]:
+    """One table of exchanges and one of losses, out of the same runs."""
+    perfdhcp = bench.programs.find("perfdhcp")
+    if perfdhcp is None:
+        raise NotPossible(f"the client perfdhcp is {not_installed('perfdhcp')}")
+    require_private_network()
+    seconds = TRIAL_SECONDS if bench.trial else SECONDS
+    servers: dict[str, Serve] = {"bramble": _bramble}
+    missing = []
+    dnsmasq = bench.programs.find("dnsmasq")
+    if dnsmasq is None:
+        missing.append(Row(name="dnsmasq", note=not_installed("dnsmasq")))
+    else:
+        servers["dnsmasq"] = functools.partial(_dnsmasq, dnsmasq)
+    reports: dict[str, list[Report]] = {name: [] for name in servers}
+    with bench.directory("dhcp") as work, _cable() as clients:
+
+        def measure(name: str) -> float:
+            report = _measure(perfdhcp, servers[name], work, clients, seconds)
+            reports[name].append(report)
+            return report.rate
+
+        subjects = [
+            Subject(name=name, measure=functools.partial(measure, name), note=NOTES[name]) for name in servers
+        ]
+        rows = interleave(subjects, bench.rounds)
+    what = (
+        f"{RATE} exchanges a second are begun for {seconds} s, each of a new client, by perfdhcp through a "
+        f"virtual cable. The lease file is empty and on the disk; the server is started anew for every figure."
+    )
+    lost = tuple(
+        Row(
+            name=name,
+            samples=tuple(report.lost_percent for report in found[1:]),
+            note=f"mean delay {_worst_delay(found[1:]):.1f} ms in the slowest round",
+        )
+        for name, found in reports.items()
+    )
+    return [
+        Table(
+            title="DHCP, complete exchanges",
+            unit="exchanges/s",
+            better=Better.HIGHER,
+            work=what,
+            rows=(*rows, *missing),
+        ),
+        Table(
+            title="DHCP, lost messages",
+            unit="% of the exchanges",
+            better=Better.LOWER,
+            work="Unanswered DISCOVERs and REQUESTs of the same runs.",
+            rows=(*lost, *missing),
+        ),
+    ]
+
+
+NOTES: Final = {
+    "bramble": "leases synced to the disk before each ACK, with timelines",
+    "dnsmasq": "no ping, quiet, lease file written and not synced",
+}
+
+
+def _worst_delay(reports: Sequence[Report]) -> float:
+    return max((delay for report in reports for delay in report.delays_ms), default=0.0)
+
+
+def _measure(perfdhcp: Program, serve: Serve, work: Path, clients: int, seconds: int) -> float | Report:
+    state = work / f"run-{time.monotonic_ns()}"
+    state.mkdir()
+    with serve(state, work / "server.log"):
+        time.sleep(SETTLE_S)  # a server that has just said it is there may still read its files
+        argv = [
+            *("nsenter", f"--net=/proc/{clients}/ns/net", str(perfdhcp.path), "-4"),
+            *("-r", str(RATE), "-R", str(CLIENTS), "-p", str(seconds), "-b", f"mac={FIRST_MAC}"),
+            *("-l", CLIENT_INTERFACE, SERVER),
+        ]
+        result = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=dict(perfdhcp.environment),
+            timeout=seconds + 60,
+            check=False,
+        )
+    text = result.stdout.decode("utf-8", "replace")
+    if result.returncode not in (0, LOSSES_EXIT):
+        raise BenchmarkError(f"perfdhcp ended with {result.returncode}: {text.strip()[-300:]}")
+    return parse_report(text)
