@@ -13,7 +13,7 @@ import click
 
 from benchmarks import machine
 from benchmarks.bench import Bench
-from benchmarks.cases import flash, http, image_build, memory, node_delta, tftp
+from benchmarks.cases import dhcp, flash, http, image_build, memory, node_delta, tftp
 from benchmarks.errors import BenchmarkError, NotPossible
 from benchmarks.measure import Better, Row, Table
 from benchmarks.programs import Programs
@@ -33,6 +33,7 @@ CASES: Final[dict[str, Case]] = {
     "flash": flash.run,
     "tftp": tftp.run,
     "http": http.run,
+    "dhcp": dhcp.run,
     "memory": memory.run,
 }
 

@@ -22,9 +22,10 @@ PACKAGES: Final = {
     "dnsmasq": "dnsmasq-base",
     "in.tftpd": "tftpd-hpa",
     "nginx": "nginx",
+    "perfdhcp": "kea-admin",
 }
 """Program → the Debian package that holds it."""
-VERSION_OPTIONS: Final = {"nginx": "-v"}
+VERSION_OPTIONS: Final = {"nginx": "-v", "perfdhcp": "-v"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -18,7 +16,7 @@ from typing import Final
 from benchmarks.bench import Bench, require_private_network
 from benchmarks.errors import BenchmarkError, NotPossible
 from benchmarks.measure import Better, Row, Subject, Table, interleave
-from benchmarks.processes import timed
+from benchmarks.processes import server, timed
 from benchmarks.programs import Program, not_installed
 
 RATE: Final = 2000
@@ -35,7 +33,6 @@ SERVER: Final = "10.78.0.1"
 CLIENT: Final = "10.78.0.2"
 NETWORK: Final = "10.78.0.0/16"
 POOL: Final = ("10.78.1.0", "10.78.250.255")
-START_TIMEOUT_S: Final = 20.0
 SETTLE_S: Final = 1.0
 LOSSES_EXIT: Final = 3  # perfdhcp(8): some exchanges were not completed
 
@@ -72,9 +69,7 @@ def parse_report(text: str) -> Report:
     if rate is None or len(sent) != 2 or len(drops) != 2:
         raise BenchmarkError(f"perfdhcp printed no statistics: {text.strip()[-300:]!r}")
     delays = tuple(float(delay) for delay in _DELAY.findall(text))
-    return Report(
-        rate=float(rate.group(1)), begun=int(sent[0]), lost=sum(map(int, drops)), delays_ms=delays
-    )
+    return Report(rate=float(rate.group(1)), begun=int(sent[0]), lost=sum(map(int, drops)), delays_ms=delays)
 
 
 def run(bench: Bench) -> list[Table]:
@@ -105,7 +100,7 @@ def run(bench: Bench) -> list[Table]:
         rows = interleave(subjects, bench.rounds)
     what = (
         f"{RATE} exchanges a second are begun for {seconds} s, each of a new client, by perfdhcp through a "
-        f"virtual cable. The lease file is empty and on the disk; the server is started anew for every figure."
+        f"virtual cable. The lease file is empty and on the disk; each figure is of a server started anew."
     )
     lost = tuple(
         Row(
@@ -143,7 +138,7 @@ def _worst_delay(reports: Sequence[Report]) -> float:
     return max((delay for report in reports for delay in report.delays_ms), default=0.0)
 
 
-def _measure(perfdhcp: Program, serve: Serve, work: Path, clients: int, seconds: int) -> float | Report:
+def _measure(perfdhcp: Program, serve: Serve, work: Path, clients: int, seconds: int) -> Report:
     state = work / f"run-{time.monotonic_ns()}"
     state.mkdir()
     with serve(state, work / "server.log"):
@@ -166,3 +161,50 @@ def _measure(perfdhcp: Program, serve: Serve, work: Path, clients: int, seconds:
     if result.returncode not in (0, LOSSES_EXIT):
         raise BenchmarkError(f"perfdhcp ended with {result.returncode}: {text.strip()[-300:]}")
     return parse_report(text)
+
+
+@contextlib.contextmanager
+def _bramble(state: Path, log: Path) -> Iterator[None]:
+    """Bramble's boot server in `dhcp: full`."""
+    argv = [sys.executable, "-m", "benchmarks.dhcp_server", SERVER_INTERFACE, NETWORK, *POOL, str(state)]
+    with server(argv, log=log, answers=lambda: log.read_bytes().endswith(b"}\n")):
+        yield
+
+
+@contextlib.contextmanager
+def _dnsmasq(program: Program, state: Path, log: Path) -> Iterator[None]:
+    """dnsmasq with as many leases as it is asked for, and nothing that would hold it up."""
+    argv = [
+        *(str(program.path), "--no-daemon", "--conf-file=/dev/null", "--port=0", "--bind-interfaces"),
+        *(f"--interface={SERVER_INTERFACE}", f"--dhcp-range={POOL[0]},{POOL[1]},12h", "--no-ping"),
+        *(f"--dhcp-leasefile={state}/leases", "--dhcp-lease-max=100000", "--dhcp-authoritative"),
+        *("--quiet-dhcp", "--user=root", "--group=root", "--pid-file="),
+    ]
+    ready = b"IP range"
+    with server(argv, log=log, answers=lambda: ready in log.read_bytes(), environment=program.environment):
+        yield
+
+
+@contextlib.contextmanager
+def _cable() -> Iterator[int]:
+    """A virtual cable from here to a network of the clients' own, as the process that lives there."""
+    holder = subprocess.Popen(["unshare", "--net", "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        holder.stdin.write(b"here\n")
+        holder.stdin.flush()
+        holder.stdout.readline()  # cat runs, so its network is there
+        inside = ["nsenter", f"--net=/proc/{holder.pid}/ns/net"]
+        peer = ["peer", "name", CLIENT_INTERFACE, "netns", str(holder.pid)]
+        timed(["ip", "link", "add", SERVER_INTERFACE, "type", "veth", *peer])
+        for prefix, name, address in (([], SERVER_INTERFACE, SERVER), (inside, CLIENT_INTERFACE, CLIENT)):
+            timed([*prefix, "ip", "address", "add", f"{address}/16", "dev", name])
+            timed([*prefix, "ip", "link", "set", name, "up"])
+        yield holder.pid
+    finally:
+        if holder.stdin is not None:
+            holder.stdin.close()
+        holder.wait(timeout=10)
+        if holder.stdout is not None:
+            holder.stdout.close()
