@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
+from functools import cache
 from ipaddress import IPv4Address
 from typing import ClassVar, Final
 
@@ -15,6 +16,11 @@ from fleet.boards import MacAddress
 from pxe.boot.identity import BoardIdentity
 
 REPEATS_REMEMBERED: Final = 4096
+
+
+@cache
+def _kind_of(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +45,7 @@ class BoardEvent(ABC):
     @property
     def kind(self) -> str:
         """The event's name in logs and in the store: ``dhcp-offer``."""
-        return re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
+        return _kind_of(type(self).__name__)
 
     @property
     def topic(self) -> str:
