@@ -27,6 +27,7 @@ COMMANDS = {
     "flash": "bramble.flash_command:flash",
     "image": "bramble.cli:image",
     "serve": "bramble.serve_command:serve",
+    "dhcp": "pxe.cli_dhcp:dhcp",
     "boot-image": "bramble.boot_image_command:boot_image",
     "nodes": "fleet.cli:nodes",
     "show": "fleet.cli:show",

@@ -50,7 +50,8 @@ def _ready_text(spec: ClusterSpec, image: Image, control_url: str) -> str:
     how = {
         DhcpMode.FULL: "gives addresses and boots boards",
         DhcpMode.PROXY: "boots boards beside the network's own DHCP server",
-        DhcpMode.OFF: "answers TFTP and HTTP only; your DHCP server must send boards here",
+        DhcpMode.OFF: "answers TFTP and HTTP only; your DHCP server must send boards here: "
+        "'bramble dhcp settings' prints how",
     }[spec.network.dhcp]
     return (
         f"{spec.name}: serving {len(spec.nodes)} nodes on {spec.network.interface}; {how}.\n"
