@@ -24,7 +24,7 @@ from pxe.diagnosis.finding import Diagnosis, Finding
 from pxe.events import BoardEvent, BootFile, ConsoleLine, TransferDone
 
 INSTALLER_INITRAMFS: Final = "installer.img"
-LAST_FILES: Final = frozenset((INSTALLER_INITRAMFS, EFI_PROGRAM))
+LAST_FILES: Final = frozenset((INSTALLER_INITRAMFS, EFI_PROGRAM, "boot.img"))
 CONSOLES: Final = "console=serial0,115200 console=tty1"
 PANIC_REBOOT_S: Final = 30
 """A kernel that panics in the installer starts the board again, and with it the same intent."""

@@ -19,7 +19,7 @@ from fleet.boots import BootStage
 from fleet.events import Kind
 from pxe.boot.identity import BoardIdentity
 from pxe.diagnosis.finding import Diagnosis, Evidence, Finding, Severity
-from pxe.events import BoardEvent, BootFile, BootProgress, ConsoleLine, DhcpDiscover
+from pxe.events import BoardEvent, BootFile, BootProgress, ConsoleLine, DhcpDiscover, TransferDone
 
 NOW = 1_800_000_000.0
 PI = BoardIdentity(serial_low=0x10000001, revision=decode_revision(0xD04170), is_pi=True)
@@ -105,6 +105,11 @@ def test_http_gives_out_the_compressed_image_and_its_index_only(tmp_path: Path) 
     [
         pytest.param(boot_file(INSTALLER_INITRAMFS), BootStage.KERNEL, id="initramfs read"),
         pytest.param(boot_file("config.txt"), BootStage.SEEN, id="another file read"),
+        pytest.param(
+            TransferDone(at=NOW, board=PI, node="pi5-1", name="boot.img", sent_bytes=7, seconds=0.1),
+            BootStage.KERNEL,
+            id="boot image read",
+        ),
         pytest.param(DhcpDiscover(at=NOW, board=PI, node=None), BootStage.SEEN, id="bootloader asks"),
         pytest.param(
             DhcpDiscover(at=NOW, board=BoardIdentity(serial_low=0x10000001), node=None),
