@@ -41,6 +41,8 @@ def needed_bytes(edits: Iterable[RootEdit], block_bytes: int) -> int:
         size = content_size(edit.content) if isinstance(edit, PutFile) else block_bytes
         total += -(-size // block_bytes) * block_bytes * EXTENT_ALLOWANCE + block_bytes
         total += DIRECTORY_BYTES if parents > 0 else 0
+        # Attributes that do not fit the inode take a block of their own.
+        total += block_bytes if isinstance(edit, PutFile) and edit.xattrs else 0
     return int(total)
 
 
@@ -73,6 +75,10 @@ def session_commands(volume: Ext4Volume, edits: Sequence[RootEdit], staged: Path
                 yield f'cd "{posixpath.dirname(path)}"'
                 yield f'write "{checked_text(os.fspath(host), path)}" "{posixpath.basename(path)}"'
                 yield from _attributes(path, stat.S_IFREG | edit.mode, edit.uid, edit.gid)
+                for index, (name, value) in enumerate(sorted(edit.xattrs.items())):
+                    value_file = staged / f"{number}.{index}"
+                    value_file.write_bytes(value)
+                    yield f'ea_set -f "{value_file}" "{path}" {checked_text(name, path)}'
 
 
 def _in_parent(command: str, path: str, *arguments: str) -> Iterator[str]:

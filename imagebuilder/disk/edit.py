@@ -347,6 +347,9 @@ def _read_back(volume: Ext4Volume, edit: RootEdit, replaced: bool) -> Written:
         wanted = _hash(iter_content(edit.content))
         if sha256 != wanted:
             raise ReadBackFailed(edit.path, f"sha256 {wanted}", f"sha256 {sha256}")
+        xattrs = volume.attributes(inode)
+        if any(xattrs.get(name) != value for name, value in edit.xattrs.items()):
+            raise ReadBackFailed(edit.path, f"attributes {dict(edit.xattrs)}", f"{xattrs}")
     return Written(
         volume="root",
         path=edit.path,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -23,13 +23,15 @@ _UNSAFE: Final = re.compile(r'["\n\r\\]')
 class PutFile:
     """A regular file on the root filesystem, replacing what was there.
 
-    ``content`` is bytes, or a file of the host that does not change."""
+    ``content`` is bytes, or a file of the host that does not change. ``xattrs`` are extended attributes by
+    their full names, ``security.capability`` among them."""
 
     path: str
     content: bytes | Path = field(repr=False)
     mode: int = 0o644
     uid: int = 0
     gid: int = 0
+    xattrs: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -109,18 +109,20 @@ class InPlaceStep:
         return [PutFile(path="/etc/passwd", content=_text(changed))]
 
     def _home(self, context: Context, login: Login) -> Sequence[Edit]:
-        owner = {"uid": login.uid, "gid": login.gid}
+        uid, gid = login.uid, login.gid
         edits: list[Edit] = []
         if login.is_new:
-            edits.append(PutDirectory(path=login.home, mode=0o700, **owner))
+            edits.append(PutDirectory(path=login.home, mode=0o700, uid=uid, gid=gid))
             for name in SKELETON:
                 content = context.disk.read_root(f"/etc/skel/{name}")
                 if content is not None:
-                    edits.append(PutFile(path=f"{login.home}/{name}", content=content, **owner))
+                    edits.append(PutFile(path=f"{login.home}/{name}", content=content, uid=uid, gid=gid))
         keys = "".join(f"{key.strip()}\n" for key in self.ssh_authorized_keys)
-        edits.append(PutDirectory(path=f"{login.home}/.ssh", mode=0o700, **owner))
+        edits.append(PutDirectory(path=f"{login.home}/.ssh", mode=0o700, uid=uid, gid=gid))
         edits.append(
-            PutFile(path=f"{login.home}/.ssh/authorized_keys", content=keys.encode(), mode=0o600, **owner)
+            PutFile(
+                path=f"{login.home}/.ssh/authorized_keys", content=keys.encode(), mode=0o600, uid=uid, gid=gid
+            )
         )
         return edits
 

@@ -5,6 +5,7 @@
     modes, links, empty directories
 
         [files]        "/path" = { mode = "0600", uid = 0, gid = 0 }     for a file of rootfs/
+                       and xattrs = { "security.capability" = "0100…" }      values as getfattr -e hex writes
         [directories]  "/path" = { mode = "0700", uid = 0, gid = 0 }     made if absent
         [links]        "/path" = "target"
 
@@ -19,7 +20,7 @@ import posixpath
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +32,9 @@ from imagebuilder.steps.step import Context, Json
 BOOT_MOUNT: Final = "/boot/firmware"
 MANIFEST: Final = "overlay.toml"
 _SECTIONS: Final = ("files", "directories", "links")
-_ATTRIBUTES: Final = ("mode", "uid", "gid")
+_ATTRIBUTES: Final = ("mode", "uid", "gid", "xattrs")
+_XATTR_NAME: Final = re.compile(r"(user|trusted|security)\.[!-~]{1,200}")
+_HEX: Final = re.compile(r"(?:0x)?((?:[0-9a-fA-F]{2})*)")
 _MODE: Final = re.compile(r"0?[0-7]{3,4}")
 _MAX_ID: Final = 0xFFFF_FFFE
 
@@ -79,6 +82,16 @@ class OwnOverlay:
         return self.overlay.edits(context) if self.name in context.manner.overlays else []
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What overlay.toml says of one path; ``mode`` None: not a word."""
+
+    mode: int | None = None
+    uid: int = 0
+    gid: int = 0
+    xattrs: Mapping[str, bytes] = field(default_factory=dict)
+
+
 def load_overlay(directory: Path, name: str) -> Overlay:
     """Read an overlay.
 
@@ -95,15 +108,16 @@ def load_overlay(directory: Path, name: str) -> Overlay:
     for path in sorted(set(attributes) - set(files)):
         problems.append(f"{MANIFEST}: [files] names {path!r}, which is not in rootfs/")
     entries: list[PutFile | PutLink | PutDirectory] = []
-    for path, (mode, uid, gid) in sorted(
-        _attributes(table.get("directories", {}), "directories", problems).items()
-    ):
-        entries.append(PutDirectory(path=path, mode=0o755 if mode is None else mode, uid=uid, gid=gid))
+    for path, given in sorted(_attributes(table.get("directories", {}), "directories", problems).items()):
+        mode = 0o755 if given.mode is None else given.mode
+        entries.append(PutDirectory(path=path, mode=mode, uid=given.uid, gid=given.gid))
+        if given.xattrs:
+            problems.append(f"{MANIFEST}: [directories] {path!r}: xattrs are for files")
     for path, source in sorted(files.items()):
-        mode, uid, gid = attributes.get(path, (None, 0, 0))
-        default = 0o755 if source.stat().st_mode & 0o100 else 0o644
+        given = attributes.get(path, _Given())
+        mode = (0o755 if source.stat().st_mode & 0o100 else 0o644) if given.mode is None else given.mode
         entries.append(
-            PutFile(path=path, content=source, mode=default if mode is None else mode, uid=uid, gid=gid)
+            PutFile(path=path, content=source, mode=mode, uid=given.uid, gid=given.gid, xattrs=given.xattrs)
         )
     entries.extend(_links(table.get("links", {}), files, problems))
     for entry in entries:
@@ -147,10 +161,8 @@ def _files(rootfs: Path, problems: list[str]) -> dict[str, Path]:
     return found
 
 
-def _attributes(
-    table: Mapping[str, Any], section: str, problems: list[str]
-) -> dict[str, tuple[int | None, int, int]]:
-    result: dict[str, tuple[int | None, int, int]] = {}
+def _attributes(table: Mapping[str, Any], section: str, problems: list[str]) -> dict[str, _Given]:
+    result: dict[str, _Given] = {}
     for path, given in table.items():
         where = f"{MANIFEST}: [{section}] {path!r}"
         if not _checked(path, f"{MANIFEST}: [{section}]", problems):
@@ -174,8 +186,27 @@ def _attributes(
                 problems.append(f"{where}: {key} is {value!r}, expected a number from 0")
                 value = 0
             owners.append(value)
-        result[path] = (None if mode is None else int(mode, 8), owners[0], owners[1])
+        xattrs = _xattrs(given.get("xattrs", {}), where, problems)
+        result[path] = _Given(None if mode is None else int(mode, 8), owners[0], owners[1], xattrs)
     return result
+
+
+def _xattrs(given: object, where: str, problems: list[str]) -> dict[str, bytes]:
+    if not isinstance(given, dict):
+        problems.append(f"{where}: xattrs is {given!r}, expected a table of names")
+        return {}
+    values: dict[str, bytes] = {}
+    for name, value in given.items():
+        match = _HEX.fullmatch(value) if isinstance(value, str) else None
+        if not _XATTR_NAME.fullmatch(name):
+            problems.append(f"{where}: {name!r} is no attribute of user, trusted or security")
+        elif match is None:
+            problems.append(
+                f"{where}: {name} is {value!r}, expected bytes in hex, as 'getfattr -e hex' writes"
+            )
+        else:
+            values[name] = bytes.fromhex(match[1])
+    return values
 
 
 def _links(table: Mapping[str, Any], files: Mapping[str, Path], problems: list[str]) -> list[PutLink]:
@@ -198,8 +229,10 @@ def _checked(path: str, where: str, problems: list[str]) -> bool:
     plain = path.startswith("/") and path != "/" and posixpath.normpath(path) == path
     if not plain:
         problems.append(f"{where}: {path!r} is not a plain absolute path without '..'")
-    elif any(character in path for character in '"\\\n\r'):
-        problems.append(f"{where}: {path!r} holds a quote, a backslash or a line break")
+    elif any(character in '"\\' or not character.isprintable() for character in path):
+        problems.append(
+            f"{where}: {path!r} holds a quote, a backslash, a control character or bytes that are no UTF-8"
+        )
         plain = False
     return plain
 
@@ -218,7 +251,8 @@ def _routed(entry: PutFile | PutLink | PutDirectory) -> Edit:
 def _plain(entry: PutFile | PutLink | PutDirectory, digests: Mapping[str, str]) -> list[Json]:
     match entry:
         case PutFile():
-            return ["file", entry.path, entry.mode, entry.uid, entry.gid, digests[entry.path]]
+            xattrs = {name: value.hex() for name, value in entry.xattrs.items()}
+            return ["file", entry.path, entry.mode, entry.uid, entry.gid, digests[entry.path], xattrs]
         case PutLink():
             return ["link", entry.path, entry.target]
         case PutDirectory():

@@ -23,6 +23,11 @@ from imagebuilder.errors import CommandFailed, ImageBuilderError
 
 pytestmark = pytest.mark.integration
 
+XATTRS = {
+    "security.capability": bytes.fromhex("0100000200200000000000000000000000000000"),
+    "user.long": b"x" * 900,  # too long for the inode: a block of its own
+}
+
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -48,6 +53,7 @@ def test_files_links_and_directories_get_content_mode_and_owner(disk: DiskImage,
             PutDirectory(path="/var/lib/with space", mode=0o700, uid=70_000, gid=70_001),
             PutFile(path="/etc/hostname", content=b"replaced\n"),
             PutFile(path="/etc/empty", content=b""),
+            PutFile(path="/usr/bin/ping", content=b"ping", xattrs=XATTRS),
         ]
     )
     assert [(line.path, line.replaced) for line in written] == [
@@ -57,6 +63,7 @@ def test_files_links_and_directories_get_content_mode_and_owner(disk: DiskImage,
         ("/var/lib/with space", False),
         ("/etc/hostname", True),
         ("/etc/empty", False),
+        ("/usr/bin/ping", False),
     ]
     assert written[0].sha256 == hashlib.sha256(big.read_bytes()).hexdigest()
     with open_source(disk.path) as source:
@@ -67,6 +74,7 @@ def test_files_links_and_directories_get_content_mode_and_owner(disk: DiskImage,
         assert (spaced.mode, spaced.uid, spaced.gid) == (stat.S_IFDIR | 0o700, 70_000, 70_001)
         assert root.read("/usr/local/bin/kubectl") == big.read_bytes()
         assert root.read("/etc/hostname") == b"replaced\n"
+        assert root.attributes(root.require("/usr/bin/ping")) == XATTRS
     disk.check()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import runpy
 import sys
 import zipfile
@@ -67,8 +68,11 @@ def test_every_problem_of_an_overlay_is_told_at_once(tmp_path: Path) -> None:
         {"etc/a": ""},
         '[file]\n"/x" = {}\n[files]\n"/etc/a" = { mod = "0600", mode = 384 }\n"/etc/none" = {}\n'
         '[links]\n"/etc/../passwd" = "x"\n"/etc/a" = "b"\n"/boot/firmware/l" = "x"\n'
-        '[directories]\n"/d" = { uid = -1 }\n"relative" = {}\n',
+        '[directories]\n"/d" = { uid = -1 }\n"relative" = {}\n"/x" = { xattrs = { "user.a" = "00" } }\n',
     )
+    (directory / "rootfs/etc").joinpath(os.fsdecode(b"caf\xe9")).write_text("")  # codespell:ignore
+    (directory / "rootfs/etc/bell\a").write_text("")
+    os.mkfifo(directory / "rootfs/etc/pipe")
     (directory / "rootfs/etc/link").symlink_to("a")
     with pytest.raises(OverlayError) as caught:
         load_overlay(directory, "bad")
@@ -84,8 +88,23 @@ def test_every_problem_of_an_overlay_is_told_at_once(tmp_path: Path) -> None:
         "uid is -1",
         "'relative' is not a plain absolute path",
         "rootfs/etc/link is a link; put it under [links]",
+        "control character or bytes that are no UTF-8",
+        "/etc/bell",
+        "rootfs/etc/pipe is neither a file nor a directory",
+        "'/x': xattrs are for files",
     ):
         assert part in text
+
+
+def test_attributes_are_bytes_in_hex(tmp_path: Path) -> None:
+    good = '[files]\n"/etc/a" = { xattrs = { "security.capability" = "0x0100", "user.x" = "" } }\n'
+    (edit,) = load_overlay(overlay(tmp_path / "good", {"etc/a": ""}, good), "good").edits(CONTEXT)
+    assert isinstance(edit, PutFile)
+    assert edit.xattrs == {"security.capability": b"\1\0", "user.x": b""}
+    bad = '[files]\n"/etc/a" = { xattrs = { "system.x" = "00", "user.y" = "0", "user.z" = 1 } }\n'
+    with pytest.raises(OverlayError) as caught:
+        load_overlay(overlay(tmp_path / "bad", {"etc/a": ""}, bad), "bad")
+    assert len(caught.value.problems) == 3
 
 
 @pytest.mark.parametrize("manifest", ["[files", "files = 3\n"], ids=["syntax", "shape"])
