@@ -128,7 +128,9 @@ def test_five_power_cycles_and_a_restart_of_the_server_boot_the_disk(room: Room,
             files = room.boot(asked)
             assert files.cmdline == "installed by 1"
         assert all(isinstance(answer, LocalDisk) for answer in answers(room.table(), room.fleet.clock()))
-    assert ask_to_install(room.fleet, NODE).outcome is Outcome.REJECTED
+    verdict = ask_to_install(room.fleet, NODE)
+    assert (verdict.outcome, verdict.token) == (Outcome.PENDING, None)
+    assert "no installation of this node is open" in verdict.reason
 
 
 @pytest.mark.parametrize("order", [NETWORK_FIRST, HTTP_FIRST], ids=["tftp", "http"])
