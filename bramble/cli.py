@@ -19,9 +19,9 @@ from bramble.logs import LogFormat, set_up_logging
 
 COMMANDS = {
     "init": "fleet.cli_spec:init",
-    "check": "fleet.cli_spec:check",
+    "check": "bramble.sized_commands:check",
     "base": "imagebuilder.cli_bases:base",
-    "build": "imagebuilder.cli:build",
+    "build": "bramble.sized_commands:build",
     "gc": "imagebuilder.cli_store:gc",
     "store": "imagebuilder.cli_store:store_commands",
     "flash": "bramble.flash_command:flash",

@@ -64,6 +64,15 @@ def make_metrics(store: Store, pxe: PxeServer, controller: Controller) -> Metric
         ("dropped", "Console lines that came too fast."),
     ):
         watch(f"console_{name}", text, partial(_number, pxe, "console", name))
+    for name, text in (
+        ("active", "TFTP transfers under way."),
+        ("waiting", "TFTP requests that wait for their turn."),
+        ("malformed", "Datagrams on the TFTP port that were no requests."),
+        ("dropped", "TFTP requests without an answer: the queue was full."),
+        ("expired", "TFTP requests that waited for longer than a client does."),
+        ("broken", "Faults of this program while it answered TFTP."),
+    ):
+        watch(f"tftp_{name}", text, partial(_number, pxe, "tftp_counters", name))
     return metrics
 
 

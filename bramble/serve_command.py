@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from bramble.boot_sizes import warn_of_sizes
 from bramble.paths import agent_package, apt_access, state_layout, store
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec, DhcpMode
@@ -29,6 +30,7 @@ def serve(file: Path) -> None:
     # What is wrong with the network is said before an image is built.
     PxeConfig.from_spec(spec.network, spec.domain, state.directory)
     image = _image(spec)
+    warn_of_sizes(spec, image)
     server = Server(spec, image, state)
 
     def say_ready() -> None:

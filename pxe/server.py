@@ -33,6 +33,7 @@ from pxe.net.netconsole import ConsoleService, bind_console
 from pxe.net.observer import Observer
 from pxe.net.ports import bind_tcp, bind_udp
 from pxe.net.tftp import TftpService
+from pxe.tftp.reports import TftpCounters
 from pxe.tftp.settings import WorkerSettings, default_workers, worker_settings
 from pxe.web.content import ContentServer
 
@@ -342,6 +343,11 @@ class PxeServer:
             interface=config.interface,
         )
         return make_dhcp_service(site, lambda: self._table, self.observer.report, self._learn)
+
+    @property
+    def tftp_counters(self) -> TftpCounters:
+        """What the TFTP workers did; zeros while they do not run."""
+        return self._tftp.counters if self._tftp is not None else TftpCounters()
 
     def _metrics_for(self, reader: str) -> bytes | None:
         """The metrics, for this machine and for the networks of the configuration."""

@@ -11,13 +11,20 @@ from typing import Final
 
 from fleet.boards import BoardModel, Soc
 from pxe.boot.routes import NO_SUCH_FILE, is_self_update
+from pxe.diagnosis.era import age_of
 from pxe.diagnosis.finding import Severity
 from pxe.diagnosis.history import Attempt, Observation
 from pxe.diagnosis.scene import Clue, Rule, Scene
-from pxe.diagnosis.sizes import LARGEST_BLOCK_COUNT, TFTP_FILE_TIMEOUT_S, rollover_block_bytes
+from pxe.diagnosis.sizes import (
+    LARGEST_BLOCK_COUNT,
+    TFTP_FILE_TIMEOUT_S,
+    check_sizes,
+    rollover_block_bytes,
+)
 from pxe.events import (
     BootFile,
     BootFileMissing,
+    BootFileProbed,
     BootProgress,
     ContentRefused,
     TransferDone,
@@ -45,6 +52,8 @@ LOST_LEAST: Final = 20  # packets; fewer say nothing
 NEARLY_TIMEOUT_S: Final = 0.8 * TFTP_FILE_TIMEOUT_S
 STOPPED_S: Final = 45.0  # without a word: what comes next takes less
 MTU_FAILURES: Final = 2
+RATE_BYTES: Final = 4_000_000  # a smaller file says little about the rate
+UNKNOWN_RATE: Final = 1e12
 
 
 def missing_slash(scene: Scene) -> Clue | None:
@@ -136,6 +145,24 @@ def nearly_too_slow(scene: Scene) -> Clue | None:
         "Look for a 100 Mbit/s link or a loaded switch on the way, or raise TFTP_FILE_TIMEOUT in the EEPROM.",
         (seen,),
     )
+
+
+def too_large(scene: Scene) -> Clue | None:
+    """A file that this very bootloader can not take, by its age and by the rate that was measured."""
+    board, attempt = scene.history.board, scene.attempt
+    if board.family is None:
+        return None
+    read = [event for _seen, event in attempt.events(BootFile) if event.size_bytes >= RATE_BYTES]
+    rates = [event.size_bytes / event.seconds for event in read if event.seconds > 0]
+    age = age_of(board, scene.history.blksize)
+    for seen, event in attempt.events(BootFileProbed):
+        if event.name in attempt.read():
+            continue
+        sized = [(event.name, event.size_bytes)]
+        for warning in check_sizes(sized, board.family, age, max(rates, default=UNKNOWN_RATE)):
+            if warning.certain:
+                return Clue(f"{warning.text} (it is {age.describe()})", warning.mend, (seen,))
+    return None
 
 
 def packet_loss(scene: Scene) -> Clue | None:
@@ -403,6 +430,7 @@ RULES: Final = (
     Rule("block-rollover", Severity.ERROR, "a file is too large for this bootloader", block_rollover),
     Rule("file-timeout", Severity.ERROR, "a file took longer than the bootloader waits", file_timeout),
     Rule("nearly-too-slow", Severity.WARNING, "a file took most of the time it has", nearly_too_slow),
+    Rule("too-large", Severity.WARNING, "a file that this bootloader can not take", too_large),
     Rule("packet-loss", Severity.WARNING, "packets get lost", packet_loss),
     Rule("path-mtu", Severity.ERROR, "full-sized packets do not arrive", path_mtu),
     Rule("device-tree-missing", Severity.ERROR, "no device tree for the board", device_tree_missing),

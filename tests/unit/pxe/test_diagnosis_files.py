@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from fakes_diagnosis import CM5, ON_DISK, PI4, PI5, Bench
+from fakes_diagnosis import CM5, ON_DISK, PI4, PI5, PROFILES, Bench
 
 from pxe.diagnosis.sizes import rollover_block_bytes
-from pxe.events import ContentRefused, TransferDone, TransferFailed
+from pxe.events import BootFileProbed, ContentRefused, TransferDone, TransferFailed
 
 
 def fail(bench: Bench, name: str, sent: int, size: int) -> None:
@@ -223,3 +223,30 @@ def test_hostile_names_can_not_fill_the_memory_nor_hide_the_truth() -> None:
 
 def _missing(bench: Bench, name: str) -> ContentRefused:
     return ContentRefused(at=bench.now, board=bench.board, node=None, name=name, reason="no")
+
+
+def probe(bench: Bench, name: str, size: int) -> None:
+    bench.see(BootFileProbed(at=bench.now, board=bench.board, node="one", name=name, size_bytes=size))
+
+
+def test_a_file_that_this_bootloader_can_not_count_is_said_before_it_is_read() -> None:
+    bench = Bench(profile=PROFILES[0])
+    bench.take_address()
+    bench.read("start4.elf", 2_300_000)
+    probe = BootFileProbed(
+        at=bench.now, board=bench.board, node="one", name="boot.img", size_bytes=80_000_000
+    )
+    bench.see(probe)
+    bench.wait(5)
+    assert bench.rules == {"too-large"}
+    assert "before 2022-10-03" in bench.finding("too-large").cause
+
+
+def test_a_file_that_will_take_too_long_at_the_measured_rate() -> None:
+    bench = Bench()
+    bench.take_address()
+    bench.read("kernel_2712.img", 9_800_000, rate=900_000)
+    probe(bench, "installer.img", 60_000_000)
+    bench.wait(5)
+    assert bench.rules == {"too-large"}
+    assert "needs 67 s at 900.0 kB/s (as measured with this board)" in bench.finding("too-large").cause
