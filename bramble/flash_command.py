@@ -46,6 +46,13 @@ from imagebuilder.flash.writer import Phase
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="Write this raw image as it is, to one or more DEVICEs, without a node.",
 )
+@click.option(
+    "--bmap",
+    "block_map",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="With --image: its block map (bmaptool's). The image is compared with it, and only what it names is "
+    "written.",
+)
 @click.option("--list", "list_only", is_flag=True, help="Show this machine's disks and which may be written.")
 @click.option("--allow-fixed", is_flag=True, help="Also write to disks that are not removable.")
 @click.option("--no-verify", is_flag=True, help="Do not read back what was written. Faster, and blind.")
@@ -55,6 +62,7 @@ def flash(
     targets: tuple[str, ...],
     file: Path,
     raw: Path | None,
+    block_map: Path | None,
     list_only: bool,
     allow_fixed: bool,
     no_verify: bool,
@@ -71,14 +79,18 @@ def flash(
     bramble flash --list
     bramble flash pi4-worker-1 /dev/sdb
     bramble flash pi4-worker-1 /dev/sdb pi4-worker-2 /dev/sdc --yes
-    bramble flash --image raspios.img /dev/sdb
+    bramble flash --image raspios.img --bmap raspios.bmap /dev/sdb
     """
     if list_only:
         _list(as_json)
     elif not targets:
         raise click.UsageError("Name a NODE and a DEVICE; 'bramble flash --list' shows the devices.")
+    elif block_map is not None and raw is None:
+        raise click.UsageError("--bmap describes a foreign image; name that with --image.")
     elif raw is not None:
-        _flash_raw(raw, [Path(target) for target in targets], allow_fixed, not no_verify, yes, as_json)
+        _flash_raw(
+            raw, block_map, [Path(target) for target in targets], allow_fixed, not no_verify, yes, as_json
+        )
     elif len(targets) % 2:
         raise click.UsageError(f"{targets[-1]!r} stands alone: each NODE is followed by its DEVICE.")
     else:
@@ -173,12 +185,20 @@ def _flash_nodes(
 
 
 def _flash_raw(
-    raw: Path, paths: Sequence[Path], allow_fixed: bool, verify: bool, yes: bool, as_json: bool
+    raw: Path,
+    block_map: Path | None,
+    paths: Sequence[Path],
+    allow_fixed: bool,
+    verify: bool,
+    yes: bool,
+    as_json: bool,
 ) -> None:
     from imagebuilder.flash.batch import Order
+    from imagebuilder.flash.mapped import mapped_pieces
     from imagebuilder.flash.source import open_raw
 
-    with open_raw(raw) as source:
+    pieces = mapped_pieces(raw, block_map) if block_map else None
+    with open_raw(raw, pieces=pieces) as source:
         media = require_media(
             paths, Inventory.of_this_machine(), needed_bytes=source.size_bytes, allow_fixed=allow_fixed
         )

@@ -227,7 +227,7 @@ def _os_entry(
     top = f"{export.url.rstrip('/')}/" if export.url else f"{directory.resolve().as_uri()}/"
     made = time.gmtime((image.root / MANIFEST).stat().st_mtime)
     return os_list.OsEntry(
-        name=f"{manifest.cluster} node ({export.name})",
+        name=f"{export.name}: node of {manifest.cluster}",
         description=f"{manifest.base.name} with {manifest.k3s.title}, made by Bramble ({image.id[:12]})",
         url=top + quote(offered.name),
         bmap_url=top + quote(f"{export.name}.bmap"),
