@@ -33,6 +33,7 @@ from pxe.net.netconsole import ConsoleService, bind_console
 from pxe.net.observer import Observer
 from pxe.net.ports import bind_tcp, bind_udp
 from pxe.net.tftp import TftpService
+from pxe.net.watch import InterfaceState, InterfaceWatch, bind_again
 from pxe.tftp.reports import TftpCounters
 from pxe.tftp.settings import WorkerSettings, default_workers, worker_settings
 from pxe.web.content import ContentServer
@@ -188,6 +189,7 @@ class PxeServer:
         self._sockets: _Sockets | None = None
         self._tftp: TftpService | None = None
         self._ports: BoundPorts | None = None
+        self._dhcp: DhcpService | None = None
         self.ready = asyncio.Event()
 
     @property
@@ -305,6 +307,12 @@ class PxeServer:
                     dhcp = self._make_dhcp(sockets.dhcp, sockets.boot_server, store)
                     self.dhcp = dhcp
                     services.create_task(_never_ends("DHCP", dhcp.run()))
+                    self._dhcp = dhcp
+                if self._config.interface is not None:
+                    watch = InterfaceWatch(
+                        self._config.interface, self._config.server_address, self._follow_interface
+                    )
+                    services.create_task(_never_ends("interface watch", watch.run()))
                 if sockets.console is not None:
                     self.console = ConsoleService(
                         sockets.console, self._clients, lambda: self._table, self.observer.report
@@ -360,6 +368,31 @@ class PxeServer:
         own = address.is_loopback or address == self._config.server_address
         allowed = own or any(address in network for network in self._config.metrics_from)
         return self.metrics() if allowed else None
+
+    def _follow_interface(self, after: InterfaceState) -> None:
+        """The interface went, came back, or has lost or regained this server's address."""
+        name, address = self._config.interface or "", self._config.server_address
+        if self._dhcp is not None:
+            self._dhcp.paused = not after.usable
+        if not after.usable:
+            log.warning(
+                "the interface or its address is away: boards are not answered until it is back",
+                extra={"interface": name, "address": str(address), "there": after.index is not None},
+            )
+            return
+        if self._sockets is not None:
+            found = self._sockets
+            refused = bind_again([s for s in (found.dhcp, found.boot_server, *found.tftp) if s], name)
+            if self._dhcp is not None:
+                self._dhcp.attach_link()
+            if refused is not None:
+                log.error(
+                    "the interface came back as another device: start 'bramble serve' again, or give it "
+                    "cap_net_raw",
+                    extra={"interface": name, "error": refused},
+                )
+                return
+        log.warning("the interface is back", extra={"interface": name, "address": str(address)})
 
     def _learn(self, binding: Learn) -> None:
         self._clients.learn(binding.address, binding.board)

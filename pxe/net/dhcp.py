@@ -141,6 +141,12 @@ class DhcpService:
                 while self._held or self._rewriting is not None:
                     await self._commit()
 
+    def attach_link(self) -> None:
+        """Listen on the cable again: the interface came back as another device."""
+        if self._link is not None:
+            with self._surviving("attach"):
+                self._link.attach()
+
     def _listen(self, loop: asyncio.AbstractEventLoop, stack: contextlib.ExitStack) -> None:
         sources: list[tuple[socket.socket, Callable[[], None]]] = [
             (self._sock, lambda: self._receive(self._sock, self._responder.respond))

@@ -38,6 +38,15 @@ class Site:
     def wait_until_ready(self) -> None:
         self._wait_for("ready")
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def here(self) -> tuple[str, ...]:
+        """What a command for the server's end begins with."""
+        return ("nsenter", f"--net=/proc/{self._process.pid}/ns/net")
+
     def join(self) -> None:
         """Wait for the end of the output."""
         self._reader.join(WAIT_S)
@@ -176,6 +185,18 @@ def test_replies_reach_a_client_without_an_address_with_and_without_raw_sockets(
         told = place.boot()
         assert told["ways"] == ["broadcast", "broadcast"]
         assert told["yiaddr"] == "10.77.0.21"
+
+
+def test_a_server_hears_boards_again_when_its_interface_was_away(directory: Path) -> None:
+    with site("install", directory) as place:
+        assert place.boot()["yiaddr"] == "10.77.0.21"
+        place.run("ip", "link", "delete", "c0")  # and with it the server's end
+        cable = ("ip", "link", "add", "c0", "address", "e4:5f:01:09:02:f7", "type", "veth")
+        place.run(*cable, "peer", "name", "s0", "netns", str(place.pid))
+        place.run("ip", "link", "set", "c0", "up")
+        place.run(*place.here, "ip", "link", "set", "s0", "up")
+        place.run(*place.here, "ip", "address", "add", "10.77.0.1/24", "dev", "s0")
+        assert place.boot()["files"]["kernel"] == ["ok", 3_000_000]
 
 
 def test_udhcpc_gets_a_lease_and_finds_it_again(directory: Path) -> None:
