@@ -242,8 +242,8 @@ class DhcpMessage:
     def _overload(self, parts: list[bytes], room: int) -> tuple[bytes, bytes, bytes]:
         """The options, and those that went into `file` and `sname`: (options without end mark, file, sname).
 
-        Parts that only the options field can hold come last in it. The others go there first, then into
-        file, then into sname: the order in which a split value is read (RFC 3396 §5).
+        Parts that only the options field can hold come last in it, a split value in one piece. Each of the
+        others goes where it fits first: there, in file, in sname.
         """
         large = [part for part in parts if len(part) >= FILE_SIZE]
         sizes = [room - 1 - _OVERLOAD_BYTES - sum(map(len, large))]
@@ -253,16 +253,16 @@ class DhcpMessage:
                 sizes.append(size - 1)
                 fields.append(number)
         filled = [b""] * len(sizes)
-        at = 0
         for part in parts:
             if len(part) >= FILE_SIZE:
                 continue
-            while at < len(sizes) and len(filled[at]) + len(part) > sizes[at]:
-                at += 1
-            if at == len(sizes):
+            at = next((n for n, size in enumerate(sizes) if len(filled[n]) + len(part) <= size), None)
+            if at is None:
                 break
             filled[at] += part
-        if at == len(sizes) or sizes[0] < 0:
+        else:
+            at = 0
+        if at is None or sizes[0] < 0:
             raise WireError(
                 f"the message does not fit into the {room + HEADER.size} bytes that its receiver takes"
             )

@@ -81,7 +81,7 @@ def make_table(scenario: str, directory: Path) -> BootTable:
         reason="installed",
         tree=BootTree(directory / "tree", {"config.txt": b"arm_64bit=1\n"}),
     )
-    return BootTable(() if scenario == "unknown" else (node,))
+    return BootTable(() if scenario.endswith("unknown") else (node,))
 
 
 async def serve(scenario: str, directory: Path, clients_pid: int) -> None:
@@ -99,7 +99,7 @@ async def serve(scenario: str, directory: Path, clients_pid: int) -> None:
         mtu=interface.mtu,
         grace_s=1.0,
     )
-    if scenario == "no-raw":
+    if scenario.startswith("no-raw"):
         drop_raw_sockets()
     server = PxeServer(config, say_event, make_table(scenario, directory))
     task = asyncio.create_task(server.run())

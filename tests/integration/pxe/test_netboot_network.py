@@ -199,6 +199,31 @@ def test_a_server_hears_boards_again_when_its_interface_was_away(directory: Path
         assert place.boot()["files"]["kernel"] == ["ok", 3_000_000]
 
 
+@pytest.mark.parametrize("scenario", ["unknown", "no-raw-unknown"])
+def test_an_address_that_another_machine_uses_is_found_beside_the_exchange(
+    directory: Path, scenario: str
+) -> None:
+    with site(scenario, directory) as place:
+        place.run("ip", "link", "set", "c0", "address", "02:00:00:00:00:99")
+        place.run("ip", "address", "add", "10.77.0.100/24", "dev", "c0")
+        client = (sys.executable, str(SUPPORT / "netboot_pi_client.py"), "c0")
+        # Whether the first client is refused at once depends on who is faster; the second gets the other one.
+        place.run("sh", "-c", '"$@" || true', "sh", *client)
+        (conflict,) = place.texts("address-conflict")
+        assert "10.77.0.100" in conflict
+        assert "02:00:00:00:00:99" in conflict
+        assert place.boot()["yiaddr"] == "10.77.0.101"
+
+
+def test_what_another_server_says_to_a_board_is_heard(directory: Path) -> None:
+    with site("install", directory) as place:
+        place.run("ip", "address", "add", "10.77.0.254/24", "dev", "c0")
+        place.run(sys.executable, str(SUPPORT / "dhcp_foreign_offer.py"), "c0")
+        (offer,) = place.texts("foreign-offer")
+        assert "10.77.0.254, offers the address 10.77.0.200" in offer
+        assert "names the boot server 10.77.0.250" in offer
+
+
 def test_udhcpc_gets_a_lease_and_finds_it_again(directory: Path) -> None:
     if shutil.which("udhcpc") is None:
         pytest.skip("udhcpc is not installed (package udhcpc)")
