@@ -13,7 +13,6 @@ from lab.bootloader.files import (
     OVERLAY_MAP,
     BoardStuckError,
     Boot,
-    BootFiles,
     Loader,
     ModeFailedError,
     Stage,
@@ -87,14 +86,10 @@ def _start4(boot: Boot, board: BoardIdentity, stage: Stage) -> Loader:
     kernel = yield from stage.load(config.os_prefix + kernel_name)
     if kernel is None:
         raise BoardStuckError(f"{kernel_name} not found (seven flashes of the green LED)")
-    return BootFiles(
-        kernel=kernel.data,
-        kernel_name=kernel_name,
-        initramfs=initramfs,
-        initramfs_name=initramfs_name,
+    return boot.loaded(
+        config,
+        kernel=(kernel_name, kernel.data),
+        initramfs=(initramfs_name, initramfs),
         cmdline=cmdline,
         dtb_name=dtb_name,
-        config=config,
-        source=boot.source,
-        from_ramdisk=boot.in_ramdisk,
     )

@@ -13,7 +13,6 @@ from lab.bootloader.config_txt import ConfigTxt
 from lab.bootloader.files import (
     OVERLAY_MAP,
     Boot,
-    BootFiles,
     FileRequest,
     FoundFile,
     Loader,
@@ -70,16 +69,12 @@ def load_bcm2712(boot: Boot) -> Loader:
     kernel = yield from late.load(config.os_prefix + kernel_name)
     if kernel is None:
         raise ModeFailedError(f"{kernel_name} was there and is gone")
-    return BootFiles(
-        kernel=kernel.data,
-        kernel_name=kernel_name,
-        initramfs=initramfs,
-        initramfs_name=initramfs_name,
+    return boot.loaded(
+        config,
+        kernel=(kernel_name, kernel.data),
+        initramfs=(initramfs_name, initramfs),
         cmdline=cmdline,
         dtb_name=dtb_name,
-        config=config,
-        source=boot.source,
-        from_ramdisk=boot.in_ramdisk,
     )
 
 

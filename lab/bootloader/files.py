@@ -129,6 +129,28 @@ class Boot:
             case PrefixMode.MAC:
                 return f"{(settings.mac_address or self.board.mac).dashed}/"
 
+    def loaded(
+        self,
+        config: ConfigTxt,
+        *,
+        kernel: tuple[str, bytes],
+        initramfs: tuple[str | None, bytes | None],
+        cmdline: str,
+        dtb_name: str | None,
+    ) -> BootFiles:
+        """What a loader has come to: names with their contents."""
+        return BootFiles(
+            kernel=kernel[1],
+            kernel_name=kernel[0],
+            initramfs=initramfs[1],
+            initramfs_name=initramfs[0],
+            cmdline=cmdline,
+            dtb_name=dtb_name,
+            config=config,
+            source=self.source,
+            from_ramdisk=self.in_ramdisk,
+        )
+
     def parse(self, found: FoundFile | None) -> ConfigTxt:
         """config.txt with the lines that the EEPROM's own configuration appends."""
         return self.parse_bytes(found.data if found else b"")

@@ -11,7 +11,6 @@ from __future__ import annotations
 from lab.bootloader.files import (
     BoardStuckError,
     Boot,
-    BootFiles,
     Loader,
     ModeFailedError,
     Stage,
@@ -57,13 +56,10 @@ def load_bootcode(boot: Boot) -> Loader:
     kernel = yield from stage.load(config.os_prefix + kernel_name)
     if kernel is None:
         raise BoardStuckError(f"{kernel_name} not found (seven flashes of the green LED)")
-    return BootFiles(
-        kernel=kernel.data,
-        kernel_name=kernel_name,
-        initramfs=initramfs,
-        initramfs_name=initramfs_name,
+    return boot.loaded(
+        config,
+        kernel=(kernel_name, kernel.data),
+        initramfs=(initramfs_name, initramfs),
         cmdline=cmdline,
         dtb_name=dtb_name if has_dtb else None,
-        config=config,
-        source=boot.source,
     )

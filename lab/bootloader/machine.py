@@ -236,6 +236,12 @@ class Bootrom:
         if attempt.mode in (BootMode.NETWORK, BootMode.HTTP):
             self._begin_network(boot, now)
             return
+        if attempt.mode is BootMode.RPIBOOT:
+            # It has neither a timeout nor retries: only the watchdog ends it.
+            waiting = BoardStuckError("RPIBOOT waits for a host on its USB port, without end")
+            self._note(EventKind.STUCK, str(waiting))
+            self.outcome = waiting if self._watchdog_at is None else None
+            return
         try:
             self._end_mode(self._load_from_disk(boot), now)
         except (ModeFailedError, BoardStuckError, BoardResetError) as error:

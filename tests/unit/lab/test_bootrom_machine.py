@@ -224,6 +224,19 @@ def test_tryboot_can_choose_the_network_once_on_a_pi_4_of_2024() -> None:
     assert _modes(again) == ["SD"]
 
 
+def test_rpiboot_waits_for_a_host_and_only_the_watchdog_ends_it() -> None:
+    rom = _power_on(_hardware(PI5_2026, "BOOT_ORDER=0xf13"))
+    rom.handle_timeout(0.0)
+    assert isinstance(rom.outcome, BoardStuckError)
+    assert "RPIBOOT" in str(rom.outcome)
+
+    guarded = _power_on(_hardware(PI5_2026, "BOOT_ORDER=0xf13\nBOOT_WATCHDOG_TIMEOUT=60"))
+    guarded.handle_timeout(0.0)
+    assert (guarded.outcome, guarded.next_timeout()) == (None, 60.0)
+    guarded.handle_timeout(60.0)
+    assert guarded.resets == 1
+
+
 def test_no_cable_is_no_wait() -> None:
     hardware = _hardware(PI5_2025, "BOOT_ORDER=0xf12")
     hardware.has_cable = False
