@@ -41,6 +41,9 @@ _EXTENT_INIT_MAX: Final = 32768
 """A longer length marks an extent that is allocated but reads as zeros."""
 _FAST_SYMLINK_BYTES: Final = 60
 _MAX_LINKS: Final = 40
+_MAX_DEPTH: Final = 100
+"""Of directories in directories; deeper is a loop."""
+MAX_READ_BYTES: Final = 1 << 28
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +109,16 @@ class Ext4Volume:
         return self.read_inode(self.require(path))
 
     def read_inode(self, inode: Inode) -> bytes:
+        """A whole file in memory.
+
+        Raises:
+            Ext4Error: it claims more than ``MAX_READ_BYTES``, or cannot be read.
+        """
+        if inode.size_bytes > MAX_READ_BYTES:
+            raise Ext4Error(
+                f"inode {inode.number} claims {inode.size_bytes} bytes, {MAX_READ_BYTES} are read at once",
+                "The filesystem is damaged: e2fsck -fn says more.",
+            )
         return b"".join(self.iter_content(inode))
 
     def iter_content(self, inode: Inode, piece_bytes: int = 1 << 20) -> Iterator[bytes]:
@@ -151,7 +164,7 @@ class Ext4Volume:
     def walk(self, directory: str) -> Iterator[tuple[str, Inode]]:
         """(path, inode) of all that is below ``directory``, sorted, parents first; links are not followed."""
         top = self.require(directory)
-        yield from self._walk(directory.rstrip("/"), top)
+        yield from self._walk(directory.rstrip("/"), top, _MAX_DEPTH)
 
     def extents(self, path: str) -> tuple[tuple[int, int], ...]:
         """(offset, length) of a file's bytes on the disk, in file order; together exactly its size.
@@ -260,7 +273,13 @@ class Ext4Volume:
                 "Use an image whose root was made as ext4.",
             )
         size = self.superblock.block_bytes
+        following = 0
         for logical, physical, count in self._extent_tree(inode.block, inode.number, depth_left=5):
+            if logical < following:
+                raise Ext4Error(
+                    f"inode {inode.number}: its extents overlap at block {logical}", "e2fsck -fn says more."
+                )
+            following = logical + count
             yield logical * size, self.offset + physical * size, count * size
 
     def _extent_tree(self, node: bytes, number: int, depth_left: int) -> Iterator[tuple[int, int, int]]:
@@ -311,12 +330,14 @@ class Ext4Volume:
             self._listings[number] = self.list_directory(self._inode(number))
         return self._listings[number]
 
-    def _walk(self, prefix: str, directory: Inode) -> Iterator[tuple[str, Inode]]:
+    def _walk(self, prefix: str, directory: Inode, depth_left: int) -> Iterator[tuple[str, Inode]]:
+        if not depth_left:
+            raise Ext4Error(f"{prefix[:80]}… does not end: a directory holds itself", "e2fsck -fn says more.")
         for name, number in sorted(self._listing(directory.number).items()):
             inode = self._inode(number)
             yield f"{prefix}/{name}", inode
             if inode.is_directory:
-                yield from self._walk(f"{prefix}/{name}", inode)
+                yield from self._walk(f"{prefix}/{name}", inode, depth_left - 1)
 
 
 def _zeros(count: int, piece_bytes: int) -> Iterator[bytes]:

@@ -81,6 +81,12 @@ RO_COMPAT_METADATA_CSUM: Final = 0x400
 RO_COMPAT_REFUSED: Final = RO_COMPAT_BIGALLOC | 0x4000 | 0x10000
 """bigalloc and shared_blocks change what a block in use is; orphan_present needs a replay like a journal."""
 STATE_ERRORS: Final = 0x2
+MAX_LOG_BLOCK: Final = 6
+"""64 KiB."""
+MAX_PER_GROUP: Final = 8 * 65536
+"""As many as a bitmap of the largest block counts."""
+MAX_GROUPS: Final = 1 << 20
+"""128 TiB with groups of 128 MiB; a damaged count must not become memory."""
 GROUP_INODE_UNINIT: Final = 0x1
 GROUP_BLOCK_UNINIT: Final = 0x2
 GROUP_INODE_ZEROED: Final = 0x4
@@ -191,6 +197,7 @@ def parse_superblock(data: bytes) -> Superblock:
             "Fetch the image again; if it is your own, run 'e2fsck -fy IMAGE?offset=BYTES' on a copy.",
         )
     wide = bool(incompat & INCOMPAT_64BIT)
+    _require_possible(data, wide=wide)
 
     def u32(at: int) -> int:
         return int(struct.unpack_from("<I", data, at)[0])
@@ -216,9 +223,37 @@ def parse_superblock(data: bytes) -> Superblock:
         uuid=uuid.UUID(bytes=bytes(data[0x68:0x78])),
         label=data[0x78:0x88].split(b"\0", 1)[0].decode("utf-8", "replace"),
     )
-    if not superblock.blocks_per_group or not superblock.inodes_per_group or superblock.block_bytes > 65536:
-        raise Ext4Error("the ext4 superblock has impossible sizes", "e2fsck -fn says more.")
+    if superblock.groups > MAX_GROUPS or superblock.blocks <= superblock.first_data_block:
+        raise Ext4Error(
+            f"the ext4 superblock claims {superblock.blocks} blocks in {superblock.groups} groups",
+            "It is damaged; e2fsck -fn says more.",
+        )
     return superblock
+
+
+def _require_possible(data: bytes, *, wide: bool) -> None:
+    """Raise ``Ext4Error`` for sizes that no mke2fs writes; everything else is computed from them."""
+    log_block, blocks_per_group, inodes_per_group = (
+        int(struct.unpack_from("<I", data, at)[0]) for at in (0x18, 0x20, 0x28)
+    )
+    (inode_bytes,) = struct.unpack_from("<H", data, 0x58)
+    (descriptor_bytes,) = struct.unpack_from("<H", data, 0xFE)
+    impossible = [
+        f"{what} {value}"
+        for what, value, possible in (
+            ("log2 of the block size less 10:", log_block, log_block <= MAX_LOG_BLOCK),
+            ("blocks per group:", blocks_per_group, 0 < blocks_per_group <= MAX_PER_GROUP),
+            ("inodes per group:", inodes_per_group, 0 < inodes_per_group <= MAX_PER_GROUP),
+            ("bytes per inode:", inode_bytes, 128 <= inode_bytes <= 4096),
+            ("bytes per descriptor:", descriptor_bytes, not wide or 64 <= descriptor_bytes <= 1024),
+        )
+        if not possible
+    ]
+    if impossible:
+        raise Ext4Error(
+            f"the ext4 superblock has impossible sizes ({', '.join(impossible)})",
+            "It is damaged; e2fsck -fn says more.",
+        )
 
 
 def parse_group(raw: bytes) -> Group:

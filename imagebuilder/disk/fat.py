@@ -36,6 +36,9 @@ ATTR_LONG_NAME: Final = 0x0F
 INFO_FREE_AT: Final = 488
 """Where the information sector notes the free clusters: 4 bytes, and in the next 4 where to look for one."""
 
+MAX_CLUSTERS: Final = 0x0FFF_FFF4
+_MAX_DEPTH: Final = 64
+"""Of directories in directories; deeper is a loop."""
 _ENTRY_BYTES: Final = 32
 _DELETED: Final = 0xE5
 _END: Final = 0x00
@@ -96,7 +99,10 @@ class FatVolume:
         self.fat_bytes: int = fat_sectors * sector_bytes
         self.data_offset: int = self.fat_offset + fats * self.fat_bytes
         self.cluster_count: int = (offset + self.size_bytes - self.data_offset) // self.cluster_bytes
-        if self.cluster_count <= 0 or (self.cluster_count + _FIRST_CLUSTER) * 4 > self.fat_bytes:
+        if (
+            not 0 < self.cluster_count <= MAX_CLUSTERS
+            or (self.cluster_count + _FIRST_CLUSTER) * 4 > self.fat_bytes
+        ):
             raise FatError(
                 f"the FAT32 volume at byte {offset} has {self.cluster_count} clusters, "
                 f"its FAT holds {self.fat_bytes // 4 - _FIRST_CLUSTER}",
@@ -254,6 +260,11 @@ class FatVolume:
             yield match.start() + _FIRST_CLUSTER, match.end() - match.start()
 
     def _walk(self, directory: FatEntry) -> Iterator[FatEntry]:
+        if directory.path.count("/") > _MAX_DEPTH:
+            raise FatError(
+                f"{directory.path[:80]}… does not end: a directory holds itself",
+                "The FAT is damaged: fsck.vfat -n says more.",
+            )
         for entry in self._children(directory):
             yield entry
             if entry.is_directory:

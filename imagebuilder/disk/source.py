@@ -10,6 +10,8 @@ from typing import Protocol
 
 from imagebuilder.errors import NotUnderstood
 
+PIECE_BYTES = 1 << 26
+
 
 class ByteSource(Protocol):
     """Bytes by absolute offset from the start of the disk."""
@@ -42,7 +44,8 @@ class FileSource:
         pieces = []
         rest = size
         while rest:
-            piece = os.pread(self._descriptor, rest, offset + size - rest)
+            # In bounded pieces: a size that a damaged header claims must not become memory at once.
+            piece = os.pread(self._descriptor, min(rest, PIECE_BYTES), offset + size - rest)
             if not piece:
                 raise _too_short(offset, size)
             pieces.append(piece)

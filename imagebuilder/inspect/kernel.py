@@ -22,6 +22,7 @@ import zstandard
 from imagebuilder.errors import NotUnderstood
 
 MAGIC_AT: Final = 56
+ZBOOT_HEADER_BYTES: Final = 56
 MAGIC: Final = b"ARM\x64"
 MAX_KERNEL_BYTES: Final = 256 * 2**20
 """Unpacked; today's have 30 to 70 MB. What grows beyond this is no kernel."""
@@ -70,7 +71,7 @@ def parse_kernel(data: bytes, path: str) -> Kernel:
 def _unpack(data: bytes, path: str) -> bytes:
     if data[:2] == b"\x1f\x8b":
         return _gunzip(data, path)
-    if data[:2] == b"MZ" and data[4:8] == b"zimg":
+    if data[:2] == b"MZ" and data[4:8] == b"zimg" and len(data) >= ZBOOT_HEADER_BYTES:
         offset, size = struct.unpack_from("<II", data, 8)
         method = data[24:56].split(b"\0", 1)[0].decode("ascii", "replace")
         packed = data[offset : offset + size]
