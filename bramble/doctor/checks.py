@@ -17,6 +17,8 @@ TIGHT_BYTES: Final = 5 * 1024**3  # an image, its base and its layers
 FEW_INODES: Final = 1000
 NERVOUS_CHANGES: Final = 20
 BEHIND_S: Final = 60.0
+SILENT_S: Final = 3.5
+"""A port without spanning tree passes packets at once; the shortest forward delay is 2 s, waited twice."""
 ROOT: Final = "Run it again with sudo."
 
 
@@ -26,7 +28,7 @@ def run_checks(facts: Facts) -> list[Check]:
     if not facts.link.exists:
         return checks  # the rest would only repeat it
     checks += [*_speed(facts), _mtu(facts), _address(facts), _rights(facts), *_ports(facts)]
-    checks += [_firewall(facts), _servers(facts), _spanning_tree(facts), _clock(facts)]
+    checks += [_firewall(facts), _servers(facts), _spanning_tree(facts), *_link_delay(facts), _clock(facts)]
     checks += [_room(room) for room in facts.rooms]
     checks += _answers(facts)
     return checks
@@ -296,6 +298,35 @@ def _spanning_tree(facts: Facts) -> Check:
         "and a bootloader gives up DHCP after 45 s",
         mend="Set the boards' ports to edge/portfast on the switch, or switch spanning tree off for them.",
     )
+
+
+def _link_delay(facts: Facts) -> Iterator[Check]:
+    delay = facts.link_delay
+    if delay is None:
+        return
+    if delay.problem:
+        yield Check(id="link-delay", status=Status.SKIP, text=delay.problem, mend=ROOT)
+    elif delay.seconds is None:
+        yield Check(
+            id="link-delay",
+            status=Status.WARN,
+            text=f"nothing came through steadily within {delay.waited_s:.0f} s after link-up",
+            mend="Is anybody else on this network? If so, look at the switch port's VLAN and spanning tree.",
+        )
+    elif delay.seconds > SILENT_S:
+        yield Check(
+            id="link-delay",
+            status=Status.WARN,
+            text=f"the first packet came {delay.seconds:.1f} s after link-up: this switch's ports wait for "
+            "spanning tree",
+            mend="Set the boards' ports to edge/portfast. Boards on such ports need DHCP_TIMEOUT=45000.",
+        )
+    else:
+        yield Check(
+            id="link-delay",
+            status=Status.OK,
+            text=f"the first packet came {delay.seconds:.1f} s after link-up",
+        )
 
 
 def _clock(facts: Facts) -> Check:

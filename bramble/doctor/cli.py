@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -13,6 +13,7 @@ from rich.console import Console
 from bramble.doctor.board import read_report
 from bramble.doctor.checks import run_checks
 from bramble.doctor.facts import Wanted
+from bramble.doctor.gather import bounce_link as gather_link_delay
 from bramble.doctor.gather import gather
 from bramble.doctor.render import render_board, render_checks
 from bramble.doctor.report import as_json as checks_as_json
@@ -38,16 +39,29 @@ LISTEN_S = 5.0
     show_default=True,
     help="Seconds to wait for answers of DHCP servers; 0 asks nobody.",
 )
+@click.option(
+    "--bounce-link",
+    is_flag=True,
+    help="Switch the interface off and on, and measure how long its port is silent (spanning tree).",
+)
+@click.option("--yes", is_flag=True, help="Do not ask before --bounce-link.")
 @click.option("--rules", is_flag=True, help="List the problems of boards that are recognised.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def doctor(
-    file: Path, board: str | None, interface: str | None, listen_s: float, rules: bool, as_json: bool
+    file: Path,
+    board: str | None,
+    interface: str | None,
+    listen_s: float,
+    bounce_link: bool,
+    yes: bool,
+    rules: bool,
+    as_json: bool,
 ) -> None:
     """Check this machine and its network, or say why one board does not boot.
 
     Looks at the interface, the ports, the firewall, other DHCP servers, spanning tree, the clock, the disk
-    and the running server; changes nothing. It asks the network's DHCP servers for offers and takes none.
-    What needs root says so. The exit code is 1 where something fails.
+    and the running server; changes nothing but with --bounce-link. It asks the network's DHCP servers for
+    offers and takes none. What needs root says so. The exit code is 1 where something fails.
 
     \b
     sudo bramble doctor
@@ -65,7 +79,13 @@ def doctor(
         _print_board(spec, board, as_json)
         return
     state = state_layout(spec.name).directory if spec is not None else None
-    facts = gather(_wanted(spec, interface), state, store().root, listen_s)
+    wanted = _wanted(spec, interface)
+    if bounce_link and not yes:
+        click.confirm(
+            f"{wanted.interface} will be off for a moment; connections over it may break. Go on?", abort=True
+        )
+    delay = gather_link_delay(wanted.interface) if bounce_link else None
+    facts = replace(gather(wanted, state, store().root, listen_s), link_delay=delay)
     checks = run_checks(facts)
     if as_json:
         click.echo(json.dumps(checks_as_json(checks), indent=2))

@@ -94,6 +94,18 @@ class Answered:
     problem: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class LinkDelay:
+    """How long the switch's port was silent after link-up. `seconds`: None where nothing came at all.
+
+    `problem`: in words, why it could not be measured.
+    """
+
+    seconds: float | None
+    waited_s: float
+    problem: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """Everything."""
@@ -112,3 +124,4 @@ class Facts:
     bpdus: tuple[Bpdu, ...] | None = None
     bpdus_problem: str = ""
     answers: tuple[Answered, ...] | None = None
+    link_delay: LinkDelay | None = None

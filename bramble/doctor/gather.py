@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from agent.health import is_clock_synchronised
-from bramble.doctor.facts import Answered, Clock, Facts, LinkFacts, PortFacts, Rights, Room, Wanted
+from bramble.doctor.facts import Answered, Clock, Facts, LinkDelay, LinkFacts, PortFacts, Rights, Room, Wanted
 from bramble.doctor.firewall import Ruleset, parse_iptables, parse_nft
 from fleet.admin_client import FleetReader, NoServerError
 from fleet.errors import FleetError
@@ -27,6 +27,7 @@ from pxe.dhcp.probe import HeardServer
 from pxe.errors import PxeError
 from pxe.net.dhcp_probe import find_servers
 from pxe.net.interfaces import find_address
+from pxe.net.link_delay import measure_link_delay
 from pxe.net.ports import find_holder
 from pxe.net.spanning_tree import Bpdu, listen_for_bpdus
 
@@ -37,6 +38,9 @@ CAP_NET_RAW: Final = 13
 ANSWER_S: Final = 3.0
 BPDU_S: Final = 4.5  # two hello times and a little
 COMMAND_S: Final = 10.0
+LINK_DELAY_S: Final = 50.0  # spanning tree takes 30
+OFF_S: Final = 2.5  # a switch does not notice a link that is gone for a moment only
+NO_MAC: Final = "02:00:00:00:00:00"
 NOT_THERE: Final = "bramble-doctor/is-not-there"
 
 Value = TypeVar("Value")
@@ -76,6 +80,34 @@ def gather(wanted: Wanted, state: Path | None, cache: Path, listen_s: float) -> 
         bpdus_problem=bpdus_problem,
         answers=answers,
     )
+
+
+def bounce_link(interface: str, limit_s: float = LINK_DELAY_S) -> LinkDelay:
+    """Switch an interface off and on, and measure how long its port is silent. Its routes are put back."""
+
+    def bounce() -> None:
+        run(["ip", "link", "set", "dev", interface, "down"], timeout_s=COMMAND_S)
+        time.sleep(OFF_S)
+        run(["ip", "link", "set", "dev", interface, "up"], timeout_s=COMMAND_S)
+
+    try:
+        routes = run(["ip", "-4", "route", "show", "dev", interface], timeout_s=COMMAND_S).stdout.decode()
+    except ImageBuilderError as error:
+        return LinkDelay(None, 0.0, error.message)
+    mac = bytes.fromhex((_text(SYS / interface / "address") or NO_MAC).replace(":", ""))
+    try:
+        seconds = measure_link_delay(interface, mac, secrets.randbits(32), bounce, limit_s)
+        return LinkDelay(seconds, limit_s)
+    except (PxeError, ImageBuilderError) as error:
+        return LinkDelay(None, 0.0, error.message)
+    finally:
+        for route in routes.splitlines():
+            if "proto kernel" not in route:  # those the kernel has put back by itself
+                run(
+                    ["ip", "-4", "route", "replace", *route.split(), "dev", interface],
+                    check=False,
+                    timeout_s=COMMAND_S,
+                )
 
 
 def read_link(name: str) -> LinkFacts:
@@ -183,7 +215,7 @@ def ask_server(wanted: Wanted, state: Path, link: LinkFacts) -> tuple[Answered, 
 
 
 def _find_servers(interface: str, listen_s: float) -> tuple[HeardServer, ...]:
-    own = bytes.fromhex((_text(SYS / interface / "address") or "02:00:00:00:00:00").replace(":", ""))
+    own = bytes.fromhex((_text(SYS / interface / "address") or NO_MAC).replace(":", ""))
     # As this machine (a router with a list of known clients answers it) and as a PXE client nobody knows.
     stranger = b"\x02" + secrets.token_bytes(5)
     return find_servers(interface, ((own, False), (stranger, True)), secrets.randbits(32), listen_s)

@@ -39,13 +39,13 @@ def find_servers(
     ]
     ours = {question.xid for question in questions}
     found: dict[tuple[IPv4Address, bool], HeardServer] = {}
-    with _client_socket(interface) as sock:
+    with client_socket(interface) as sock:
         started = time.monotonic()
         ask_at = started
         while (now := time.monotonic()) < started + listen_s:
             if now >= ask_at:
                 for question in questions:
-                    _send(sock, question.encode(), interface)
+                    send_question(sock, question.encode(), interface)
                 ask_at = now + ASK_EVERY_S
             wait_s = min(ask_at, started + listen_s) - now
             if not select.select([sock], [], [], max(wait_s, 0))[0]:
@@ -62,7 +62,8 @@ def find_servers(
     return tuple(found.values())
 
 
-def _client_socket(interface: str) -> socket.socket:
+def client_socket(interface: str) -> socket.socket:
+    """A socket on the port of DHCP clients, beside the system's own. Raises `PxeError`."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -76,7 +77,8 @@ def _client_socket(interface: str) -> socket.socket:
     return sock
 
 
-def _send(sock: socket.socket, question: bytes, interface: str) -> None:
+def send_question(sock: socket.socket, question: bytes, interface: str) -> None:
+    """Broadcast an encoded DISCOVER. Raises `PxeError`."""
     try:
         sock.sendto(question, ("255.255.255.255", SERVER_PORT))
     except OSError as error:

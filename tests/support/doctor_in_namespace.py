@@ -5,8 +5,8 @@ it, a firewall that drops, and the doctor at the other end of a cable.
 ``unshare --user --map-root-user --net --mount python doctor_in_namespace.py WORD…``
 
 Words: ``stp`` switches spanning tree on, ``foreign`` starts the other DHCP server, ``firewall`` drops DHCP
-and
-TFTP, ``tftpd`` lets a program hold port 69. Prints the checks as JSON.
+and TFTP, ``bounce`` switches the doctor's link off and on, ``tftpd`` lets a program hold port 69. Prints the
+checks as JSON.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from bramble.doctor.checks import run_checks
 from bramble.doctor.facts import Wanted
-from bramble.doctor.gather import gather
+from bramble.doctor.gather import bounce_link, gather
 from bramble.doctor.report import as_json
 from fleet.spec.model import DhcpMode
 from pxe.dhcp.wire import DhcpMessage, MessageType, Op, Option, parse_request
@@ -109,7 +110,8 @@ def main(words: list[str]) -> None:
             subnet=IPv4Network("10.77.0.0/24"),
             server_address=IPv4Address("10.77.0.1"),
         )
-        facts = gather(wanted, None, Path("/"), 5.0)
+        delay = bounce_link("d0", 15.0) if "bounce" in words else None
+        facts = replace(gather(wanted, None, Path("/"), 5.0), link_delay=delay)
         print(json.dumps(as_json(run_checks(facts))))
 
 

@@ -69,6 +69,18 @@ def test_everything_that_is_wrong_is_found_at_once() -> None:
     assert "TFTP needs udp port 69, and python" in checks["ports"]["text"]
 
 
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [(("foreign",), "ok"), (("foreign", "stp"), "warn")],
+    ids=["at once", "spanning tree"],
+)
+def test_the_silence_of_a_port_after_link_up_is_measured(words: tuple[str, ...], status: str) -> None:
+    """The switch's port waits twice its forward delay of two seconds, or not at all."""
+    check = examine(*words, "bounce")["link-delay"]
+    assert check["status"] == status, check
+    assert "the first packet came" in check["text"]
+
+
 def test_an_interface_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(doctor, ["--interface", "nowhere0", "--listen", "0", "--json"])

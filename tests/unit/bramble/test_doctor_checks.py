@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from bramble.doctor.checks import run_checks
-from bramble.doctor.facts import Answered, Clock, Facts, LinkFacts, PortFacts, Rights, Room, Wanted
+from bramble.doctor.facts import Answered, Clock, Facts, LinkDelay, LinkFacts, PortFacts, Rights, Room, Wanted
 from bramble.doctor.firewall import Ruleset, parse_iptables
 from bramble.doctor.report import Check, Status, as_json, exit_code
 from fleet.spec.model import DhcpMode
@@ -163,6 +163,21 @@ def test_clocks(clock: Clock, status: Status) -> None:
 )
 def test_rooms(room: Room, status: Status) -> None:
     assert find(replace(HEALTHY, rooms=(room,)), "disk").status is status
+
+
+@pytest.mark.parametrize(
+    ("delay", "status", "words"),
+    [
+        (LinkDelay(30.2, 50.0), Status.WARN, "30.2 s after link-up"),
+        (LinkDelay(0.1, 50.0), Status.OK, "0.1 s"),
+        (LinkDelay(None, 50.0), Status.WARN, "nothing came"),
+        (LinkDelay(None, 0.0, "port 68 is taken"), Status.SKIP, "port 68"),
+    ],
+)
+def test_link_delays(delay: LinkDelay, status: Status, words: str) -> None:
+    check = find(replace(HEALTHY, link_delay=delay), "link-delay")
+    assert check.status is status
+    assert words in check.text
 
 
 def test_a_server_that_does_not_answer() -> None:
