@@ -129,6 +129,7 @@ class DhcpService:
         self.paused = False
         self._fault_log = SparseLog(log)
         self._send_log = SparseLog(log)
+        self._store_log = SparseLog(log)
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -217,8 +218,7 @@ class DhcpService:
         if self._leases is None or self._store is None:
             return
         unstored, self._unstored = self._unstored, []
-        if self._rewriting is None and self._store.needs_rewrite(len(self._leases)):
-            self._rewriting = self._store.rewrite(list(self._leases))
+        self._begin_rewriting(self._store, self._leases)
         writing = asyncio.ensure_future(asyncio.to_thread(self._write, unstored))
         try:
             await asyncio.shield(writing)
@@ -233,6 +233,16 @@ class DhcpService:
             self._unstored = unstored + self._unstored
             self._rewriting = None
             log.error("leases not stored", extra={"count": len(self._unstored), "error": error.strerror})
+
+    def _begin_rewriting(self, store: LeaseStore, leases: LeaseTable) -> None:
+        """Begin a new file where the old one has grown; the next writes fill it. Else the old one grows on."""
+        if self._rewriting is not None or not store.needs_rewrite(len(leases)):
+            return
+        try:
+            self._rewriting = store.rewrite(list(leases))
+        except OSError as error:
+            fields = {"error": error.strerror}
+            self._store_log.write(logging.WARNING, "the lease file can not be written anew", fields)
 
     def _write(self, leases: list[Lease]) -> None:
         """In a thread: one sync for all these leases, and one slice of a new file where one is written."""

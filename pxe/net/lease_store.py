@@ -136,15 +136,18 @@ class LeaseStore:
     def rewrite(self, leases: Iterable[Lease]) -> Iterator[None]:
         """Replace the file by one with these leases, or leave it as it is.
 
-        Yields after every slice; until the iterator has ended the old file stays in force, and what is
-        appended meanwhile goes into both.
+        What is appended from now on goes into both files. The iterator yields after every slice; until it has
+        ended the old file stays in force.
 
         Raises:
-            OSError: nothing has changed.
+            OSError: also while iterating; nothing has changed then.
         """
         fresh = self._path.with_name(f"{self._path.name}.new")
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         work = self._rewriting = _Rewriting(fd)
+        return self._rewrite(work, fresh, leases)
+
+    def _rewrite(self, work: _Rewriting, fresh: Path, leases: Iterable[Lease]) -> Iterator[None]:
         try:
             lines: list[bytes] = []
             for lease in leases:
@@ -154,19 +157,19 @@ class LeaseStore:
                     lines = []
                     yield
             work.write(lines)
-            os.fsync(fd)  # the bulk, while appends still go on
+            os.fsync(work.fd)  # the bulk, while appends still go on
             yield
             work.write_added()
-            os.fsync(fd)
+            os.fsync(work.fd)
             fresh.replace(self._path)
             _sync_directory(self._path.parent)
         except BaseException:
-            os.close(fd)
+            os.close(work.fd)
             self._rewriting = None
             raise
         self._rewriting = None
         self.close()
-        self._fd = fd
+        self._fd = work.fd
         self._torn = False
         self._lines = work.lines
 
@@ -192,12 +195,12 @@ class _Rewriting:
     """A file that is being written, and what has to go into it at the end."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.fd = fd
         self._added: list[bytes] = []
         self.lines = 0
 
     def write(self, lines: list[bytes]) -> None:
-        _write(self._fd, b"".join(lines))
+        _write(self.fd, b"".join(lines))
         self.lines += len(lines)
 
     def add(self, data: bytes, lines: int) -> None:
@@ -205,7 +208,7 @@ class _Rewriting:
         self.lines += lines
 
     def write_added(self) -> None:
-        _write(self._fd, b"".join(self._added))
+        _write(self.fd, b"".join(self._added))
         self._added = []
 
 

@@ -251,3 +251,14 @@ def test_an_unfinished_new_file_changes_nothing(tmp_path: Path) -> None:
         next(writing)
     with LeaseStore(path) as again:
         assert again.leases == many
+
+
+def test_what_is_appended_before_the_first_slice_is_in_the_new_file(tmp_path: Path) -> None:
+    path = tmp_path / "leases.jsonl"
+    with LeaseStore(path) as store:
+        writing = store.rewrite([])
+        store.append([lease("10.0.0.7")])
+        for _slice in writing:
+            pass
+    with LeaseStore(path) as again:
+        assert again.leases == [lease("10.0.0.7")]
