@@ -235,7 +235,7 @@ class DhcpService:
             log.error("leases not stored", extra={"count": len(self._unstored), "error": error.strerror})
 
     def _begin_rewriting(self, store: LeaseStore, leases: LeaseTable) -> None:
-        """Begin a new file where the old one has grown; the next writes fill it. Else the old one grows on."""
+        """Begin a new file where the old one has grown; the next writes fill it."""
         if self._rewriting is not None or not store.needs_rewrite(len(leases)):
             return
         try:
