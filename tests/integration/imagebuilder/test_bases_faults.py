@@ -79,7 +79,7 @@ class Fetcher:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": paths},
+            env={**os.environ, "PYTHONPATH": paths, "TMPDIR": str(self._work)},
         )
 
     def run(self, point: int = 0) -> dict[str, int]:
