@@ -43,6 +43,7 @@ IMAGE_COMMANDS = {
     "check": "imagebuilder.cli_preflight:check",
     "show": "imagebuilder.cli_image:show",
     "verify": "imagebuilder.cli_image:verify",
+    "diff": "imagebuilder.cli_preflight:diff",
     "node": "bramble.image_command:node",
     "apply-delta": "bramble.image_command:apply_delta",
 }

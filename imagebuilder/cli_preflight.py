@@ -105,3 +105,49 @@ def _print(findings: tuple[Finding, ...], file: Path, dialect: str) -> None:
     counts = {kind: sum(finding.severity is kind for finding in findings) for kind in Severity}
     told = ", ".join(f"{count} {kind.value}{'s' * (count != 1)}" for kind, count in counts.items())
     click.echo(f"{file.name} ({dialect}): {told}")
+
+
+@click.command()
+@click.argument("one", type=_FILE, metavar="A")
+@click.argument("other", type=_FILE, metavar="B")
+@click.option("--brief", is_flag=True, help="Names of files only, without their lines.")
+@click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")
+def diff(one: Path, other: Path, brief: bool, as_json: bool) -> None:
+    """Say what the raw disk image B is that A is not.
+
+    Partition table and filesystems, then every file of both partitions: added (+), removed (-), changed (~)
+    with
+    content, mode, owner, link target, hard links and extended attributes. Small text files, config.txt among
+    them, are shown line by line, cmdline.txt word by word. The images are read as they are: no mount, no
+    root.
+
+    Exit code 0: no difference; 1: some; 2: wrong usage.
+
+    \b
+    Examples:
+      bramble image diff raspios.img node.img
+      bramble image diff a.img b.img --json | jq -r '.changes[].path'
+    """
+    from imagebuilder.cli import ProgressLine
+    from imagebuilder.preflight.diff import Kind, compare_images
+
+    with ProgressLine(show=not as_json) as line:
+        difference = compare_images(one, other, progress=line.update)
+    if as_json:
+        click.echo(json.dumps(difference.to_json(), indent=1))
+    else:
+        for row in difference.disk:
+            click.echo(f"disk ~ {row}")
+        marks = {Kind.ADDED: "+", Kind.REMOVED: "-", Kind.CHANGED: "~"}
+        for change in difference.changes:
+            state = change.after or change.before
+            told = ", ".join(change.details) or (state.summary if state else "")
+            click.echo(f"{change.volume} {marks[change.kind]} {change.path}: {told}")
+            for text in () if brief else change.text:
+                click.echo(f"       {text}")
+        counts = ", ".join(
+            f"{sum(change.kind is kind for change in difference.changes)} {kind.value}" for kind in Kind
+        )
+        click.echo(f"files: {counts}")
+    if not difference.is_empty:
+        sys.exit(1)
