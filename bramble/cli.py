@@ -21,7 +21,7 @@ COMMANDS = {
     "init": "fleet.cli_spec:init",
     "check": "bramble.sized_commands:check",
     "base": "imagebuilder.cli_bases:base",
-    "build": "bramble.sized_commands:build",
+    "build": "bramble.prove_command:build",
     "gc": "imagebuilder.cli_store:gc",
     "store": "imagebuilder.cli_store:store_commands",
     "flash": "bramble.flash_command:flash",
@@ -44,6 +44,7 @@ IMAGE_COMMANDS = {
     "show": "imagebuilder.cli_image:show",
     "verify": "imagebuilder.cli_image:verify",
     "diff": "imagebuilder.cli_preflight:diff",
+    "prove": "bramble.prove_command:prove",
     "node": "bramble.image_command:node",
     "apply-delta": "bramble.image_command:apply_delta",
 }

@@ -9,6 +9,7 @@ import click
 
 from bramble.boot_sizes import warn_of_sizes
 from bramble.paths import agent_package, apt_access, state_layout, store
+from bramble.proofs import require_proven
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec, DhcpMode
 from imagebuilder.build import Image, build_image, find_image
@@ -16,7 +17,10 @@ from imagebuilder.build import Image, build_image, find_image
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default=Path("cluster.yaml"))
-def serve(file: Path) -> None:
+@click.option(
+    "--proven-only", is_flag=True, help="Refuse an image that 'bramble build --prove' did not prove."
+)
+def serve(file: Path, proven_only: bool) -> None:
     """Boot, install, enrol and join the nodes of a cluster.yaml, until interrupted.
 
     The cluster's image is built first where it is not in the store. Ports 67 and 69 need root, or the
@@ -31,6 +35,8 @@ def serve(file: Path) -> None:
     PxeConfig.from_spec(spec.network, spec.domain, state.directory)
     image = _image(spec)
     warn_of_sizes(spec, image)
+    if proven_only:
+        require_proven(store(), image.id, file)
     server = Server(spec, image, state)
 
     def say_ready() -> None:

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from fleet.boards import BoardModel, MacAddress, Serial
+from lab import raspi4b
 from lab.bootloader.boot_order import network_first
 from lab.bootloader.files import BoardStuckError, BootFiles
 from lab.bootloader.machine import Bootrom, Hardware
@@ -34,7 +35,7 @@ from lab.errors import LabError, WaitTimeoutError
 from lab.events import BoardEvent, EventHandler, EventKind, Notice
 from lab.netclient import run_bootrom
 from lab.network import require_tun
-from lab.qemu import Cpu, End, Machine, MachineSpec, require_qemu
+from lab.qemu import Cpu, End, Machine, MachineKind, MachineSpec, UserNetwork, require_qemu
 from lab.tap import Tap
 
 DEFAULT_MEMORY_MIB: Final = 1024
@@ -57,6 +58,9 @@ class BoardConfig:
         link_up_s: From power-on to a link; about 3 s on a board, and there is nothing to learn from waiting
             for it.
         public_key: In its EEPROM, for signed boot images (the HTTP mode); None for none.
+        kind: QEMU's machine.
+        user_network: Instead of a tap: a link that reaches nobody. The firmware sees no cable.
+        amend: What a rehearsal adds to the files between firmware and kernel; the disk stays as it is.
     """
 
     name: str
@@ -72,6 +76,9 @@ class BoardConfig:
     profile: EepromProfile | None = None
     link_up_s: float = 0.3
     public_key: RsaPublicKey | None = None
+    kind: MachineKind = MachineKind.VIRT
+    user_network: UserNetwork | None = None
+    amend: Callable[[BootFiles], BootFiles] | None = None
 
     @property
     def identity(self) -> BoardIdentity:
@@ -261,6 +268,8 @@ class VirtualBoard:
         raise rom.outcome or BoardStuckError("the firmware ended without an outcome")
 
     def _start(self, files: BootFiles) -> End:
+        if self.config.amend is not None:
+            files = self.config.amend(files)
         kernel = self._run_dir / "kernel"
         initramfs = self._run_dir / "initramfs" if files.initramfs is not None else None
         dtb = self._run_dir / "board.dtb"
@@ -268,14 +277,7 @@ class VirtualBoard:
         if initramfs is not None and files.initramfs is not None:
             initramfs.write_bytes(files.initramfs)
         cpu = Cpu.of(self.config.model.soc, self.config.cpu_count)
-        write_board_dtb(
-            dtb,
-            cache=self._dtb_cache,
-            board=self.config.identity,
-            boot_mode=files.source,
-            cpu=cpu,
-            memory_mib=self.config.memory_mib,
-        )
+        self._write_device_tree(dtb, files, cpu)
         machine = Machine(
             MachineSpec(
                 name=self.config.name,
@@ -288,6 +290,8 @@ class VirtualBoard:
                 disks=self.config.disks,
                 mac=self.config.mac,
                 tap=self.config.tap,
+                user_network=self.config.user_network,
+                kind=self.config.kind,
             ),
             self._run_dir,
         )
@@ -303,6 +307,33 @@ class VirtualBoard:
             case End.PANIC | End.REBOOT:
                 pass
         return end
+
+    def _write_device_tree(self, target: Path, files: BootFiles, cpu: Cpu) -> None:
+        config = self.config
+        if config.kind is MachineKind.RASPI4B:
+            raspi4b.write_device_tree(
+                target, self._read_device_tree(files), board=config.identity, boot_mode=files.source
+            )
+            return
+        write_board_dtb(
+            target,
+            cache=self._dtb_cache,
+            board=config.identity,
+            boot_mode=files.source,
+            cpu=cpu,
+            memory_mib=config.memory_mib,
+        )
+
+    def _read_device_tree(self, files: BootFiles) -> bytes:
+        """The image's own device tree, from the disk that the firmware read the other files from."""
+        name = f"{files.config.os_prefix}{files.dtb_name or self.config.model.dtb_names[0]}"
+        for disk in self.config.disks:
+            on_disk = DiskFiles(disk.path)
+            on_disk.partitions()
+            data = on_disk.read(files.partition, name)
+            if data is not None:
+                return data
+        raise LabError(f"{name} is not on the disk that {self.config.name} boots from")
 
     def _console_data(self, data: bytes) -> None:
         self.console.write(data)

@@ -20,6 +20,8 @@ import selectors
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,8 +51,34 @@ class Cpu:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UserNetwork:
+    """A network that ends in QEMU: the guest has a link, gets or keeps an address, and reaches nobody."""
+
+    subnet: IPv4Network
+    host: IPv4Address
+
+    @property
+    def argument(self) -> str:
+        """For -netdev. QEMU's name server must not be the host, nor an address that a node has: the last
+        one."""
+        dns = self.subnet.broadcast_address - 1
+        return f"user,id=net0,restrict=on,ipv6=off,net={self.subnet},host={self.host},dns={dns}"
+
+
+class MachineKind(StrEnum):
+    """QEMU's machine."""
+
+    VIRT = "virt"
+    RASPI4B = "raspi4b"
+    """A model of the Pi 4, with the image's own device tree; slower, one SD card, no netboot."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MachineSpec:
-    """Everything that a machine is started with; `tap` is None for a board whose cable is unplugged."""
+    """Everything that a machine is started with.
+
+    `tap` is None for a board whose cable is unplugged, or plugged into a `user_network`.
+    """
 
     name: str
     cpu: Cpu
@@ -62,6 +90,8 @@ class MachineSpec:
     disks: tuple[VirtualDisk, ...]
     mac: MacAddress
     tap: str | None
+    user_network: UserNetwork | None = None
+    kind: MachineKind = MachineKind.VIRT
 
 
 def firmware_cmdline(cmdline: str) -> str:
@@ -76,9 +106,8 @@ def build_argv(spec: MachineSpec, *, monitor_fd: int) -> list[str]:
         *("-name", spec.name, "-nodefaults", "-no-user-config", "-display", "none"),
         *(
             "-machine",
-            MACHINE,
-            "-cpu",
-            spec.cpu.model,
+            spec.kind.value,
+            *(() if spec.kind is MachineKind.RASPI4B else ("-cpu", spec.cpu.model)),
             "-smp",
             str(spec.cpu.count),
             "-m",
@@ -96,11 +125,19 @@ def build_argv(spec: MachineSpec, *, monitor_fd: int) -> list[str]:
     argv += [
         *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
         *("-chardev", f"socket,id=monitor,fd={monitor_fd}", "-mon", "chardev=monitor,mode=control"),
-        # Without it the guest waits for entropy before the first TLS connection.
-        *("-device", "virtio-rng-pci"),
     ]
     if spec.tap is not None:
         argv += ["-netdev", f"tap,id=net0,ifname={spec.tap},script=no,downscript=no"]
+    elif spec.user_network is not None:
+        argv += ["-netdev", spec.user_network.argument]
+    has_link = spec.tap is not None or spec.user_network is not None
+    if spec.kind is MachineKind.RASPI4B:
+        if has_link:
+            argv += ["-device", f"usb-net,netdev=net0,mac={spec.mac}"]
+        return [*argv, *(word for disk in spec.disks for word in ("-drive", _drive("if=sd", disk)))]
+    # Without it the guest waits for entropy before the first TLS connection.
+    argv += ["-device", "virtio-rng-pci"]
+    if has_link:
         argv += ["-device", f"virtio-net-pci,netdev=net0,mac={spec.mac},romfile="]
     if any(disk.kind is DiskKind.USB for disk in spec.disks):
         argv += ["-device", "qemu-xhci,id=xhci"]
@@ -110,9 +147,7 @@ def build_argv(spec: MachineSpec, *, monitor_fd: int) -> list[str]:
 
 
 def _disk_argv(name: str, disk: VirtualDisk) -> list[str]:
-    path = str(disk.path).replace(",", ",,")
-    drive = f"if=none,id={name},file={path},format=raw,cache=unsafe,discard=unmap,detect-zeroes=unmap"
-    argv = ["-drive", drive]
+    argv = ["-drive", _drive(f"if=none,id={name}", disk)]
     match disk.kind:
         case DiskKind.NVME:
             return [*argv, "-device", f"nvme,drive={name},serial={disk.serial}"]
@@ -120,6 +155,11 @@ def _disk_argv(name: str, disk: VirtualDisk) -> list[str]:
             return [*argv, "-device", f"sdhci-pci,id={name}-host", "-device", f"sd-card,drive={name}"]
         case DiskKind.USB:
             return [*argv, "-device", f"usb-storage,bus=xhci.0,drive={name},serial={disk.serial}"]
+
+
+def _drive(how: str, disk: VirtualDisk) -> str:
+    path = str(disk.path).replace(",", ",,")
+    return f"{how},file={path},format=raw,cache=unsafe,discard=unmap,detect-zeroes=unmap"
 
 
 def require_qemu() -> None:
