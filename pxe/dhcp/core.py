@@ -195,13 +195,17 @@ class Responder:
         before = self._leases.at(address)
         self._leases.bind(mac, address, now + lease_s)
         reply = self._reply(message, MessageType.ACK, board, node, address, now)
+        # An operating system without a node is no business of TFTP's and HTTP's, but they must not take it for
+        # the board that had the address before.
+        known = node is not None or board.firmware not in (Firmware.NONE, Firmware.FOREIGN)
+        changed = before is not None and before.mac != mac
+        learnt = [Learn(address, board)] if known or changed else []
         if not _matters(board, node):
-            # TFTP and HTTP have no use for it, but they must not take it for the board that was there before.
-            return [Learn(address, board), reply] if before is not None and before.mac != mac else [reply]
+            return [*learnt, reply]
         boots = board.is_pi or board.firmware.takes_programs
         name = node.name if node else None
         event = DhcpAck(at=now, board=board, node=name, address=address, lease_s=lease_s, boots=boots)
-        return [Learn(address, board), reply, Report(event)]
+        return [*learnt, reply, Report(event)]
 
     def _inform(self, message: DhcpMessage, board: BoardIdentity) -> list[Action]:
         """The client has an address of its own and asks for the rest: no lease in the answer."""
