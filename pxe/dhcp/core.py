@@ -195,8 +195,8 @@ class Responder:
         before = self._leases.at(address)
         self._leases.bind(mac, address, now + lease_s)
         reply = self._reply(message, MessageType.ACK, board, node, address, now)
-        # An operating system without a node is no business of TFTP's and HTTP's, but they must not take it for
-        # the board that had the address before.
+        # An operating system without a node is no business of TFTP's and HTTP's, but they must not take it
+        # for the board that had the address before.
         known = node is not None or board.firmware not in (Firmware.NONE, Firmware.FOREIGN)
         changed = before is not None and before.mac != mac
         learnt = [Learn(address, board)] if known or changed else []
