@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pxe.cli_dhcp import dhcp
+from bramble.cli import bramble
 from pxe.dhcp_guide.render import DhcpServerKind, Guide, Reservation, render_guide
 
 GUIDE = Guide(
@@ -71,7 +71,7 @@ def cluster(tmp_path: Path) -> Path:
 
 def test_the_command_prints_one_server_as_it_is(cluster: Path) -> None:
     words = ["settings", str(cluster), "--for", "dnsmasq", "--server", "10.0.0.5"]
-    result = CliRunner().invoke(dhcp, words)
+    result = CliRunner().invoke(bramble, ["dhcp", *words])
     assert result.exit_code == 0, result.output
     assert result.output.startswith("# Bramble, cluster attic")
     assert "dhcp-host=2c:cf:67:00:00:01,10.0.0.21,pi5-1\n" in result.output
@@ -79,12 +79,12 @@ def test_the_command_prints_one_server_as_it_is(cluster: Path) -> None:
 
 
 def test_the_command_prints_all_servers_as_json(cluster: Path) -> None:
-    result = CliRunner().invoke(dhcp, ["settings", str(cluster), "--server", "10.0.0.5", "--json"])
+    result = CliRunner().invoke(bramble, ["dhcp", "settings", str(cluster), "--server", "10.0.0.5", "--json"])
     assert result.exit_code == 0, result.output
     assert set(json.loads(result.output)) == {kind.value for kind in DhcpServerKind}
 
 
 def test_a_wrong_address_is_a_usage_error(cluster: Path) -> None:
-    result = CliRunner().invoke(dhcp, ["settings", str(cluster), "--server", "10.0.0"])
+    result = CliRunner().invoke(bramble, ["dhcp", "settings", str(cluster), "--server", "10.0.0"])
     assert result.exit_code == 2
     assert "'10.0.0' is no IPv4 address" in result.output
