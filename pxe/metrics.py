@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from pxe.diagnosis.catalogue import RULES
 from pxe.diagnosis.finding import Diagnosis
@@ -35,6 +35,8 @@ from pxe.events import (
     TransferDone,
     TransferFailed,
 )
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter tells nobody anything
 
 DHCP: Final[dict[type[BoardEvent], tuple[str, str]]] = {
     DhcpDiscover: ("discover", "received"),

@@ -1,0 +1,70 @@
+"""A whole `bramble serve`: what boards ask for is explained, counted, and found again by serial."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+SUPPORT = Path(__file__).parents[2] / "support"
+CHECKOUT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    for tool in ("unshare", "ip"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed (util-linux, iproute2)")
+    directory = tmp_path_factory.mktemp("serve")
+    done = subprocess.run(
+        [
+            *("unshare", "--user", "--map-root-user", "--net", "--mount"),
+            *(sys.executable, str(SUPPORT / "serve_in_namespace.py"), str(directory)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": f"{CHECKOUT}:{SUPPORT}"},
+    )
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def test_a_node_with_a_wrong_prefix_is_told_what_to_mend(told: dict[str, Any]) -> None:
+    (found,) = [event for event in told["node"]["events"] if event["kind"] == "diagnosis"]
+    assert found["detail"]["rule"] == "missing-slash"
+    assert "'lab/'" in found["hint"]
+    assert "asked for labconfig.txt" in found["detail"]["evidence"][0]["text"]
+
+
+def test_a_board_outside_of_the_cluster_has_a_timeline(told: dict[str, Any]) -> None:
+    assert told["stranger"]["board"]["board"] == "deadbeef"
+    texts = [event["text"] for event in told["stranger"]["events"]]
+    assert any("asked for config.txt: not found" in text for text in texts)
+
+
+def test_metrics_have_moved_and_no_name_of_the_network_is_in_them(told: dict[str, Any]) -> None:
+    assert 'bramble_tftp_requests_total{outcome="not_found"} 0.0' in told["before"]
+    assert 'bramble_tftp_requests_total{outcome="not_found"} 2.0' in told["after"]
+    assert 'bramble_diagnoses_total{rule="missing-slash"} 1.0' in told["after"]
+    assert 'bramble_nodes{state="netbooting"} 1.0' in told["after"]
+    assert "bramble_boards_seen 2.0" in told["after"]
+    for word in ("deadbeef", "labconfig", "_created"):
+        assert word not in told["after"]
+
+
+def test_the_doctor_finds_the_running_server_well(told: dict[str, Any]) -> None:
+    checks = {check["id"]: check for check in told["checks"]}
+    assert checks["server"]["status"] == "ok"
+    assert "TFTP in" in checks["server"]["text"]
+    assert checks["ports"]["status"] == "ok"

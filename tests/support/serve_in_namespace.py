@@ -1,0 +1,111 @@
+"""Run by tests inside a network namespace of its own: a whole `bramble serve` for one node, and two boards
+that ask.
+
+``unshare --user --map-root-user --net --mount python serve_in_namespace.py DIRECTORY``
+
+Prints one JSON object: the metrics before and after, the timelines of both boards, and the doctor's checks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from fakes_bramble import make_image
+from fakes_fleet import cluster_spec, node_spec
+
+from bramble.doctor.checks import run_checks
+from bramble.doctor.facts import Wanted
+from bramble.doctor.gather import gather
+from bramble.doctor.report import as_json
+from bramble.paths import StateLayout
+from bramble.serve import Server
+from fleet.admin_client import FleetReader
+
+ADDRESS = "10.77.0.1"
+WAIT_S = 30.0
+
+
+def lay_cable() -> None:
+    for command in (
+        "mount -t sysfs sysfs /sys",
+        "ip link set lo up",
+        "ip link add eth0 type veth peer name e1",
+        f"ip address add {ADDRESS}/24 dev eth0",
+        "ip link set eth0 up",
+        "ip link set e1 up",
+    ):
+        subprocess.run(command.split(), check=True)
+
+
+def metrics() -> str:
+    with urllib.request.urlopen(f"http://{ADDRESS}:7080/metrics", timeout=WAIT_S) as page:
+        text: str = page.read().decode()
+        return text
+
+
+def ask(*names: bytes) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as board:
+        board.bind((ADDRESS, 0))
+        board.settimeout(WAIT_S)
+        for name in names:
+            board.sendto(b"\0\1" + name + b"\0octet\0", (ADDRESS, 69))
+            board.recv(600)
+
+
+def explained(reader: FleetReader, name: str) -> Any:
+    """The node's timeline, once it holds a diagnosis."""
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        timeline = reader.timeline(name)
+        if any(event["kind"] == "diagnosis" for event in timeline["events"]):
+            return timeline
+        time.sleep(0.1)
+    raise TimeoutError("no diagnosis")
+
+
+def play(state: Path) -> dict[str, Any]:
+    reader = FleetReader(state)
+    before = metrics()
+    ask(b"abcd0001/labconfig.txt", b"deadbeef/config.txt")
+    node = explained(reader, "one")
+    wanted = Wanted(interface="eth0")
+    return {
+        "before": before,
+        "node": node,
+        "stranger": reader.timeline("DEADBEEF"),
+        "after": metrics(),
+        "checks": as_json(run_checks(gather(wanted, state, state, 0))),
+    }
+
+
+async def main(directory: Path) -> None:
+    image = make_image(directory / "image")
+    image.installer_initramfs.parent.mkdir(parents=True, exist_ok=True)
+    image.installer_initramfs.write_bytes(b"cpio")
+    state = StateLayout(directory=directory / "state")
+    server, ready = Server(cluster_spec(node_spec("one", 1)), image, state), asyncio.Event()
+    running = asyncio.create_task(server.run(ready.set))
+    waiting = asyncio.create_task(ready.wait())
+    await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED, timeout=WAIT_S)
+    if running.done():
+        running.result()
+    try:
+        print(json.dumps(await asyncio.to_thread(play, state.directory)))
+    finally:
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+
+if __name__ == "__main__":
+    lay_cable()
+    asyncio.run(main(Path(sys.argv[1])))
