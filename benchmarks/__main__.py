@@ -13,7 +13,7 @@ import click
 
 from benchmarks import machine
 from benchmarks.bench import Bench
-from benchmarks.cases import dhcp, flash, http, image_build, memory, node_delta, tftp
+from benchmarks.cases import dhcp, flash, http, image_build, memory, node_delta, notfound, storm, tftp
 from benchmarks.errors import BenchmarkError, NotPossible
 from benchmarks.measure import Better, Row, Table
 from benchmarks.programs import Programs
@@ -32,6 +32,9 @@ CASES: Final[dict[str, Case]] = {
     "cached": image_build.run_cached,
     "flash": flash.run,
     "tftp": tftp.run,
+    "notfound": notfound.run,
+    "storm": storm.run,
+    "storm-large": storm.run_large,
     "http": http.run,
     "dhcp": dhcp.run,
     "memory": memory.run,

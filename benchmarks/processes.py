@@ -117,8 +117,9 @@ def process_tree(pid: int) -> list[int]:
     found = [pid]
     for parent in found:
         with contextlib.suppress(OSError):
-            children = Path(f"/proc/{parent}/task/{parent}/children").read_text("ascii")
-            found += [int(child) for child in children.split()]
+            for task in Path(f"/proc/{parent}/task").iterdir():  # each thread has its own children
+                children = (task / "children").read_text("ascii")
+                found += [int(child) for child in children.split()]
     return found
 
 

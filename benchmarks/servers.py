@@ -36,10 +36,17 @@ class Running:
 
 
 @contextlib.contextmanager
-def bramble_server(root: Path, work: Path) -> Iterator[Running]:
-    """Bramble's boot server: TFTP and HTTP content in one."""
+def bramble_server(root: Path, work: Path, *, boards: int = 1, port: int = 0) -> Iterator[Running]:
+    """Bramble's boot server: TFTP and HTTP content in one.
+
+    Args:
+        root: the files.
+        work: for its log.
+        boards: how many there are, of consecutive serials; all boot the same tree.
+        port: for TFTP; 0 for any.
+    """
     log = work / "bramble.log"
-    argv = [sys.executable, "-m", "benchmarks.boot_server", str(root), str(work)]
+    argv = [sys.executable, "-m", "benchmarks.boot_server", str(root), str(work), str(boards), str(port)]
     with server(argv, log=log, answers=lambda: log.read_bytes().endswith(b"}\n")) as pid:
         ports = json.loads(log.read_text("utf-8").splitlines()[-1])
         yield Running(name="bramble", pid=pid, tftp=ports["tftp"], http=ports["http"])
@@ -94,6 +101,7 @@ def _dnsmasq(root: Path, _port: int) -> list[str]:
         "--conf-file=/dev/null",
         "--port=0",
         "--enable-tftp",
+        "--tftp-max=1024",  # 50 are too few for the cases with 64 clients
         f"--tftp-root={root}",
         f"--listen-address={LOOPBACK}",
         "--bind-interfaces",

@@ -32,10 +32,19 @@ def test_servers_are_measured_and_nothing_is_left_behind(tmp_path: Path) -> None
     assert result.returncode == 0, result.stderr
     rows = [match.groups() for match in ROW.finditer(result.stdout)]
     ours = [figure for name, figure, *_rest in rows if name == "bramble"]
-    assert len(ours) == 5  # TFTP in three ways, HTTP, memory
+    assert len(ours) == 15  # TFTP: 5 ways with their cost, 2 without; HTTP twice; memory
     assert all(float(figure) > 0 for figure in ours), rows
     assert any(name == "python3 -m http.server" and float(figure) > 0 for name, figure, *_rest in rows)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_storm_of_boards_is_played_and_not_found_is_timed(tmp_path: Path) -> None:
+    result = run_benchmarks(tmp_path, "--trial", "--only=storm", "--only=storm-large", "--only=notfound")
+    assert result.returncode == 0, result.stderr
+    rows = [match.groups() for match in ROW.finditer(result.stdout)]
+    boards = [figure for name, figure, *_rest in rows if name.startswith("bramble")]
+    assert len(boards) == 2 * 3 + 2 * 3 + 1
+    assert all(float(figure) > 0 for figure in boards), rows
 
 
 def test_a_store_without_the_base_gives_a_row_that_says_so(tmp_path: Path) -> None:
