@@ -21,6 +21,7 @@ from pxe.tftp.wire import BLOCKS, Ack, Data, Error, OptionAck, Request, parse_pa
 PEER = ("192.0.2.7", 40084)
 STRANGER = ("192.0.2.8", 1)
 MOST_IN_FLIGHT = 200
+FATES = st.sampled_from(["arrives", "late", "lost", "twice"])
 
 
 class Client:
@@ -119,7 +120,7 @@ class Transfer(RuleBasedStateMachine):
         self.collect()
 
     @precondition(lambda self: self.to_client)
-    @rule(chance=st.randoms(use_true_random=False), fate=st.sampled_from(["arrives", "late", "lost", "twice"]))
+    @rule(chance=st.randoms(use_true_random=False), fate=FATES)
     def network_to_client(self, chance: Any, fate: str) -> None:
         index = chance.randrange(len(self.to_client)) if fate == "late" else 0
         if fate == "lost":
@@ -130,7 +131,7 @@ class Transfer(RuleBasedStateMachine):
         self.deliver_to_client(index)
 
     @precondition(lambda self: self.to_server)
-    @rule(chance=st.randoms(use_true_random=False), fate=st.sampled_from(["arrives", "late", "lost", "twice"]))
+    @rule(chance=st.randoms(use_true_random=False), fate=FATES)
     def network_to_server(self, chance: Any, fate: str) -> None:
         index = chance.randrange(len(self.to_server)) if fate == "late" else 0
         if fate == "lost":
