@@ -5,7 +5,7 @@ TEST_ARGS ?=
 PYTEST := $(BIN)/python -m pytest -q -ra --require-tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-integration test-qemu fmt lint type fuzz bench docs lock clean
+.PHONY: help setup demo test test-fast test-integration test-qemu fmt lint type fuzz soak bench docs lock clean
 
 help: ## Print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  \1|\2/' | column -t -s '|'
@@ -52,6 +52,9 @@ fuzz: ## Property tests with many more examples, then every parser under coverag
 	$(PYTEST) tests/protocol --hypothesis-profile=fuzz $(TEST_ARGS)
 	@$(BIN)/pip install -qq 'atheris>=2.3'
 	for target in dhcp dns http tftp; do $(BIN)/python -m tests.fuzz $$target --runs 2500000 || exit 1; done
+
+soak: ## An hour of use and misuse of the boot server, which must not grow (SOAK_S=seconds)
+	SOAK_S=$${SOAK_S:-3600} $(PYTEST) -m integration tests/integration/pxe/test_tftp_soak.py $(TEST_ARGS)
 
 bench: ## Measure against peers and print the table of docs/benchmarks.md
 	$(BIN)/python -m benchmarks

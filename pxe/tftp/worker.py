@@ -80,6 +80,7 @@ class _Transfer:
         "client",
         "content",
         "fd",
+        "has_credit",
         "is_bulk",
         "is_lock_step",
         "progress_at",
@@ -109,6 +110,7 @@ class _Transfer:
         self.is_lock_step = session.negotiated.windowsize == 1
         self.channel = channel
         self.client = asked.peer
+        self.has_credit = False
         self.is_bulk = asked.is_bulk
         self.route = found
         self.content = content
@@ -240,7 +242,7 @@ class TftpWorker:
                 self._drop_log.write(logging.ERROR, "TFTP request failed", {"peer": peer[0]}, traceback=True)
 
     def _accept(self, data: bytes, peer: tuple[str, int], ours: IPv4Address | None, now: float) -> None:
-        self._guard.received(peer[0], len(data), neighbour=self._is_neighbour(peer[0]))
+        self._guard.received(peer[0], len(data))
         running = self._by_client.get(peer[0], {}).get(peer[1])
         try:
             packet = parse_packet(data)
@@ -342,6 +344,7 @@ class TftpWorker:
             self._drop(asked.peer, error)
             return
         transfer = _Transfer(asked, channel, found, content, session, now, waited_s)
+        transfer.has_credit = not session.negotiated.options and self._is_neighbour(asked.peer[0])
         if transfer.fd >= 0:
             self._by_fd[transfer.fd] = transfer
         self._by_client.setdefault(asked.peer[0], {})[asked.peer[1]] = transfer
@@ -410,7 +413,7 @@ class TftpWorker:
             self._guard.proved(client)
         try:
             for _peer, packets, size in session.datagrams_to_send():
-                if proved or self._guard.allows(client, len(packets)):
+                if proved or self._guard.allows(client, len(packets), on_credit=transfer.has_credit):
                     transfer.channel.send(packets, size)
         except BlockingIOError:
             pass  # as if lost on the way

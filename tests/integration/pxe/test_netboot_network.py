@@ -235,3 +235,34 @@ def test_udhcpc_gets_a_lease_and_finds_it_again(directory: Path) -> None:
     assert [json.loads(line)["address"] for line in leases][-1] == "10.77.0.100"
     with site("unknown", directory) as place:
         assert "10.77.0.100" in place.run(*udhcpc)
+
+
+# Asks at an address, says what came from where, and ends the transfer. Arguments: address, file.
+ASK_AT = """
+import json, socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+sock.settimeout(30)
+sock.bind(("10.77.0.50", 0))
+sock.sendto(b"\\0\\1" + sys.argv[2].encode() + b"\\0octet\\0tsize\\x000\\0", (sys.argv[1], 69))
+data, peer = sock.recvfrom(2048)
+sock.sendto(b"\\0\\5\\0\\0Early terminate\\0", peer)
+print(json.dumps([data[1], peer[0]]))
+"""
+
+
+def test_tftp_answers_from_the_address_that_was_asked(directory: Path) -> None:
+    first, second = "10.77.0.1", "10.77.0.2"
+    with site("install", directory) as place:
+        subprocess.run([*place.here, "ip", "address", "add", f"{second}/24", "dev", "s0"], check=True)
+        place.run("ip", "address", "add", "10.77.0.50/24", "dev", "c0")
+        for name, opcode in (("91cdf03d/kernel8.img", 6), ("91cdf03d/nope", 5)):
+            for asked, answers in (
+                (first, {first}),
+                (second, {second}),
+                ("10.77.0.255", {first, second}),
+                ("255.255.255.255", {first, second}),
+            ):
+                told, source = json.loads(place.run(sys.executable, "-c", ASK_AT, asked, name))
+                assert told == opcode, (asked, name)
+                assert source in answers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pxe.tftp.reflection import FACTOR, MOST_BYTES, NEIGHBOUR_BYTES, UDP_IP_BYTES, ReflectionGuard
+from pxe.tftp.reflection import CREDIT_BYTES, FACTOR, MOST_BYTES, UDP_IP_BYTES, ReflectionGuard
 from pxe.tftp.waiting import WaitingRoom
 
 
@@ -103,7 +103,7 @@ def test_a_stranger_never_gets_more_than_twice_what_came_in_its_name(packets: li
     came = sent = 0
     for incoming, size in packets:
         if incoming:
-            guard.received("192.0.2.1", size, neighbour=False)
+            guard.received("192.0.2.1", size)
             came += size + UDP_IP_BYTES
         elif guard.allows("192.0.2.1", size):
             sent += size + UDP_IP_BYTES
@@ -116,17 +116,17 @@ def test_a_neighbour_gets_one_packet_on_top(packets: list[tuple[bool, int]]) -> 
     came = sent = 0
     for incoming, size in packets:
         if incoming:
-            guard.received("192.0.2.1", size, neighbour=True)
+            guard.received("192.0.2.1", size)
             came += size + UDP_IP_BYTES
-        elif guard.allows("192.0.2.1", size):
+        elif guard.allows("192.0.2.1", size, on_credit=True):
             sent += size + UDP_IP_BYTES
-        assert sent <= FACTOR * came + NEIGHBOUR_BYTES
+        assert sent <= FACTOR * came + CREDIT_BYTES
 
 
 def test_an_account_can_not_be_saved_up() -> None:
     guard = ReflectionGuard()
     for _ in range(1000):
-        guard.received("192.0.2.1", 512, neighbour=False)
+        guard.received("192.0.2.1", 512)
     allowed = 0
     while guard.allows("192.0.2.1", 516):
         allowed += 516 + UDP_IP_BYTES
@@ -136,7 +136,7 @@ def test_an_account_can_not_be_saved_up() -> None:
 def test_every_oack_that_a_bootloader_needs_is_paid_for_by_its_request() -> None:
     guard = ReflectionGuard()
     for _ in range(50):
-        guard.received("192.0.2.1", 49, neighbour=False)
+        guard.received("192.0.2.1", 49)
         assert guard.allows("192.0.2.1", 33)
 
 
