@@ -17,6 +17,7 @@ IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)  # linux/in.h; the constant
 IP_MTU_DISCOVER: Final = 10
 IP_PMTUDISC_DONT: Final = 0
 IP_MTU: Final = 14
+SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h
 FIRST_FREE_PORT: Final = 1024
 
 
@@ -48,6 +49,15 @@ def bind_udp(
         sock.close()
         raise explain_bind_error(error, address, port, service, "udp") from error
     return sock
+
+
+def widen_receive_buffer(sock: socket.socket, size_bytes: int) -> None:
+    """Let more packets wait in a socket: with CAP_NET_ADMIN as many as asked, else as many as the system
+    allows (net.core.rmem_max)."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, size_bytes)
+    except OSError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size_bytes)
 
 
 def connect_udp(ours: IPv4Address | None, peer: tuple[str, int]) -> socket.socket:

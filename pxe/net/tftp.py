@@ -22,6 +22,7 @@ from pxe.boot.clients import ClientBook, Learn
 from pxe.boot.table import BootTable
 from pxe.errors import PxeError
 from pxe.events import BoardEvent
+from pxe.net.ports import widen_receive_buffer
 from pxe.tftp.reports import TftpCounters
 from pxe.tftp.settings import WorkerSettings
 from pxe.tftp.worker import Order, run_worker
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 START_TIMEOUT_S: Final = 30.0  # a process that imports this package, on a busy Pi
 EXIT_TIMEOUT_S: Final = 2.0
+WAITING_BYTES: Final = 4 << 20  # a thousand boards that ask within half a second, with the kernel's overhead
 MOST_ENDS: Final = 5
 WITHIN_S: Final = 60.0
 
@@ -68,6 +70,8 @@ class TftpService:
         self._settings = settings
         self._on_event = on_event
         self._workers = [_Worker(sock) for sock in socks]
+        for sock in socks:
+            widen_receive_buffer(sock, WAITING_BYTES)
         self._table = BootTable()
         self._clients = ClientBook()  # what a new worker has to be told
         self.restarts = 0
