@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import socket
 import statistics
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +33,8 @@ TRANSFERS: Final = 64
 QUESTIONS: Final = 500
 EVERY_S: Final = 0.002
 ANSWER_TIMEOUT_S: Final = 2.0
+SETTLE_S: Final = 1.0  # 64 processes start
+AHEAD: Final = -20
 REQUEST: Final = f"\0\1{SERIAL}/start.elf\0octet\0tsize\x000\0blksize\x001468\0".encode()
 
 
@@ -61,9 +65,12 @@ def run(bench: Bench) -> Table:
 
 def _measure(curl: Program, files: Files, questions: int, server: Running) -> float:
     running: list[subprocess.Popen[bytes]] = []
+    stack = contextlib.ExitStack()
     try:
         for number in range(TRANSFERS):
             running.append(_start(curl, server, number))
+        time.sleep(SETTLE_S)
+        stack.enter_context(_ahead_of_others())
         times: list[float] = []
         while len(times) < questions:
             for number, process in enumerate(running):
@@ -74,18 +81,37 @@ def _measure(curl: Program, files: Files, questions: int, server: Running) -> fl
             times.append(_ask(server))
             time.sleep(EVERY_S)
     finally:
+        stack.close()
         for process in running:
             process.kill()
             process.wait()
     return statistics.quantiles(times, n=100)[98] * 1000
 
 
+@contextlib.contextmanager
+def _ahead_of_others() -> Iterator[None]:
+    """Let who asks run at once when the answer comes, where that is allowed: how long the machine takes to
+    give a client the processor is not the server's doing."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, AHEAD)
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+
+
 def _start(curl: Program, server: Running, number: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+    process = subprocess.Popen(
         curl_words(curl, server, NAME, number, Path("/dev/null")),
         stdin=subprocess.DEVNULL,
         env=dict(curl.environment),
     )
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, process.pid, 0)
+    return process
 
 
 def _ask(server: Running) -> float:

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import heapq
 import logging
+import os
 import resource
 import select
 import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from multiprocessing.connection import Connection
@@ -55,6 +56,7 @@ ANCILLARY_BYTES: Final = 64
 PACKET_BYTES: Final = 2048  # more than any packet that a client may send
 PROGRESS_EVERY_S: Final = 1.0
 COUNT_EVERY_S: Final = 1.0
+PRIORITY: Final = -10  # nice value
 OWN_DESCRIPTORS: Final = 64  # of the worker itself, and for contents of several files
 DESCRIPTORS_PER_TRANSFER: Final = 2  # a socket and a file
 
@@ -535,6 +537,8 @@ def run_worker(sock: socket.socket, orders: Connection, settings: WorkerSettings
     """Main function of the worker process."""
     # ^C goes to the whole foreground group; the parent stops its workers itself, after their grace period.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(OSError):  # takes a right; "not found" should not wait for other work
+        os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
     most = (raise_descriptor_limit() - OWN_DESCRIPTORS) // DESCRIPTORS_PER_TRANSFER
     bounded = replace(settings, max_transfers=max(min(settings.max_transfers, most), 1))
     TftpWorker(sock, orders, bounded, table).run()
