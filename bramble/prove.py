@@ -136,7 +136,7 @@ def _prove(request: Request, work: Path, on_event: Callable[[BoardEvent], None] 
         extra = f"{raspi4b.EXTRA_CMDLINE} " if is_pi4 else ""
         words = f"{bootargs} {files.cmdline} {extra}console=ttyAMA0,115200"
         initramfs = None if files.initramfs is None else pad(files.initramfs) + witness
-        return dataclasses.replace(files, cmdline=words.strip(), initramfs=initramfs)
+        return dataclasses.replace(files, cmdline=settle_cgroups(words), initramfs=initramfs)
 
     config = BoardConfig(
         name="proof",
@@ -170,6 +170,22 @@ def _prove(request: Request, work: Path, on_event: Callable[[BoardEvent], None] 
         complaints=complaints(console),
         console="\n".join(console.splitlines()[-30:]),
     )
+
+
+def settle_cgroups(cmdline: str) -> str:
+    """The words without each ``cgroup_disable=X`` that a later ``cgroup_enable=X`` revokes.
+
+    The vendor's kernel decides so; a mainline kernel knows only the first word and would keep the controller
+    off
+    (seen with Debian's 6.12).
+    """
+    words = cmdline.split()
+
+    def is_revoked(at: int) -> bool:
+        key, _, value = words[at].partition("=")
+        return key == "cgroup_disable" and f"cgroup_enable={value}" in words[at + 1 :]
+
+    return " ".join(word for at, word in enumerate(words) if not is_revoked(at))
 
 
 def _copy(request: Request, work: Path) -> VirtualDisk:

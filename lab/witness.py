@@ -37,19 +37,18 @@ fi
 _UNIT: Final = """\
 [Unit]
 Description=Bramble's witness of this boot
-After=multi-user.target cloud-final.service
 ConditionPathExists=/run/bramble-witness
 
+# "simple" and without an order: a boot that never ends, for some unit waits for ever, is reported too.
 [Service]
-Type=oneshot
+Type=simple
 ExecStart=/bin/sh /run/bramble-witness
-TimeoutStartSec=900
 """
 _REPORT: Final = r"""
 out() { printf '\n%s|%s|%s\n' '@NONCE@' "$1" "$(printf %s "$2" | tr '\n' ' ' | cut -c 1-@MAX@)" > @SERIAL@; }
 dmesg -n 1 2>/dev/null
 if command -v cloud-init >/dev/null; then
-    out cloud-init "$(cloud-init status --wait --long 2>&1 | tr '\n' ' ')"
+    out cloud-init "$(timeout 600 cloud-init status --wait --long 2>&1 | tr '\n' ' ')"
     out datasource "$(cat /run/cloud-init/cloud-id 2>/dev/null) $(cloud-init query subplatform 2>/dev/null)"
     out instance-id "$(cat /var/lib/cloud/data/instance-id 2>/dev/null)"
 fi
@@ -127,7 +126,7 @@ class Report:
         return self.facts.get(key, ())
 
 
-def witness_files(nonce: str, *, settle_s: int = 60) -> dict[str, bytes]:
+def witness_files(nonce: str, *, settle_s: int = 120) -> dict[str, bytes]:
     """Files to append to an initramfs, paths without a leading slash.
 
     Args:

@@ -10,11 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from imagebuilder.cpio import encode_archive, pad, regular
 from stock_clones import debian
 from stock_clones.plan import BootFiles, BootSources, ClonePlan, Layout
 from stock_clones.tree import Tree
 
 NODE: Final = Path(__file__).with_name("node")
+TRIXIE_DATE: Final = "2025-12-04"
+BOOKWORM_DATE: Final = "2024-03-15"
 SYS_MODS: Final = "/usr/lib/raspberrypi-sys-mods"
 
 TREES: Final = (
@@ -117,19 +120,34 @@ WantedBy=multi-user.target
 """
 RESIZE: Final = """\
 [Unit]
-Description=Grow the root to its disk and give the disk a new signature (stand-in)
-ConditionKernelCommandLine=resize
-DefaultDependencies=no
-After=systemd-remount-fs.service boot-firmware.mount
-Requires=boot-firmware.mount
-Before=sysinit.target
+Description=Pull in the growth of the root filesystem (stand-in; the initramfs has done the work)
 
 [Service]
 Type=oneshot
-ExecStart=/usr/lib/raspberrypi-sys-mods/resize
+ExecStart=/usr/bin/true
 
 [Install]
-WantedBy=sysinit.target
+WantedBy=multi-user.target
+"""
+LOCAL_BOTTOM: Final = """\
+/scripts/local-bottom/set_partuuid "$@"
+[ -e /conf/param.conf ] && . /conf/param.conf
+"""
+NETWORK_MANAGER: Final = """\
+[Unit]
+Description=Network Manager (stand-in: systemd-networkd with NetworkManager's files)
+Before=systemd-networkd.service network-pre.target
+Wants=systemd-networkd.service
+After=local-fs.target
+DefaultDependencies=no
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/lib/NetworkManager/stand-in
+
+[Install]
+WantedBy=multi-user.target
 """
 BOOTARGS: Final = "coherent_pool=1M 8250.nr_uarts=1 cgroup_disable=memory numa_policy=interleave"
 """The vendor's device trees turn the memory cgroup off; the command line has the last word."""
@@ -154,7 +172,7 @@ USER_GROUPS: Final = (
 
 
 def _boot(
-    layout: Layout, sources: BootSources, cmdline: str, config: str, date: str
+    layout: Layout, sources: BootSources, initramfs: bytes | Path, cmdline: str, config: str, date: str
 ) -> dict[str, bytes | Path]:
     return {
         **{name: path for name, path in sources.firmware.items() if not name.endswith(".dtb")},
@@ -163,17 +181,30 @@ def _boot(
         "overlays/README": b"Stand-in: the overlays of the vendor's kernel are not part of this image.\n",
         "kernel8.img": sources.kernel,
         "kernel_2712.img": sources.kernel_16k,
-        "initramfs8": sources.initramfs,
-        "initramfs_2712": sources.initramfs,
+        "initramfs8": initramfs,
+        "initramfs_2712": initramfs,
         "cmdline.txt": cmdline.format(root=layout.partuuid(2)).encode(),
         "config.txt": config.encode(),
         "issue.txt": ISSUE.format(date=date).encode(),
     }
 
 
+def _with_resize(sources: BootSources) -> bytes:
+    """The initramfs with the script that the word ``resize`` arms; it works through the root's own
+    programs."""
+    script = (NODE / "set_partuuid.sh").read_bytes()
+    entries = [
+        regular("scripts/local-bottom/ORDER", LOCAL_BOTTOM.encode()),
+        regular("scripts/local-bottom/set_partuuid", script, 0o755),
+    ]
+    return pad(sources.initramfs.read_bytes()) + encode_archive(entries, 1_700_000_000)
+
+
 def _boot_trixie(layout: Layout, sources: BootSources) -> BootFiles:
     return {
-        **_boot(layout, sources, TRIXIE_CMDLINE, CONFIG_TXT.format(pi5=PI5), "2025-12-04"),
+        **_boot(
+            layout, sources, _with_resize(sources), TRIXIE_CMDLINE, CONFIG_TXT.format(pi5=PI5), TRIXIE_DATE
+        ),
         "meta-data": META_DATA.encode(),
         "network-config": NETWORK_CONFIG.encode(),
         "user-data": USER_DATA.encode(),
@@ -181,7 +212,9 @@ def _boot_trixie(layout: Layout, sources: BootSources) -> BootFiles:
 
 
 def _boot_bookworm(layout: Layout, sources: BootSources) -> BootFiles:
-    return _boot(layout, sources, BOOKWORM_CMDLINE, CONFIG_TXT.format(pi5=""), "2024-03-15")
+    return _boot(
+        layout, sources, sources.initramfs, BOOKWORM_CMDLINE, CONFIG_TXT.format(pi5=""), BOOKWORM_DATE
+    )
 
 
 def _root(layout: Layout, tree: Tree, date: str) -> None:
@@ -206,10 +239,20 @@ def _root(layout: Layout, tree: Tree, date: str) -> None:
     tree.put("/usr/lib/userconf-pi/userconf", (NODE / "userconf.sh").read_text(), mode=0o755)
     tree.package("userconf-pi", "0.10", ["/usr/lib/userconf-pi/userconf"])
     tree.package("raspberrypi-net-mods", "1.4.3")
+    tree.put("/usr/lib/NetworkManager/stand-in", (NODE / "network_manager.py").read_text(), mode=0o755)
+    tree.put("/usr/lib/systemd/system/NetworkManager.service", NETWORK_MANAGER)
+    tree.enable("NetworkManager.service")
+    tree.directory("/etc/NetworkManager/system-connections", mode=0o700)
+    tree.package("network-manager", "1.52.1-1", ["/usr/lib/NetworkManager/stand-in"])
+    # NetworkManager's own wait ends with the first connection.
+    tree.put(
+        "/usr/lib/systemd/system/systemd-networkd-wait-online.service.d/stand-in.conf",
+        "[Service]\nExecStart=\nExecStart=/usr/lib/systemd/systemd-networkd-wait-online --any --timeout=60\n",
+    )
 
 
 def _root_trixie(layout: Layout, tree: Tree) -> None:
-    _root(layout, tree, "2025-12-04")
+    _root(layout, tree, TRIXIE_DATE)
     debian.set_shell(tree, "pi", "/usr/sbin/nologin")
     tree.put("/etc/cloud/cloud.cfg.d/99_raspberry-pi.cfg", CLOUD_CFG)
     tree.put(
@@ -219,7 +262,7 @@ def _root_trixie(layout: Layout, tree: Tree) -> None:
     )
     tree.put(f"{SYS_MODS}/resize", (NODE / "resize.sh").read_text(), mode=0o755)
     tree.put("/usr/lib/systemd/system/rpi-resize.service", RESIZE)
-    tree.enable("rpi-resize.service", "sysinit.target")
+    tree.enable("rpi-resize.service")
     tree.put("/etc/rpi/swap.conf", "# Stand-in for rpi-swap's settings.\n[Main]\n#Mechanism=auto\n")
     tree.package("raspberrypi-sys-mods", "20251121", [f"{SYS_MODS}/resize"])
     tree.package("rpi-cloud-init-mods", "0.0.10", ["/etc/cloud/cloud.cfg.d/99_raspberry-pi.cfg"])
@@ -229,7 +272,7 @@ def _root_trixie(layout: Layout, tree: Tree) -> None:
 
 
 def _root_bookworm(layout: Layout, tree: Tree) -> None:
-    _root(layout, tree, "2024-03-15")
+    _root(layout, tree, BOOKWORM_DATE)
     debian.remove_cloud_init(tree)
     tree.put("/usr/lib/os-release", debian.OS_RELEASE_BOOKWORM)
     tree.put("/etc/debian_version", "12.5\n")

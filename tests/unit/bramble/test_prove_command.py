@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from bramble.proofs import NotProven, is_proven, record_proof, require_proven
-from bramble.prove import Proof
+from bramble.prove import Proof, settle_cgroups
 from bramble.prove_command import build, print_proof, prove
 from bramble.verdict import Line, Outcome
 from imagebuilder.store import Store
@@ -66,3 +66,15 @@ def test_a_verdict_names_what_was_seen_and_a_failure_shows_the_console(
     print_proof(_proof(proven=False), "a.img")
     assert "not proven: a.img (1 boot, 61 s): the kernel panicked" in (text := capsys.readouterr().out)
     assert "last words" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "settled"),
+    [
+        ("cgroup_disable=memory root=x cgroup_enable=memory", "root=x cgroup_enable=memory"),
+        ("cgroup_enable=memory cgroup_disable=memory", "cgroup_enable=memory cgroup_disable=memory"),
+        ("cgroup_disable=memory cgroup_enable=cpuset", "cgroup_disable=memory cgroup_enable=cpuset"),
+    ],
+)
+def test_of_contradicting_cgroup_words_the_later_one_holds_on_any_kernel(words: str, settled: str) -> None:
+    assert settle_cgroups(words) == settled

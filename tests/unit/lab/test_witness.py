@@ -43,6 +43,7 @@ def test_the_files_carry_the_nonce_and_change_nothing_outside_of_run() -> None:
     report = files["bramble-witness/report"].decode()
     assert NONCE in report
     assert "@" not in report.replace("@.", "")
+    assert "After=" not in files["bramble-witness/unit"].decode(), "a boot that never ends is reported too"
 
 
 @pytest.mark.parametrize("nonce", ["", "short", "a b c d e f g h", "$(reboot)12", "a" * 65])
