@@ -74,27 +74,28 @@ out controllers "$(cat /sys/fs/cgroup/cgroup.controllers 2>/dev/null)"
 out root "$(findmnt -n -b -o SOURCE,SIZE /)"
 out boot "$(findmnt -n -o SOURCE /boot/firmware || findmnt -n -o SOURCE /boot)"
 out disk-id "$(blkid -s PARTUUID -o value "$(findmnt -n -o SOURCE /)")"
-ip -o -4 address show scope global | while read -r n name family address rest; do out address "$name
-$address"; done
+ip -o -4 address show scope global | while read -r n name family address rest; do
+    out address "$name $address"
+done
 out route "$(ip -4 route show default)"
-getent passwd | while IFS=: read -r name x uid gid gecos home shell; do
+while IFS=: read -r name x uid gid gecos home shell; do
     if [ "$uid" -ge 1000 ] && [ "$uid" -lt 60000 ]; then
         out user "$name $shell"
-        [ ! -s "$home/.ssh/authorized_keys" ] || while read -r line; do out key "$name $line"; done <
-        "$home/.ssh/authorized_keys"
-        out groups "$name $(id -nG "$name")"
+        keys=$home/.ssh/authorized_keys
+        [ ! -s "$keys" ] || while read -r line; do out key "$name $line"; done < "$keys"
     fi
-done
-out ssh "$(systemctl is-enabled ssh.service 2>/dev/null) $(systemctl is-enabled ssh.socket 2>/dev/null)"
+done < /etc/passwd
+enabled() { systemctl is-enabled "$1" 2>/dev/null; }
+out ssh "$(enabled ssh.service) $(enabled ssh.socket)"
 out host-keys "$(ls /etc/ssh/ssh_host_*_key 2>/dev/null | wc -l)"
 out machine-id "$(cat /etc/machine-id)"
-out agent "$(systemctl show bramble-agent.service -P LoadState -P ActiveState -P SubState -P NRestarts | tr
-'\n' ' ')"
-out agent-log "$(journalctl -b -u bramble-agent.service -n 4 -o cat --no-pager 2>/dev/null)"
-out k3s "$(ls -l /usr/local/bin/k3s 2>/dev/null | cut -c 1-10) $(systemctl is-enabled k3s.service 2>/dev/null)
-$(systemctl is-enabled k3s-agent.service 2>/dev/null)"
+agent=bramble-agent.service
+out agent "$(systemctl show $agent -P LoadState -P ActiveState -P SubState -P NRestarts | tr '\n' ' ')"
+out agent-log "$(journalctl -b -u $agent -n 4 -o cat --no-pager 2>/dev/null)"
+mode=$(ls -l /usr/local/bin/k3s 2>/dev/null | cut -c 1-10)
+out k3s "$mode $(enabled k3s.service) $(enabled k3s-agent.service)"
 out k3s-images "$(ls /var/lib/rancher/k3s/agent/images 2>/dev/null | tr '\n' ' ')"
-out modules "$(for m in br_netfilter overlay vxlan; do [ -d /sys/module/$m ] && echo $m; done | tr '\n' ' ')"
+out modules "$(for m in br_netfilter overlay vxlan; do [ -d /sys/module/$m ] && echo $m; done)"
 out end ""
 """
 
