@@ -90,7 +90,7 @@ out ssh "$(enabled ssh.service) $(enabled ssh.socket)"
 out host-keys "$(ls /etc/ssh/ssh_host_*_key 2>/dev/null | wc -l)"
 out machine-id "$(cat /etc/machine-id)"
 agent=bramble-agent.service
-out agent "$(systemctl show $agent -P LoadState -P ActiveState -P SubState -P NRestarts | tr '\n' ' ')"
+out agent "$(systemctl show $agent -p LoadState,ActiveState,SubState,NRestarts | tr '\n' ' ')"
 out agent-log "$(journalctl -b -u $agent -n 4 -o cat --no-pager 2>/dev/null)"
 mode=$(ls -l /usr/local/bin/k3s 2>/dev/null | cut -c 1-10)
 out k3s "$mode $(enabled k3s.service) $(enabled k3s-agent.service)"

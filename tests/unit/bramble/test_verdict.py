@@ -29,7 +29,7 @@ GOOD: dict[str, tuple[str, ...]] = {
     "controllers": ("cpuset cpu io memory pids",),
     "ssh": ("enabled disabled",),
     "host-keys": ("3",),
-    "agent": ("loaded active running 0",),
+    "agent": ("NRestarts=0 LoadState=loaded ActiveState=active SubState=running",),
     "agent-log": ("waiting for the control server",),
     "k3s": ("-rwxr-xr-x disabled disabled",),
     "end": ("",),
@@ -69,11 +69,14 @@ def test_a_node_that_is_what_it_should_be_fails_in_nothing() -> None:
         ({"controllers": ("cpu pids",)}, "memory cgroup"),
         ({"ssh": ("disabled disabled",)}, "ssh"),
         ({"host-keys": ("0",)}, "host keys"),
-        ({"agent": ("loaded failed failed 5",)}, "agent"),
-        ({"agent": ("not-found inactive dead 0",)}, "agent"),
+        ({"agent": ("NRestarts=5 LoadState=loaded ActiveState=failed SubState=failed",)}, "agent"),
+        ({"agent": ("NRestarts=0 LoadState=not-found ActiveState=inactive SubState=dead",)}, "agent"),
         ({"k3s": ("",)}, "k3s"),
         ({"boot": ("",)}, "boot partition"),
         ({"cloud-init": ("status: error errors: [x]",)}, "cloud-init"),
+        ({"cloud-init": ("status: running",)}, "cloud-init"),
+        ({"cloud-init": ("status: done errors: - module failed",)}, "cloud-init"),
+        ({"cloud-init": ("status: done errors: [] recoverable_errors: WARNING: - x",)}, "cloud-init"),
         ({"failed": ("cloud-final.service",), "log": ("cloud-final.service: x",)}, "unit failed"),
     ],
 )
@@ -81,6 +84,11 @@ def test_each_setting_that_was_not_applied_fails_the_proof(
     change: dict[str, tuple[str, ...]], what: str
 ) -> None:
     assert failed({**GOOD, **change}) == {what}
+
+
+def test_a_notice_of_deprecation_is_no_fault() -> None:
+    text = "status: done extended_status: degraded done errors: [] recoverable_errors: DEPRECATED: - fs_label"
+    assert failed({**GOOD, "cloud-init": (text,)}) == set()
 
 
 def test_a_foreign_unit_that_failed_is_told_and_decides_nothing() -> None:
