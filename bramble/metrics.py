@@ -21,6 +21,7 @@ from fleet.errors import FleetError
 from fleet.lifecycle import State
 from fleet.store.database import Store
 from pxe.metrics import PxeMetrics
+from pxe.net.dns import OUTCOMES
 from pxe.server import PxeServer
 
 
@@ -73,12 +74,20 @@ def make_metrics(store: Store, pxe: PxeServer, controller: Controller) -> Metric
         ("broken", "Faults of this program while it answered TFTP."),
     ):
         watch(f"tftp_{name}", text, partial(_number, pxe, "tftp_counters", name))
+    metrics.pxe.watch_outcomes(
+        "dns_queries", "DNS queries, by what became of them.", OUTCOMES, partial(_dns_queries, pxe)
+    )
     return metrics
 
 
 def _number(pxe: PxeServer, service: str, name: str) -> float:
     """A counter of a service; 0 before it runs."""
     return float(getattr(getattr(pxe, service), name, 0))
+
+
+def _dns_queries(pxe: PxeServer, outcome: str) -> float:
+    """How many queries ended so; 0 where this server answers no DNS."""
+    return float(pxe.names.outcomes[outcome]) if pxe.names is not None else 0.0
 
 
 class _FleetCollector(Collector):

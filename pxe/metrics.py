@@ -6,7 +6,8 @@ packets can make counters grow, not their number. Boards and files have their pl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -136,3 +137,11 @@ class PxeMetrics:
     def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Show a number that somebody else keeps, as it is when it is asked for."""
         Gauge(f"bramble_{name}", text, registry=self._registry).set_function(read)
+
+    def watch_outcomes(
+        self, name: str, text: str, outcomes: Sequence[str], read: Callable[[str], float]
+    ) -> None:
+        """The same for numbers of which there is one for each outcome; `outcomes` is the whole list of them."""
+        gauge = Gauge(f"bramble_{name}", text, ("outcome",), registry=self._registry)
+        for outcome in outcomes:
+            gauge.labels(outcome.lower().replace(" ", "_")).set_function(partial(read, outcome))

@@ -186,6 +186,7 @@ class PxeServer:
         self.metrics: Callable[[], bytes] | None = None
         self.dhcp: DhcpService | None = None
         self.console: ConsoleService | None = None
+        self.names: DnsService | None = None
         self._sockets: _Sockets | None = None
         self._tftp: TftpService | None = None
         self._ports: BoundPorts | None = None
@@ -319,8 +320,8 @@ class PxeServer:
                     )
                     services.create_task(_never_ends("network console", self.console.run()))
                 if sockets.dns is not None and self._config.names is not None:
-                    names = DnsService(sockets.dns, self._config.names)
-                    services.create_task(_never_ends("DNS", names.run()))
+                    self.names = DnsService(sockets.dns, self._config.names)
+                    services.create_task(_never_ends("DNS", self.names.run()))
                 self.ready.set()
         except* PxeError as group:
             failure = _first(group)

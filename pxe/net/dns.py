@@ -43,6 +43,21 @@ MAXIMUM_FORWARDED: Final = 256
 MAXIMUM_CONNECTIONS: Final = 64
 IDLE_S: Final = 10.0  # RFC 7766 §6.2.3: a connection without queries is closed after seconds
 BATCH: Final = 64
+OUTCOMES: Final = (
+    "answered",
+    "no such name",
+    "no such record",
+    "forwarded",
+    "upstream silent",
+    "too many forwarded",
+    "not ours",
+    "refused",
+    "not implemented",
+    "unknown EDNS version",
+    "malformed",
+    "fault",
+)
+"""How a query can end; a forwarded one that nobody answers counts twice."""
 
 Ask: TypeAlias = Callable[[bytes, IPv4Address, Query, int], Awaitable[bytes]]
 
@@ -77,7 +92,7 @@ class DnsService:
         upstream_port: of the name servers that are asked.
 
     Attributes:
-        outcomes: how many queries ended how; the words are those of the core, ``malformed`` and ``fault``.
+        outcomes: how many queries ended how, by the words of `OUTCOMES`.
     """
 
     def __init__(self, sockets: DnsSockets, settings: NameSettings, upstream_port: int = DNS_PORT) -> None:

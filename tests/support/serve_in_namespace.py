@@ -16,9 +16,11 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dnslib import DNSRecord
 from fakes_bramble import make_image
 from fakes_fleet import cluster_spec, node_spec
 
@@ -29,6 +31,7 @@ from bramble.doctor.report import as_json
 from bramble.paths import StateLayout
 from bramble.serve import Server
 from fleet.admin_client import FleetReader
+from fleet.spec.model import DnsMode
 
 ADDRESS = "10.77.0.1"
 WAIT_S = 30.0
@@ -61,6 +64,10 @@ def ask(*names: bytes) -> None:
             board.recv(600)
 
 
+def resolve(name: str) -> str:
+    return str(DNSRecord.parse(DNSRecord.question(name).send(ADDRESS, 53, timeout=WAIT_S)).short())
+
+
 def explained(reader: FleetReader, name: str) -> Any:
     """The node's timeline, once it holds a diagnosis."""
     deadline = time.monotonic() + WAIT_S
@@ -80,6 +87,7 @@ def play(state: Path) -> dict[str, Any]:
     wanted = Wanted(interface="eth0")
     return {
         "before": before,
+        "resolved": resolve("one.attic.internal"),
         "node": node,
         "stranger": reader.timeline("DEADBEEF"),
         "after": metrics(),
@@ -92,7 +100,9 @@ async def main(directory: Path) -> None:
     image.installer_initramfs.parent.mkdir(parents=True, exist_ok=True)
     image.installer_initramfs.write_bytes(b"cpio")
     state = StateLayout(directory=directory / "state")
-    server, ready = Server(cluster_spec(node_spec("one", 1)), image, state), asyncio.Event()
+    spec = cluster_spec(node_spec("one", 1))
+    spec = replace(spec, network=replace(spec.network, dns_server=DnsMode.ZONE))
+    server, ready = Server(spec, image, state), asyncio.Event()
     running = asyncio.create_task(server.run(ready.set))
     waiting = asyncio.create_task(ready.wait())
     await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED, timeout=WAIT_S)

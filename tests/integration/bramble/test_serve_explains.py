@@ -59,6 +59,10 @@ def test_metrics_have_moved_and_no_name_of_the_network_is_in_them(told: dict[str
     assert 'bramble_diagnoses_total{rule="missing-slash"} 1.0' in told["after"]
     assert 'bramble_nodes{state="netbooting"} 1.0' in told["after"]
     assert "bramble_boards_seen 2.0" in told["after"]
+    assert told["resolved"].startswith("10.77.0.")
+    assert 'bramble_dns_queries{outcome="answered"} 0.0' in told["before"]
+    assert 'bramble_dns_queries{outcome="answered"} 1.0' in told["after"]
+    assert "bramble_tftp_malformed 0.0" in told["after"]
     for word in ("deadbeef", "labconfig", "_created"):
         assert word not in told["after"]
 

@@ -57,6 +57,7 @@ async def serving(
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+    assert set(service.outcomes) <= set(dns.OUTCOMES)  # what metrics can tell
 
 
 class Upstream(asyncio.DatagramProtocol):
