@@ -141,7 +141,7 @@ class PxeMetrics:
     def watch_outcomes(
         self, name: str, text: str, outcomes: Sequence[str], read: Callable[[str], float]
     ) -> None:
-        """The same for numbers of which there is one for each outcome; `outcomes` is the whole list of them."""
+        """The same for one number for each of a fixed list of outcomes."""
         gauge = Gauge(f"bramble_{name}", text, ("outcome",), registry=self._registry)
         for outcome in outcomes:
             gauge.labels(outcome.lower().replace(" ", "_")).set_function(partial(read, outcome))

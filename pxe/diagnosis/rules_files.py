@@ -6,6 +6,7 @@ EE is raspberrypi/rpi-eeprom's issue tracker, FW is raspberrypi/firmware's.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -50,6 +51,7 @@ HAMMER_WINDOW_S: Final = 60.0
 LOST_SHARE: Final = 0.02
 LOST_LEAST: Final = 20  # packets; fewer say nothing
 NEARLY_TIMEOUT_S: Final = 0.8 * TFTP_FILE_TIMEOUT_S
+SETTLED_S: Final = 2.0  # one file follows the other within milliseconds
 STOPPED_S: Final = 45.0  # without a word: what comes next takes less
 MTU_FAILURES: Final = 2
 RATE_BYTES: Final = 4_000_000  # a smaller file says little about the rate
@@ -223,6 +225,38 @@ def device_tree_missing(scene: Scene) -> Clue | None:
         f"the image has no device tree for this board{wanted}: the bootloader stops there",
         "Build the image from a base that knows the board ('bramble base list' says which), or, with an "
         "operating system that needs none, set os_check=0 in config.txt.",
+        tuple(missing),
+    )
+
+
+def firmware_missing(scene: Scene) -> Clue | None:
+    """A Pi 4 or CM4 without start4.elf: its bootloader has nothing to go on with."""
+    attempt = scene.attempt
+    missing = _missing(attempt, lambda name: PurePosixPath(name).name == "start4.elf")
+    if not missing or scene.quiet_s < SETTLED_S or any(map(_is_firmware, attempt.read())):
+        return None
+    return Clue(
+        "the boot files have no start4.elf, and a Pi 4 or CM4 boots nothing without it",
+        "Does the base know the board ('bramble base list')? If config.txt says start_file, that file has "
+        "to be in the boot partition.",
+        tuple(missing),
+    )
+
+
+def kernel_missing(scene: Scene) -> Clue | None:
+    """config.txt was read, the kernel is not there: the bootloader stops, or goes on to its disk."""
+    attempt = scene.attempt
+    if not scene.history.board.is_pi or scene.quiet_s < SETTLED_S:
+        return None
+    missing = _missing(attempt, _is_kernel)
+    begun = attempt.of(BootFile, BootFileProbed, BootProgress, TransferFailed)
+    if not missing or any(_is_kernel(getattr(seen.event, "name", "")) for seen in begun):
+        return None
+    names = ", ".join(getattr(seen.event, "name", "") for seen in missing)
+    return Clue(
+        f"the boot files have no kernel under the name that the board asks for: {names}",
+        "Do 'kernel=' and 'os_prefix=' in config.txt name a file of the boot partition? Correct or remove "
+        "them, and build the image again.",
         tuple(missing),
     )
 
@@ -401,6 +435,19 @@ def signed_over_tftp(scene: Scene) -> Clue | None:
     )
 
 
+def _missing(attempt: Attempt, is_meant: Callable[[str], bool]) -> list[Observation]:
+    """Files of one sort that an installing board asked for and the boot tree does not have."""
+    return [
+        seen
+        for seen, event in attempt.events(BootFileMissing)
+        if event.reason == NO_SUCH_FILE and is_meant(event.name)
+    ]
+
+
+def _is_firmware(name: str) -> bool:
+    return bool(re.fullmatch(r"start[\w.-]*\.elf", PurePosixPath(name).name))
+
+
 def _kernels(attempt: Attempt) -> list[Observation]:
     """Kernels that were read to their end, oldest first."""
     found = [seen for name, seen in attempt.read().items() if _is_kernel(name)]
@@ -434,6 +481,8 @@ RULES: Final = (
     Rule("packet-loss", Severity.WARNING, "packets get lost", packet_loss),
     Rule("path-mtu", Severity.ERROR, "full-sized packets do not arrive", path_mtu),
     Rule("device-tree-missing", Severity.ERROR, "no device tree for the board", device_tree_missing),
+    Rule("firmware-missing", Severity.ERROR, "no start4.elf for a Pi 4", firmware_missing),
+    Rule("kernel-missing", Severity.ERROR, "no kernel under the name asked for", kernel_missing),
     Rule("config-missing", Severity.ERROR, "no config.txt for a Pi 5", config_missing),
     Rule("update-served", Severity.WARNING, "a bootloader update was given out", update_served),
     Rule("network-only", Severity.WARNING, "nothing but the network to boot from", network_only),

@@ -47,6 +47,7 @@ class ModelServer:
         menu_spaces: What stands behind the text in option 43.
         silent_about: File names that get no answer at all.
         dhcp_discovers, dhcp_requests: How many came.
+        now: Virtual seconds, told by `run_boot` before each call.
     """
 
     def __init__(self, files: Mapping[str, bytes], *, offers_boot: bool = True) -> None:
@@ -58,6 +59,7 @@ class ModelServer:
         self.names_server = True
         self.menu_spaces = ""
         self.dhcp_discovers = self.dhcp_requests = 0
+        self.now = 0.0
         self._transfers: dict[tuple[int, int], _Transfer] = {}
         self._ports = itertools.count(40000)
 
@@ -215,6 +217,7 @@ def run_boot(
         assert timeout is not None, "the board waits for nothing"
         now = max(now, min(timeout, next_resend, wire[0][0] if wire else timeout))
         assert now < until_s, "the boot never ends"
+        server.now = now
         if wire and wire[0][0] <= now:
             _, _, to_server, frame = heapq.heappop(wire)
             if to_server:
