@@ -13,7 +13,18 @@ import click
 
 from benchmarks import machine
 from benchmarks.bench import Bench
-from benchmarks.cases import dhcp, flash, http, image_build, memory, node_delta, notfound, storm, tftp
+from benchmarks.cases import (
+    dhcp,
+    flash,
+    http,
+    image_build,
+    image_pipeline,
+    memory,
+    node_delta,
+    notfound,
+    storm,
+    tftp,
+)
 from benchmarks.errors import BenchmarkError, NotPossible
 from benchmarks.measure import Better, Row, Table
 from benchmarks.programs import Programs
@@ -30,6 +41,7 @@ CASES: Final[dict[str, Case]] = {
     "delta": node_delta.run,
     "build": image_build.run,
     "cached": image_build.run_cached,
+    "pipeline": image_pipeline.run,
     "flash": flash.run,
     "tftp": tftp.run,
     "notfound": notfound.run,

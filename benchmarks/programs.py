@@ -15,6 +15,7 @@ from typing import Final
 
 PLACES: Final = ("usr/sbin", "usr/bin", "sbin", "bin")
 PACKAGES: Final = {
+    "virt-customize": "guestfs-tools",
     "atftp": "atftp",
     "atftpd": "atftpd",
     "bmaptool": "bmap-tools",
