@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -13,9 +14,10 @@ from bramble.demo import BASE, write_spec
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec
 from imagebuilder.bases import Base, find_base
+from imagebuilder.seal.known import open_known
 from imagebuilder.store import Store
 
-LINKED: Final = ("bases", "installer-runtimes")
+LINKED: Final = ("bases", "installer-runtimes", "base-chunks")
 """Kinds of entries that a warm build finds."""
 
 
@@ -40,11 +42,29 @@ def demo_spec(work: Path) -> ClusterSpec:
 
 @contextlib.contextmanager
 def linked_store(bench: Bench) -> Iterator[Store]:
-    """An empty store in which the user's bases show as links: a build finds its inputs there and nothing
-    else, and what it writes goes with the block."""
+    """An empty store in which what a warm build finds shows as links: what is written goes with the block."""
+    warm = _warm_store(bench)
     with bench.directory("store") as root:
-        for kind in LINKED:
-            (root / kind).mkdir()
-            for entry in bench.store.entries(kind):
-                (root / kind / entry.name).symlink_to(entry.resolve())
+        _link(warm, root)
         yield Store(root)
+
+
+def _warm_store(bench: Bench) -> Store:
+    """The run's own store: the user's entries as links, and what a first build with the base leaves."""
+    warm = Store(bench.work / "warm")
+    if not warm.root.exists():
+        warm.root.mkdir()
+        _link(bench.store, warm.root)
+        if (base := find_base(BASE, warm)) is not None:
+            with open_known(base.id, base.disk, warm):
+                pass
+    return warm
+
+
+def _link(store: Store, root: Path) -> None:
+    for kind in LINKED:
+        (root / kind).mkdir()
+        for entry in store.entries(kind):
+            (root / kind / entry.name).symlink_to(entry.resolve())
+    if (digests := store.root / "digests").is_dir():
+        shutil.copytree(digests, root / "digests")

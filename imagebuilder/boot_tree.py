@@ -24,10 +24,10 @@ KERNEL_NOTE: Final = "# One kernel for every board: the one that the installer's
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootTree:
-    """What was written: the kernel's name at the top of the tree, and the base's initramfs."""
+    """What was written: the kernel's name at the top of the tree, and where in it the base's initramfs is."""
 
     kernel: str
-    initramfs: bytes
+    initramfs: Path
 
 
 def write_boot_tree(source: ByteSource, facts: ImageFacts, target: Path) -> BootTree:
@@ -51,11 +51,12 @@ def write_boot_tree(source: ByteSource, facts: ImageFacts, target: Path) -> Boot
             if f"{name}/" != board.os_prefix:
                 place.mkdir(exist_ok=True)
             continue
-        place.write_bytes(volume.read(entry.path))
+        with place.open("wb") as file:
+            file.writelines(volume.pieces(entry.path))
     kernel = board.kernel.removeprefix(board.os_prefix)
     config = target / "config.txt"
     config.write_text(netboot_config(config.read_text("utf-8", "replace"), kernel), "utf-8")
-    return BootTree(kernel=kernel, initramfs=volume.read(f"/{board.initramfs}"))
+    return BootTree(kernel=kernel, initramfs=target / board.initramfs.removeprefix(board.os_prefix))
 
 
 def netboot_config(text: str, kernel: str) -> str:

@@ -58,6 +58,7 @@ from imagebuilder.resources import data_dir
 from imagebuilder.runner import require_tools
 from imagebuilder.seal.bmap import render_bmap
 from imagebuilder.seal.chunks import clear_unmapped, compress, render_index
+from imagebuilder.seal.known import open_known
 from imagebuilder.seal.origins import input_records, write_sbom
 from imagebuilder.slots import find_slots
 from imagebuilder.steps.account import InPlaceStep
@@ -281,9 +282,7 @@ def _build(spec: ClusterSpec, inputs: _Inputs, into: Path, store: Store, progres
     progress("building the installer", 0.40)
     installer = into / "installer" / "initramfs"
     installer.parent.mkdir()
-    installer.write_bytes(
-        build_initramfs(tree.initramfs, inputs.base.id, inputs.base.disk, inputs.agent_archive, store)
-    )
+    build_initramfs(installer, tree.initramfs, inputs.base.id, inputs.base.disk, inputs.agent_archive, store)
     manifest = _seal(spec, inputs, disk, facts, written, into, store, progress)
     (into / FILE_NAME).write_text(manifest.render(), encoding="utf-8")
     progress("done", 1.0)
@@ -331,13 +330,15 @@ def _seal(
         ranges = mapped_ranges(source, size)
         clear_unmapped(descriptor, size, ranges)
         progress("compressing", 0.45)
-        chunks = compress(
-            source,
-            size,
-            ranges,
-            into / "disk.img.zst",
-            lambda share: progress("compressing", 0.45 + share * 0.5),
-        )
+        with open_known(inputs.base.id, inputs.base.disk, store) as known:
+            chunks = compress(
+                source,
+                size,
+                ranges,
+                into / "disk.img.zst",
+                lambda share: progress("compressing", 0.45 + share * 0.5),
+                known.packed,
+            )
     finally:
         os.close(descriptor)
     (into / "index.json").write_bytes(render_index(inputs.plan.image_id, size, chunks))

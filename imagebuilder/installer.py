@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
+import shutil
 import stat
 from collections import deque
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from typing import Final
 
 import zstandard
 
-from imagebuilder.cpio import CpioEntry, encode_archive, pad, regular, symlink
+from imagebuilder.cpio import ARCHIVE_ALIGNMENT, CpioEntry, encode_archive, regular, symlink
 from imagebuilder.disk.blockmap import ROOT_PARTITION
 from imagebuilder.disk.edits import EPOCH
 from imagebuilder.disk.ext4 import Ext4Volume, Inode
@@ -42,6 +43,7 @@ RUNTIME_FORMAT: Final = 1
 """Raised when the choice of files below changes."""
 
 LEVEL: Final = 19
+COPY_BYTES: Final = 2**20
 STORE_KIND: Final = "installer-runtimes"
 RUNTIME_FILE: Final = "runtime.cpio.zst"
 
@@ -84,9 +86,9 @@ def installer_identity(agent_archive: bytes) -> dict[str, Json]:
 
 
 def build_initramfs(
-    base_initramfs: bytes, base_id: str, base_disk: Path, agent_archive: bytes, store: Store
-) -> bytes:
-    """The whole initramfs.
+    target: Path, base_initramfs: Path, base_id: str, base_disk: Path, agent_archive: bytes, store: Store
+) -> None:
+    """Write the whole initramfs to ``target``.
 
     Raises:
         ImageBuilderError: it came out larger than ``MAX_INITRAMFS_BYTES``.
@@ -106,14 +108,19 @@ def build_initramfs(
         ],
         EPOCH,
     )
-    whole = pad(base_initramfs) + pad((entry / RUNTIME_FILE).read_bytes()) + program
-    if len(whole) > MAX_INITRAMFS_BYTES:
+    with target.open("wb") as file:
+        for part in (base_initramfs, entry / RUNTIME_FILE):
+            with part.open("rb") as source:
+                shutil.copyfileobj(source, file, COPY_BYTES)
+            file.write(bytes(-file.tell() % ARCHIVE_ALIGNMENT))
+        file.write(program)
+    size = target.stat().st_size
+    if size > MAX_INITRAMFS_BYTES:
         raise ImageBuilderError(
-            f"the installer's initramfs has {len(whole)} bytes, at most {MAX_INITRAMFS_BYTES} are allowed; "
-            f"the base's own has {len(base_initramfs)}",
+            f"the installer's initramfs has {size} bytes, at most {MAX_INITRAMFS_BYTES} are allowed; "
+            f"the base's own has {base_initramfs.stat().st_size}",
             "Use a base whose initramfs is smaller (fewer modules, zstd or xz compression).",
         )
-    return whole
 
 
 def build_runtime(base_disk: Path) -> bytes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import mmap
 import re
 import tarfile
 import zlib
@@ -41,6 +40,8 @@ IMAGE_INDEXES: Final = ("manifest.json", "index.json")
 """One of them says which images an archive holds: docker-archive and OCI layout."""
 
 ELF_AARCH64: Final = 183
+SEARCH_BYTES: Final = 2**20
+LONGEST_VERSION: Final = 64
 _VERSION_TAG: Final = re.compile(rb"v1\.\d{1,2}\.\d{1,2}(?:-rc\d)?\+k3s\d")
 _SUM_LINE: Final = re.compile(r"([0-9a-f]{64})\s+\*?(\S+)")
 
@@ -132,14 +133,19 @@ def verify_version(binary: ReleaseFile, version: str) -> None:
     Raises:
         K3sReleaseError: it names other versions only.
     """
-    with binary.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if data.find(version.encode()) >= 0:
-            return
-        found = sorted({match.group().decode() for match in _VERSION_TAG.finditer(data)})
+    found: set[str] = set()
+    with binary.path.open("rb") as file:
+        tail = b""
+        while piece := file.read(SEARCH_BYTES):  # not mapped: that would count as memory of the build
+            data = tail + piece
+            if version.encode() in data:
+                return
+            found.update(match.group().decode() for match in _VERSION_TAG.finditer(data))
+            tail = data[-LONGEST_VERSION:]
     if found:
         raise K3sReleaseError(
             binary.path.parent,
-            [f"{binary.name} is {' or '.join(found[:3])}, cluster.yaml says {version}"],
+            [f"{binary.name} is {' or '.join(sorted(found)[:3])}, cluster.yaml says {version}"],
             "Set cluster.k3s.version to the version of these files, or take the files of that version.",
         )
 

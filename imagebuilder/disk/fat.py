@@ -44,6 +44,7 @@ _DELETED: Final = 0xE5
 _END: Final = 0x00
 _CLUSTER_MASK: Final = 0x0FFF_FFFF
 _END_OF_CHAIN: Final = 0x0FFF_FFF8
+PIECE_BYTES: Final = 2**20
 _FIRST_CLUSTER: Final = 2
 _CLEAN_BIT: Final = 0x0800_0000
 """In FAT entry 1; cleared while a volume is mounted for writing."""
@@ -211,6 +212,16 @@ class FatVolume:
             FatError: no such file.
         """
         return b"".join(self._source.read_at(offset, length) for offset, length in self.extents(path))
+
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """The content of the file at ``path`` in pieces of at most 1 MiB: kernels are large.
+
+        Raises:
+            FatError: no such file.
+        """
+        for offset, length in self.extents(path):
+            for start in range(offset, offset + length, PIECE_BYTES):
+                yield self._source.read_at(start, min(PIECE_BYTES, offset + length - start))
 
     def extents(self, path: str) -> tuple[tuple[int, int], ...]:
         """(offset, length) of a file's bytes on the disk, in file order; together exactly its size."""

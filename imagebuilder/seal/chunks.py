@@ -42,8 +42,8 @@ CHUNK_BYTES: Final = 4 * 2**20
 ZERO_FRAME_BYTES: Final = 16 * 2**20
 LEVEL: Final = 3
 WORKERS: Final = 2
-IN_FLIGHT: Final = 6
-"""Chunks read but not yet written: bounds memory to about 50 MiB."""
+IN_FLIGHT: Final = 4
+"""Chunks read but not yet written: with the base's bytes and the frame, each may take 12 MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +58,15 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class _Packed:
+class Packed:
+    """A piece of the disk as a frame; ``sha256`` is that of its bytes, None for a run of zeros."""
+
     sha256: str | None
     frame: bytes
+
+
+Lookup = Callable[[ByteRange, bytes], Packed | None]
+"""The frame of a piece with just these bytes, where it was made before."""
 
 
 def compress(
@@ -69,6 +75,7 @@ def compress(
     ranges: Sequence[ByteRange],
     target: Path,
     on_progress: Callable[[float], None] = lambda _: None,
+    lookup: Lookup = lambda piece, data: None,
 ) -> tuple[Chunk, ...]:
     """Write the compressed image and return its chunks.
 
@@ -78,14 +85,15 @@ def compress(
         ranges: the mapped ranges, ascending and disjoint.
         target: the file to write.
         on_progress: called with 0.0–1.0.
+        lookup: asked before a piece is compressed; called from threads.
     """
     chunks: list[Chunk] = []
     position = 0
-    waiting: deque[tuple[ByteRange, Future[_Packed]]] = deque()
+    waiting: deque[tuple[ByteRange, Future[Packed]]] = deque()
     with ThreadPoolExecutor(WORKERS) as pool, target.open("wb") as file:
         for piece, mapped in chain(_pieces(ranges, size_bytes), [(None, False)]):
             if piece is not None:
-                waiting.append((piece, pool.submit(_pack, source, piece, mapped)))
+                waiting.append((piece, pool.submit(_pack, source, piece, mapped, lookup)))
             while waiting and (piece is None or len(waiting) >= IN_FLIGHT):
                 done, future = waiting.popleft()
                 packed = future.result()
@@ -172,11 +180,11 @@ def _gaps(start: int, end: int) -> Iterator[ByteRange]:
         yield ByteRange(position, min(position + ZERO_FRAME_BYTES, end))
 
 
-def _pack(source: ByteSource, piece: ByteRange, mapped: bool) -> _Packed:
+def _pack(source: ByteSource, piece: ByteRange, mapped: bool, lookup: Lookup) -> Packed:
     if not mapped:
-        return _Packed(None, _zero_frame(piece.length))
+        return Packed(None, _zero_frame(piece.length))
     data = source.read_at(piece.start, piece.length)
-    return _Packed(hashlib.sha256(data).hexdigest(), _compressor().compress(data))
+    return lookup(piece, data) or Packed(hashlib.sha256(data).hexdigest(), _compressor().compress(data))
 
 
 @lru_cache(maxsize=64)
