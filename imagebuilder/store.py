@@ -33,13 +33,15 @@ from typing import Final
 
 import platformdirs
 
-from imagebuilder.errors import DiskFull, ImageBuilderError, NoSpace, StoreError
+from imagebuilder.errors import CommandFailed, DiskFull, ImageBuilderError, NoSpace, StoreError
 from imagebuilder.runner import run
 from imagebuilder.sandbox import sandboxed
 
 DOWNLOADS: Final = "downloads"
 RESERVED: Final = frozenset(("tmp", "locks", "uses", "digests", DOWNLOADS))
 """Directories of the store that hold no finished entries."""
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 fsync: Callable[[int], None] = os.fsync
 """The seam at which tests let a disk fail."""
@@ -244,7 +246,8 @@ class Store:
         final = self.path(kind, entry_id)
         work = self._fresh(kind, entry_id)
         try:
-            yield work
+            with _disk_errors(self.root):
+                yield work
             try:
                 flush_tree(work)
                 final.parent.mkdir(parents=True, exist_ok=True)
@@ -334,9 +337,29 @@ def _checked(name: str, what: str) -> str:
     return name
 
 
+@contextlib.contextmanager
+def _disk_errors(root: Path) -> Iterator[None]:
+    """Say of a disk that fills up or fails under a builder what became of it, whoever wrote: we or a tool."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in (*FULL, errno.EIO, errno.EROFS):
+            raise _unwritable(root, exc) from exc
+        raise
+    except CommandFailed as exc:
+        if any(os.strerror(errno.ENOSPC) in line for line in exc.last_lines):
+            raise DiskFull(root) from exc
+        raise
+
+
 def _unwritable(root: Path, exc: OSError) -> ImageBuilderError:
-    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+    if exc.errno in FULL:
         return DiskFull(root)
+    if exc.errno == errno.EIO:
+        return StoreError(
+            f"{root}: the disk of the store failed: {exc.strerror}",
+            "Look at the disk (dmesg, smartctl), or put the cache on another one with BRAMBLE_CACHE_DIR.",
+        )
     return StoreError(
         f"{root}: the store cannot be written: {exc.strerror}",
         "Make the directory yours, or choose another one with BRAMBLE_CACHE_DIR.",
