@@ -20,6 +20,7 @@ from bramble.boot_table import ControlAddress, make_boot_table, to_report
 from bramble.images import ClusterImages, ContentAddress
 from bramble.metrics import make_metrics
 from bramble.paths import StateLayout, make_private
+from bramble.request_log import ignore_bad_requests
 from fleet.api.admin import serve_admin
 from fleet.api.control import serve_control
 from fleet.boots import NodeBoot
@@ -53,6 +54,7 @@ class Server:
     """
 
     def __init__(self, spec: ClusterSpec, image: Image, state: StateLayout) -> None:
+        ignore_bad_requests()
         make_private(state.directory)
         config = PxeConfig.from_spec(spec.network, spec.domain, state.directory)
         self.config = replace(config, names=make_name_settings(spec, config.server_address))
