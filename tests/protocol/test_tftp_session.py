@@ -307,7 +307,24 @@ def test_the_total_time_is_limited() -> None:
     assert isinstance(link.session.next_event(), Failed)
 
 
-def test_a_timeout_that_comes_too_early_does_nothing() -> None:
+@pytest.mark.parametrize(("size", "ends"), [(512 * 20, Finished), (10**7, Failed)])
+def test_a_client_that_acknowledges_every_5_seconds_gets_a_small_file_and_no_endless_one(
+    size: int, ends: type[Finished] | type[Failed]
+) -> None:
+    link = Link(size)
+    packets, block = link.sent(), 0
+    sent = 0
+    while link.session.next_timeout() is not None:
+        sent += len(packets)
+        block += 1
+        heard_at = link.now + 4.9
+        while (deadline := link.session.next_timeout()) is not None and deadline < heard_at:
+            sent += len(link.pass_time())
+        link.now = heard_at
+        packets = link.hear(Ack(block))
+    assert isinstance(link.session.next_event(), ends)
+    assert link.now <= LIMITS.total_s + 4.9
+    assert sent <= 3 * block  # each block once, and again after 1 and 3 seconds() -> None:
     link = Link(3000)
     link.sent()
     link.session.handle_timeout(0.5)
