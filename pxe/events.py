@@ -139,6 +139,16 @@ class NoAddressLeft(BoardEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NoProgram(BoardEvent):
+    """The board may install, and there is no program that its firmware could begin with."""
+
+    program: str
+
+    def text(self) -> str:
+        return f"may install, but there is no {self.program} for {self.board.firmware.value}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignServerChosen(BoardEvent):
     """The board took the offer of another DHCP server."""
 

@@ -33,6 +33,7 @@ from pxe.events import (
     ForeignOffer,
     ForeignServerChosen,
     NoAddressLeft,
+    NoProgram,
     TransferDone,
     TransferFailed,
 )
@@ -47,6 +48,7 @@ DHCP: Final[dict[type[BoardEvent], tuple[str, str]]] = {
     AddressDeclined: ("decline", "received"),
     AddressReleased: ("release", "received"),
     NoAddressLeft: ("discover", "no_address_left"),
+    NoProgram: ("discover", "no_program"),
     AddressConflict: ("offer", "address_in_use"),
     ForeignServerChosen: ("request", "for_another_server"),
     ForeignOffer: ("offer", "of_another_server"),

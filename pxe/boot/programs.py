@@ -74,14 +74,21 @@ def find_program(board: BoardIdentity, node: NodeBootState | None, answer: BootA
     return Program(board.mac, name)
 
 
+def missing_program(board: BoardIdentity, node: NodeBootState | None, answer: BootAnswer) -> str | None:
+    """The file that a board's firmware would begin its install with, where its node does not have it."""
+    if not board.firmware.takes_programs or not isinstance(answer, Install):
+        return None
+    return _FIRST_FILES[board.firmware] if find_program(board, node, answer) is None else None
+
+
 def explain_answer(board: BoardIdentity, node: NodeBootState | None, answer: BootAnswer) -> str:
     """The decision in words for the timeline, with what keeps a firmware from following it."""
     if board.firmware in (Firmware.NONE, Firmware.FOREIGN):
         return ""
     said = answer.describe()
     if board.firmware.takes_programs and isinstance(answer, Install):
-        program = find_program(board, node, answer)
-        if program is None:
-            return f"{said}, but the image has no {_FIRST_FILES[board.firmware]} for {board.firmware.value}"
-        return f"{said} as {program.name}"
+        missing = missing_program(board, node, answer)
+        if missing is not None:
+            return f"{said}, but there is no {missing} for {board.firmware.value}"
+        return f"{said} as {_FIRST_FILES[board.firmware]}"
     return said

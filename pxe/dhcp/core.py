@@ -22,7 +22,7 @@ from fleet.boards import MacAddress
 from pxe.boot.clients import Learn
 from pxe.boot.decision import Stage, decide
 from pxe.boot.identity import BoardIdentity, Firmware, identify_client
-from pxe.boot.programs import explain_answer, find_program
+from pxe.boot.programs import explain_answer, find_program, missing_program
 from pxe.boot.table import BootTable, NodeBootState
 from pxe.dhcp.boot_options import boot_words
 from pxe.dhcp.leases import LeaseTable
@@ -48,6 +48,7 @@ from pxe.events import (
     DhcpOffer,
     ForeignServerChosen,
     NoAddressLeft,
+    NoProgram,
 )
 
 PROBES_PENDING: Final = 1024
@@ -161,9 +162,13 @@ class Responder:
         reply = self._reply(message, MessageType.OFFER, board, node, address, now)
         if not seen:
             return [*probe, reply]
-        answer = explain_answer(board, node, decide(board, node, Stage.DHCP, now))
-        offer = DhcpOffer(at=now, board=board, node=name, address=address, answer=answer)
-        return [*seen, *probe, reply, Report(offer)]
+        answer = decide(board, node, Stage.DHCP, now)
+        explained = explain_answer(board, node, answer)
+        offer = DhcpOffer(at=now, board=board, node=name, address=address, answer=explained)
+        actions = [*seen, *probe, reply, Report(offer)]
+        if (missing := missing_program(board, node, answer)) is not None:
+            actions.append(Report(NoProgram(at=now, board=board, node=name, program=missing)))
+        return actions
 
     def _request(
         self,

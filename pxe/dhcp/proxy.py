@@ -19,12 +19,12 @@ from dataclasses import replace
 from pxe.boot.clients import Learn
 from pxe.boot.decision import BootAnswer, Stage, decide
 from pxe.boot.identity import BoardIdentity, Firmware, identify_client
-from pxe.boot.programs import explain_answer, find_program
+from pxe.boot.programs import explain_answer, find_program, missing_program
 from pxe.boot.table import BootTable, NodeBootState
 from pxe.dhcp.boot_options import BootWords, boot_words
 from pxe.dhcp.replies import Action, ClientMemory, DhcpSettings, Report, build_reply
 from pxe.dhcp.wire import FLAG_BROADCAST, NO_ADDRESS, DhcpMessage, MessageType
-from pxe.events import DhcpDiscover, DhcpOffer, ForeignServerChosen
+from pxe.events import DhcpDiscover, DhcpOffer, ForeignServerChosen, NoProgram
 
 
 class ProxyResponder:
@@ -63,6 +63,8 @@ class ProxyResponder:
             answer = decide(board, node, Stage.DHCP, now)
             words = self._words(message, board, node, answer)
             seen = Report(DhcpDiscover(at=now, board=board, node=name))
+            if (missing := missing_program(board, node, answer)) is not None:
+                return [seen, Report(NoProgram(at=now, board=board, node=name, program=missing))]
             if not words.options:
                 return [seen]
             explained = explain_answer(board, node, answer)

@@ -23,6 +23,7 @@ from pxe.events import (
     ForeignNak,
     ForeignServerChosen,
     NoAddressLeft,
+    NoProgram,
     RestartExpected,
     TransferDone,
 )
@@ -125,6 +126,22 @@ def no_address_left(scene: Scene) -> Clue | None:
         "Make network.pool larger, or declare an 'address' for the node; bootloader and operating system may "
         "hold an address each.",
         tuple(seen),
+    )
+
+
+def no_program(scene: Scene) -> Clue | None:
+    """Firmware that is not a Pi's may install, and this server has nothing that it could begin with."""
+    missing = list(scene.attempt.events(NoProgram))
+    if not missing:
+        return None
+    seen, event = missing[-1]
+    return Clue(
+        f"the board's firmware ({event.board.firmware.value}) needs {event.program} to begin with, and this "
+        "server has nothing to make it of",
+        "Put linuxaa64.efi.stub of Debian's arm64 package systemd-boot-efi into /usr/lib/systemd/boot/efi/ "
+        "of this server (on an arm64 server: 'apt install systemd-boot-efi'), or install ipxe of Debian 13. "
+        "For the first, the base's kernel8.img has to be an EFI program itself: not compressed.",
+        (seen,),
     )
 
 
@@ -262,6 +279,7 @@ RULES: Final = (
     Rule("boot-offer-ignored", Severity.ERROR, "address taken, no file asked for", boot_offer_ignored),
     Rule("other-server-won", Severity.ERROR, "another DHCP server was faster", other_server_won),
     Rule("no-address-left", Severity.ERROR, "the pool is used up", no_address_left),
+    Rule("no-program", Severity.ERROR, "nothing for UEFI to begin with", no_program),
     Rule("address-in-use", Severity.WARNING, "an address of the pool is taken", address_in_use),
     Rule("refused-again", Severity.ERROR, "refused the same address again and again", refused_again),
     Rule("two-addresses", Severity.INFO, "bootloader and system have an address each", two_addresses),

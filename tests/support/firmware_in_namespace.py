@@ -53,7 +53,8 @@ def make_table(scenario: dict[str, Any]) -> BootTable:
         stub=Path(scenario["stub"]) if scenario.get("stub") else None,
         ipxe=Path(scenario["ipxe"]) if scenario.get("ipxe") else None,
     )
-    programs = make_programs(image, INITRAMFS, "bramble.node=virt-1 bramble.intent=7 panic=1", sources)
+    mac = MacAddress.parse(scenario["mac"])
+    programs = make_programs(image, INITRAMFS, "bramble.node=virt-1 bramble.intent=7 panic=1", sources, mac)
     extra = {
         INITRAMFS: image.installer_initramfs,
         "kernel8.img": Path(scenario["kernel"]),
@@ -61,7 +62,7 @@ def make_table(scenario: dict[str, Any]) -> BootTable:
     }
     node = NodeBootState(
         name="virt-1",
-        mac=MacAddress.parse(scenario["mac"]),
+        mac=mac,
         address=IPv4Address("10.77.0.21"),
         install_intent=7,
         tree=BootTree(None, programs.rendered, extra),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 from fakes_pxe import PI4_MAC, PI_CLASS, client_message, pi_discover, pi_guid
 
 from fleet.boards import MacAddress
+from fleet.spec.model import DhcpMode
 from pxe.boot.clients import Learn
 from pxe.boot.identity import Firmware, identify_client
 from pxe.boot.programs import EFI_PROGRAM, IPXE_SCRIPT, U_BOOT_MARK
@@ -18,7 +20,9 @@ from pxe.dhcp.proxy import ProxyResponder
 from pxe.dhcp.replies import Action, DhcpSettings, Report, SendReply
 from pxe.dhcp.vendor import NAMED_FILE_OPTION_43
 from pxe.dhcp.wire import NO_ADDRESS, DhcpMessage, MessageType, Option
-from pxe.events import DhcpOffer
+from pxe.diagnosis.engine import Diagnostician
+from pxe.diagnosis.scene import Setting
+from pxe.events import NoProgram
 
 NOW = 1_800_000_000.0
 SERVER = IPv4Address("10.0.0.1")
@@ -165,12 +169,28 @@ def test_the_second_stage_of_a_pi_gets_a_program_and_no_option_of_the_first() ->
     assert offer.option(67) == PI4_MAC.dashed.encode() + b"/bramble.efi"
 
 
-def test_a_missing_program_is_told_in_the_timeline() -> None:
+@pytest.mark.parametrize("message", [UEFI_PXE, UEFI_HTTP], ids=["pxe", "http"])
+@pytest.mark.parametrize("kind", [full, proxy], ids=["full", "proxy"])
+def test_a_missing_program_is_told_and_explained(
+    kind: Callable[[NodeBootState], Responder | ProxyResponder], message: DhcpMessage
+) -> None:
     node = NodeBootState(name="virt-1", mac=VIRTUAL, address=ADDRESS, install_intent=7)
-    actions = full(node).respond(UEFI_PXE, NOW)
-    (offer,) = [a.event for a in actions if isinstance(a, Report) and isinstance(a.event, DhcpOffer)]
-    assert "no bramble.efi for UEFI, PXE" in offer.describe()
-    assert replies(actions)[0].option(67) is None
+    doctor = Diagnostician(Setting(DhcpMode.FULL, SERVER))
+    actions = kind(node).respond(message, NOW)
+    for action in actions:
+        if isinstance(action, Report):
+            doctor.observe(action.event)
+    assert all(reply.option(67) is None for reply in replies(actions))
+    (said,) = doctor.tick(NOW + 5)
+    assert said.finding.rule == "no-program"
+    assert "systemd-boot-efi" in said.finding.mend
+    assert "no bramble.efi for UEFI" in said.finding.evidence[0].text
+
+
+def test_who_has_a_program_or_may_not_install_is_not_told_of_a_missing_one() -> None:
+    for responder in (full(NODE), proxy(NODE), full(INSTALLED), proxy(INSTALLED)):
+        actions = responder.respond(UEFI_PXE, NOW)
+        assert not [a for a in actions if isinstance(a, Report) and isinstance(a.event, NoProgram)]
 
 
 def test_port_4011_answers_uefi_and_never_a_pi() -> None:
