@@ -54,9 +54,10 @@ cluster:
     # config: {{disable: [traefik]}}
 
 image:
-  # debian-trixie, raspios-lite-trixie, raspios-lite-bookworm, ubuntu-24.04, ubuntu-22.04,
+  # From 'bramble base fetch': raspios-lite-trixie, raspios-lite-bookworm, ubuntu-26.04, ubuntu-24.04, …
+  # From 'bramble base build': debian-trixie (its kernel lacks the Ethernet port of a Pi 5)
   # {{path: my.img}} or {{url: https://…, sha256: …}}
-  base: debian-trixie
+  base: raspios-lite-trixie
   # open-iscsi and nfs-common let pods mount volumes of a NAS. They are put into the image.
   packages: []
   user:

@@ -21,7 +21,11 @@ DELETE = object()
 _GOOD: dict[str, Any] = {
     "version": 1,
     "cluster": {"name": "attic", "k3s": {"version": "v1.33.5+k3s1"}},
-    "image": {"user": {"ssh_authorized_keys": [SSH_KEY]}, "timezone": "Europe/Madrid"},
+    "image": {
+        "base": "raspios-lite-trixie",
+        "user": {"ssh_authorized_keys": [SSH_KEY]},
+        "timezone": "Europe/Madrid",
+    },
     "network": {
         "interface": "eth0",
         "dhcp": "full",

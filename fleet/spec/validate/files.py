@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterator
 from typing import Final
 
+from fleet.boards import Soc
 from fleet.spec.document import Key
 from fleet.spec.draft import Draft, PathKind
 from fleet.spec.model import UPSTREAM
@@ -20,7 +21,10 @@ BASE_CATALOGUE: Final = (
     "raspios-lite-trixie",
     "ubuntu-22.04",
     "ubuntu-24.04",
+    "ubuntu-26.04",
 )
+WITHOUT_RP1_ETHERNET: Final = "debian-trixie"
+"""Debian 13's kernel has no driver for the Ethernet port behind the RP1 of the BCM2712 boards."""
 
 
 def check_files(draft: Draft) -> Iterator[Finding]:
@@ -39,6 +43,19 @@ def check_files(draft: Draft) -> Iterator[Finding]:
                 yield from _path(draft, node.at("power", "community_file"), path, PathKind.FILE, "community")
 
 
+def _kernel(draft: Draft, key: Key) -> Iterator[Finding]:
+    names = [
+        node.label for node in draft.nodes if node.section.board and node.section.board.soc is Soc.BCM2712
+    ]
+    if names and not draft.is_faulty(key):
+        yield Finding(
+            key,
+            f"{WITHOUT_RP1_ETHERNET}'s kernel has no driver for the Ethernet port of {', '.join(names)}",
+            "Take raspios-lite-trixie or ubuntu-24.04 for real boards; virtual ones have another port.",
+            Severity.WARNING,
+        )
+
+
 def _path(draft: Draft, key: Key, text: str, expected: PathKind, what: str) -> Iterator[Finding]:
     full = draft.around.resolve(text)
     found = draft.around.probe(full)
@@ -51,7 +68,10 @@ def _path(draft: Draft, key: Key, text: str, expected: PathKind, what: str) -> I
 
 def _base(draft: Draft) -> Iterator[Finding]:
     base, key = draft.image.base, ("image", "base")
-    if base is None or any(draft.is_faulty((*key, name)) for name in ("name", "url", "path")):
+    if base is None:
+        yield from _kernel(draft, key)
+        return
+    if any(draft.is_faulty((*key, name)) for name in ("name", "url", "path")):
         return
     given = [name for name in ("name", "url", "path") if getattr(base, name) is not None]
     if len(given) != 1:
@@ -64,7 +84,9 @@ def _base(draft: Draft) -> Iterator[Finding]:
             hint = f"For a file of yours write {{path: {base.name}}}." if "/" in base.name else ""
             message = f"{base.name!r} is not a base image that Bramble knows"
             yield Finding(key, message, hint or suggest(base.name, BASE_CATALOGUE))
-        elif base.sha256 is not None:
+        elif base.name == WITHOUT_RP1_ETHERNET:
+            yield from _kernel(draft, key)
+        if base.name in BASE_CATALOGUE and base.sha256 is not None:
             yield Finding((*key, "sha256"), "a base by name brings its own digest", "Remove 'sha256'.")
     if base.url is not None and base.sha256 is None and not draft.is_faulty((*key, "sha256")):
         hint = "Add 'sha256:' from the .sha256 file beside the image; a download is never taken unchecked."

@@ -39,7 +39,7 @@ def test_good_file_ends_with_a_summary_and_0(home: Path) -> None:
     assert result.exit_code == 0
     assert result.output.splitlines()[-1] == "attic: 2 nodes (1 server, 1 agent), 0 errors, 1 warning"
     (warning,) = result.output.splitlines()[:-1]
-    assert warning.startswith("cluster.yaml:24: nodes[0].disk: warning: server 'pi5-1' keeps etcd on SD card")
+    assert warning.startswith("cluster.yaml:25: nodes[0].disk: warning: server 'pi5-1' keeps etcd on SD card")
 
 
 def test_bad_file_exits_with_2_and_prints_each_problem_on_one_line(home: Path) -> None:

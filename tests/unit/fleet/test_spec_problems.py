@@ -192,6 +192,8 @@ def test_secret_in_clear_is_reported_and_never_shown(change: Change) -> None:
 WARNINGS = [
     case("server-on-sd", "nodes[0].disk", "etcd on SD card or eMMC", "NVMe or USB", ("nodes.0.disk", "sd")),
     case("no-ssh-key", "image.user.ssh_authorized_keys", "nobody can log in", "ssh-keygen", ("image.user", DELETE)),
+    case("base-no-ethernet", "image.base", "no driver for the Ethernet port of 'pi5-1'", "raspios-lite-trixie", ("image.base", "debian-trixie")),
+    case("base-default", "image.base", "no driver for the Ethernet port of 'pi5-1'", "raspios-lite-trixie", ("image.base", DELETE)),
     case("unused-pool", "network.pool", "not used with 'dhcp: proxy'", "dhcp: full", ("network.dhcp", "proxy")),
     case("no-gateway", "network.dhcp", "no gateway", "", ("network.gateway", DELETE)),
     case("server-floats", "nodes[0].address", "no fixed address", "lease", ("nodes.0.address", DELETE)),
@@ -240,8 +242,8 @@ def test_paths_of_the_wrong_kind_are_told() -> None:
     paths = {"a": PathKind.FILE, "b": PathKind.DIRECTORY, "c": PathKind.FILE}
     assert [problem.key for problem in check(text, paths).errors] == [
         "cluster.k3s.source",
-        "image.overlays[0]",
         "image.base.path",
+        "image.overlays[0]",
     ]
     right = {"a": PathKind.DIRECTORY, "b": PathKind.FILE, "c": PathKind.DIRECTORY}
     assert not check(text, right).problems

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleet.spec.validate.files import BASE_CATALOGUE
 from imagebuilder.bases.catalogue import (
     CATALOGUE,
     KEYS_DIR,
@@ -167,6 +168,7 @@ def test_catalogue_knows_the_bases_of_the_documentation() -> None:
         *("debian-trixie", "raspios-lite-bookworm", "raspios-lite-trixie"),
         *("ubuntu-22.04", "ubuntu-24.04", "ubuntu-26.04"),
     ]
+    assert list(BASE_CATALOGUE) == known.names, "what cluster.yaml may name"
     for file, name, release in (
         ("2025-12-04-raspios-trixie-arm64-lite.img.xz", "raspios-lite-trixie", "2025-12-04"),
         ("2026-04-13-raspios-bookworm-arm64-lite.img.xz", "raspios-lite-bookworm", "2026-04-13"),
