@@ -127,6 +127,29 @@ async def test_curl_reads_files_of_every_source(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("command", "blksize"),
+    [
+        ("busybox tftp -g -r {name} -l {target} -b 1024 {host} {port}", 1024),
+        ("busybox tftp -g -r {name} -l {target} -b 512 {host} {port}", 512),
+        ("tftp -4 -m octet {host} {port} -c get {name} {target}", 512),
+    ],
+    ids=["busybox", "busybox without options", "tftp-hpa"],
+)
+async def test_other_clients_read_the_kernel(tmp_path: Path, command: str, blksize: int) -> None:
+    async with serving(tmp_path) as served:
+        target = tmp_path / "received"
+        host, port = served.address
+        words = command.format(name=f"{PREFIX}/kernel8.img", target=target, host=host, port=port)
+        await run(*words.split())
+        assert target.read_bytes() == KERNEL
+        await served.until(lambda: bool(served.of_kind(BootFile)))
+        (event,) = served.of_kind(BootFile)
+        assert isinstance(event, BootFile)
+        assert event.statistics.blksize == blksize
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize("windowsize", [1, 4, 64])
 @pytest.mark.parametrize("mtu", [1500, 9000])
 async def test_atftp_reads_with_windows(tmp_path: Path, windowsize: int, mtu: int) -> None:
