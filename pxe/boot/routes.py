@@ -99,6 +99,23 @@ def locate(tree: BootTree, parts: tuple[str, ...]) -> Location | None:
     return TreeFile(tree.root, parts)
 
 
+def is_still_so(
+    earlier: Route, name: str, client: BoardIdentity | None, table: BootTable, now: float
+) -> bool:
+    """Whether a request would be answered as it was: by the same decision, with the same content.
+
+    Args:
+        earlier: the answer that was given.
+        name: see `route`, like the rest.
+    """
+    found = route(name, client, table, now)
+    return found.answer == earlier.answer and _content_of(found) == _content_of(earlier)
+
+
+def _content_of(found: Route) -> Location | None:
+    return locate(found.node.tree, found.parts) if found.node is not None else None
+
+
 def is_self_update(name: str) -> bool:
     """Whether a bootloader that gets this file may re-flash itself."""
     return any(fnmatchcase(name.lower(), pattern) for pattern in SELF_UPDATE)

@@ -33,7 +33,7 @@ from typing import Any, Final, TypeAlias
 from pxe.boot.clients import ClientBook, Learn
 from pxe.boot.content import Content, open_content
 from pxe.boot.decision import Install
-from pxe.boot.routes import Route, locate, route
+from pxe.boot.routes import Route, is_still_so, locate, route
 from pxe.boot.table import BootTable
 from pxe.events import BoardEvent
 from pxe.net.ports import connect_udp, from_address, path_mtu, received_for
@@ -88,6 +88,7 @@ class _Transfer:
         "progress_at",
         "queued_s",
         "receive",
+        "request",
         "route",
         "send",
         "session",
@@ -112,6 +113,7 @@ class _Transfer:
         self.is_lock_step = session.negotiated.windowsize == 1
         self.channel = channel
         self.client = asked.peer
+        self.request = asked.request
         self.has_credit = False
         self.is_bulk = asked.is_bulk
         self.route = found
@@ -262,12 +264,23 @@ class TftpWorker:
             return
         elif packet.opcode is Opcode.WRQ:
             self._refuse(peer, ours, ErrorCode.ACCESS_VIOLATION, "this server only sends")
-        elif running is not None and running.session.is_untouched:
-            self._handle(running, data, now)  # the client repeats its request
+        elif running is not None and self._is_repetition(packet, running):
+            self._handle(running, data, now)
         else:
             if running is not None:
                 self._end(running)
             self._answer(_Asked(packet, peer, ours), now, waited_s=0.0)
+
+    def _is_repetition(self, request: Request, running: _Transfer) -> bool:
+        """Whether a client asks again because our answer was lost, and would be told the same now.
+
+        A board that lost its power may ask from a port that it had before: a boot ROM counts from the same
+        number after every reset. What one intent gave must not go on under the next, or under none.
+        """
+        if request != running.request or not running.session.is_untouched:
+            return False
+        client = self._clients.find(IPv4Address(running.client[0]))
+        return is_still_so(running.route, request.filename, client, self._table, time.time())
 
     def _is_neighbour(self, address: str) -> bool:
         networks = self._settings.neighbours

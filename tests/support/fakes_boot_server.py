@@ -30,11 +30,13 @@ MAX_RESENDS = 8
 
 @dataclass
 class _Transfer:
+    filename: str
     content: bytes
     blksize: int
     last: bytes
     block: int = 0
     resends: int = 0
+    is_heard: bool = False
 
 
 class ModelServer:
@@ -130,22 +132,26 @@ class ModelServer:
     def _request(self, packet: Udp) -> list[bytes]:
         request = parse_packet(packet.payload)
         assert isinstance(request, Request)
-        if any(board_port == packet.source_port for board_port, _ in self._transfers):
-            return []  # a repeated request of a transfer that runs: its timer answers
+        content = self.find_file(request.filename)
+        for key in [key for key in self._transfers if key[0] == packet.source_port]:
+            old = self._transfers[key]
+            if not old.is_heard and (old.filename, old.content) == (request.filename, content):
+                return []  # a repeated request: the timer answers
+            del self._transfers[key]  # a board that had lost its power begins anew
         self.requested.append(request.filename)
         if request.filename in self.silent_about:
             return []
         port = next(self._ports)
-        content = self.find_file(request.filename)
         if content is None:
             return [self._udp(packet, port, Error(1, "File not found").encode())]
         if self.ignores_options:
             first = self._udp(packet, port, Data(1, content[:512]).encode())
-            transfer = _Transfer(content, 512, first, block=1)
+            transfer = _Transfer(request.filename, content, 512, first, block=1)
         else:
             blksize = int(request.option("blksize") or 512)
             options = (("blksize", str(blksize)), ("tsize", str(len(content))))
-            transfer = _Transfer(content, blksize, self._udp(packet, port, OptionAck(options).encode()))
+            first = self._udp(packet, port, OptionAck(options).encode())
+            transfer = _Transfer(request.filename, content, blksize, first)
         self._transfers[packet.source_port, port] = transfer
         return [transfer.last]
 
@@ -155,6 +161,7 @@ class ModelServer:
         answer = parse_packet(packet.payload)
         if transfer is None:
             return []
+        transfer.is_heard = True
         if not isinstance(answer, Ack):
             del self._transfers[key]
             return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ pytestmark = pytest.mark.integration
 PREFIX = "91cdf03d"
 HEADERS_BYTES = 28
 WAIT_S = 30
+SETTLED_S = 3
+"""An order reaches the workers at once; a transfer without any ACK would be given up later than this."""
 
 
 def table(tmp_path: Path, size: int) -> BootTable:
@@ -106,3 +109,42 @@ async def test_beyond_the_cap_requests_wait_and_small_files_and_not_found_do_not
         for sock, peer in holding:
             sock.sendto(Error(0, "enough").encode(), peer)
             sock.close()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("single_port", [False, True], ids=["own ports", "single port"])
+@pytest.mark.parametrize("is_rearmed", [True, False], ids=["next intent", "closed"])
+async def test_a_request_from_a_known_port_gets_what_is_decided_now(
+    tmp_path: Path, is_rearmed: bool, single_port: bool
+) -> None:
+    """A board lost its power before its first ACK, and asks from the same port under another intent."""
+    name = f"{PREFIX}/cmdline.txt"
+    request = Request(name, (("tsize", "0"),))
+    before = installing_node(BootTree(None, {"cmdline.txt": b"old"}))
+    if is_rearmed:
+        tree = BootTree(None, {"cmdline.txt": b"of the next"})
+        after = replace(before, install_intent=(before.install_intent or 0) + 1, tree=tree)
+    else:
+        after = replace(before, install_intent=None)
+    async with running_server(
+        BootTable((before,)), tmp_path / "state", tftp_single_port=single_port
+    ) as server:
+        address = (str(LOOPBACK), server.ports.tftp)
+
+        def ask() -> object:
+            sock.sendto(request.encode(), address)
+            return parse_packet(sock.recv(65536))
+
+        with udp_socket() as sock:
+            assert await asyncio.to_thread(ask) == OptionAck((("tsize", "3"),))
+            server.update(BootTable((after,)))
+            wanted = (
+                OptionAck((("tsize", "11"),))
+                if is_rearmed
+                else Error(ErrorCode.FILE_NOT_FOUND, "File not found")
+            )
+            deadline = time.monotonic() + SETTLED_S
+            answer: object = None
+            while answer != wanted and time.monotonic() < deadline:
+                answer = await asyncio.to_thread(ask)
+            assert answer == wanted

@@ -218,3 +218,18 @@ def test_an_image_of_an_earlier_intent_is_never_what_a_later_one_boots() -> None
         files = power_on(server, disk, order)
         assert files is not None
         assert files.cmdline == "bramble.intent=2"
+
+
+@pytest.mark.parametrize("frames", range(46))
+@pytest.mark.parametrize("order", [NETWORK_FIRST, HTTP_FIRST], ids=["tftp", "http"])
+def test_a_transfer_that_a_power_cut_left_behind_gives_nothing_to_the_next_intent(
+    order: int, frames: int
+) -> None:
+    """The board asks from the same ports after every start; cut at frame 37 it leaves one of cmdline.txt."""
+    ledger, disk = Ledger(), MemoryDisk()
+    server = RoomServer(ledger.table, lambda: 0.0)
+    assert power_on(server, disk, order, cut_after_frames=frames) is None
+    ledger.rearm(0.0)
+    files = power_on(server, disk, order)
+    assert files is not None
+    assert files.cmdline == "bramble.intent=2"

@@ -10,7 +10,7 @@ from fakes_pxe import PI4_MAC, PI4_SERIAL_LOW, installing_node
 from fleet.boards import MacAddress, Serial
 from pxe.boot.decision import Hold, Install, LocalDisk, Stage, decide
 from pxe.boot.identity import BoardIdentity
-from pxe.boot.routes import TreeFile, explain_missing, locate, printable, route, split_name
+from pxe.boot.routes import TreeFile, explain_missing, is_still_so, locate, printable, route, split_name
 from pxe.boot.table import BootTable, BootTree, NodeBootState
 
 NOW = 1_800_000_000.0
@@ -101,6 +101,29 @@ def test_a_board_that_asks_in_anothers_name_is_held() -> None:
     table = BootTable((node(install_intent=1),))
     found = route("91cdf03d/config.txt", BoardIdentity(mac=OTHER_MAC, serial_low=7), table, NOW)
     assert isinstance(found.answer, Hold)
+
+
+@pytest.mark.parametrize(
+    ("later", "same"),
+    [
+        (node(install_intent=1, tree=BootTree(None, {"cmdline.txt": b"1", "config.txt": b"new"})), True),
+        (node(install_intent=1, tree=BootTree(None, {"cmdline.txt": b"new"})), False),
+        (node(install_intent=1), False),
+        (node(install_intent=2, tree=BootTree(None, {"cmdline.txt": b"1"})), False),
+        (node(reason="installed", tree=BootTree(None, {"cmdline.txt": b"1"})), False),
+        (node(install_intent=1, hold=True, tree=BootTree(None, {"cmdline.txt": b"1"})), False),
+        (None, False),
+    ],
+    ids=["another file", "other content", "no content", "other intent", "closed", "held", "removed"],
+)
+def test_an_answer_holds_while_decision_and_content_are_the_same(
+    later: NodeBootState | None, same: bool
+) -> None:
+    name = "91cdf03d/cmdline.txt"
+    tree = BootTree(None, {"cmdline.txt": b"1"})
+    earlier = route(name, None, BootTable((node(install_intent=1, tree=tree),)), NOW)
+    table = BootTable((later,) if later is not None else ())
+    assert is_still_so(earlier, name, None, table, NOW) is same
 
 
 def test_files_come_rendered_then_extra_then_from_the_tree() -> None:
