@@ -27,7 +27,8 @@ def eeprom_text(address: str, port: int, serial: str, public: str) -> str:
     return (
         "In the board's EEPROM (rpi-eeprom-config --edit, or rpiboot with usbboot's recovery folder):\n"
         f"  public key     rpi-eeprom-config --pubkey {public}\n"
-        "  BOOT_ORDER     with a 7 for HTTP, like 0xf67: HTTP, then NVMe, then over again\n"
+        "  BOOT_ORDER     with a 7 for HTTP, like 0xf67: HTTP, then NVMe, then over again.\n"
+        "                 On a cm4 the 7 has to stand behind the disk, like 0xf762; see --help\n"
         f"  HTTP_HOST={address}\n"
         f"  HTTP_PORT={port}\n"
         f"  HTTP_PATH=boot/{serial}\n"
@@ -81,6 +82,10 @@ def boot_image(
 
     One image holds everything that one board boots for one install. 'bramble serve' gives it out while that
     install is open, and not a second longer; for a later install make another one.
+
+    On a cm4 HTTP must not stand before the disk in BOOT_ORDER. An installed board is told 404 over HTTP, and
+    a cm4's bootloader of 2025-08-27 stops there (rpi-eeprom#763) where others go on to their disk. Let it try
+    TFTP first and HTTP last, as in 0xf762; 'bramble eeprom check' says where an order is wrong.
     """
     if new_key is not None:
         _new_key(new_key, as_json=as_json)

@@ -12,6 +12,11 @@ from fleet.eeprom.keys import KEYS, boot_order_digits
 
 MAX_BYTES: Final = 2024
 """What the EEPROM has room for. Source: rpi-eeprom-config, MAX_FILE_SIZE of bootconf.txt."""
+NETWORK_MODES: Final = frozenset("27")
+DISK_MODES: Final = frozenset("01456")
+STOPS_AT_404: Final = (BoardModel.CM4,)
+"""Boards whose bootloader takes HTTP's "not found" for the end, and not for the end of the mode. Source:
+rpi-eeprom#763, seen with 2025-08-27 and not with 2025-05-16."""
 _SECTION: Final = re.compile(r"\[([^\]]*)\]")
 _SETTING: Final = re.compile(r"([A-Za-z][A-Za-z0-9_]*)\s*=\s*(.*)")
 
@@ -60,7 +65,7 @@ def check_config(text: str, board: BoardModel) -> list[Problem]:
         hint = "Without it the board does not boot from the network."
         problems.append(Problem(0, "BOOT_ORDER is missing", hint))
     for number, value in orders[-1:]:
-        problems += _check_order(number, value)
+        problems += _check_order(number, value, board)
     return problems
 
 
@@ -74,15 +79,15 @@ def _check_setting(number: int, key: str, value: str, board: BoardModel) -> list
     return [] if fault is None else [Problem(number, f"{key}: {fault}")]
 
 
-def _check_order(number: int, value: str) -> list[Problem]:
+def _check_order(number: int, value: str, board: BoardModel) -> list[Problem]:
     digits = boot_order_digits(value)
     if digits is None:
         return []
     found: list[Problem] = []
-    if "2" not in digits:
+    if not NETWORK_MODES & set(digits):
         hint = "Add the 2, for example 0xf612."
-        found.append(Problem(number, f"BOOT_ORDER {value} has no network boot (2)", hint))
-    elif digits[0] != "2":
+        found.append(Problem(number, f"BOOT_ORDER {value} has no network boot (2, or 7 for HTTP)", hint))
+    elif digits[0] not in NETWORK_MODES:
         hint = "Put the 2 last in the text: it is tried first, and costs an installed board seconds."
         message = (
             f"BOOT_ORDER {value} tries the network only after a disk: a re-installation can not be ordered"
@@ -94,4 +99,14 @@ def _check_order(number: int, value: str) -> list[Problem]:
             f"BOOT_ORDER {value} ends after one round: a board that comes up before its server stays dark"
         )
         found.append(Problem(number, message, hint, is_error=False))
+    if board in STOPS_AT_404 and DISK_MODES & set(digits.partition("7")[2]):
+        hint = (
+            "Put the 7 behind the disks, for example 0xf762, or leave it out. One of 2025-08-27 stops "
+            "(rpi-eeprom#763), one of 2025-05-16 does not."
+        )
+        message = (
+            f"BOOT_ORDER {value} tries HTTP (7) before a disk: a {board.title} stops at 'not found', "
+            "so once it is installed it does not boot"
+        )
+        found.append(Problem(number, message, hint))
     return found

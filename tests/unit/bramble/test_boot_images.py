@@ -152,3 +152,4 @@ def test_what_goes_into_the_eeprom_is_told_to_the_letter() -> None:
     for wanted in ("  HTTP_HOST=10.77.0.1", "  HTTP_PORT=7080", "  HTTP_PATH=boot/d03114aa"):
         assert wanted in lines
     assert any("--pubkey key.pub.pem" in line for line in lines)
+    assert any("cm4" in line and "0xf762" in line for line in lines)

@@ -103,6 +103,27 @@ def test_orders_that_do_not_serve(text: str, words: str, is_error: bool) -> None
     assert [problem.is_error for problem in found] == [is_error]
 
 
+@pytest.mark.parametrize("order", ["0xf67", "0xf17", "0xf672", "0xf47"])
+def test_http_before_the_disk_is_an_error_on_a_cm4_only(order: str) -> None:
+    text = f"[all]\nBOOT_ORDER={order}\n"
+    (problem,) = check_config(text, BoardModel.CM4)
+    assert problem.is_error
+    assert (problem.line, "tries HTTP (7) before a disk" in problem.message) == (2, True)
+    assert "763" in problem.hint
+    assert check_config(text, BoardModel.CM5) == []
+
+
+@pytest.mark.parametrize("order", ["0xf762", "0xf7612", "0xf72", "0xf7", "0xf62"])
+def test_http_behind_the_disks_or_without_one_suits_a_cm4(order: str) -> None:
+    assert check_config(f"[all]\nBOOT_ORDER={order}\n", BoardModel.CM4) == []
+
+
+def test_http_alone_is_a_network_boot() -> None:
+    assert check_config("[all]\nBOOT_ORDER=0xf67\n", BoardModel.PI5) == []
+    (problem,) = check_config("[all]\nBOOT_ORDER=0xf76\n", BoardModel.PI5)
+    assert "only after a disk" in problem.message
+
+
 def test_nvme_is_an_error_on_a_pi4_only() -> None:
     assert check_config(GOOD, BoardModel.PI5) == []
     assert "NVMe" in check_config(GOOD, BoardModel.PI4)[0].message
