@@ -39,6 +39,7 @@ from pxe.events import BoardEvent
 from pxe.net.ports import connect_udp, from_address, path_mtu, received_for
 from pxe.net.sparse_log import SparseLog
 from pxe.tftp.frames import FrameStore
+from pxe.tftp.readiness import Readiness
 from pxe.tftp.reflection import ReflectionGuard
 from pxe.tftp.reports import EventPipe, TftpCounters, missing_event, outcome_event, progress_event
 from pxe.tftp.sender import Channel, ConnectedChannel, Segmentation, SharedChannel
@@ -174,17 +175,17 @@ class TftpWorker:
         listening, orders = self._sock.fileno(), self._orders.fileno()
         self._epoll.register(listening, select.EPOLLIN)
         self._epoll.register(orders, select.EPOLLIN)
-        transfers, poll, monotonic = self._by_fd, self._epoll.poll, time.monotonic
-        now = monotonic()
+        transfers, wait, monotonic = self._by_fd, Readiness(self._epoll).wait, time.monotonic
+        now, has_served = monotonic(), False
         try:
             self._orders.send([])  # up and running
             while not self._is_over:
-                wait_s = self._due - now
-                ready = poll(wait_s if wait_s > 0 else 0, TRANSFERS_PER_ROUND)
-                now = monotonic()
+                ready = wait(self._due - now, TRANSFERS_PER_ROUND, is_soon=has_served)
+                now, has_served = monotonic(), False
                 for fd, _mask in ready:
                     transfer = transfers.get(fd)
                     if transfer is not None:
+                        has_served = True
                         self._serve(transfer, now)
                     elif fd == orders:
                         self._take_orders()
@@ -551,7 +552,7 @@ def run_worker(sock: socket.socket, orders: Connection, settings: WorkerSettings
     # ^C goes to the whole foreground group; the parent stops its workers itself, after their grace period.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(OSError):  # takes a right; "not found" should not wait for other work
-        os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
+        os.setpriority(os.PRIO_PROCESS, 0, min(PRIORITY, os.getpriority(os.PRIO_PROCESS, 0)))
     most = (raise_descriptor_limit() - OWN_DESCRIPTORS) // DESCRIPTORS_PER_TRANSFER
     bounded = replace(settings, max_transfers=max(min(settings.max_transfers, most), 1))
     TftpWorker(sock, orders, bounded, table).run()
