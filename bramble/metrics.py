@@ -77,6 +77,9 @@ def make_metrics(store: Store, pxe: PxeServer, controller: Controller) -> Metric
     metrics.pxe.watch_outcomes(
         "dns_queries", "DNS queries, by what became of them.", OUTCOMES, partial(_dns_queries, pxe)
     )
+    watch(
+        "tftp_restarts", "TFTP workers that ended and were started again.", lambda: float(pxe.tftp_restarts)
+    )
     return metrics
 
 

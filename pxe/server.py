@@ -358,6 +358,11 @@ class PxeServer:
         """What the TFTP workers did; zeros while they do not run."""
         return self._tftp.counters if self._tftp is not None else TftpCounters()
 
+    @property
+    def tftp_restarts(self) -> int:
+        """How often a TFTP worker had ended by itself and was started again."""
+        return self._tftp.restarts if self._tftp is not None else 0
+
     def _metrics_for(self, reader: str) -> bytes | None:
         """The metrics, for this machine and for the networks of the configuration."""
         if self.metrics is None:
