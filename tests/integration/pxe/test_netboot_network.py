@@ -199,6 +199,14 @@ def test_a_server_hears_boards_again_when_its_interface_was_away(directory: Path
         assert place.boot()["files"]["kernel"] == ["ok", 3_000_000]
 
 
+def test_a_server_hears_boards_again_when_its_address_was_away(directory: Path) -> None:
+    with site("install", directory) as place:
+        assert place.boot()["yiaddr"] == "10.77.0.21"
+        for change, address in (("delete", 1), ("add", 9), ("delete", 9), ("add", 1)):
+            place.run(*place.here, "ip", "address", change, f"10.77.0.{address}/24", "dev", "s0")
+        assert place.boot()["files"]["kernel"] == ["ok", 3_000_000]
+
+
 @pytest.mark.parametrize("scenario", ["unknown", "no-raw-unknown"])
 def test_an_address_that_another_machine_uses_is_found_beside_the_exchange(
     directory: Path, scenario: str
