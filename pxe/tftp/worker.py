@@ -23,12 +23,11 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address
 from multiprocessing.connection import Connection
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from pxe.boot.clients import ClientBook, Learn
 from pxe.boot.content import Content, open_content
@@ -45,6 +44,7 @@ from pxe.tftp.reports import EventPipe, TftpCounters, missing_event, outcome_eve
 from pxe.tftp.sender import Channel, ConnectedChannel, Segmentation, SharedChannel
 from pxe.tftp.session import Failed, Outcome, ReadSession
 from pxe.tftp.settings import HEADERS_BYTES, WorkerSettings
+from pxe.tftp.transfers import PROGRESS_EVERY_S, Asked, Transfer, TransferBook
 from pxe.tftp.waiting import WaitingRoom
 from pxe.tftp.wire import MINIMUM_BLKSIZE, Error, ErrorCode, Opcode, Request, TftpWireError, parse_packet
 
@@ -55,7 +55,6 @@ TRANSFERS_PER_ROUND: Final = 16
 LISTEN_EVERY_S: Final = 0.0005
 ANCILLARY_BYTES: Final = 64
 PACKET_BYTES: Final = 2048  # more than any packet that a client may send
-PROGRESS_EVERY_S: Final = 1.0
 COUNT_EVERY_S: Final = 1.0
 PRIORITY: Final = -10  # nice value
 OWN_DESCRIPTORS: Final = 64  # of the worker itself, and for contents of several files
@@ -63,70 +62,6 @@ DESCRIPTORS_PER_TRANSFER: Final = 2  # a socket and a file
 
 Order: TypeAlias = BootTable | Learn | None
 """What the parent sends down: a new snapshot, an address binding, or None to stop."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request with its way back."""
-
-    request: Request
-    peer: tuple[str, int]
-    ours: IPv4Address | None
-    is_bulk: bool = False
-
-
-class _Transfer:
-    """A session with its channel, its content and its place in the records."""
-
-    __slots__ = (
-        "channel",
-        "client",
-        "content",
-        "fd",
-        "has_credit",
-        "is_bulk",
-        "is_lock_step",
-        "progress_at",
-        "queued_s",
-        "receive",
-        "request",
-        "route",
-        "send",
-        "session",
-        "started",
-    )
-
-    def __init__(
-        self,
-        asked: _Asked,
-        channel: Channel,
-        found: Route,
-        content: Content,
-        session: ReadSession,
-        now: float,
-        queued_s: float,
-    ) -> None:
-        own = channel.sock if isinstance(channel, ConnectedChannel) else None
-        self.fd = own.fileno() if own is not None else -1
-        # Bound once, for the one path that every ACK takes; a shared socket does not take it.
-        self.receive: Callable[[int], bytes] = own.recv if own is not None else _no_socket
-        self.send: Callable[[memoryview], int] = own.send if own is not None else _no_socket
-        self.is_lock_step = session.negotiated.windowsize == 1
-        self.channel = channel
-        self.client = asked.peer
-        self.request = asked.request
-        self.has_credit = False
-        self.is_bulk = asked.is_bulk
-        self.route = found
-        self.content = content
-        self.session = session
-        self.started = now
-        self.queued_s = queued_s
-        self.progress_at = now + PROGRESS_EVERY_S
-
-
-def _no_socket(_argument: int | memoryview) -> Any:
-    raise OSError("this transfer has no socket of its own")
 
 
 class TftpWorker:
@@ -151,14 +86,11 @@ class TftpWorker:
         self._table = table
         self._clients = ClientBook()
         self._epoll = select.epoll()
-        self._by_fd: dict[int, _Transfer] = {}
-        self._by_client: dict[str, dict[int, _Transfer]] = {}  # address → port → transfer, oldest first
-        self._count = 0
-        self._bulk = 0
-        self._waiting: WaitingRoom[_Asked] = WaitingRoom()
+        self._transfers = TransferBook(settings)
+        self._waiting: WaitingRoom[Asked] = WaitingRoom()
         self._guard = ReflectionGuard()
         self._frames = FrameStore()
-        self._timers: list[tuple[float, int, _Transfer]] = []  # due · a number against ties · whose
+        self._timers: list[tuple[float, int, Transfer]] = []  # due · a number against ties · whose
         self._timers_set = 0
         self._events = EventPipe(orders)
         self._segmentation = Segmentation(settings.use_gso)
@@ -175,7 +107,7 @@ class TftpWorker:
         listening, orders = self._sock.fileno(), self._orders.fileno()
         self._epoll.register(listening, select.EPOLLIN)
         self._epoll.register(orders, select.EPOLLIN)
-        transfers, wait, monotonic = self._by_fd, Readiness(self._epoll).wait, time.monotonic
+        transfers, wait, monotonic = self._transfers.by_fd, Readiness(self._epoll).wait, time.monotonic
         now, has_served = monotonic(), False
         try:
             self._orders.send([])  # up and running
@@ -248,7 +180,7 @@ class TftpWorker:
 
     def _accept(self, data: bytes, peer: tuple[str, int], ours: IPv4Address | None, now: float) -> None:
         self._guard.received(peer[0], len(data))
-        running = self._by_client.get(peer[0], {}).get(peer[1])
+        running = self._transfers.find(peer)
         try:
             packet = parse_packet(data)
         except TftpWireError as error:
@@ -270,9 +202,9 @@ class TftpWorker:
         else:
             if running is not None:
                 self._end(running)
-            self._answer(_Asked(packet, peer, ours), now, waited_s=0.0)
+            self._answer(Asked(packet, peer, ours), now, waited_s=0.0)
 
-    def _is_repetition(self, request: Request, running: _Transfer) -> bool:
+    def _is_repetition(self, request: Request, running: Transfer) -> bool:
         """Whether a client asks again because our answer was lost, and would be told the same now.
 
         A board that lost its power may ask from a port that it had before: a boot ROM counts from the same
@@ -287,7 +219,7 @@ class TftpWorker:
         networks = self._settings.neighbours
         return not networks or any(IPv4Address(address) in network for network in networks)
 
-    def _answer(self, asked: _Asked, now: float, waited_s: float) -> None:
+    def _answer(self, asked: Asked, now: float, waited_s: float) -> None:
         """Say no, put it into the queue, or begin."""
         address = IPv4Address(asked.peer[0])
         found = route(asked.request.filename, self._clients.find(address), self._table, time.time())
@@ -307,8 +239,10 @@ class TftpWorker:
             self._tell(missing_event(found))
             return
         asked = replace(asked, is_bulk=content.size > self._settings.bulk_bytes)
-        self._make_room(asked.peer[0])
-        if not self._may_start(asked.peer[0], asked):
+        ghost = self._transfers.find_ghost(asked.peer[0])
+        if ghost is not None:
+            self._end(ghost)
+        if not self._transfers.may_start(asked.peer[0], asked):
             content.close()
             if not self._waiting.add(*asked.peer, asked, now - waited_s):
                 self._drop(asked.peer, "the queue is full")
@@ -316,23 +250,7 @@ class TftpWorker:
         self._waiting.discard(*asked.peer)
         self._start(asked, found, content, now, waited_s)
 
-    def _may_start(self, client: str, asked: _Asked) -> bool:
-        settings = self._settings
-        return (
-            self._count < settings.max_transfers
-            and (not asked.is_bulk or self._bulk < settings.max_bulk)
-            and len(self._by_client.get(client, ())) < settings.max_per_client
-        )
-
-    def _make_room(self, client: str) -> None:
-        """End the oldest ghost of a client that has as many transfers as it may have."""
-        transfers = self._by_client.get(client, {})
-        if len(transfers) >= self._settings.max_per_client:
-            ghost = next((each for each in transfers.values() if each.session.is_silent), None)
-            if ghost is not None:
-                self._end(ghost)
-
-    def _start(self, asked: _Asked, found: Route, content: Content, now: float, waited_s: float) -> None:
+    def _start(self, asked: Asked, found: Route, content: Content, now: float, waited_s: float) -> None:
         limits = self._settings.limits
         try:
             with ExitStack() as undo:
@@ -359,13 +277,9 @@ class TftpWorker:
         except OSError as error:
             self._drop(asked.peer, error)
             return
-        transfer = _Transfer(asked, channel, found, content, session, now, waited_s)
+        transfer = Transfer(asked, channel, found, content, session, now, waited_s)
         transfer.has_credit = not session.negotiated.options and self._is_neighbour(asked.peer[0])
-        if transfer.fd >= 0:
-            self._by_fd[transfer.fd] = transfer
-        self._by_client.setdefault(asked.peer[0], {})[asked.peer[1]] = transfer
-        self._count += 1
-        self._bulk += transfer.is_bulk
+        self._transfers.add(transfer)
         self.counters.started += 1
         self._advance(transfer, now)
         self._set_timer(transfer)
@@ -389,7 +303,7 @@ class TftpWorker:
 
     # Transfers
 
-    def _serve(self, transfer: _Transfer, now: float) -> None:
+    def _serve(self, transfer: Transfer, now: float) -> None:
         """A packet of a client has come on the transfer's own socket."""
         channel, session = transfer.channel, transfer.session
         try:
@@ -414,14 +328,14 @@ class TftpWorker:
             return
         self._handle(transfer, data, now)
 
-    def _handle(self, transfer: _Transfer, data: bytes, now: float) -> None:
+    def _handle(self, transfer: Transfer, data: bytes, now: float) -> None:
         try:
             transfer.session.receive_datagram(data, transfer.client, now)
             self._advance(transfer, now)
         except Exception:  # a mistake of ours in one transfer must not end the others
             self._break(transfer)
 
-    def _advance(self, transfer: _Transfer, now: float) -> None:
+    def _advance(self, transfer: Transfer, now: float) -> None:
         """Send what is due, and see whether it was the end."""
         session, client = transfer.session, transfer.client[0]
         proved = not session.is_untouched
@@ -444,23 +358,23 @@ class TftpWorker:
         elif now >= transfer.progress_at:
             self._report_progress(transfer, now)
 
-    def _report_progress(self, transfer: _Transfer, now: float) -> None:
+    def _report_progress(self, transfer: Transfer, now: float) -> None:
         transfer.progress_at = now + PROGRESS_EVERY_S
         done = transfer.session.acknowledged_bytes
         self._tell(progress_event(transfer.route, done, transfer.content.size))
 
-    def _client_gone(self, transfer: _Transfer) -> None:
+    def _client_gone(self, transfer: Transfer) -> None:
         """ICMP port unreachable: the client has closed its end. Bootloaders do so right after they have
         ended a probe, others when they are interrupted."""
         done, size = transfer.session.acknowledged_bytes, transfer.content.size
         self._finish(transfer, Failed("the client is gone", done, size), time.monotonic())
 
-    def _break(self, transfer: _Transfer) -> None:
+    def _break(self, transfer: Transfer) -> None:
         self.counters.broken += 1
         log.exception("TFTP transfer broken off", extra={"peer": transfer.client[0]})
         self._end(transfer)
 
-    def _finish(self, transfer: _Transfer, outcome: Outcome, now: float) -> None:
+    def _finish(self, transfer: Transfer, outcome: Outcome, now: float) -> None:
         self.counters.count(outcome, transfer.session.acknowledged_bytes)
         seconds = now - transfer.started
         self._tell(
@@ -468,17 +382,10 @@ class TftpWorker:
         )
         self._end(transfer)
 
-    def _end(self, transfer: _Transfer) -> None:
-        address, port = transfer.client
-        ports = self._by_client.get(address, {})
-        if ports.get(port) is not transfer:
+    def _end(self, transfer: Transfer) -> None:
+        if not self._transfers.remove(transfer):
             return
-        del ports[port]
-        if not ports:
-            del self._by_client[address]
-        self._count -= 1
-        self._bulk -= transfer.is_bulk
-        if self._by_fd.pop(transfer.fd, None) is not None:
+        if transfer.fd >= 0:
             self._epoll.unregister(transfer.fd)
         transfer.channel.close()
         transfer.content.close()
@@ -488,7 +395,7 @@ class TftpWorker:
     def _start_waiting(self, now: float) -> None:
         """Begin what waits, as far as there is room."""
         self.counters.expired += self._waiting.expire(now)
-        while (turn := self._waiting.take(now, self._may_start)) is not None:
+        while (turn := self._waiting.take(now, self._transfers.may_start)) is not None:
             self._answer(turn.item, now, waited_s=now - turn.since)
 
     # Time
@@ -500,7 +407,7 @@ class TftpWorker:
         """
         while self._timers and self._timers[0][0] <= now:
             _due, _number, transfer = heapq.heappop(self._timers)
-            if self._by_client.get(transfer.client[0], {}).get(transfer.client[1]) is not transfer:
+            if transfer not in self._transfers:
                 continue  # it has ended
             try:
                 transfer.session.handle_timeout(now)
@@ -513,10 +420,10 @@ class TftpWorker:
         if now >= self._counted_at + COUNT_EVERY_S:
             self._counted_at = now
             self.counters.expired += self._waiting.expire(now)
-            self.counters.active, self.counters.waiting = self._count, len(self._waiting)
+            self.counters.active, self.counters.waiting = len(self._transfers), len(self._waiting)
             self._events.count(self.counters)
         self._flush_events()
-        if self._ends_at is not None and (not self._count or now >= self._ends_at):
+        if self._ends_at is not None and (not self._transfers or now >= self._ends_at):
             self._is_over = True
         self._due = now + COUNT_EVERY_S
         for due in (self._timers[0][0] if self._timers else None, self._events.next_timeout(), self._ends_at):
@@ -529,7 +436,7 @@ class TftpWorker:
         if due is not None and due < self._due:
             self._due = due
 
-    def _set_timer(self, transfer: _Transfer) -> None:
+    def _set_timer(self, transfer: Transfer) -> None:
         deadline = transfer.session.next_timeout()
         if deadline is not None:
             self._timers_set += 1
@@ -538,9 +445,8 @@ class TftpWorker:
                 self._due = deadline
 
     def _close(self) -> None:
-        for ports in list(self._by_client.values()):
-            for transfer in list(ports.values()):
-                self._end(transfer)
+        for transfer in self._transfers:
+            self._end(transfer)
         self._flush_events(all_now=True)
         self._epoll.close()
         self._sock.close()

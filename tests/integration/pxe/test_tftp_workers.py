@@ -112,6 +112,7 @@ async def test_a_worker_that_is_killed_is_started_again_and_the_server_stays(tmp
         assert await fetch(server, 1, 0) == KERNEL
         (worker,) = worker_pids()
         assert worker != killed
+        assert server.tftp_restarts == 1
         await until(lambda: any(isinstance(event, BootFile) for event in events))
 
 
