@@ -20,7 +20,8 @@ from typing import Final
 
 LOOKS: Final = 25
 LOOKING_S: Final = 0.0001
-"""Longer than all looks take together. What took longer was other work on this processor: it is busy."""
+"""Longer than all looks take together. What took longer was other work: the processor is busy, and looking is
+left off at once."""
 FRUITLESS: Final = 8
 """So many times in a row in vain, and looking is left off …"""
 RESTS: Final = 256
@@ -70,18 +71,19 @@ class Readiness:
 
     def _look(self, most: int) -> list[tuple[int, int]]:
         poll, give_way = self._poll, self._give_way
-        started = self._clock()
+        ends_at = self._clock() + LOOKING_S
         ready: list[tuple[int, int]] = []
         for _ in range(LOOKS):
             give_way()
             ready = poll(0, most)
-            if ready:
-                break
-        if ready and self._clock() - started < LOOKING_S:
-            self._in_vain = 0
-        else:
-            self._in_vain += 1
-            if self._in_vain >= FRUITLESS:
-                self._in_vain = FRUITLESS - 1
+            if self._clock() >= ends_at:  # busy: who gives way here may wait for milliseconds
                 self._rests = RESTS
+                return ready
+            if ready:
+                self._in_vain = 0
+                return ready
+        self._in_vain += 1
+        if self._in_vain >= FRUITLESS:
+            self._in_vain = FRUITLESS - 1
+            self._rests = RESTS
         return ready

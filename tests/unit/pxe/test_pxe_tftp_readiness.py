@@ -81,11 +81,12 @@ def test_a_client_that_has_become_fast_is_noticed() -> None:
     assert [next(looks) for _ in range(RESTS)] == [2] * RESTS
 
 
-def test_on_a_busy_processor_giving_way_is_left_off() -> None:
-    machine = Machine(answer_after=1, look_s=LOOKING_S * 2)
+@pytest.mark.parametrize("answer_after", [1, None], ids=["with an answer", "without"])
+def test_on_a_busy_processor_giving_way_is_left_off_at_once(answer_after: int | None) -> None:
+    machine = Machine(answer_after, look_s=LOOKING_S * 2)
     looks = turns(machine.readiness(), machine)
-    assert [next(looks) for _ in range(FRUITLESS)] == [1] * FRUITLESS
-    assert next(looks) == 0, "others had it for longer than any answer takes"
+    assert [next(looks) for _ in range(1 + RESTS)] == [1] + [0] * RESTS
+    assert machine.gave_way == 1, "others had it for longer than any answer takes"
 
 
 @pytest.mark.parametrize(
