@@ -26,10 +26,10 @@ demo: setup ## Three virtual boards: blank disks to a Ready cluster, then one bo
 test: setup lint type test-fast test-integration test-qemu ## Everything that CI runs
 
 test-fast: ## Unit and protocol tests (< 60 s)
-	$(PYTEST) tests/unit tests/protocol $(TEST_ARGS)
+	$(PYTEST) -n 2 tests/unit tests/protocol $(TEST_ARGS)
 
 test-integration: ## Real tools, sockets and processes
-	$(PYTEST) -m integration tests/integration $(TEST_ARGS)
+	$(PYTEST) -n 2 --dist loadfile -m integration tests/integration $(TEST_ARGS)
 
 test-qemu: ## Virtual boards from blank to Ready
 	$(PYTEST) -m e2e tests/e2e $(TEST_ARGS)
