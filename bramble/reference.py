@@ -62,6 +62,9 @@ def _context(command: click.Command, name: str, parent: click.Context | None) ->
 
 def _sections(command: click.Command, context: click.Context) -> Iterator[str]:
     """One section for `command`, then those of its subcommands, in the order of the help."""
+    # click keeps the help option of whichever context asked first; a command that ran by itself before, in a
+    # test, would show other names than below the root.
+    command._help_option = None
     yield f"\n## `{context.command_path}`\n\n```\n{command.get_help(context)}\n```\n"
     if not isinstance(command, click.Group):
         return
