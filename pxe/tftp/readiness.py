@@ -26,6 +26,8 @@ FRUITLESS: Final = 8
 """So many times in a row in vain, and looking is left off …"""
 RESTS: Final = 256
 """… for so many turns. Then one more time in vain is enough."""
+MOST_RESTS: Final = 65_536
+"""A processor that stays busy is tried less and less often."""
 
 
 class Readiness:
@@ -37,7 +39,7 @@ class Readiness:
         give_way: lets others have the processor.
     """
 
-    __slots__ = ("_clock", "_give_way", "_in_vain", "_poll", "_rests")
+    __slots__ = ("_clock", "_give_way", "_in_vain", "_poll", "_rest_for", "_rests")
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class Readiness:
         self._give_way = give_way
         self._in_vain = 0
         self._rests = 0
+        self._rest_for = RESTS
 
     def wait(self, wait_s: float, most: int, *, is_soon: bool) -> list[tuple[int, int]]:
         """What is ready, as of `epoll.poll`.
@@ -77,10 +80,12 @@ class Readiness:
             give_way()
             ready = poll(0, most)
             if self._clock() >= ends_at:  # busy: who gives way here may wait for milliseconds
-                self._rests = RESTS
+                self._rests = self._rest_for
+                self._rest_for = min(2 * self._rest_for, MOST_RESTS)
                 return ready
             if ready:
                 self._in_vain = 0
+                self._rest_for = max(self._rest_for - 1, RESTS)
                 return ready
         self._in_vain += 1
         if self._in_vain >= FRUITLESS:

@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 REQUESTS_PER_ROUND: Final = 64
 TRANSFERS_PER_ROUND: Final = 16
 LISTEN_EVERY_S: Final = 0.0005
+FEW: Final = 16  # transfers; with more, packets come often enough, and "not found" has to wait for nobody
 ANCILLARY_BYTES: Final = 64
 PACKET_BYTES: Final = 2048  # more than any packet that a client may send
 COUNT_EVERY_S: Final = 1.0
@@ -112,7 +113,9 @@ class TftpWorker:
         try:
             self._orders.send([])  # up and running
             while not self._is_over:
-                ready = wait(self._due - now, TRANSFERS_PER_ROUND, is_soon=has_served)
+                ready = wait(
+                    self._due - now, TRANSFERS_PER_ROUND, is_soon=has_served and len(transfers) <= FEW
+                )
                 now, has_served = monotonic(), False
                 for fd, _mask in ready:
                     transfer = transfers.get(fd)

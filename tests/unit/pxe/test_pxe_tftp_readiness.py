@@ -87,6 +87,7 @@ def test_on_a_busy_processor_giving_way_is_left_off_at_once(answer_after: int | 
     looks = turns(machine.readiness(), machine)
     assert [next(looks) for _ in range(1 + RESTS)] == [1] + [0] * RESTS
     assert machine.gave_way == 1, "others had it for longer than any answer takes"
+    assert [next(looks) for _ in range(1 + 2 * RESTS)] == [1] + [0] * 2 * RESTS, "less and less often"
 
 
 @pytest.mark.parametrize(
