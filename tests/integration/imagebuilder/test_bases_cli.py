@@ -159,8 +159,8 @@ def test_gc_keeps_what_the_cluster_needs_and_frees_the_rest(
     assert bramble("init").returncode == 0
     spec = bramble.work / "cluster.yaml"
     text = spec.read_text()
-    assert "base: debian-trixie" in text
-    spec.write_text(text.replace("base: debian-trixie", "base: {path: ./own.img.xz}"))
+    assert "base: raspios-lite-trixie" in text
+    spec.write_text(text.replace("base: raspios-lite-trixie", "base: {path: ./own.img.xz}"))
     leftover = bramble.cache / "tmp/images.dead"
     leftover.mkdir(parents=True, exist_ok=True)
     tried = bramble.json("gc", "--unused", "0d", "--dry-run")
@@ -178,7 +178,9 @@ def test_gc_keeps_what_the_cluster_needs_and_frees_the_rest(
     assert "needed by the cluster" in full.stderr
     (bramble.work / "own.img.xz").write_bytes(packed + b"changed")
     spec.write_text(
-        text.replace("base: debian-trixie", f"base: {{path: ./own.img.xz, sha256: {kept['file_sha256']}}}")
+        text.replace(
+            "base: raspios-lite-trixie", f"base: {{path: ./own.img.xz, sha256: {kept['file_sha256']}}}"
+        )
     )
     broken = bramble("gc")
     assert broken.returncode == 1

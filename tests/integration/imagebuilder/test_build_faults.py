@@ -186,7 +186,7 @@ def test_a_flush_that_fails_ends_in_words_and_leaves_nothing(
     build()
     total = calls
     for point in (1, total // 2, total):
-        for kind in ("images", "installer-runtimes"):
+        for kind in ("images", "installer-runtimes", "base-chunks"):
             for entry in store.entries(kind):
                 shutil.rmtree(entry)
         calls, due = 0, point

@@ -70,6 +70,18 @@ class Site:
     def texts(self, kind: str) -> list[str]:
         return [event["text"] for event in self.events if event["event"] == kind]
 
+    def wait_for_text(self, kind: str) -> str:
+        """The first event of a kind; a probe takes its time."""
+        deadline = time.monotonic() + WAIT_S
+        while not (found := self.texts(kind)):
+            try:
+                line = self._output.get(timeout=max(deadline - time.monotonic(), 0))
+            except queue.Empty:
+                line = ""
+            assert line, f"no event {kind!r} from the server"
+            self.events.append(json.loads(line))
+        return found[0]
+
     def _wait_for(self, key: str) -> dict[str, Any]:
         deadline = time.monotonic() + WAIT_S
         while True:
@@ -217,7 +229,7 @@ def test_an_address_that_another_machine_uses_is_found_beside_the_exchange(
         client = (sys.executable, str(SUPPORT / "netboot_pi_client.py"), "c0")
         # Whether the first client is refused at once depends on who is faster; the second gets the other one.
         place.run("sh", "-c", '"$@" || true', "sh", *client)
-        (conflict,) = place.texts("address-conflict")
+        conflict = place.wait_for_text("address-conflict")
         assert "10.77.0.100" in conflict
         assert "02:00:00:00:00:99" in conflict
         assert place.boot()["yiaddr"] == "10.77.0.101"
@@ -227,7 +239,7 @@ def test_what_another_server_says_to_a_board_is_heard(directory: Path) -> None:
     with site("install", directory) as place:
         place.run("ip", "address", "add", "10.77.0.254/24", "dev", "c0")
         place.run(sys.executable, str(SUPPORT / "dhcp_foreign_offer.py"), "c0")
-        (offer,) = place.texts("foreign-offer")
+        offer = place.wait_for_text("foreign-offer")
         assert "10.77.0.254, offers the address 10.77.0.200" in offer
         assert "names the boot server 10.77.0.250" in offer
 
