@@ -13,14 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-DEBIAN: Final = (
-    "http://deb.debian.org/debian",
-    "http://ftp.debian.org/debian",
-    "http://httpredir.debian.org/debian",
-)
+_ARCHIVE_HOSTS: Final = ("deb", "ftp", "httpredir")
+_SECURITY_HOSTS: Final = ("deb", "security")
+DEBIAN: Final = tuple(f"http://{host}.debian.org/debian" for host in _ARCHIVE_HOSTS)
 DEBIAN_SECURITY: Final = (
-    "http://deb.debian.org/debian-security",
-    "http://security.debian.org/debian-security",
+    *(f"http://{host}.debian.org/debian-security" for host in _SECURITY_HOSTS),
     "http://security.debian.org",
 )
 _ONE_LINE: Final = re.compile(r"^\s*deb(?:-src)?\s+(?:\[[^\]]*\]\s+)?(?P<uri>\S+)\s")

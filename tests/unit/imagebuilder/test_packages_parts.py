@@ -24,15 +24,15 @@ from imagebuilder.packages.sources import (
 
 MIRROR = debian_replacements("http://10.0.0.1/debian/", "http://10.0.0.1/debian-security")
 ONE_LINE = """\
-# a comment with http://deb.debian.org/debian
-deb http://deb.debian.org/debian/ trixie main contrib
+# a comment with http://ftp.debian.org/debian
+deb http://ftp.debian.org/debian/ trixie main contrib
 deb [signed-by=/usr/share/keyrings/raspberrypi.pgp] http://archive.raspberrypi.com/debian/ trixie main
-deb-src https://deb.debian.org/debian trixie main
-deb http://deb.debian.org/debian-security/ trixie-security main
+deb-src https://ftp.debian.org/debian trixie main
+deb http://security.debian.org/debian-security/ trixie-security main
 """
 DEB822 = """\
 Types: deb
-URIs: http://deb.debian.org/debian/
+URIs: http://ftp.debian.org/debian/
  http://ports.ubuntu.com/ubuntu-ports
 Suites: trixie
 Components: main
@@ -42,7 +42,7 @@ Components: main
 def test_debian_comes_from_the_mirror_and_other_archives_stay() -> None:
     [moved] = with_replacements([SourceFile("sources.list", ONE_LINE)], MIRROR)
     assert moved.text.splitlines() == [
-        "# a comment with http://deb.debian.org/debian",
+        "# a comment with http://ftp.debian.org/debian",
         "deb http://10.0.0.1/debian/ trixie main contrib",
         ONE_LINE.splitlines()[2],
         "deb-src http://10.0.0.1/debian trixie main",
@@ -65,7 +65,7 @@ def test_without_a_security_mirror_security_stays_where_it_is() -> None:
     [moved] = with_replacements(
         [SourceFile("sources.list", ONE_LINE)], debian_replacements("http://10.0.0.1/debian", None)
     )
-    assert "deb http://deb.debian.org/debian-security/" in moved.text
+    assert "deb http://security.debian.org/debian-security/" in moved.text
 
 
 @pytest.mark.parametrize("text", ["http://a", "a=http://b", "http://a=b", "=", "file:/x=http://a"])
