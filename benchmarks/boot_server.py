@@ -20,7 +20,7 @@ from typing import Final
 
 from fleet.boards import MacAddress, Serial
 from pxe.boot.table import BootTable, BootTree, NodeBootState
-from pxe.tftp.settings import default_workers
+from pxe.tftp.settings import MANY_BOARDS, default_workers
 
 SERIAL: Final = "0badcafe"
 """The directory that a bootloader with this serial asks in."""
@@ -65,7 +65,7 @@ async def serve(root: Path, state: Path, boards: int, tftp_port: int) -> None:
         dhcp=DhcpMode.OFF,
         state_dir=state,
         tftp_port=tftp_port,
-        tftp_workers=default_workers(),
+        tftp_workers=default_workers(MANY_BOARDS),
         http_port=0,
         grace_s=1.0,
     )

@@ -56,7 +56,7 @@ class Server:
     def __init__(self, spec: ClusterSpec, image: Image, state: StateLayout) -> None:
         ignore_bad_requests()
         make_private(state.directory)
-        config = PxeConfig.from_spec(spec.network, spec.domain, state.directory)
+        config = PxeConfig.from_spec(spec.network, spec.domain, state.directory, boards=len(spec.nodes))
         self.config = replace(config, names=make_name_settings(spec, config.server_address))
         self._spec = spec
         self._image = image

@@ -32,7 +32,7 @@ def serve(file: Path, proven_only: bool) -> None:
     spec = load_cluster(file)
     state = state_layout(spec.name)
     # What is wrong with the network is said before an image is built.
-    PxeConfig.from_spec(spec.network, spec.domain, state.directory)
+    PxeConfig.from_spec(spec.network, spec.domain, state.directory, boards=len(spec.nodes))
     image = _image(spec)
     warn_of_sizes(spec, image)
     if proven_only:

@@ -16,15 +16,17 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 from urllib.parse import quote, urljoin
 
-import requests
 import zstandard
 
 from imagebuilder.digests import DigestCache, hash_file
 from imagebuilder.errors import ImageBuilderError
 from imagebuilder.store import Store, require_room
+
+if TYPE_CHECKING:
+    from requests import Session
 
 BINARY: Final = "k3s-arm64"
 SUMS: Final = "sha256sum-arm64.txt"
@@ -201,6 +203,8 @@ def fetch_release(
     """
 
     def build(work: Path) -> None:
+        import requests  # 5 MiB that a server which downloads nothing does without
+
         with requests.Session() as session:
             _download(session, base + SUMS, work / SUMS, on_progress)
             problems: list[str] = []
@@ -240,9 +244,9 @@ def release_key(source: str, version: str, *, airgap: bool) -> str:
     return f"{plain}-{place}{'-airgap' if airgap else ''}"
 
 
-def _download(
-    session: requests.Session, url: str, target: Path, on_progress: Callable[[str, float], None]
-) -> None:
+def _download(session: Session, url: str, target: Path, on_progress: Callable[[str, float], None]) -> None:
+    from requests import RequestException
+
     try:
         with session.get(url, stream=True, timeout=TIMEOUT_S) as answer:
             answer.raise_for_status()
@@ -253,7 +257,7 @@ def _download(
                     file.write(piece)
                     done += len(piece)
                     on_progress(target.name, done / total if total else 0.0)
-    except (requests.RequestException, OSError) as exc:
+    except (RequestException, OSError) as exc:
         raise K3sReleaseError(
             url,
             [f"cannot be downloaded: {exc}"],

@@ -94,8 +94,8 @@ class PxeConfig:
     metrics_from: tuple[IPv4Network, ...] = ()
 
     @classmethod
-    def from_spec(cls, network: NetworkSpec, domain: str, state_dir: Path) -> Self:
-        """The configuration of a declared cluster on this machine.
+    def from_spec(cls, network: NetworkSpec, domain: str, state_dir: Path, *, boards: int) -> Self:
+        """The configuration of a declared cluster with so many boards on this machine.
 
         Raises:
             PxeError: the interface is not there, has no address, or has one of another network.
@@ -122,7 +122,7 @@ class PxeConfig:
             http_port=network.ports.http,
             netconsole_port=network.ports.netconsole or None,
             metrics_from=network.metrics_from,
-            tftp_workers=network.tftp.workers or default_workers(),
+            tftp_workers=network.tftp.workers or default_workers(boards),
             tftp_single_port=network.tftp.single_port,
         )
 

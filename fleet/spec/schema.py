@@ -156,7 +156,7 @@ class TftpSection(_Section):
         "NAT, or a server behind a load balancer, where other ports do not get through.",
     )
     workers: Annotated[int, Field(ge=1, le=16)] | None = Field(
-        default=None, description="Processes that share the port; two where the machine has two processors."
+        default=None, description="Processes that share the port; two from 17 boards on."
     )
 
 

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from fleet.errors import FleetError
 from fleet.store.transaction import Reader, Transaction
+from fleet.store.version import is_current
 
 BUSY_TIMEOUT_MS: Final = 5000
 _READS: Final = "bramble_reads"
@@ -123,24 +124,28 @@ class Store:
             ) from error
 
     def _migrate(self) -> None:
-        # Imported here: reading commands never migrate, and alembic costs them 0.15 s.
-        from fleet.store.migrate import UnknownVersionError, upgrade
-
         try:
             with self._engine.connect() as connection:
                 _use_write_ahead_log(connection)
             with self._engine.begin() as connection:
-                upgrade(connection)
-        except UnknownVersionError as error:
-            raise StoreError(
-                f"{self.path} was written by a newer Bramble ({error})", "Run that version.", self.path
-            ) from error
+                if not is_current(connection):
+                    self._upgrade(connection)
         except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
             cause = error.orig if isinstance(error, sa.exc.DatabaseError) else error
             raise StoreError(
                 f"{self.path} is not a usable database: {cause}",
                 "Restore it from a backup. Removing it makes Bramble forget which nodes are installed.",
                 self.path,
+            ) from error
+
+    def _upgrade(self, connection: sa.Connection) -> None:
+        from fleet.store.migrate import UnknownVersionError, upgrade  # takes 0.15 s and 11 MiB
+
+        try:
+            upgrade(connection)
+        except UnknownVersionError as error:
+            raise StoreError(
+                f"{self.path} was written by a newer Bramble ({error})", "Run that version.", self.path
             ) from error
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
-import requests
 import urllib3
 
 from imagebuilder.errors import ImageBuilderError
+
+if TYPE_CHECKING:
+    from requests import Response
 
 TIMEOUT_S: Final = (15, 60)
 """Seconds to connect, and between two packets."""
@@ -51,7 +53,7 @@ class TransientError(FetchError):
 class Answer:
     """A response whose body is read in pieces, byte for byte as it came."""
 
-    def __init__(self, response: requests.Response, url: str) -> None:
+    def __init__(self, response: Response, url: str) -> None:
         self._response = response
         self.url = url
         self.status = response.status_code
@@ -82,7 +84,9 @@ class Http:
     """A client for image sites; a context manager. ``wait`` sleeps so many seconds between attempts."""
 
     def __init__(self, wait: Callable[[float], None] = time.sleep) -> None:
-        self._session = requests.Session()
+        from requests import Session  # 5 MiB that a server which downloads nothing does without
+
+        self._session = Session()
         self.wait = wait
 
     def __enter__(self) -> Self:
@@ -160,15 +164,15 @@ class Http:
                 self.wait(min(pause, 30.0))
         return once()
 
-    def _follow(
-        self, url: str, headers: Mapping[str, str], method: str = "GET"
-    ) -> tuple[requests.Response, str]:
+    def _follow(self, url: str, headers: Mapping[str, str], method: str = "GET") -> tuple[Response, str]:
+        from requests import RequestException
+
         for _ in range(MAX_REDIRECTS + 1):
             try:
                 response = self._session.request(
                     method, url, headers=dict(headers), stream=True, allow_redirects=False, timeout=TIMEOUT_S
                 )
-            except requests.RequestException as exc:
+            except RequestException as exc:
                 raise TransientError(
                     f"{redact(url)}: no answer: {_reason(exc)}",
                     "Look at the network, or use another --mirror.",
@@ -222,7 +226,7 @@ def redact(url: str) -> str:
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
-def _raise_for_status(response: requests.Response, url: str) -> None:
+def _raise_for_status(response: Response, url: str) -> None:
     status = response.status_code
     if status in (200, 206, 416):
         return

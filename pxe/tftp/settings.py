@@ -14,6 +14,7 @@ HEADERS_BYTES: Final = 32  # IP 20, UDP 8, TFTP 4
 MAX_TRANSFERS: Final = 1024
 MAX_BULK: Final = 32
 MAX_PER_CLIENT: Final = 8
+MANY_BOARDS: Final = 17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +46,10 @@ class WorkerSettings:
     grace_s: float = 5.0
 
 
-def default_workers(processors: int | None = None) -> int:
-    """Two worker processes where they can run beside each other: one is enough for a gigabit, two answer
-    sooner."""
-    return 2 if (processors or os.cpu_count() or 1) > 1 else 1
+def default_workers(boards: int, processors: int | None = None) -> int:
+    """Worker processes for so many boards: one is enough for a gigabit; where many ask at once, two that run
+    beside each other answer sooner. Each takes some 30 MB."""
+    return 2 if boards >= MANY_BOARDS and (processors or os.cpu_count() or 1) > 1 else 1
 
 
 def worker_settings(

@@ -10,12 +10,15 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from fakes_fleet import NOW, cluster_spec, node_spec, open_fleet
 
 from fleet.events import Entry, Kind
 from fleet.lifecycle import Happening, IllegalTransitionError, State
 from fleet.store.database import Store, StoreError
+from fleet.store.migrate import MIGRATIONS, upgrade
 from fleet.store.tables import metadata
+from fleet.store.version import LATEST, is_current
 
 pytestmark = pytest.mark.integration
 
@@ -31,11 +34,18 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened.close()
 
 
-def test_migrations_make_exactly_the_declared_tables(store: Store) -> None:
-    engine = sa.create_engine(f"sqlite:///{store.path}")
+@pytest.mark.parametrize("way", ["migrated", "fresh"])
+def test_migrations_make_exactly_the_declared_tables(tmp_path: Path, way: str) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'control.db'}")
     try:
-        with engine.connect() as connection:
-            assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        with engine.begin() as connection:
+            if way == "migrated":
+                upgrade(connection)
+            assert is_current(connection)
+            context = MigrationContext.configure(connection)
+            assert compare_metadata(context, metadata) == []
+            assert context.get_current_heads() == (LATEST,)
+            assert ScriptDirectory(str(MIGRATIONS)).get_heads() == [LATEST]
     finally:
         engine.dispose()
 
