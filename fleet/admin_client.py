@@ -18,7 +18,9 @@ from fleet.handout import Handout
 from fleet.store.database import Store
 from fleet.views import as_json, fleet_view, timeline_view
 
-TIMEOUT_S: Final = 10.0
+TIMEOUT_S: Final = 30.0
+"""A commit waits for the disk, and a disk that is given gigabytes by others may take more than ten seconds for
+it (measured: three virtual boards that install onto one)."""
 
 
 class NoServerError(FleetError):
