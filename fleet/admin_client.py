@@ -19,8 +19,8 @@ from fleet.store.database import Store
 from fleet.views import as_json, fleet_view, timeline_view
 
 TIMEOUT_S: Final = 30.0
-"""A commit waits for the disk, and a disk that is given gigabytes by others may take more than ten seconds for
-it (measured: three virtual boards that install onto one)."""
+"""The server's commits wait for the disk, and one that others give gigabytes to may take over ten seconds
+(measured: three virtual boards that install onto one)."""
 
 
 class NoServerError(FleetError):
