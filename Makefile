@@ -5,7 +5,7 @@ TEST_ARGS ?=
 PYTEST := $(BIN)/python -m pytest -q -ra --require-tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-integration test-qemu fmt lint type fuzz soak bench docs lock clean
+.PHONY: help setup base demo test test-fast test-integration test-qemu fmt lint type fuzz soak bench docs lock clean
 
 help: ## Print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  \1|\2/' | column -t -s '|'
@@ -23,7 +23,10 @@ setup: ## Install system packages (sudo where needed) and the Python environment
 demo: setup ## Three virtual boards: blank disks to a Ready cluster, then one boots from its own disk
 	@$(BIN)/bramble lab demo
 
-test: setup lint type test-fast test-integration test-qemu ## Everything that CI runs
+test: setup lint type test-fast base test-integration test-qemu ## Everything that CI runs
+
+base: setup ## The Debian base that the demo and the tests start from; minutes once, then found
+	@$(BIN)/bramble base build debian-trixie
 
 test-fast: ## Unit and protocol tests (< 60 s)
 	$(PYTEST) -n 2 tests/unit tests/protocol $(TEST_ARGS)
