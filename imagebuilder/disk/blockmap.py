@@ -13,8 +13,8 @@ from typing import Final
 
 from imagebuilder.disk.ext4 import Ext4Volume
 from imagebuilder.disk.fat import FatVolume
-from imagebuilder.disk.mbr import MBR_BYTES, parse_mbr
 from imagebuilder.disk.source import ByteSource
+from imagebuilder.disk.table import read_table
 
 BLOCK_BYTES: Final = 4096
 """Ranges start and end on this grid: the block size of bmap files and of ext4."""
@@ -45,12 +45,15 @@ def mapped_ranges(source: ByteSource, size_bytes: int) -> tuple[ByteRange, ...]:
     and of the ext4 its metadata and its blocks in use.
 
     Args:
-        source: the disk.
+        source: the disk, with an MBR or a GPT.
         size_bytes: its size.
+
+    Raises:
+        NotUnderstood: the table or a filesystem is damaged, or a partition is missing.
     """
-    mbr = parse_mbr(source.read_at(0, MBR_BYTES), disk_bytes=size_bytes)
-    boot, root = mbr.partition(BOOT_PARTITION), mbr.partition(ROOT_PARTITION)
-    first = min(partition.offset for _, partition in mbr.partitions)
+    table = read_table(source, size_bytes)
+    boot, root = table.partition(BOOT_PARTITION), table.partition(ROOT_PARTITION)
+    first = min(entry.offset for entry in table.partitions)
     pieces = [
         (0, first),
         *FatVolume(source, boot.offset).mapped_ranges(),
