@@ -17,7 +17,7 @@ from fleet.errors import FleetError
 from fleet.pki import open_pki
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec
-from fleet.store.database import Store
+from fleet.store.database import NoRecordError, Store
 from imagebuilder.build import Image, find_image
 from pxe.net.interfaces import require_interface
 
@@ -51,7 +51,7 @@ def load_sources(file: Path) -> BootSources:
             f"{spec.path}: the cluster's image is not there yet, or is out of date",
             f"Build it first: bramble build {file}",
         )
-    state = state_layout(spec.name)
+    state = state_layout(spec)
     make_private(state.directory)
     now = time.time()
     pki = open_pki(state.directory, spec.name, now)
@@ -69,11 +69,12 @@ def load_sources(file: Path) -> BootSources:
 
 def _states(spec: ClusterSpec, state: StateLayout, now: float) -> list[NodeBoot]:
     first = {boot.name: boot for boot in boots_before_the_first_start(spec)}
-    if not state.database.exists():
-        return list(first.values())
-    opened = Store.open_readonly(state.database)
     try:
-        known = {boot.name: boot for boot in read_boots(opened, spec, now)}
-    finally:
-        opened.close()
+        opened = Store.open_readonly(state.database)
+        try:
+            known = {boot.name: boot for boot in read_boots(opened, spec, now)}
+        finally:
+            opened.close()
+    except NoRecordError:
+        return list(first.values())
     return [known.get(name, boot) for name, boot in first.items()]

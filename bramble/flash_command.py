@@ -164,7 +164,7 @@ def _flash_nodes(
     )
     titles = [f"{node.name} → {medium.title}" for node, medium in zip(nodes, media, strict=True)]
     _confirm(titles, yes)
-    state = state_layout(spec.name)
+    state = state_layout(spec)
     with open_handouts(spec, state) as handouts, _watching(titles, as_json) as screen:
         results = flash_nodes(
             spec,

@@ -75,7 +75,7 @@ def node(name: str, file: Path, output: Path, delta_only: bool, release: Path | 
             spec, store=store(), agent_package=agent_package(), apt=apt_access(), progress=line.update
         )
         started = time.monotonic()
-        with open_handouts(spec, state_layout(spec.name)) as handouts:
+        with open_handouts(spec, state_layout(spec)) as handouts:
             made = make_node_image(spec, declared, image, handouts)
             marker = install_marker(spec, declared, image, made)
             size = image.disk.stat().st_size

@@ -83,7 +83,7 @@ def open_handouts(spec: ClusterSpec, state: StateLayout) -> Iterator[Handouts]:
     Raises:
         FleetError: the state cannot be used.
     """
-    reader = FleetReader(state.directory)
+    reader = FleetReader(state.directory, state.database)
     if reader.is_served():
         yield _ServedHandouts(reader)
         return

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet.cli import STATE_VARIABLE, state_directory
+from fleet.cli import DATABASE, STATE_VARIABLE, state_directory, store_place
 from fleet.errors import FleetError
+from fleet.spec.model import ClusterSpec
+from fleet.store_place import Place, PostgresPlace
 from imagebuilder.cli import MIRROR_VARIABLE, agent_package, apt_access, store
 
 __all__ = [
@@ -23,13 +25,17 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateLayout:
-    """Files of one cluster's control server; the directory is its owner's alone."""
+    """Files of one cluster's control server; the directory is its owner's alone.
+
+    `postgres` is the database of its record, where that is not the directory's own file.
+    """
 
     directory: Path
+    postgres: PostgresPlace | None = None
 
     @property
-    def database(self) -> Path:
-        return self.directory / "control.db"
+    def database(self) -> Place:
+        return self.postgres or self.directory / DATABASE
 
     @property
     def socket(self) -> Path:
@@ -45,9 +51,15 @@ class StateLayout:
         return self.directory / "k3s"
 
 
-def state_layout(cluster: str) -> StateLayout:
-    """A cluster's state, where the commands that read it look for it."""
-    return StateLayout(directory=state_directory(cluster))
+def state_layout(spec: ClusterSpec, store: str | None = None) -> StateLayout:
+    """A cluster's state, where the commands that read it look for it.
+
+    Args:
+        store: A PostgreSQL URL that goes before $BRAMBLE_STORE and cluster.yaml.
+    """
+    place = store_place(spec, store)
+    postgres = place if isinstance(place, PostgresPlace) else None
+    return StateLayout(directory=state_directory(spec.name), postgres=postgres)
 
 
 def make_private(directory: Path) -> None:

@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 REFRESH_RETRY_S: Final = 2.0
 BOOT_IMAGES_EVERY_S: Final = 2.0
+STORE_EVERY_S: Final = 1.0
 
 
 class Server:
@@ -112,6 +113,8 @@ class Server:
                 services.create_task(self._pxe.run(), name="pxe")
                 services.create_task(self._controller.run(), name="controller")
                 services.create_task(self._watch_boot_images(), name="boot images")
+                if self._store.is_shared:
+                    services.create_task(self._watch_store(), name="store")
                 await self._pxe.ready.wait()
                 on_ready()
         except* (PxeError, FleetError) as group:
@@ -152,6 +155,20 @@ class Server:
             if found != seen:
                 seen = found
                 self._schedule_refresh()
+
+    async def _watch_store(self) -> None:
+        """What other servers of this cluster wrote: an intent that one closed is closed for all."""
+        seen = ""
+        while True:
+            try:
+                found = await asyncio.to_thread(self._store.change_mark)
+            except FleetError as error:
+                log.error("other servers' changes cannot be seen: %s", error)
+            else:
+                if found != seen:
+                    seen = found
+                    self._schedule_refresh()
+            await asyncio.sleep(STORE_EVERY_S)
 
     def _schedule_refresh(self) -> None:
         """Several changes in one turn of the loop become one new snapshot."""

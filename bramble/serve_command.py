@@ -10,6 +10,7 @@ import click
 from bramble.boot_sizes import warn_of_sizes
 from bramble.paths import agent_package, apt_access, state_layout, store
 from bramble.proofs import require_proven
+from fleet.cli import STORE_VARIABLE
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec, DhcpMode
 from imagebuilder.build import Image, build_image, find_image
@@ -20,17 +21,31 @@ from imagebuilder.build import Image, build_image, find_image
 @click.option(
     "--proven-only", is_flag=True, help="Refuse an image that 'bramble build --prove' did not prove."
 )
-def serve(file: Path, proven_only: bool) -> None:
+@click.option(
+    "--store",
+    "store_url",
+    metavar="URL",
+    envvar=STORE_VARIABLE,
+    help="Keep the record in this PostgreSQL database (postgresql://user@host/database, no password in it).",
+)
+def serve(file: Path, proven_only: bool, store_url: str | None) -> None:
     """Boot, install, enrol and join the nodes of a cluster.yaml, until interrupted.
 
     The cluster's image is built first where it is not in the store. Ports 67 and 69 need root, or the
     capability cap_net_bind_service.
+
+    The record of the fleet is a file of the state directory, or a PostgreSQL database that several servers
+    may share. Its password comes from $PGPASSWORD, ~/.pgpass, or the file that '?passfile=' names.
+
+    \b
+    bramble serve
+    bramble serve --store postgresql://bramble@db.attic.internal/bramble
     """
     from bramble.serve import Server, serve_until_signal
     from pxe.server import PxeConfig
 
     spec = load_cluster(file)
-    state = state_layout(spec.name)
+    state = state_layout(spec, store_url)
     # What is wrong with the network is said before an image is built.
     PxeConfig.from_spec(spec.network, spec.domain, state.directory, boards=len(spec.nodes))
     image = _image(spec)

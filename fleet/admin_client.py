@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode
 from fleet.errors import FleetError
 from fleet.handout import Handout
 from fleet.store.database import Store
+from fleet.store_place import Place
 from fleet.views import as_json, fleet_view, timeline_view
 
 TIMEOUT_S: Final = 30.0
@@ -41,11 +42,16 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class FleetReader:
-    """Answers the questions of the command line from one cluster's state directory."""
+    """Answers the questions of the command line from one cluster's state directory, and from its store where
+    no server runs.
 
-    def __init__(self, state: Path) -> None:
+    Args:
+        store: Where that is; None for the state directory's own file.
+    """
+
+    def __init__(self, state: Path, store: Place | None = None) -> None:
         self._socket = state / "control.sock"
-        self._database = state / "control.db"
+        self._database = store or state / "control.db"
 
     def nodes(self) -> Any:
         """A `FleetView` as JSON values; `live` tells whether a server answered."""

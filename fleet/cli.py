@@ -19,9 +19,14 @@ from rich.live import Live
 from fleet.admin_client import FleetReader
 from fleet.cli_render import event_text, first_sign, render_fleet, render_timeline
 from fleet.spec import load_cluster
+from fleet.spec.model import ClusterSpec
+from fleet.store_place import Place, parse_postgres
 
 WATCH_INTERVAL_S: Final = 1.0
 STATE_VARIABLE: Final = "BRAMBLE_STATE_DIR"
+STORE_VARIABLE: Final = "BRAMBLE_STORE"
+DATABASE: Final = "control.db"
+"""The store's file in the state directory, where it is no PostgreSQL database."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -32,13 +37,28 @@ def state_directory(cluster: str) -> Path:
     return (Path(root) if root else platformdirs.user_state_path("bramble")) / cluster
 
 
+def store_place(spec: ClusterSpec, store: str | None = None) -> Place:
+    """Where a cluster's record is: `store` (an option), else $BRAMBLE_STORE, else what cluster.yaml says.
+
+    Raises:
+        PlaceError: It is no PostgreSQL URL, or holds a password.
+    """
+    url = store or os.environ.get(STORE_VARIABLE) or spec.control.store
+    return parse_postgres(url) if url else state_directory(spec.name) / DATABASE
+
+
+def fleet_reader(spec: ClusterSpec) -> FleetReader:
+    """Whoever answers questions about a cluster: its running server, or the record that one wrote."""
+    return FleetReader(state_directory(spec.name), store_place(spec))
+
+
 def _file_argument(command: Command) -> Command:
     kind = click.Path(path_type=Path, dir_okay=False)
     return click.argument("file", type=kind, default=Path("cluster.yaml"))(command)
 
 
 def _reader(file: Path) -> FleetReader:
-    return FleetReader(state_directory(load_cluster(file).name))
+    return fleet_reader(load_cluster(file))
 
 
 @click.command()

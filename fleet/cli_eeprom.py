@@ -9,9 +9,8 @@ from pathlib import Path
 
 import click
 
-from fleet.admin_client import FleetReader
 from fleet.boards import BoardError, BoardModel
-from fleet.cli import state_directory
+from fleet.cli import fleet_reader
 from fleet.eeprom.config import Problem, check_config
 from fleet.eeprom.recommend import recommend, render, settings_of
 from fleet.errors import InputError
@@ -110,8 +109,7 @@ def apply(node: str, file: Path, yes: bool) -> None:
             raise click.UsageError("There is no terminal to ask on. Say --yes.")
         click.echo(render(declared.board, declared, items), nl=False)
         click.confirm(f"Write these settings into the EEPROM of {node}?", abort=True)
-    reader = FleetReader(state_directory(spec.name))
-    click.echo(reader.order_eeprom(node, settings_of(items)))
+    click.echo(fleet_reader(spec).order_eeprom(node, settings_of(items)))
 
 
 def _subject(file: Path, model: str | None, name: str | None) -> tuple[BoardModel, NodeSpec | None, int]:

@@ -19,7 +19,7 @@ from bramble.doctor.render import render_board, render_checks
 from bramble.doctor.report import as_json as checks_as_json
 from bramble.doctor.report import exit_code
 from bramble.paths import state_layout, store
-from fleet.admin_client import FleetReader
+from fleet.cli import fleet_reader
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec
 from pxe.diagnosis.catalogue import RULES
@@ -78,7 +78,7 @@ def doctor(
             raise click.UsageError("--board needs the cluster.yaml whose server saw the board.")
         _print_board(spec, board, as_json)
         return
-    state = state_layout(spec.name).directory if spec is not None else None
+    state = state_layout(spec).directory if spec is not None else None
     wanted = _wanted(spec, interface)
     if bounce_link and not yes:
         click.confirm(
@@ -109,7 +109,7 @@ def _wanted(spec: ClusterSpec | None, interface: str | None) -> Wanted:
 
 
 def _print_board(spec: ClusterSpec, board: str, as_json: bool) -> None:
-    report = read_report(FleetReader(state_layout(spec.name).directory).timeline(board))
+    report = read_report(fleet_reader(spec).timeline(board))
     if as_json:
         click.echo(json.dumps(asdict(report), indent=2))
     else:

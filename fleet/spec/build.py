@@ -14,6 +14,7 @@ from fleet.spec.model import (
     CatalogueBase,
     ClusterSpec,
     CommandPower,
+    ControlSpec,
     DhcpMode,
     DiskSpec,
     DnsMode,
@@ -89,6 +90,7 @@ def build_cluster(draft: Draft, path: Path) -> ClusterSpec:
         nodes=tuple(_node(node, around) for node in draft.nodes),
         policy=_policy(draft.document.policy or PolicySection()),
         path=path,
+        control=ControlSpec(store=draft.cluster.control.store if draft.cluster.control else None),
     )
 
 

@@ -47,6 +47,7 @@ def to_document(spec: ClusterSpec) -> dict[str, Any]:
                 "config": dict(spec.k3s.config),
                 "registries": dict(spec.k3s.registries),
             },
+            "control": {"store": spec.control.store},
         },
         "image": _image(spec),
         "network": {

@@ -319,6 +319,13 @@ class PolicySpec:
     reimage: ReimagePolicy
 
 
+@dataclass(frozen=True, slots=True)
+class ControlSpec:
+    """The control server. `store` is a PostgreSQL URL without a password, or None for the state directory."""
+
+    store: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterSpec:
     """A whole cluster.yaml; `path` is the file it came from, for messages and relative paths."""
@@ -331,6 +338,7 @@ class ClusterSpec:
     nodes: tuple[NodeSpec, ...]
     policy: PolicySpec
     path: Path
+    control: ControlSpec = ControlSpec()
 
     @property
     def servers(self) -> tuple[NodeSpec, ...]:

@@ -77,6 +77,14 @@ class K3sSection(_Section):
     )
 
 
+class ControlSection(_Section):
+    store: Annotated[str, BeforeValidator(values.parse_store_url)] | None = Field(
+        default=None,
+        description="A PostgreSQL database for the server's record, `postgresql://user@host/database`, "
+        "without a password; left out, it is a file of the state directory.",
+    )
+
+
 class ClusterSection(_Section):
     name: Name | None = Field(default=None, description="The cluster's name, one host name label.")
     domain: Annotated[str, BeforeValidator(values.parse_domain)] | None = Field(
@@ -84,6 +92,9 @@ class ClusterSection(_Section):
     )
     k3s: K3sSection | None = Field(
         default=None, description="The Kubernetes distribution that every node runs."
+    )
+    control: ControlSection | None = Field(
+        default=None, description="The control server, where it is more than one small machine."
     )
 
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from fleet.boards import BoardModel, MacAddress, Serial
 from fleet.errors import InputError
 from fleet.spec.model import AddressPool, Taint
+from fleet.store_place import PlaceError, parse_postgres
 
 EnumT = TypeVar("EnumT", bound=StrEnum)
 
@@ -261,6 +262,14 @@ def parse_http_url(value: Any) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueFault(f"{text!r} is not a URL that starts with http:// or https:// and a host")
     return text
+
+
+def parse_store_url(value: Any) -> str:
+    """A PostgreSQL URL without a password in it."""
+    try:
+        return parse_postgres(expect_text(value, "a URL")).url
+    except PlaceError as error:
+        raise ValueFault(error.message, error.hint) from error
 
 
 def parse_sha256(value: Any) -> str:

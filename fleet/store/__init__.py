@@ -1,1 +1,1 @@
-"""What is true of the fleet, kept in one SQLite file: see `fleet.store.database`."""
+"""What is true of the fleet, kept in SQLite or PostgreSQL: see `fleet.store.database`."""

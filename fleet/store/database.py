@@ -1,66 +1,63 @@
-"""The store: one SQLite file, opened, migrated and guarded here; every change is a transaction.
+"""The store: opened, migrated and guarded here, in SQLite or PostgreSQL; every change is a transaction.
 
-`Store.write()` hands out a `Transaction`; what it changed is on the disk (WAL, `synchronous=FULL`) when the
-block ends, or nothing is. Transactions are short (a few rows) and run on the caller's thread. Only one
-process opens the store for writing; any number may read it with `Store.open_readonly`.
+`Store.write()` hands out a `Transaction`; what it changed is on the disk when the block ends, or nothing is.
+Transactions are short (a few rows), run on the caller's thread, and follow one another: on SQLite because one
+process opens the file for writing, on PostgreSQL by a lock (`fleet.store.postgres`). Any number of processes
+may read with `Store.open_readonly`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import sqlalchemy as sa
 
-from fleet.errors import FleetError
+from fleet.store.errors import NoRecordError, StoreError
+from fleet.store.sqlite import READS, SqliteBackend
 from fleet.store.transaction import Reader, Transaction
-from fleet.store.version import is_current
+from fleet.store.version import LATEST, Standing, is_current, standing_of
+from fleet.store_place import Place
 
-BUSY_TIMEOUT_MS: Final = 5000
-_READS: Final = "bramble_reads"
-"""Execution option of connections that only read: they must not take the write lock."""
+__all__ = ["NoRecordError", "Store", "StoreError"]
 
 
-class StoreError(FleetError):
-    """The store's file cannot be used."""
+class Backend(Protocol):
+    """What differs between the databases."""
 
-    def __init__(self, message: str, hint: str, path: Path) -> None:
-        super().__init__(message, hint)
-        self.path = path
+    place: Any
+    engine: sa.Engine
+    is_shared: ClassVar[bool]
+    write_hint: ClassVar[str]
+    read_hint: ClassVar[str]
+
+    def prepare(self, connection: sa.Connection) -> None: ...
+
+    def change_mark(self, connection: sa.Connection) -> str: ...
+
+    def close(self) -> None: ...
 
 
 class Store:
-    """Owns the engine of one database file."""
+    """Owns the connections to one cluster's record."""
 
-    def __init__(self, engine: sa.Engine, path: Path, lock: int | None = None) -> None:
-        self._engine = engine
-        self._lock = lock
-        self.path = path
+    def __init__(self, backend: Backend, *, readonly: bool) -> None:
+        self._backend = backend
+        self._unchecked = readonly
+        self.place: Place = backend.place
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Open for writing; make the file (0600) and bring its tables up to date.
+    def open(cls, place: Place) -> Self:
+        """Open for writing; make what is missing (a file: 0600) and bring the tables up to date.
 
         Raises:
-            StoreError: Another process has it open, it is no database, a newer Bramble wrote it, or the
-                directory cannot be written.
+            StoreError: Another process has the file open, it is no database, a newer Bramble wrote it, or it
+                cannot be written or reached.
         """
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Made before SQLite does, so that the mode is right from the first byte; -wal and -shm inherit
-            # it.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            lock = _lock(path.with_name(f"{path.name}.lock"), path)
-        except OSError as error:
-            raise StoreError(
-                f"{path} cannot be written: {error.strerror}", "Is the state directory yours?", path
-            ) from error
-        store = cls(_engine(f"sqlite:///{path}"), path, lock)
+        store = cls(_backend(place, readonly=False), readonly=False)
         try:
             store._migrate()
         except BaseException:
@@ -69,41 +66,35 @@ class Store:
         return store
 
     @classmethod
-    def open_readonly(cls, path: Path) -> Self:
+    def open_readonly(cls, place: Place) -> Self:
         """Open for reading only, also while a server writes.
 
         Raises:
-            StoreError: There is no such file.
+            NoRecordError: There is no such file.
         """
-        if not path.is_file():
-            raise StoreError(
-                f"there is no record of this cluster at {path}",
-                "It is made by the first 'bramble serve'.",
-                path,
-            )
-        return cls(_engine(f"sqlite:///file:{path}?mode=ro&uri=true"), path)
+        return cls(_backend(place, readonly=True), readonly=True)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may write to it too."""
+        return self._backend.is_shared
 
     def close(self) -> None:
-        self._engine.dispose()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._backend.close()
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Transaction]:
         """A transaction: durable when the block ends, undone when it raises.
 
         Raises:
-            StoreError: The disk is full or refuses, or the file is damaged; nothing was changed.
+            StoreError: The disk is full or refuses, the file is damaged, or the database cannot be reached.
         """
         try:
-            with self._engine.begin() as connection:
+            with self._backend.engine.begin() as connection:
                 yield Transaction(connection)
-        except sa.exc.DatabaseError as error:
+        except sa.exc.DBAPIError as error:
             raise StoreError(
-                f"{self.path} cannot be written: {error.orig}",
-                "Is there room on the disk? Nothing was changed; what failed is tried again.",
-                self.path,
+                f"{self.place} cannot be written: {_cause(error)}", self._backend.write_hint, self.place
             ) from error
 
     @contextlib.contextmanager
@@ -111,32 +102,56 @@ class Store:
         """A consistent view.
 
         Raises:
-            StoreError: The file cannot be read, or is damaged.
+            NoRecordError: A database in which no server has made the tables.
+            StoreError: It cannot be read, is damaged, or is of another version.
         """
         try:
-            with self._engine.connect().execution_options(**{_READS: True}) as connection:
+            with self._backend.engine.connect().execution_options(**{READS: True}) as connection:
+                if self._unchecked:
+                    self._check(connection)
                 yield Reader(connection)
-        except sa.exc.DatabaseError as error:
+        except sa.exc.DBAPIError as error:
             raise StoreError(
-                f"{self.path} cannot be read: {error.orig}",
-                "Is it yours, and on a disk that works? A damaged file has to be restored from a backup.",
-                self.path,
+                f"{self.place} cannot be read: {_cause(error)}", self._backend.read_hint, self.place
             ) from error
+
+    def change_mark(self) -> str:
+        """Differs from an earlier answer once another process may have written; always the same on SQLite."""
+        with self.read() as reader:
+            return self._backend.change_mark(reader.connection)
+
+    def _check(self, connection: sa.Connection) -> None:
+        """Who only reads cannot migrate: say who can."""
+        match standing_of(connection):
+            case Standing.CURRENT:
+                self._unchecked = False
+            case Standing.EMPTY:
+                raise NoRecordError(self.place)
+            case Standing.OLDER:
+                raise StoreError(
+                    f"{self.place} was written by an older Bramble, and only a server brings it up to date",
+                    "Start 'bramble serve' once, or run the version that wrote it.",
+                    self.place,
+                )
+            case Standing.UNKNOWN:
+                raise self._newer(f"it is not {LATEST} or older")
 
     def _migrate(self) -> None:
         try:
-            with self._engine.connect() as connection:
-                _use_write_ahead_log(connection)
-            with self._engine.begin() as connection:
+            with self._backend.engine.connect() as connection:
+                self._backend.prepare(connection)
+            with self._backend.engine.begin() as connection:
                 if not is_current(connection):
                     self._upgrade(connection)
-        except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
-            cause = error.orig if isinstance(error, sa.exc.DatabaseError) else error
+        except (sa.exc.DBAPIError, sqlite3.DatabaseError) as error:
             raise StoreError(
-                f"{self.path} is not a usable database: {cause}",
-                "Restore it from a backup. Removing it makes Bramble forget which nodes are installed.",
-                self.path,
+                f"{self.place} is not a usable database: {_cause(error)}", self._open_hint(), self.place
             ) from error
+
+    def _open_hint(self) -> str:
+        if isinstance(self.place, Path):
+            return "Restore it from a backup. Removing it makes Bramble forget which nodes are installed."
+        return "Is the database up and reachable from here, and does it belong to this user?"
 
     def _upgrade(self, connection: sa.Connection) -> None:
         from fleet.store.migrate import UnknownVersionError, upgrade  # takes 0.15 s and 11 MiB
@@ -144,53 +159,27 @@ class Store:
         try:
             upgrade(connection)
         except UnknownVersionError as error:
-            raise StoreError(
-                f"{self.path} was written by a newer Bramble ({error})", "Run that version.", self.path
-            ) from error
+            raise self._newer(str(error)) from error
+
+    def _newer(self, why: str) -> StoreError:
+        return StoreError(
+            f"{self.place} was written by a newer Bramble ({why})", "Run that version.", self.place
+        )
 
 
-def _use_write_ahead_log(connection: sa.Connection) -> None:
-    """Outside of any transaction, on the driver's own connection: the mode is a property of the file."""
-    driver = connection.connection.driver_connection
-    if not isinstance(driver, sqlite3.Connection):
-        raise TypeError(f"the store needs SQLite's own driver, got {type(driver).__name__}")
-    driver.execute("PRAGMA journal_mode=WAL")
+def _backend(place: Place, *, readonly: bool) -> Backend:
+    if isinstance(place, Path):
+        return SqliteBackend(place, readonly=readonly)
+    from fleet.store.postgres import PostgresBackend  # its driver is loaded only where it is used
+
+    return PostgresBackend(place, readonly=readonly)
 
 
-def _lock(lock_path: Path, path: Path) -> int:
-    """Become the only writer, until the descriptor is closed or the process ends."""
-    descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise StoreError(
-            f"{path} is in use by another process",
-            "Is another 'bramble serve' of this cluster running?",
-            path,
-        ) from error
-    return descriptor
+def _cause(error: BaseException) -> str:
+    """The driver's own words, in one line.
 
-
-def _engine(url: str) -> sa.Engine:
-    """An engine whose transactions are SQLite's own.
-
-    The driver's implicit BEGIN is switched off: it would leave reads outside of transactions and take the
-    write lock late, where two writers can deadlock. Source: SQLAlchemy documentation, SQLite dialect,
-    "Serializable isolation / Savepoints".
+    Of PostgreSQL's only the first sentence: its details quote whole rows, and a node's has its password.
     """
-    engine = sa.create_engine(url)
-
-    @sa.event.listens_for(engine, "connect")
-    def _prepare(connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None
-        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA foreign_keys=ON")
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        reads = connection.get_execution_options().get(_READS, False)
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
-    return engine
+    cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    diagnosis = getattr(cause, "diag", None)
+    return " ".join(str((diagnosis and diagnosis.message_primary) or cause).split())

@@ -9,6 +9,9 @@ import sqlalchemy as sa
 
 metadata = sa.MetaData()
 
+_LONG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+"""64 bits; SQLite's INTEGER has them, and only a column of that name counts by itself."""
+
 boards = sa.Table(
     "boards",
     metadata,
@@ -48,13 +51,13 @@ nodes = sa.Table(
     # SHA-256 of the key that waits for approval, and of the one that a person approved.
     sa.Column("pending_key", sa.Text),
     sa.Column("approved_key", sa.Text),
-    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("generation", _LONG, nullable=False),
     sa.Column("join_allowed", sa.Boolean, nullable=False),
     sa.Column("node_password", sa.Text, nullable=False),
     sa.Column("boot_id", sa.Text),
     sa.Column("boots", sa.Integer, nullable=False),
     sa.Column("status", sa.JSON),
-    sa.Column("status_sequence", sa.Integer, nullable=False),
+    sa.Column("status_sequence", _LONG, nullable=False),
     sa.Column("status_at", sa.Float),
 )
 
@@ -93,7 +96,7 @@ tickets = sa.Table(
 events = sa.Table(
     "events",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", _LONG, primary_key=True, autoincrement=True),
     sa.Column("at", sa.Float, nullable=False),
     sa.Column("node", sa.Text, index=True),
     sa.Column("board", sa.Text, index=True),

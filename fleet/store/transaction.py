@@ -35,6 +35,11 @@ class Reader:
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
 
+    @property
+    def connection(self) -> sa.Connection:
+        """For what looks at tables as such: backup and restore."""
+        return self._connection
+
     def node(self, name: str) -> NodeRecord | None:
         row = self._connection.execute(sa.select(nodes).where(nodes.c.name == name)).mappings().first()
         return None if row is None else node_from_row(row)

@@ -50,6 +50,7 @@ from fleet.spec.model import (
     UserSpec,
 )
 from fleet.store.database import Store
+from fleet.store_place import Place
 
 NOW = 1_800_000_000.0
 
@@ -174,10 +175,21 @@ def random_hex(size: int) -> str:
     return hashlib.shake_256(str(next(_CALLS)).encode()).hexdigest(size)
 
 
+def store_place(state: Path) -> Place:
+    """The store of a state directory; a fixture puts a PostgreSQL database in the file's place."""
+    return state / "control.db"
+
+
+def lose_store(state: Path) -> None:
+    """The disk of the store is gone; the next `open_fleet` finds an empty one."""
+    for file in state.glob("control.db*"):
+        file.unlink()
+
+
 def open_fleet(state: Path, spec: ClusterSpec, clock: Clock | None = None) -> Fleet:
     """A controller over a state directory; close its store when done."""
     clock = clock or Clock()
-    store = Store.open(state / "control.db")
+    store = Store.open(store_place(state))
     pki = open_pki(state, spec.name, clock())
     images, changes = FakeImages(), list[float]()
     controller = Controller(

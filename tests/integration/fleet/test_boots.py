@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from fakes_fleet import Fleet, cluster_spec, hardware_of, installer_hello, node_spec, open_fleet
 
 from agent.protocol import Proof, ProofKind
@@ -16,9 +17,10 @@ from fleet.events import Kind
 from fleet.lifecycle import State
 from fleet.sightings import MAX_HELD_BOARDS
 from fleet.store.database import StoreError
+from fleet.store.tables import boards
 from fleet.views import Timeline, fleet_view, timeline_view
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("backend")]
 
 MAC = MacAddress.parse("2c:cf:67:00:00:0a")
 PI5 = decode_revision(0xD04170)
@@ -197,11 +199,8 @@ def test_board_that_was_held_is_free_once_it_is_declared(tmp_path: Path) -> None
 def test_flood_of_invented_boards_is_bounded(fleet: Fleet) -> None:
     with fleet.store.write() as tx:
         for number in range(MAX_HELD_BOARDS):
-            tx._connection.exec_driver_sql(
-                "INSERT INTO boards (id, macs, first_seen, last_seen, held_reason)"
-                " VALUES (?, '[]', 0, 0, 'x')",
-                (f"{number:08x}",),
-            )
+            values = {"id": f"{number:08x}", "macs": [], "first_seen": 0, "last_seen": 0, "held_reason": "x"}
+            tx.connection.execute(sa.insert(boards).values(**values))
     report(fleet, serial=Serial.parse("feed0001"), text="DISCOVER")
     hardware = replace(hardware_of(BY_SERIAL), serial="10000000feed0002", macs=())
     welcome = fleet.controller.admission.hello(installer_hello(hardware, b"k" * 32))
@@ -249,15 +248,24 @@ def test_terminal_escapes_in_names_do_not_reach_a_terminal(fleet: Fleet) -> None
     assert "evil" in text
 
 
-def test_full_disk_does_not_stop_the_boot_server_and_lines_wait(fleet: Fleet) -> None:
+REFUSE_EVENTS = {
+    "sqlite": "PRAGMA max_page_count=1",
+    "postgres": "ALTER TABLE events ADD CONSTRAINT disk_is_full CHECK (position('xxx' in text) = 0)",
+}
+TAKE_EVENTS = {
+    "sqlite": "PRAGMA max_page_count=1000000",
+    "postgres": "ALTER TABLE events DROP CONSTRAINT disk_is_full",
+}
+
+
+def test_full_disk_does_not_stop_the_boot_server_and_lines_wait(fleet: Fleet, backend: str) -> None:
     with fleet.store.write() as tx:
-        tx._connection.exec_driver_sql("PRAGMA max_page_count=1")
-        pages = tx._connection.exec_driver_sql("PRAGMA page_count").scalar()
+        tx.connection.exec_driver_sql(REFUSE_EVENTS[backend])
     for number in range(400):
         fleet.clock.advance(0.01)
         report(fleet, mac=MAC, text=f"{number} " + "x" * 300)
-    with pytest.raises(StoreError, match="disk is full"):
+    with pytest.raises(StoreError, match=r"disk.is.full"):
         fleet.controller.tick()
     with fleet.store.write() as tx:
-        tx._connection.exec_driver_sql(f"PRAGMA max_page_count={(pages or 0) + 10_000}")
+        tx.connection.exec_driver_sql(TAKE_EVENTS[backend])
     assert sum("xxx" in event.text for event in timeline(fleet, "by-mac").events) == 400

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import ssl
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,9 +46,8 @@ from fleet.kube import KubeNode
 from fleet.lifecycle import State
 from fleet.pki import open_pki
 from fleet.spec.model import FirstBoot, Role
-from fleet.store.database import Store
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("backend")]
 
 SERVER = node_spec("pi5-1", 1, role=Role.SERVER)
 KEY = b"installer session key of 32 bytes"
@@ -257,42 +254,6 @@ def test_flood_of_hellos_is_slowed_down_and_others_go_on(server: Running) -> Non
     answers = [caller.post("/v1/hello", hello).status for _ in range(40)]
     assert 429 in answers
     assert caller.ask("GET", "/v1/node/desired").status == 401
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-sys.path[:0] = {path!r}
-from fakes_fleet import cluster_spec, hardware_of, installer_hello, node_spec, open_fleet
-from agent.protocol import InstallComplete, Proof, ProofKind
-from fleet.spec.model import Role
-node = node_spec("pi5-1", 1, role=Role.SERVER)
-controller = open_fleet(Path({state!r}), cluster_spec(node)).controller
-key = b"k" * 32
-welcome = controller.admission.hello(installer_hello(hardware_of(node), key))
-proof = Proof(welcome.session, ProofKind.NONE, installer_key=key.hex())
-token = controller.admission.prove(proof, None).token
-plan = controller.installs.plan(token)
-done = InstallComplete(1, plan.image.image_id, "d", 1, 1, 1.0)
-controller.installs.complete(token, done)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
-    script = KILLED.format(path=[entry for entry in sys.path if entry], state=str(tmp_path))
-    ended = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, check=False, timeout=60, env=dict(os.environ)
-    )
-    assert ended.returncode == -9, ended.stderr
-    store = Store.open(tmp_path / "control.db")
-    try:
-        with store.read() as reader:
-            assert reader.require_node("pi5-1").state is State.FIRST_BOOT
-            assert reader.open_intent("pi5-1") is None
-            assert any("installed and verified" in event.text for event in reader.timeline(node="pi5-1"))
-    finally:
-        store.close()
 
 
 def test_an_eeprom_order_goes_from_a_person_to_the_nodes_agent(server: Running, tmp_path: Path) -> None:

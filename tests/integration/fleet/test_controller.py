@@ -38,7 +38,7 @@ from fleet.lifecycle import MAX_ATTEMPTS, State
 from fleet.refusal import RefusedError
 from fleet.views import fleet_view, timeline_view
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("backend")]
 
 
 def test_a_blank_board_becomes_ready(fleet: Fleet) -> None:

@@ -34,7 +34,7 @@ from fleet.refusal import RefusedError
 from fleet.spec.model import Role
 from fleet.views import fleet_view, timeline_view
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("backend")]
 
 
 def test_agents_wait_for_the_first_server_and_then_join(fleet: Fleet) -> None:

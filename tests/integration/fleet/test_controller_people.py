@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fakes_fleet
 import pytest
 from fakes_fleet import (
     AgentKey,
@@ -44,7 +45,7 @@ from fleet.refusal import RefusedError
 from fleet.spec.model import FirstBoot
 from fleet.views import fleet_view, timeline_view
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("backend")]
 
 
 def test_server_waits_for_approval_of_exactly_its_key(tmp_path: Path) -> None:
@@ -194,8 +195,7 @@ def test_lost_store_wipes_nothing(tmp_path: Path) -> None:
     fleet = open_fleet(tmp_path, cluster_spec(AGENT))
     plan = install(fleet, AGENT)
     fleet.store.close()
-    for file in tmp_path.glob("control.db*"):
-        file.unlink()
+    fakes_fleet.lose_store(tmp_path)
     fleet = open_fleet(tmp_path, cluster_spec(AGENT))
     try:
         assert intent_of(fleet, AGENT) == plan.intent

@@ -26,7 +26,7 @@ from fleet.refusal import RefusedError
 from fleet.spec.model import Role
 from fleet.views import timeline_view
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("backend")]
 
 SERVER = node_spec("pi5-1", 1, role=Role.SERVER)
 AGENT = node_spec("pi4-1", 2)

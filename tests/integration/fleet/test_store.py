@@ -1,11 +1,11 @@
-"""The store as a file: migrations, modes, one writer, readers beside it, and what is undone."""
+"""What the store promises on either database: migrations, what is undone, claims, readers beside writers."""
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import fakes_fleet
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
@@ -15,12 +15,12 @@ from fakes_fleet import NOW, cluster_spec, node_spec, open_fleet
 
 from fleet.events import Entry, Kind
 from fleet.lifecycle import Happening, IllegalTransitionError, State
-from fleet.store.database import Store, StoreError
+from fleet.store.database import Store, StoreError, _backend
 from fleet.store.migrate import MIGRATIONS, upgrade
 from fleet.store.tables import metadata
-from fleet.store.version import LATEST, is_current
+from fleet.store.version import LATEST, REVISIONS, is_current
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("backend")]
 
 NODE = node_spec("pi4-1", 1)
 NOTE = Entry(kind=Kind.BOOT, text="a line")
@@ -29,44 +29,39 @@ NOTE = Entry(kind=Kind.BOOT, text="a line")
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     open_fleet(tmp_path, cluster_spec(NODE)).store.close()
-    opened = Store.open(tmp_path / "control.db")
+    opened = Store.open(fakes_fleet.store_place(tmp_path))
     yield opened
     opened.close()
 
 
+def set_version(store: Store, version: str) -> None:
+    with store.write() as tx:
+        tx.connection.execute(
+            sa.text("UPDATE alembic_version SET version_num = :version"), {"version": version}
+        )
+
+
 @pytest.mark.parametrize("way", ["migrated", "fresh"])
 def test_migrations_make_exactly_the_declared_tables(tmp_path: Path, way: str) -> None:
-    engine = sa.create_engine(f"sqlite:///{tmp_path / 'control.db'}")
+    backend = _backend(fakes_fleet.store_place(tmp_path), readonly=False)
     try:
-        with engine.begin() as connection:
+        with backend.engine.begin() as connection:
             if way == "migrated":
                 upgrade(connection)
             assert is_current(connection)
-            context = MigrationContext.configure(connection)
+            context = MigrationContext.configure(connection, opts={"compare_type": True})
             assert compare_metadata(context, metadata) == []
             assert context.get_current_heads() == (LATEST,)
-            assert ScriptDirectory(str(MIGRATIONS)).get_heads() == [LATEST]
+        scripts = ScriptDirectory(str(MIGRATIONS))
+        assert tuple(reversed([script.revision for script in scripts.walk_revisions()])) == REVISIONS
     finally:
-        engine.dispose()
-
-
-def test_files_are_their_owners_alone(store: Store) -> None:
-    with store.write() as tx:
-        tx.put_value("k", "v")
-        modes = {path.name: path.stat().st_mode & 0o777 for path in store.path.parent.glob("control.db*")}
-    assert {"control.db", "control.db-wal", "control.db-shm", "control.db.lock"} <= modes.keys()
-    assert set(modes.values()) == {0o600}
-
-
-def test_second_writer_is_told_who_may_be_running(store: Store) -> None:
-    with pytest.raises(StoreError, match="in use by another process"):
-        Store.open(store.path)
+        backend.close()
 
 
 def test_reader_works_beside_a_writer_and_after_it(store: Store) -> None:
     with store.write() as tx:
         tx.put_value("k", "before")
-    reader = Store.open_readonly(store.path)
+    reader = Store.open_readonly(store.place)
     try:
         with store.write() as tx:
             tx.put_value("k", "after")
@@ -81,13 +76,70 @@ def test_reader_works_beside_a_writer_and_after_it(store: Store) -> None:
         reader.close()
 
 
-def test_reader_cannot_write(store: Store) -> None:
-    reader = Store.open_readonly(store.path)
+def test_a_view_stays_as_it_was_when_it_began(store: Store) -> None:
+    with store.write() as tx:
+        tx.put_value("k", "before")
+    reader = Store.open_readonly(store.place)
     try:
-        with pytest.raises(StoreError, match="readonly"), reader.write() as tx:
+        with reader.read() as view:
+            assert view.value("k") == "before"
+            with store.write() as tx:
+                tx.put_value("k", "after")
+                tx.add_event(NOTE, NOW)
+            assert view.value("k") == "before"
+            assert "a line" not in [event.text for event in view.timeline()]
+    finally:
+        reader.close()
+
+
+def test_reader_cannot_write(store: Store) -> None:
+    reader = Store.open_readonly(store.place)
+    try:
+        with pytest.raises(StoreError, match=r"read-?only"), reader.write() as tx:
             tx.put_value("k", "v")
     finally:
         reader.close()
+
+
+def test_database_of_a_newer_version_is_refused(store: Store) -> None:
+    set_version(store, "9999")
+    store.close()
+    with pytest.raises(StoreError, match="newer Bramble") as refused:
+        Store.open(store.place)
+    assert refused.value.hint == "Run that version."
+    reader = Store.open_readonly(store.place)
+    try:
+        with pytest.raises(StoreError, match="newer Bramble"), reader.read():
+            raise AssertionError("nothing of it may be read")
+    finally:
+        reader.close()
+
+
+def test_reader_of_an_older_version_is_told_who_brings_it_up_to_date(store: Store) -> None:
+    set_version(store, "0001")
+    reader = Store.open_readonly(store.place)
+    try:
+        with pytest.raises(StoreError, match="older Bramble") as refused, reader.read():
+            raise AssertionError("columns of it are missing")
+        assert "bramble serve" in refused.value.hint
+    finally:
+        reader.close()
+
+
+def test_damaged_statement_is_a_store_error(store: Store) -> None:
+    twice = "INSERT INTO kv (key, value) VALUES ('a', 'b'), ('a', 'b')"
+    with pytest.raises(StoreError, match="cannot be written"), store.write() as tx:
+        tx.connection.exec_driver_sql(twice)
+    with store.read() as reader:
+        assert reader.value("a") is None
+
+
+def test_numbers_of_53_bits_are_kept(store: Store) -> None:
+    with store.write() as tx:
+        tx.update_node(tx.require_node("pi4-1"), status_sequence=2**53, generation=2**40)
+    with store.read() as reader:
+        node = reader.require_node("pi4-1")
+        assert (node.status_sequence, node.generation) == (2**53, 2**40)
 
 
 def test_a_raised_error_undoes_the_state_and_its_event_together(store: Store) -> None:
@@ -147,59 +199,3 @@ def test_timeline_can_be_followed_from_an_id(store: Store) -> None:
         whole = reader.timeline(node="pi4-1")
         assert [event.text for event in reader.timeline(node="pi4-1", since=whole[-3].id)] == ["3", "4"]
         assert [event.text for event in reader.timeline(node="pi4-1", limit=2)] == ["3", "4"]
-
-
-def test_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "control.db"
-    path.write_bytes(b"not a database, but somebody's file" * 100)
-    before = path.read_bytes()
-    with pytest.raises(StoreError, match="not a usable database"):
-        Store.open(path)
-    assert path.read_bytes() == before
-
-
-def test_database_of_a_newer_version_is_refused(store: Store) -> None:
-    path = store.path
-    store.close()
-    connection = sqlite3.connect(path)
-    connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    connection.commit()
-    connection.close()
-    with pytest.raises(StoreError, match="newer Bramble"):
-        Store.open(path)
-
-
-def test_missing_record_says_when_it_is_made(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="no record of this cluster") as missing:
-        Store.open_readonly(tmp_path / "control.db")
-    assert "bramble serve" in missing.value.hint
-
-
-def test_full_disk_is_told_and_changes_nothing(store: Store) -> None:
-    with store.write() as tx:
-        tx._connection.exec_driver_sql("PRAGMA max_page_count=1")
-    large = Entry(kind=Kind.BOOT, text="a line", detail={"filler": "x" * 1_000_000})
-    with pytest.raises(StoreError, match="disk is full"), store.write() as tx:
-        tx.add_event(large, NOW)
-    with store.read() as reader:
-        assert [event.text for event in reader.timeline()] == ["declared in cluster.yaml"]
-
-
-def test_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be written"):
-        Store.open(tmp_path / "file" / "control.db")
-
-
-def test_damaged_file_is_a_store_error_for_readers_and_writers(store: Store, tmp_path: Path) -> None:
-    garbage = tmp_path / "garbage.db"
-    garbage.write_bytes(b"no database " * 1000)
-    reader = Store.open_readonly(garbage)
-    try:
-        with pytest.raises(StoreError, match="cannot be read"), reader.read() as view:
-            view.nodes()
-    finally:
-        reader.close()
-    twice = "INSERT INTO kv (key, value) VALUES ('a', 'b'), ('a', 'b')"
-    with pytest.raises(StoreError, match="cannot be written"), store.write() as tx:
-        tx._connection.exec_driver_sql(twice)

@@ -47,6 +47,10 @@ ERRORS = [
     case("registries-key", "cluster.k3s.registries.mirror", "no key 'mirror'", "Remove", ("cluster.k3s.registries", {"mirror": {}})),
     case("registries-shape", "cluster.k3s.registries.mirrors", "must map registries", "", ("cluster.k3s.registries", {"mirrors": ["docker.io"]})),
     case("registries-auth", "cluster.k3s.registries.configs.r.example.auth", "credentials of 'r.example'", "overlay", ("cluster.k3s.registries", {"configs": {"r.example": {"auth": {"username": "me"}}}})),
+    case("store", "cluster.control.store", "no database", "postgresql://", ("cluster.control", {"store": "postgresql://db"})),
+    case("store-kind", "cluster.control.store", "has mysql", "postgresql://", ("cluster.control", {"store": "mysql://db/x"})),
+    case("store-password", "cluster.control.store", "a password in a URL", "Remove it", ("cluster.control", {"store": "postgresql://a:b@db/x"})),
+    case("store-password-setting", "cluster.control.store", "holds a password", "PGPASSWORD", ("cluster.control", {"store": "postgresql://a@db/x?password=b"})),
     # Image
     case("pages", "image.pages", "'16k'", "stock", ("image.pages", "16k")),
     case("base-unknown", "image.base", "'arch' is not a base", "debian-trixie", ("image.base", "arch")),
