@@ -1,4 +1,4 @@
-"""`python3 agent.pyz install | service | facts | --version`."""
+"""`python3 agent.pyz install | service | facts | smart | --version`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def run(arguments: Sequence[str]) -> int:
     commands.add_parser("install", help="install this board (runs as process 1 of the installer)")
     commands.add_parser("service", help="enrol, report, join (runs under systemd)")
     commands.add_parser("facts", help="print what this board says of itself, as JSON")
+    commands.add_parser("smart", help="print the SMART values of its NVMe disks, as JSON (needs root)")
     command = parser.parse_args(arguments).command
     try:
         # Imported here: the service must not carry the installer in memory, and the other way round.
@@ -30,6 +31,11 @@ def run(arguments: Sequence[str]) -> int:
             from agent.service import main as serve
 
             return serve()
+        if command == "smart":
+            from agent.nvme import read_smart_logs
+
+            print(json.dumps(read_smart_logs()))
+            return 0
         from agent.facts import collect_facts
 
         print(json.dumps(collect_facts(), indent=2))

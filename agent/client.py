@@ -208,7 +208,7 @@ class ControlClient:
 
     def _decode(self, kind: type[Message], body: bytes) -> Message:
         try:
-            return decode(kind, body)
+            return decode(kind, body, newer_peer=True)
         except ProtocolError as exc:
             raise AgentError(
                 f"the control server's answer is not understood: {exc}",

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import AgentError
 from agent.hardware import ROOT, parse_meminfo, read_text
-from agent.protocol import Health, Problem
+from agent.protocol import Problem
+from agent.storage import parse_emmc_life_time
+from agent.vitals import Health
 
 PRESSURES = ("cpu", "io", "memory")
 STA_UNSYNC = 0x0040
@@ -21,7 +24,6 @@ TIME_ERROR = 5
 """adjtimex return value: clock not synchronised. Source: adjtimex(2)"""
 TIMEX_BYTES = 208
 """sizeof(struct timex) where long has 64 bits. Source: linux/timex.h"""
-EMMC_WEAR_STEP_PERCENT = 10
 
 
 def parse_pressure(text: str) -> float | None:
@@ -37,43 +39,58 @@ def parse_throttled(text: str) -> int | None:
     return int(match.group(1), 16) if match else None
 
 
-def parse_emmc_life_time(text: str) -> int | None:
-    """Wear in percent from `0x02 0x01` (device life time estimation type A and B, JEDEC eMMC 5.1 §7.4).
-
-    0x01–0x0A are steps of 10 % used, 0x0B is past the end; 0x00 says "not defined". The worse of the two
-    counts.
-    """
-    values = [int(word, 16) for word in text.split() if re.fullmatch(r"0x[0-9a-fA-F]{2}", word)]
-    known = [value for value in values if 0 < value <= 0x0B]
-    return max(known) * EMMC_WEAR_STEP_PERCENT if known else None
-
-
 def has_memory_cgroup(controllers: str) -> bool:
     """Whether /sys/fs/cgroup/cgroup.controllers (cgroup v2: names separated by spaces) lists `memory`."""
     return "memory" in controllers.split()
 
 
-def read_health(root: Path = ROOT) -> Health:
-    """One cheap sample of the node.
+@dataclass(frozen=True)
+class Places:
+    """Where this board keeps its readings: differs per board, and does not move while it runs."""
+
+    thermal: Path | None
+    throttled: Path | None
+    life_times: tuple[Path, ...]
+    under_voltage: Path | None
+    fan: Path | None
+
+    @classmethod
+    def find(cls, root: Path) -> Places:
+        """Looks through sysfs, which takes some milliseconds."""
+        voltage = _find_hwmon(root, "rpi_volt")
+        return cls(
+            thermal=_find_thermal(root),
+            throttled=_find_throttled(root),
+            life_times=tuple(sorted(root.glob("sys/block/mmcblk*/device/life_time"))),
+            under_voltage=None if voltage is None else voltage / "in0_lcrit_alarm",
+            fan=_find_hwmon(root, "pwmfan"),
+        )
+
+
+def read_health(root: Path = ROOT, places: Places | None = None) -> Health:
+    """One cheap sample of the node: what is in a handful of small files.
 
     Raises:
         AgentError: /proc is not mounted.
     """
+    places = places or Places.find(root)
     uptime = (read_text(root / "proc/uptime") or "").split()
     load = (read_text(root / "proc/loadavg") or "").split()
     if not uptime or not load:
         raise AgentError("/proc/uptime or /proc/loadavg can not be read", "Is /proc mounted?")
     space = os.statvfs(root)
     pressure = {name: parse_pressure(read_text(root / "proc/pressure" / name) or "") for name in PRESSURES}
+    wear = [parse_emmc_life_time(read_text(path) or "") for path in places.life_times]
     return Health(
         uptime_s=float(uptime[0]),
         load1=float(load[0]),
         memory_available_bytes=parse_meminfo(read_text(root / "proc/meminfo") or "", "MemAvailable"),
         root_free_bytes=space.f_bavail * space.f_frsize,
+        root_size_bytes=space.f_blocks * space.f_frsize,
         clock_synchronised=is_clock_synchronised(root),
-        temperature_c=_read_temperature(root),
-        throttled=_read_throttled(root),
-        storage_wear_percent=_read_wear(root),
+        temperature_c=_read_temperature(places.thermal),
+        throttled=None if places.throttled is None else parse_throttled(read_text(places.throttled) or ""),
+        storage_wear_percent=max((value for value in wear if value is not None), default=None),
         pressure_some_avg10={name: value for name, value in pressure.items() if value is not None},
     )
 
@@ -118,33 +135,31 @@ def find_missing_cgroup(root: Path = ROOT) -> Problem | None:
     )
 
 
-def _read_temperature(root: Path) -> float | None:
-    """The SoC's thermal zone, in °C (the file counts thousandths)."""
+def _find_thermal(root: Path) -> Path | None:
+    """The SoC's thermal zone, else the first that tells a temperature."""
     zones = sorted((root / "sys/class/thermal").glob("thermal_zone*"))
     zones.sort(key=lambda zone: "cpu" not in (read_text(zone / "type") or ""))
-    for zone in zones:
-        text = read_text(zone / "temp") or ""
-        if re.fullmatch(r"-?\d+", text):
-            return int(text) / 1000
-    return None
+    return next((zone / "temp" for zone in zones if _read_temperature(zone / "temp") is not None), None)
 
 
-def _read_throttled(root: Path) -> int | None:
+def _read_temperature(path: Path | None) -> float | None:
+    """In °C; the file counts thousandths."""
+    text = "" if path is None else read_text(path) or ""
+    return int(text) / 1000 if re.fullmatch(r"-?\d+", text) else None
+
+
+def _find_hwmon(root: Path, name: str) -> Path | None:
+    """The directory of a hardware monitor by its name; their numbers change from boot to boot."""
+    found = sorted(root.glob("sys/class/hwmon/hwmon*/name"))
+    return next((path.parent for path in found if read_text(path) == name), None)
+
+
+def _find_throttled(root: Path) -> Path | None:
     """The firmware driver's sysfs file; its parent's name differs per SoC, so it is searched two levels
     deep."""
     platform = root / "sys/devices/platform"
     for pattern in ("*firmware*/get_throttled", "*/*firmware*/get_throttled"):
         for path in sorted(platform.glob(pattern)):
-            value = parse_throttled(read_text(path) or "")
-            if value is not None:
-                return value
+            if parse_throttled(read_text(path) or "") is not None:
+                return path
     return None
-
-
-def _read_wear(root: Path) -> int | None:
-    readings = [
-        parse_emmc_life_time(read_text(path) or "")
-        for path in sorted((root / "sys/block").glob("mmcblk*/device/life_time"))
-    ]
-    known = [value for value in readings if value is not None]
-    return max(known) if known else None

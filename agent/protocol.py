@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import hashlib
 import hmac
 import json
@@ -30,6 +31,8 @@ import types
 import typing
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
+
+from agent.vitals import Health as Health  # a message like those here
 
 PROTOCOL_VERSION = 1
 MAX_BODY_BYTES = 64 * 1024
@@ -259,24 +262,6 @@ class Desired:
 
 
 @dataclass(frozen=True)
-class Health:
-    """A cheap sample. Absent readings are None, never a made-up zero."""
-
-    uptime_s: float
-    load1: float
-    memory_available_bytes: int
-    root_free_bytes: int
-    clock_synchronised: bool
-    temperature_c: float | None = None
-    throttled: int | None = None
-    """get_throttled bits: 0 under-voltage now, 1 frequency capped, 2 throttled, 3 soft temperature limit;
-    16–19 the same, has occurred."""
-    storage_wear_percent: int | None = None
-    pressure_some_avg10: dict[str, float] = field(default_factory=dict)
-    """PSI `some avg10` of cpu, io and memory, percent."""
-
-
-@dataclass(frozen=True)
 class Status:
     sequence: int
     """Increases by one with each report; a repeat changes nothing."""
@@ -375,8 +360,12 @@ def _refuse_constant(name: str) -> NoReturn:
 Message = TypeVar("Message")
 
 
-def decode(kind: type[Message], body: bytes) -> Message:
+def decode(kind: type[Message], body: bytes, *, newer_peer: bool = False) -> Message:
     """Parse a JSON body into `kind`.
+
+    Args:
+        newer_peer: leave out fields that this version does not know. For what an agent hears and remembers:
+            it must follow a newer server, if only to be updated by it, and read what a newer agent stored.
 
     Raises:
         ProtocolError: not JSON, too large, an unknown or missing field, or a field of another type.
@@ -387,11 +376,11 @@ def decode(kind: type[Message], body: bytes) -> Message:
         value = json.loads(body, parse_constant=_refuse_constant)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as exc:
         raise ProtocolError(f"the body is not JSON: {exc}") from exc
-    decoded: Message = _convert(kind, value, kind.__name__)
+    decoded: Message = _convert(kind, value, kind.__name__, newer_peer)
     return decoded
 
 
-def _convert(kind: Any, value: Any, where: str) -> Any:
+def _convert(kind: Any, value: Any, where: str, lenient: bool) -> Any:
     """`value` as `kind`: dataclasses, enums, tuples, dicts, unions with None and plain JSON types.
 
     Nothing is coerced silently; an integer for a float is the one exception (JSON has a single number type).
@@ -399,19 +388,19 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(kind) if option is not type(None)]
-        return None if value is None else _convert(options[0], value, where)
+        return None if value is None else _convert(options[0], value, where, lenient)
     if origin is tuple:
         if not isinstance(value, list):
             raise ProtocolError(f"{where}: expected a list, got {type(value).__name__}")
         item = typing.get_args(kind)[0]
-        return tuple(_convert(item, entry, f"{where}[{index}]") for index, entry in enumerate(value))
+        return tuple(_convert(item, entry, f"{where}[{index}]", lenient) for index, entry in enumerate(value))
     if origin is dict:
         if not isinstance(value, dict):
             raise ProtocolError(f"{where}: expected an object, got {type(value).__name__}")
         item = typing.get_args(kind)[1]
-        return {str(key): _convert(item, entry, f"{where}.{key}") for key, entry in value.items()}
+        return {str(key): _convert(item, entry, f"{where}.{key}", lenient) for key, entry in value.items()}
     if dataclasses.is_dataclass(kind):
-        return _convert_dataclass(kind, value, where)
+        return _convert_dataclass(kind, value, where, lenient)
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         try:
             return kind(value)
@@ -425,20 +414,29 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _convert_dataclass(kind: Any, value: Any, where: str) -> Any:
+@functools.cache
+def _shape(kind: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Types of a dataclass's fields, and the names of those that must be there.
+
+    Asked for every report of every node, and costly to find out.
+    """
+    required = tuple(
+        entry.name
+        for entry in dataclasses.fields(kind)
+        if entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+    )
+    return typing.get_type_hints(kind), required
+
+
+def _convert_dataclass(kind: Any, value: Any, where: str, lenient: bool) -> Any:
     if not isinstance(value, dict):
         raise ProtocolError(f"{where}: expected an object, got {type(value).__name__}")
-    hints = typing.get_type_hints(kind)
-    fields = {entry.name: entry for entry in dataclasses.fields(kind)}
-    unknown = sorted(set(value) - set(fields))
-    if unknown:
+    hints, required = _shape(kind)
+    unknown = sorted(value.keys() - hints.keys())
+    if unknown and not lenient:
         raise ProtocolError(f"{where}: unknown field {unknown[0]!r}")
-    required = [
-        name
-        for name, entry in fields.items()
-        if entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
-    ]
     missing = [name for name in required if name not in value]
     if missing:
         raise ProtocolError(f"{where}: field {missing[0]!r} is missing")
-    return kind(**{name: _convert(hints[name], entry, f"{where}.{name}") for name, entry in value.items()})
+    fields = ((name, entry) for name, entry in value.items() if name in hints)
+    return kind(**{name: _convert(hints[name], entry, f"{where}.{name}", lenient) for name, entry in fields})

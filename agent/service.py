@@ -29,7 +29,7 @@ from agent.eeprom import carry_out
 from agent.enrol import Applicant, Identity, ask, read_boot_id
 from agent.errors import AgentError
 from agent.hardware import ROOT, read_hardware, read_interfaces, read_text
-from agent.health import find_missing_cgroup, is_clock_synchronised, read_health
+from agent.health import find_missing_cgroup, is_clock_synchronised
 from agent.k3s import K3s
 from agent.network import read_address
 from agent.notify import ServiceManager, parse_environment
@@ -59,6 +59,7 @@ from agent.protocol import (
     StatusAccepted,
     Verdict,
 )
+from agent.sampler import Sampler
 from agent.state import NodeConfig, StateStore, forget_ticket, load_node_config
 
 log = logging.getLogger("bramble.agent")
@@ -116,6 +117,7 @@ class Service:
         self._identity = Identity(host.state_directory, host.run)
         self._client = ControlClient(config.control_urls, AuthorityTrust(ca_pem=config.ca_pem))
         self._k3s = K3s(config.role, host.run, host.root)
+        self._sampler = Sampler(host.root, host.run)
         self._hardware = read_hardware(host.root)
         self._boot_id = read_boot_id(host.root)
         self._image_id = _read_image_id(host.root)
@@ -335,7 +337,11 @@ class Service:
             sequence=sequence,
             boot_id=self._boot_id,
             hardware=self._hardware,
-            health=read_health(self._host.root),
+            health=self._sampler.sample(
+                k3s_runs=observed.k3s is K3sState.RUNNING,
+                is_server=self._config.role == "server",
+                behind_s=self._behind_s,
+            ),
             addresses=self._addresses(),
             k3s=observed.k3s,
             k3s_version=None if observed.k3s is K3sState.ABSENT else self._k3s.version(),

@@ -120,6 +120,18 @@ class AgentState:
     """The last EEPROM order that was carried out or refused."""
 
 
+def parse_state(data: bytes) -> AgentState:
+    """Parse state.json, perhaps of a newer agent that was rolled back: its numbers count all the same.
+
+    Raises:
+        ProtocolError: it is something else.
+    """
+    state = decode(AgentState, data, newer_peer=True)
+    if b'"generation":' not in data:
+        raise ProtocolError("AgentState: field 'generation' is missing")
+    return state
+
+
 class StateStore:
     """Owns state.json and its predecessor. One process at a time (systemd runs one agent).
 
@@ -139,7 +151,7 @@ class StateStore:
         found = None
         for path in (self._path, self._previous):
             try:
-                found = decode(AgentState, path.read_bytes())
+                found = parse_state(path.read_bytes())
                 break
             except FileNotFoundError:
                 continue

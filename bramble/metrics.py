@@ -16,6 +16,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from bramble.health_metrics import NodeHealthCollector
 from fleet.controller import Controller
 from fleet.errors import FleetError
 from fleet.lifecycle import State
@@ -36,6 +37,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self.pxe = PxeMetrics(self._registry)
         self._registry.register(_FleetCollector(store))
+        self._registry.register(NodeHealthCollector(store))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)

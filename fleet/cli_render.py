@@ -33,7 +33,7 @@ def render_fleet(view: Mapping[str, Any], now: float) -> RenderableType:
             node["role"],
             state_text(node["state"]),
             age(now - node["since"]),
-            Text(node["detail"]),
+            Text(node["detail"] or ", ".join(held["words"] for held in node.get("conditions", ()))),
             node["k3s"],
         )
     parts: list[RenderableType] = [table]
@@ -74,6 +74,10 @@ def render_timeline(timeline: Mapping[str, Any], now: float) -> RenderableType:
         parts.append(Text.assemble((board["board"], "bold"), f"  {why}"))
         parts.append(Text(board["model"]))
     parts += [Text(f"  {name}: {value}") for name, value in timeline["facts"].items()]
+    for held in node.get("conditions", ()) if node is not None else ():
+        style = "bold red" if held["degrades"] else "yellow"
+        what = f"  {held['words']} for {age(now - held['since'])}: {held['evidence']}"
+        parts.append(Text(f"{what}\n    {held['hint']}", style=style))
     if timeline["events"]:
         first = first_sign(timeline["events"])
         parts.append(Text(f"\n  from {datetime.fromtimestamp(first):%Y-%m-%d %H:%M:%S}", style="dim"))

@@ -13,6 +13,7 @@ from typing import Any
 
 from agent.protocol import Occupant
 from fleet.enrolment import WAITS, Decision
+from fleet.health import TRAITS, Condition
 from fleet.lifecycle import MAX_ATTEMPTS, State
 from fleet.printable import printable
 from fleet.spec.model import Role
@@ -214,6 +215,20 @@ def k3s_changed(state: str, version: str | None) -> Entry:
 
 def problem(code: str, message: str, hint: str) -> Entry:
     return Entry(kind=Kind.HEALTH, text=f"{code}: {message}", hint=hint, detail={"code": code})
+
+
+def condition_changed(condition: Condition, began: bool, evidence: str) -> Entry:
+    trait = TRAITS[condition]
+    return Entry(
+        kind=Kind.HEALTH,
+        text=f"{trait.words}: {evidence}" if began else f"no longer so: {trait.words}",
+        hint=trait.hint if began else "",
+        detail={"condition": condition.value, "began": began},
+    )
+
+
+def degraded(causes: str, hint: str) -> Entry:
+    return Entry(kind=Kind.STATE, text=f"degraded: {causes}", hint=hint)
 
 
 def became_ready(version: str, simulated: bool) -> Entry:

@@ -15,6 +15,7 @@ from agent.protocol import Desired, JoinMaterial, K3sState, Status, StatusAccept
 from fleet import events
 from fleet.eeprom_orders import number_of
 from fleet.ground import Ground
+from fleet.health_desk import HealthDesk
 from fleet.k3s_config import API_PORT, InitialiseCluster, JoinServer, Way, render_join_material, unit_of
 from fleet.lifecycle import Happening, State
 from fleet.refusal import RefusedError
@@ -70,6 +71,7 @@ class JoinDesk:
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
+        self._health = HealthDesk()
 
     def desired(self, certificate: str | None) -> Desired:
         """What the server wants of the caller."""
@@ -186,8 +188,8 @@ class JoinDesk:
         changes["status"] = json.loads(json.dumps(dataclasses.asdict(status)))
         node = tx.update_node(node, **changes)
         if node.state is State.LOST:
-            return tx.move(node, Happening.HEARD_AGAIN, events.heard_again(), now)
-        return node
+            node = tx.move(node, Happening.HEARD_AGAIN, events.heard_again(), now)
+        return self._health.take(tx, node, status, now)
 
     def _give_turn(self, tx: Transaction, node: NodeRecord, now: float) -> tuple[NodeRecord, str]:
         """Let a joining node begin when it is its turn; its generation grows at that moment."""

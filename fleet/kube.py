@@ -68,6 +68,22 @@ class KubeApi:
         except (KeyError, TypeError, AttributeError) as error:
             raise KubeError(f"{self._url} did not answer with a list of nodes") from error
 
+    async def patch_node_status(self, name: str, patch: Mapping[str, Any]) -> None:
+        """Merge into a Node's status; list entries go by their key, as the API's types say.
+
+        Raises:
+            KubeError: No answer, or a refusal.
+        """
+        if self._session is None:
+            raise KubeError("the client is not open")
+        url, kind = f"{self._url}/api/v1/nodes/{name}/status", "application/strategic-merge-patch+json"
+        try:
+            async with self._session.patch(url, json=patch, headers={"Content-Type": kind}) as response:
+                if response.status != 200:
+                    raise KubeError(f"{url} answered {response.status} to a patch")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise KubeError(f"{self._url} does not answer: {error or type(error).__name__}") from error
+
     async def _get(self, path: str) -> Any:
         if self._session is None:
             raise KubeError("the client is not open")

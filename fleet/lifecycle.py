@@ -75,6 +75,8 @@ class Happening(StrEnum):
     """The node reported while it waits for its turn to join: the limit starts anew."""
     BECAME_READY = "became-ready"
     BECAME_UNREADY = "became-unready"
+    FELL_ILL = "fell-ill"
+    """Its own reports say that something is wrong with it: under-voltage, a failing disk."""
     FELL_SILENT = "fell-silent"
     HEARD_AGAIN = "heard-again"
     EXHAUSTED = "exhausted"
@@ -154,6 +156,7 @@ TRANSITIONS: Final[Mapping[Happening, Mapping[State, State]]] = {
     Happening.WAITED: {State.JOINING: State.JOINING},
     Happening.BECAME_READY: _all_from(State.JOINING, State.FAILED_JOINING, State.DEGRADED, to=State.READY),
     Happening.BECAME_UNREADY: {State.READY: State.DEGRADED},
+    Happening.FELL_ILL: {State.READY: State.DEGRADED},
     Happening.FELL_SILENT: _all_from(State.READY, State.DEGRADED, to=State.LOST),
     Happening.HEARD_AGAIN: {State.LOST: State.DEGRADED},
     Happening.EXHAUSTED: _all_from(*_BEFORE_IMAGE, to=State.QUARANTINED),

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fleet.boards import BoardModel
 from fleet.find import find_subject
+from fleet.health import TRAITS
+from fleet.health_desk import Held, held_by, held_by_all
 from fleet.printable import printable
 from fleet.store.database import Store
 from fleet.store.records import BoardRecord, EventRecord, NodeRecord, board_id
 
 _VERSION = re.compile(r"\bv\d+\.\d+\.\d+\S*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConditionView:
+    """What is not as it should be with a node; `condition` is its name in metrics and Kubernetes."""
+
+    condition: str
+    words: str
+    evidence: str
+    hint: str
+    since: float
+    degrades: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +48,7 @@ class NodeView:
     image_id: str | None
     boots: int
     fingerprint: str | None
+    conditions: tuple[ConditionView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +99,10 @@ class Timeline:
 def fleet_view(store: Store) -> FleetView:
     """All nodes and all held boards."""
     with store.read() as reader:
+        ill = held_by_all(reader)
         return FleetView(
-            nodes=tuple(map(node_view, reader.nodes())), held=tuple(map(_held_view, reader.held_boards()))
+            nodes=tuple(node_view(node, ill.get(node.name, ())) for node in reader.nodes()),
+            held=tuple(map(_held_view, reader.held_boards())),
         )
 
 
@@ -102,7 +119,8 @@ def timeline_view(store: Store, name: str, since: int = 0) -> Timeline | None:
                 earlier = reader.timeline(board=key, since=since)
                 own |= {event.id: event for event in earlier if event.node in (None, node.name)}
             events = sorted(own.values(), key=lambda event: (event.at, event.id))
-            return Timeline(node=node_view(node), board=None, facts=_facts(node), events=_event_views(events))
+            view = node_view(node, held_by(reader, node.name))
+            return Timeline(node=view, board=None, facts=_facts(node), events=_event_views(events))
         if found is None:
             return None
         events = reader.timeline(board=found.id, since=since)
@@ -114,7 +132,7 @@ def as_json(value: Any) -> Any:
     return dataclasses.asdict(value)
 
 
-def node_view(node: NodeRecord) -> NodeView:
+def node_view(node: NodeRecord, held: Iterable[Held] = ()) -> NodeView:
     return NodeView(
         name=node.name,
         board=node.board,
@@ -129,6 +147,19 @@ def node_view(node: NodeRecord) -> NodeView:
         image_id=node.image_id,
         boots=node.boots,
         fingerprint=node.pending_key[:8] if node.pending_key else None,
+        conditions=tuple(map(_condition_view, held)),
+    )
+
+
+def _condition_view(held: Held) -> ConditionView:
+    trait = TRAITS[held.condition]
+    return ConditionView(
+        condition=held.condition.value,
+        words=trait.words,
+        evidence=held.evidence,
+        hint=trait.hint,
+        since=held.since,
+        degrades=trait.degrades,
     )
 
 
@@ -172,6 +203,7 @@ def _facts(node: NodeRecord) -> dict[str, str]:
     """What is known of the node, in the order in which it is shown."""
     status = node.status or {}
     hardware, health = status.get("hardware") or {}, status.get("health") or {}
+    firmware = health.get("firmware") or {}
     facts = {
         "board": BoardModel.parse(node.board).title,
         "role": node.role.value,
@@ -186,6 +218,10 @@ def _facts(node: NodeRecord) -> dict[str, str]:
         "temperature": _number(health.get("temperature_c"), "°C"),
         "load": _number(health.get("load1"), ""),
         "free on /": _mib(health.get("root_free_bytes")),
+        "storage wear": _number(health.get("storage_wear_percent"), "%"),
+        "throttled": f"{bits:#x}" if (bits := health.get("throttled")) is not None else "",
+        "bootloader": str(firmware.get("version") or "")[:12],
+        "booted partition": str(firmware.get("partition") or ""),
     }
     return {name: printable(text) for name, text in facts.items() if text}
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from fleet import events
 from fleet.ground import Ground, is_usable
+from fleet.health_desk import held_by_all, is_kept_degraded
 from fleet.joining import FOUNDED, FOUNDER, STEADY_INTERVAL_S, JoinDesk
 from fleet.k3s_config import API_PORT
 from fleet.kube import KubeApi, KubeError, KubeNode
 from fleet.lifecycle import Happening, State, check, limit_s
+from fleet.node_conditions import Announcer
 from fleet.printable import printable
 from fleet.spec.model import Role
 from fleet.store.records import IntentRecord, NodeRecord
@@ -35,6 +37,8 @@ class NodeLister(Protocol):
 
     async def nodes(self) -> dict[str, KubeNode]: ...
 
+    async def patch_node_status(self, name: str, patch: Mapping[str, Any]) -> None: ...
+
 
 Connect = Callable[[str], AbstractAsyncContextManager[NodeLister]]
 """URL of an API server → a client for one conversation."""
@@ -49,6 +53,7 @@ class Watch:
         self._connect = connect or self._connect_with_certificate
         self._started = ground.clock()
         self._unready: dict[str, int] = {}
+        self._announcer = Announcer()
 
     def tick(self) -> None:
         """Apply time limits. Cheap: run it about once per second."""
@@ -108,11 +113,30 @@ class Watch:
             try:
                 async with self._connect(f"https://{address}:{API_PORT}") as api:
                     listing = await api.nodes()
+                    await self._announce(api, listing)
             except KubeError as error:
                 log.debug("kubernetes does not answer", extra={"node": node.name, "cause": error.message})
                 continue
             self.apply_kubernetes(listing)
             return
+
+    async def _announce(self, api: NodeLister, listing: Iterable[str]) -> None:
+        """Write nodes' conditions to their Node objects; what is refused is tried again later."""
+        now = self._ground.clock()
+        with self._ground.store.read() as reader:
+            ill = held_by_all(reader)
+        for name in listing:
+            held = ill.get(name, ())
+            patch = self._announcer.due(name, held, now)
+            if patch is None:
+                continue
+            try:
+                await api.patch_node_status(name, patch)
+            except KubeError as error:
+                log.warning("a node's conditions were not published: %s", error.message, extra={"node": name})
+                self._announcer.refused(name, now)
+                continue
+            self._announcer.told(name, held, now)
 
     def apply_kubernetes(self, listing: Mapping[str, KubeNode]) -> None:
         """Move nodes by what the Kubernetes API says of them."""
@@ -129,6 +153,8 @@ class Watch:
     def _take_ready(self, tx: Transaction, node: NodeRecord, said: KubeNode, now: float) -> None:
         # A Node object outlives its node for a while: only one that got its material can have become Ready.
         if not (node.join_allowed and _waits_for_ready(node)):
+            return
+        if node.state is State.DEGRADED and is_kept_degraded(tx, node.name):
             return
         entry = events.became_ready(said.version, node.has_simulated_k3s)
         tx.move(node, Happening.BECAME_READY, entry, now)

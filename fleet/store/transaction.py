@@ -135,6 +135,11 @@ class Reader:
         answer: str | None = self._connection.execute(sa.select(kv.c.value).where(kv.c.key == key)).scalar()
         return answer
 
+    def values(self, prefix: str) -> dict[str, str]:
+        """All values whose key begins with `prefix`."""
+        query = sa.select(kv.c.key, kv.c.value).where(kv.c.key.startswith(prefix, autoescape=True))
+        return {key: value for key, value in self._connection.execute(query)}
+
 
 class Transaction(Reader):
     """Questions and changes; all become durable together."""

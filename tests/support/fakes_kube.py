@@ -24,12 +24,16 @@ class FakeKube:
     directory: Path
     ready: dict[str, bool] = field(default_factory=dict)
     asked_by: list[Any] = field(default_factory=list)
+    patches: list[tuple[str, Any]] = field(default_factory=list)
+    conditions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Node → type → condition, as the patches left them."""
 
     @contextlib.asynccontextmanager
     async def serve(self) -> AsyncIterator[int]:
         """Listen on a free port of 127.0.0.1; `directory` is the cluster's key material."""
         app = web.Application()
         app.router.add_get("/api/v1/nodes", self._nodes)
+        app.router.add_patch("/api/v1/nodes/{name}/status", self._patch)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         try:
@@ -45,6 +49,19 @@ class FakeKube:
             return web.json_response({"kind": "Status", "code": 401}, status=401)
         self.asked_by.append(shown["subject"])
         return web.json_response({"kind": "NodeList", "items": [self._node(name) for name in self.ready]})
+
+    async def _patch(self, request: web.Request) -> web.Response:
+        """Strategic merge of `status.conditions`, whose merge key is `type`."""
+        name = request.match_info["name"]
+        if request.content_type != "application/strategic-merge-patch+json":
+            return web.json_response({"kind": "Status", "code": 415}, status=415)
+        if name not in self.ready:
+            return web.json_response({"kind": "Status", "code": 404}, status=404)
+        patch = await request.json()
+        self.patches.append((name, patch))
+        known = self.conditions.setdefault(name, {})
+        known |= {entry["type"]: entry for entry in patch["status"]["conditions"]}
+        return web.json_response(self._node(name))
 
     def _node(self, name: str) -> dict[str, Any]:
         condition = {"type": "Ready", "status": "True" if self.ready[name] else "False", "message": "told"}

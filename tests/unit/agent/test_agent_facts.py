@@ -22,11 +22,11 @@ from agent.health import (
     find_missing_cgroup,
     has_memory_cgroup,
     is_clock_synchronised,
-    parse_emmc_life_time,
     parse_pressure,
     parse_throttled,
     read_health,
 )
+from agent.storage import parse_emmc_life_time
 
 
 @pytest.fixture
