@@ -14,7 +14,8 @@ An entry of the store is there completely or not at all.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,9 +26,10 @@ from imagebuilder.boot_tree import netboot_kernel, write_boot_tree
 from imagebuilder.delta import NodeValues, render_delta
 from imagebuilder.dialects import MANNERS
 from imagebuilder.digests import DigestCache, hash_file
+from imagebuilder.disk.behind import written_behind
 from imagebuilder.disk.blockmap import mapped_ranges
 from imagebuilder.disk.debugfs import needed_bytes
-from imagebuilder.disk.edit import DiskImage
+from imagebuilder.disk.edit import DiskImage, is_clean
 from imagebuilder.disk.edits import Edit, PutBootFile, Written
 from imagebuilder.disk.source import FileSource, open_source
 from imagebuilder.disk.sparse import copy_sparse
@@ -70,9 +72,10 @@ from imagebuilder.steps.overlay import OwnOverlay, load_overlay
 from imagebuilder.steps.seed import SeedStep
 from imagebuilder.steps.step import Context, Step
 from imagebuilder.steps.units import UnitsStep
-from imagebuilder.store import Store, require_room
+from imagebuilder.store import Store, flush_file, require_room
 
 KIND: Final = "images"
+COMPRESSED: Final = "disk.img.zst"
 FREE_ROOT_BYTES: Final = 3 * 2**29
 """Room that stays free on the root before it grows to its disk: k3s unpacks itself and its images at the
 first start."""
@@ -98,7 +101,7 @@ class Image:
 
     @property
     def compressed(self) -> Path:
-        return self.root / "disk.img.zst"
+        return self.root / COMPRESSED
 
     @property
     def index(self) -> Path:
@@ -257,46 +260,63 @@ def _inputs(
 
 def _build(spec: ClusterSpec, inputs: _Inputs, into: Path, store: Store, progress: Progress) -> None:
     progress("reading the k3s release", 0.01)
-    verify_payload(inputs.release)
     _require_room(inputs, store)
-    progress("looking at the base", 0.03)
-    facts = inspect_image(inputs.base.disk)
-    require_editable(facts, inputs.plan.tools["e2fsprogs"])
     scratch = into / "scratch"
     scratch.mkdir()
     disk = DiskImage(into / "disk.img", scratch)
-    progress("copying the base", 0.05)
-    copy_sparse(inputs.base.disk, disk.path)
-    if facts.table.kind is TableKind.GPT:
-        disk.replace_table(mbr_in_place_of(facts.table), first_free_sectors(facts.table))
-    packaged = _lay_packages(inputs.layer, disk, progress)
-    if packaged and facts.table.kind is TableKind.MBR:
-        facts = inspect_image(disk.path)  # a package may bring a kernel, a unit, an account
-    written = packaged + _apply(inputs.plan, disk, facts, progress)
-    progress("checking the filesystems", 0.35)
-    disk.check()
-    scratch.rmdir()
-    progress("extracting the boot files", 0.38)
-    with open_source(disk.path) as source:
-        tree = write_boot_tree(source, facts, into / "boot")
-    progress("building the installer", 0.40)
-    installer = into / "installer" / "initramfs"
-    installer.parent.mkdir()
-    build_initramfs(installer, tree.initramfs, inputs.base.id, inputs.base.disk, inputs.agent_archive, store)
-    manifest = _seal(spec, inputs, disk, facts, written, into, store, progress)
+    base = inputs.base.disk
+    with written_behind(disk.path):
+        with ThreadPoolExecutor(1) as beside:
+            copied = beside.submit(copy_sparse, base, disk.path)
+            verify_payload(inputs.release)
+            progress("looking at the base", 0.03)
+            facts = inspect_image(base)
+            require_editable(facts, inputs.plan.tools["e2fsprogs"])
+            clean = is_clean(base, facts.root.offset)
+            progress("copying the base", 0.05)
+            copied.result()
+        if facts.table.kind is TableKind.GPT:
+            disk.replace_table(mbr_in_place_of(facts.table), first_free_sectors(facts.table))
+        packaged = _lay_packages(inputs.layer, disk, clean, progress)
+        if packaged and facts.table.kind is TableKind.MBR:
+            facts = inspect_image(disk.path)  # a package may bring a kernel, a unit, an account
+        on_boot, read_back = _apply(inputs.plan, disk, facts, clean, progress)
+    # From here on nobody writes to the disk but `clear_unmapped`, into what no filesystem uses.
+    with ThreadPoolExecutor(2) as beside:
+        flushed = beside.submit(flush_file, disk.path)
+        on_root = beside.submit(read_back)
+        progress("checking the filesystems", 0.35)
+        disk.check()
+        scratch.rmdir()
+        progress("extracting the boot files", 0.38)
+        with open_source(disk.path) as source:
+            tree = write_boot_tree(source, facts, into / "boot")
+        progress("building the installer", 0.40)
+        installer = into / "installer" / "initramfs"
+        installer.parent.mkdir()
+        build_initramfs(installer, tree.initramfs, inputs.base.id, base, inputs.agent_archive, store)
+        progress("reading everything back", 0.42)
+        written = (*packaged, *on_boot, *on_root.result())
+        manifest = _seal(spec, inputs, disk, facts, written, into, store, progress)
+        flushed.result()
     (into / FILE_NAME).write_text(manifest.render(), encoding="utf-8")
     progress("done", 1.0)
 
 
-def _lay_packages(layer: StoredLayer | None, disk: DiskImage, progress: Progress) -> tuple[Written, ...]:
+def _lay_packages(
+    layer: StoredLayer | None, disk: DiskImage, clean: bool, progress: Progress
+) -> tuple[Written, ...]:
     if layer is None:
         return ()
     progress("laying the packages into the image", 0.08)
-    disk.grow_root(layer_room_bytes(layer.layer) + FREE_ROOT_BYTES)
+    disk.grow_root(layer_room_bytes(layer.layer) + FREE_ROOT_BYTES, clean=clean)
     return tuple(apply_layer(layer, disk))
 
 
-def _apply(plan: Plan, disk: DiskImage, facts: ImageFacts, progress: Progress) -> tuple[Written, ...]:
+def _apply(
+    plan: Plan, disk: DiskImage, facts: ImageFacts, clean: bool, progress: Progress
+) -> tuple[list[Written], Callable[[], list[Written]]]:
+    """Do the plan's edits: the record of the boot partition's, and what reads the root's back."""
     context = Context(image_id=plan.image_id, disk=disk, facts=facts)
     edits: dict[tuple[bool, str], Edit] = {}
     for step in plan.steps:
@@ -305,11 +325,11 @@ def _apply(plan: Plan, disk: DiskImage, facts: ImageFacts, progress: Progress) -
     boot = [edit for edit in edits.values() if isinstance(edit, PutBootFile)]
     root = [edit for edit in edits.values() if not isinstance(edit, PutBootFile)]
     progress("growing the root filesystem", 0.12)
-    disk.grow_root(needed_bytes(root, 4096) + FREE_ROOT_BYTES)
+    disk.grow_root(needed_bytes(root, 4096) + FREE_ROOT_BYTES, clean=clean)
     progress("writing the boot partition", 0.15)
     written = disk.put_boot(boot)
     progress("writing the root filesystem", 0.18)
-    return tuple(written + disk.put_root(root))
+    return written, disk.write_root(root)
 
 
 def _seal(
@@ -330,17 +350,22 @@ def _seal(
         ranges = mapped_ranges(source, size)
         clear_unmapped(descriptor, size, ranges)
         progress("compressing", 0.45)
-        with open_known(inputs.base.id, inputs.base.disk, store) as known:
-            chunks = compress(
+        with (
+            written_behind(into / COMPRESSED),
+            open_known(inputs.base.id, inputs.base.disk, store) as known,
+        ):
+            packed = compress(
                 source,
                 size,
                 ranges,
-                into / "disk.img.zst",
+                into / COMPRESSED,
                 lambda share: progress("compressing", 0.45 + share * 0.5),
                 known.packed,
             )
+            flush_file(into / COMPRESSED)
     finally:
         os.close(descriptor)
+    chunks = packed.chunks
     (into / "index.json").write_bytes(render_index(inputs.plan.image_id, size, chunks))
     (into / "disk.bmap").write_text(render_bmap(size, chunks))
     progress("recording digests", 0.96)
@@ -370,23 +395,23 @@ def _seal(
         ),
         size_bytes=size,
         mapped_bytes=sum(chunk.length for chunk in chunks),
-        compressed_bytes=(into / "disk.img.zst").stat().st_size,
+        compressed_bytes=packed.size_bytes,
         slots=slots,
         tools=inputs.plan.tools,
         changes=tuple(written),
-        outputs=_outputs(into),
+        outputs=_outputs(into, {COMPRESSED: packed.sha256}),
         packages=inputs.layer.layer.packages if inputs.layer else (),
         inputs=records,
     )
 
 
-def _outputs(directory: Path) -> tuple[Output, ...]:
+def _outputs(directory: Path, known: Mapping[str, str]) -> tuple[Output, ...]:
     paths = [path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != "disk.img"]
     return tuple(
         Output(
             path=path.relative_to(directory).as_posix(),
             size_bytes=path.stat().st_size,
-            sha256=hash_file(path),
+            sha256=known.get(path.name) or hash_file(path),
         )
         for path in paths
     )

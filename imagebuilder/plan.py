@@ -20,7 +20,7 @@ from imagebuilder.errors import NotUnderstood
 from imagebuilder.runner import run
 from imagebuilder.steps.step import Json, Step
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Raised whenever the same plan would give other bytes than before."""
 
 ID_DIGITS: Final = 40

@@ -256,7 +256,7 @@ class Store:
                 if final.exists():
                     final.rename(replaced)
                 work.rename(final)
-                _flush(final.parent)
+                flush_file(final.parent)
                 remove_tree(replaced)
             except OSError as exc:
                 raise _unwritable(self.root, exc) from exc
@@ -296,8 +296,17 @@ def flush_tree(root: Path) -> None:
         for name in names:
             path = Path(directory, name)
             if path.is_file() and not path.is_symlink():
-                _flush(path)
-        _flush(Path(directory))
+                flush_file(path)
+        flush_file(Path(directory))
+
+
+def flush_file(path: Path) -> None:
+    """Write a file or directory through to the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_tree(root: Path) -> None:
@@ -318,14 +327,6 @@ def _move_content(source: Path, target: Path) -> None:
 def _close_all(held: dict[Path, int]) -> None:
     while held:
         os.close(held.popitem()[1])
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _checked(name: str, what: str) -> str:

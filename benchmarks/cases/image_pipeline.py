@@ -208,9 +208,10 @@ def _hashing(job: _Job, image: Image, store: Store) -> float:
     ):
 
         def digest(chunk: Chunk) -> str:
-            data = source.read_at(chunk.offset, chunk.length)
             piece = ByteRange(chunk.offset, chunk.offset + chunk.length)
-            return known.digest(piece, data) or hashlib.sha256(data).hexdigest()
+            if found := known.digest(source, piece):
+                return found
+            return hashlib.sha256(source.read_at(chunk.offset, chunk.length)).hexdigest()
 
         for chunk, found in zip(chunks, pool.map(digest, chunks), strict=True):
             if chunk.sha256 != found:

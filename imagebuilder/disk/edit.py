@@ -17,7 +17,7 @@ import re
 import shutil
 import stat
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -127,8 +127,13 @@ class DiskImage:
             inode = volume.find(path)
             return volume.read_inode(inode) if inode is not None and inode.is_file else None
 
-    def grow_root(self, free_bytes: int) -> None:
-        """Make the root filesystem large enough that ``free_bytes`` are free; never shrinks it."""
+    def grow_root(self, free_bytes: int, *, clean: bool = False) -> None:
+        """Make the root filesystem large enough that ``free_bytes`` are free; never shrinks it.
+
+        Args:
+            free_bytes: room for file contents and metadata.
+            clean: e2fsck has found it free of faults, and nobody but this object has written to it since.
+        """
         mbr = self.mbr()
         root = mbr.partition(ROOT_PARTITION)
         with open_source(self.path) as source:
@@ -153,9 +158,11 @@ class DiskImage:
         grown = Partition(
             start_lba=root.start_lba, sectors=size // SECTOR_BYTES, type=root.type, bootable=root.bootable
         )
-        self._e2fsck(root, "-fy")
+        if not clean:
+            self._e2fsck(root, "-fy")
         os.truncate(self.path, grown.size_bytes)
-        self._tool("resize2fs", self._ext4_argument(root), f"{grown.sectors}s")
+        # -f: without it resize2fs wants to see the time of a check in the superblock.
+        self._tool("resize2fs", *(["-f"] if clean else []), self._ext4_argument(root), f"{grown.sectors}s")
         os.truncate(self.path, grown.offset + grown.size_bytes)
         self._write_mbr(mbr.with_partition(ROOT_PARTITION, grown))
         with open_source(self.path) as source:
@@ -229,8 +236,17 @@ class DiskImage:
 
     def put_root(self, edits: Sequence[RootEdit]) -> list[Written]:
         """Write files, links and directories into the ext4 in one debugfs session and read them back."""
+        return self.write_root(edits)()
+
+    def write_root(self, edits: Sequence[RootEdit]) -> Callable[[], list[Written]]:
+        """Write as ``put_root`` does, and return what reads it back: other things can go on beside that.
+
+        Raises:
+            ImageFull: there is no room; nothing was written.
+            CommandFailed: debugfs complained. What is returned raises ``ReadBackFailed``.
+        """
         if not edits:
-            return []
+            return list
         partition = self.mbr().partition(ROOT_PARTITION)
         with open_source(self.path) as source:
             volume = Ext4Volume(source, partition.offset)
@@ -244,9 +260,13 @@ class DiskImage:
             commands = list(session_commands(volume, edits, staged))
         self._debugfs(partition, commands)
         shutil.rmtree(staged)
-        with open_source(self.path) as source:
-            volume = Ext4Volume(source, partition.offset)
-            return [_read_back(volume, edit, replaced[edit.path]) for edit in edits]
+
+        def read_back() -> list[Written]:
+            with open_source(self.path) as source:
+                volume = Ext4Volume(source, partition.offset)
+                return [_read_back(volume, edit, replaced[edit.path]) for edit in edits]
+
+        return read_back
 
     def edit_root(self, commands: Sequence[str]) -> None:
         """Give the root filesystem a debugfs session of the caller's own, who reads back what it did.
@@ -317,6 +337,12 @@ class DiskImage:
         run(argv, env=ENVIRONMENT, cwd=self.path.parent)
 
 
+def is_clean(disk: Path, root_offset: int) -> bool:
+    """Whether ``e2fsck -fn`` finds nothing to mend on the ext4 at that byte of a disk image."""
+    argv = ["e2fsck", "-fn", f"{disk.name}?offset={root_offset}"]
+    return run(argv, env=ENVIRONMENT, cwd=disk.parent, check=False).returncode == 0
+
+
 def _read_back(volume: Ext4Volume, edit: RootEdit, replaced: bool) -> Written:
     inode = volume.find(edit.path, follow=isinstance(edit, PutDirectory))
     if inode is None:
@@ -344,7 +370,7 @@ def _read_back(volume: Ext4Volume, edit: RootEdit, replaced: bool) -> Written:
     sha256 = None
     if isinstance(edit, PutFile):
         sha256 = _hash(volume.iter_content(inode))
-        wanted = _hash(iter_content(edit.content))
+        wanted = edit.sha256 or _hash(iter_content(edit.content))
         if sha256 != wanted:
             raise ReadBackFailed(edit.path, f"sha256 {wanted}", f"sha256 {sha256}")
         xattrs = volume.attributes(inode)

@@ -23,8 +23,8 @@ _UNSAFE: Final = re.compile(r'["\n\r\\]')
 class PutFile:
     """A regular file on the root filesystem, replacing what was there.
 
-    ``content`` is bytes, or a file of the host that does not change. ``xattrs`` are extended attributes by
-    their full names, ``security.capability`` among them."""
+    ``content`` is bytes, or a file of the host that does not change; ``sha256`` is its digest where it is
+    known. ``xattrs`` are extended attributes by their full names, ``security.capability`` among them."""
 
     path: str
     content: bytes | Path = field(repr=False)
@@ -32,6 +32,7 @@ class PutFile:
     uid: int = 0
     gid: int = 0
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,8 +65,17 @@ class Packed:
     frame: bytes
 
 
-Lookup = Callable[[ByteRange, bytes], Packed | None]
-"""The frame of a piece with just these bytes, where it was made before."""
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """A finished compressed file: its chunks, its size and its SHA-256."""
+
+    chunks: tuple[Chunk, ...]
+    size_bytes: int
+    sha256: str
+
+
+Lookup = Callable[[ByteSource, ByteRange], Packed | None]
+"""The frame of a piece of a disk, where one was made before of the same bytes."""
 
 
 def compress(
@@ -75,9 +84,9 @@ def compress(
     ranges: Sequence[ByteRange],
     target: Path,
     on_progress: Callable[[float], None] = lambda _: None,
-    lookup: Lookup = lambda piece, data: None,
-) -> tuple[Chunk, ...]:
-    """Write the compressed image and return its chunks.
+    lookup: Lookup = lambda source, piece: None,
+) -> Compressed:
+    """Write the compressed image.
 
     Args:
         source: the disk; bytes outside of ``ranges`` are taken to be zeros and not read.
@@ -85,9 +94,10 @@ def compress(
         ranges: the mapped ranges, ascending and disjoint.
         target: the file to write.
         on_progress: called with 0.0–1.0.
-        lookup: asked before a piece is compressed; called from threads.
+        lookup: asked before a piece is read and compressed; called from threads.
     """
     chunks: list[Chunk] = []
+    digest = hashlib.sha256()
     position = 0
     waiting: deque[tuple[ByteRange, Future[Packed]]] = deque()
     with ThreadPoolExecutor(WORKERS) as pool, target.open("wb") as file:
@@ -98,6 +108,7 @@ def compress(
                 done, future = waiting.popleft()
                 packed = future.result()
                 file.write(packed.frame)
+                digest.update(packed.frame)
                 if packed.sha256 is not None:
                     chunks.append(
                         Chunk(
@@ -110,7 +121,7 @@ def compress(
                     )
                 position += len(packed.frame)
                 on_progress(done.end / size_bytes)
-    return tuple(chunks)
+    return Compressed(tuple(chunks), position, digest.hexdigest())
 
 
 def render_index(image_id: str, size_bytes: int, chunks: Sequence[Chunk]) -> bytes:
@@ -183,8 +194,10 @@ def _gaps(start: int, end: int) -> Iterator[ByteRange]:
 def _pack(source: ByteSource, piece: ByteRange, mapped: bool, lookup: Lookup) -> Packed:
     if not mapped:
         return Packed(None, _zero_frame(piece.length))
+    if known := lookup(source, piece):
+        return known
     data = source.read_at(piece.start, piece.length)
-    return lookup(piece, data) or Packed(hashlib.sha256(data).hexdigest(), _compressor().compress(data))
+    return Packed(hashlib.sha256(data).hexdigest(), _compressor().compress(data))
 
 
 @lru_cache(maxsize=64)

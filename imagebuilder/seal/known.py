@@ -14,7 +14,7 @@ from typing import Final
 import zstandard
 
 from imagebuilder.disk.blockmap import ByteRange, mapped_ranges
-from imagebuilder.disk.source import FileSource, open_source
+from imagebuilder.disk.source import ByteSource, FileSource, open_source
 from imagebuilder.seal.chunks import CHUNK_BYTES, LEVEL, Chunk, Packed, compress, load_chunks, render_index
 from imagebuilder.store import Store
 
@@ -22,6 +22,7 @@ KIND: Final = "base-chunks"
 FORMAT: Final = 1
 FRAMES: Final = "disk.img.zst"
 INDEX: Final = "index.json"
+COMPARE_BYTES: Final = 128 * 2**10
 
 
 class KnownChunks:
@@ -32,16 +33,21 @@ class KnownChunks:
         self._frames = frames
         self._chunks = {(chunk.offset, chunk.length): chunk for chunk in chunks}
 
-    def digest(self, piece: ByteRange, data: bytes) -> str | None:
-        """The SHA-256 of ``data``, where the base has the same bytes at that place."""
+    def digest(self, disk: ByteSource, piece: ByteRange) -> str | None:
+        """The SHA-256 of a piece of ``disk``, where the base has the same bytes at that place."""
         chunk = self._chunks.get((piece.start, piece.length))
-        if chunk is None or self._base.read_at(piece.start, piece.length) != data:
+        if chunk is None:
             return None
+        # In pieces that stay in the processor's cache, up to the first that differs.
+        for start in range(piece.start, piece.end, COMPARE_BYTES):
+            size = min(COMPARE_BYTES, piece.end - start)
+            if self._base.read_at(start, size) != disk.read_at(start, size):
+                return None
         return chunk.sha256
 
-    def packed(self, piece: ByteRange, data: bytes) -> Packed | None:
+    def packed(self, disk: ByteSource, piece: ByteRange) -> Packed | None:
         """The same with the frame."""
-        sha256 = self.digest(piece, data)
+        sha256 = self.digest(disk, piece)
         if sha256 is None:
             return None
         chunk = self._chunks[piece.start, piece.length]
@@ -68,5 +74,5 @@ def open_known(base_id: str, disk: Path, store: Store) -> Iterator[KnownChunks]:
 def _make(disk: Path, base_id: str, work: Path) -> None:
     size = disk.stat().st_size
     with open_source(disk) as source:
-        chunks = compress(source, size, mapped_ranges(source, size), work / FRAMES)
-    (work / INDEX).write_bytes(render_index(base_id, size, chunks))
+        packed = compress(source, size, mapped_ranges(source, size), work / FRAMES)
+    (work / INDEX).write_bytes(render_index(base_id, size, packed.chunks))

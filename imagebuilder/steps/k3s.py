@@ -9,7 +9,7 @@ from typing import Any, Final
 import yaml
 
 from imagebuilder.disk.edits import Edit, PutFile, PutLink
-from imagebuilder.k3s_release import K3sRelease
+from imagebuilder.k3s_release import K3sRelease, ReleaseFile
 from imagebuilder.steps.step import Context, Json
 
 BINARY_PATH: Final = "/usr/local/bin/k3s"
@@ -45,14 +45,18 @@ class K3sStep:
         }
 
     def edits(self, context: Context) -> Sequence[Edit]:
-        edits: list[Edit] = [PutFile(path=BINARY_PATH, content=self.release.binary.path, mode=0o755)]
+        edits: list[Edit] = [_put(BINARY_PATH, self.release.binary, 0o755)]
         edits.extend(PutLink(path=f"/usr/local/bin/{name}", target="k3s") for name in LINKS)
         if self.release.airgap is not None:
             airgap = self.release.airgap
-            edits.append(PutFile(path=f"{IMAGES_DIRECTORY}/{airgap.name}", content=airgap.path))
+            edits.append(_put(f"{IMAGES_DIRECTORY}/{airgap.name}", airgap, 0o644))
             edits.append(PutFile(path=CACHE_PATH, content=b""))
         if self.registries:
             text = "# Written by Bramble from cluster.k3s.registries of cluster.yaml.\n"
             text += yaml.safe_dump(dict(self.registries), sort_keys=True)
             edits.append(PutFile(path=REGISTRIES_PATH, content=text.encode(), mode=0o600))
         return edits
+
+
+def _put(path: str, file: ReleaseFile, mode: int) -> PutFile:
+    return PutFile(path=path, content=file.path, mode=mode, sha256=file.sha256)

@@ -49,8 +49,10 @@ def test_frames_unpack_to_the_disk_and_chunks_prove_their_bytes(
     size = 200 * KIB
     data = disk_of(ranges, size)
     shares: list[float] = []
-    chunks = compress(MemorySource(data), size, ranges, tmp_path / "z", shares.append)
+    compressed = compress(MemorySource(data), size, ranges, tmp_path / "z", shares.append)
+    chunks = compressed.chunks
     packed = (tmp_path / "z").read_bytes()
+    assert (compressed.size_bytes, compressed.sha256) == (len(packed), hashlib.sha256(packed).hexdigest())
     with (tmp_path / "z").open("rb") as file:
         assert zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True).read() == data
     assert sum(chunk.length for chunk in chunks) == sum(mapped.length for mapped in ranges)
