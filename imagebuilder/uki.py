@@ -36,6 +36,9 @@ INITIALISED_READ: Final = 0x4000_0040
 CODE_READ_EXECUTE: Final = 0x6000_0020
 MAXIMUM_STUB_BYTES: Final = 4 << 20
 MAXIMUM_SECTIONS: Final = 96
+MAXIMUM_ADDRESS: Final = 2**32 - 1
+ALIGNMENTS: Final = tuple(1 << bits for bits in range(21))
+"""Of sections in the file and in memory: at most 1 MiB here; the specification ends at 64 KiB in the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +90,9 @@ def link_uki(stub: bytes, payloads: Sequence[Payload]) -> tuple[Piece, ...]:
     room = headers.headers_bytes - headers.table
     if (headers.sections + len(payloads)) * SECTION.size > room:
         raise NotUnderstood(f"the EFI stub has no room for {len(payloads)} more sections", _HINT)
+    grown = sum(_aligned(payload.size_bytes, headers.section_alignment) for payload in payloads)
+    if headers.next_address + grown > MAXIMUM_ADDRESS:
+        raise NotUnderstood("the EFI stub has a section whose address leaves no room for more", _HINT)
     image = bytearray(stub)
     pieces: list[Piece] = []
     offset = _aligned(len(stub), headers.file_alignment)
@@ -131,7 +137,7 @@ def _read_headers(stub: bytes) -> _Headers:
     section_alignment, file_alignment = struct.unpack_from("<II", stub, optional + 32)
     image_bytes, headers_bytes = struct.unpack_from("<II", stub, optional + 56)
     alignments = (section_alignment, file_alignment)
-    if magic != PE32_PLUS or sections > MAXIMUM_SECTIONS or any(n < 1 or n & (n - 1) for n in alignments):
+    if magic != PE32_PLUS or sections > MAXIMUM_SECTIONS or any(n not in ALIGNMENTS for n in alignments):
         raise NotUnderstood("the EFI stub has headers of another kind", _HINT)
     table = optional + optional_bytes
     ends = [image_bytes]

@@ -288,7 +288,10 @@ def _virt_customize(job: _Job, tool: Path) -> float:
     started = time.perf_counter()
     with _grown_copy(job) as (disk, offset):
         timed(["e2fsck", "-fy", f"{disk}?offset={offset}"])
-        timed(["resize2fs", f"{disk}?offset={offset}"])
+        # resize2fs takes the file for the filesystem: a longer file would lose its end.
+        os.truncate(disk, job.grown_bytes - offset)
+        timed(["resize2fs", f"{disk}?offset={offset}", f"{(job.grown_bytes - offset) // 512}s"])
+        os.truncate(disk, job.grown_bytes)
         timed([tool, "-q", "-a", disk, "--no-network", "--mkdir", folder, *uploads], environment=environment)
         timed(["sync", disk])
         seconds = time.perf_counter() - started
@@ -306,9 +309,12 @@ def _require_payload(job: _Job, disk: Path) -> None:
 
 
 def _memory(job: _Job) -> float:
-    """Largest resident size of a build, MiB; the process is one of its own. ru_maxrss counts KiB."""
+    """Largest resident size of a build, MiB; the process is one of its own.
+
+    From VmHWM (KiB, proc(5)): ru_maxrss would also count what its parent had when it was started.
+    """
     code = (
-        "import resource, sys\n"
+        "import sys\n"
         "from pathlib import Path\n"
         "from bramble.paths import agent_package\n"
         "from fleet.spec import load_cluster\n"
@@ -316,7 +322,8 @@ def _memory(job: _Job) -> float:
         "from imagebuilder.store import Store\n"
         "spec, store = load_cluster(Path(sys.argv[1])), Store(Path(sys.argv[2]))\n"
         "build_image(spec, store=store, agent_package=agent_package())\n"
-        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+        "(peak,) = [line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')]\n"
+        "print('peak', peak)\n"
     )
     with linked_store(job.bench) as store:
         _, output = timed([sys.executable, "-c", code, job.spec.path, store.root])

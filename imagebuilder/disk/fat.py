@@ -158,7 +158,7 @@ class FatVolume:
         entries = [("/", self.root_cluster)]
         entries += [(entry.path, entry.first_cluster) for entry in self.walk() if entry.first_cluster]
         for path, first in entries:
-            for cluster, count in _runs(self._chain(first, path)):
+            for cluster, count in self._runs(first, path):
                 if any(owned[cluster : cluster + count]):
                     yield f"{path} shares clusters with another file, from cluster {cluster}"
                     break
@@ -232,7 +232,7 @@ class FatVolume:
 
     def _extents(self, first: int, size: int, path: str) -> Iterator[tuple[int, int]]:
         rest = size
-        for cluster, count in _runs(self._chain(first, path)) if size else ():
+        for cluster, count in self._runs(first, path) if size else ():
             length = min(count * self.cluster_bytes, rest)
             if length:
                 yield self._cluster_offset(cluster), length
@@ -243,16 +243,21 @@ class FatVolume:
                 "The FAT is damaged: fsck.vfat -n says more. Fetch or build the image again.",
             )
 
-    def _chain(self, first: int, path: str) -> Iterator[int]:
+    def _runs(self, first: int, path: str) -> Iterator[tuple[int, int]]:
+        """The chain of clusters that starts at ``first``, as (cluster, how many follow each other)."""
+        table, end = self._table, self.cluster_count + _FIRST_CLUSTER
         cluster, steps = first, 0
-        while _FIRST_CLUSTER <= cluster < self.cluster_count + _FIRST_CLUSTER:
-            yield cluster
-            steps += 1
+        while _FIRST_CLUSTER <= cluster < end:
+            last = cluster
+            while table[last] & _CLUSTER_MASK == last + 1 < end:
+                last += 1
+            steps += last - cluster + 1
             if steps > self.cluster_count:
                 raise FatError(
                     f"{path}: its cluster chain is a loop", "The FAT is damaged: fsck.vfat -n says more."
                 )
-            cluster = self._table[cluster] & _CLUSTER_MASK
+            yield cluster, last - cluster + 1
+            cluster = table[last] & _CLUSTER_MASK
         if cluster < _END_OF_CHAIN:
             raise FatError(
                 f"{path}: its cluster chain leads to cluster {cluster}, which does not exist",
@@ -308,7 +313,7 @@ class FatVolume:
     def _raw_entries(self, first_cluster: int, path: str) -> Iterator[bytes]:
         data = b"".join(
             self._source.read_at(self._cluster_offset(cluster), count * self.cluster_bytes)
-            for cluster, count in _runs(self._chain(first_cluster, path))
+            for cluster, count in self._runs(first_cluster, path)
         )
         for position in range(0, len(data), _ENTRY_BYTES):
             raw = data[position : position + _ENTRY_BYTES]
@@ -323,20 +328,6 @@ def _short_checksum(raw: bytes) -> int:
     for byte in raw[:11]:
         total = ((total & 1) << 7) + (total >> 1) + byte & 0xFF
     return total
-
-
-def _runs(clusters: Iterator[int]) -> Iterator[tuple[int, int]]:
-    """Consecutive numbers as (first, count)."""
-    first = count = 0
-    for cluster in clusters:
-        if count and cluster == first + count:
-            count += 1
-        else:
-            if count:
-                yield first, count
-            first, count = cluster, 1
-    if count:
-        yield first, count
 
 
 def _name(raw: bytes, long_name: bytes) -> str:

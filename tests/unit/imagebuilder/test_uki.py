@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fakes_efi import COFF, HEADERS, OPTIONAL, TABLE, make_stub
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from imagebuilder.errors import NotUnderstood
@@ -75,6 +75,7 @@ def test_what_is_no_stub_is_named(stub: bytes) -> None:
         link_uki(stub, [Payload(name=".linux", size_bytes=1, contents=b"x")])
 
 
+@example(b"\x00\x00\x00\n\x00\x00\x00\xf6", 400)  # a section that ends beyond 4 GiB
 @given(st.binary(max_size=300), st.integers(0, 700))
 def test_a_damaged_stub_is_linked_or_named(noise: bytes, at: int) -> None:
     stub = bytearray(make_stub())
