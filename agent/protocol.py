@@ -123,8 +123,8 @@ class Hello:
     """/proc/sys/kernel/random/boot_id: tells one power-on from the next."""
     key_sha256: str
     """SHA-256 of the caller's key, hex: of the bytes of the installer's random session key, or of the
-    agent's public key (SubjectPublicKeyInfo DER). Its first 8 hex digits are the fingerprint that a person
-    compares."""
+    agent's public key (SubjectPublicKeyInfo DER). A person compares its beginning
+    (`agent.proofs.fingerprint`)."""
     client_nonce: str
     """32 random bytes, hex."""
     intent: int | None = None
@@ -142,6 +142,16 @@ class Welcome:
 
 
 @dataclass(frozen=True)
+class DeviceProof:
+    """Beside a proof of any kind: the board's firmware signed this conversation with its device key."""
+
+    public_key: str
+    """P-256, SubjectPublicKeyInfo in DER, hex."""
+    signature: str
+    """ECDSA with SHA-256 over `agent.proofs.device_message`, DER, hex."""
+
+
+@dataclass(frozen=True)
 class Proof:
     session: str
     kind: ProofKind
@@ -152,6 +162,7 @@ class Proof:
     """PKCS#10 request for the agent's key; empty in the installer."""
     installer_key: str = ""
     """Installer only: the random session key (hex) whose hash stood in the hello."""
+    device: DeviceProof | None = None
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ from agent.plan import (
     newer,
     plan,
 )
+from agent.proofs import fingerprint
 from agent.protocol import (
     Desired,
     EepromOrder,
@@ -291,9 +292,9 @@ class Service:
             # A certificate that the server did not know may be known again (restored database): try it first.
             self._note_identity()
         if verdict.outcome is Outcome.PENDING:
-            fingerprint = self._identity.key_sha256()[:8]
+            shown = fingerprint(self._identity.key_sha256())
             raise _Waiting(
-                f"waiting for approval, fingerprint {fingerprint}: {verdict.reason}", verdict.retry_after_s
+                f"waiting for approval, fingerprint {shown}: {verdict.reason}", verdict.retry_after_s
             )
         if verdict.outcome is not Outcome.ENROLLED:
             raise _Waiting(f"the control server rejects this node: {verdict.reason}", REJECTED_PAUSE_S)

@@ -33,7 +33,10 @@ COMMANDS = {
     "show": "fleet.cli:show",
     "doctor": "bramble.doctor.cli:doctor",
     "eeprom": "fleet.cli_eeprom:eeprom",
-    "approve": "fleet.cli:approve",
+    "approve": "fleet.cli_people:approve",
+    "reject": "fleet.cli_people:reject",
+    "revoke": "fleet.cli_people:revoke",
+    "devices": "fleet.cli_people:devices",
     "lab": "bramble.lab_commands:lab",
 }
 """Command name → where it is defined, in the order in which a user meets them."""

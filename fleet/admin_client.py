@@ -100,20 +100,38 @@ class FleetReader:
         return found[0] if found else None
 
     def approve(self, name: str, key: str | None = None) -> str:
-        """Let a node in; what was done, for people.
+        """Let a node in: the key that was compared, or where that is None the one that waits now."""
+        return self.decide(name, "approve", self.pending_fingerprint(name) or "" if key is None else key)
+
+    def decide(self, name: str, decision: str, key: str | None = None) -> str:
+        """Carry out a person's decision about a node; what was done, for people.
 
         Args:
+            decision: `approve`, `reject`, `revoke` or `forget-device`.
             key: The fingerprint that was compared with the board's screen, or "" where none was shown. None
-                takes the one that waits now.
+                takes the one that waits.
 
         Raises:
             NoServerError: Only a running server can.
             FleetError: Nothing of the node waits, or another key than `key` does.
         """
-        if key is None:
-            key = self.pending_fingerprint(name) or ""
-        path = f"/v1/admin/nodes/{quote(name, safe='')}/approve?key={quote(key, safe='')}"
+        query = "" if key is None else f"?key={quote(key, safe='')}"
+        path = f"/v1/admin/nodes/{quote(name, safe='')}/{decision}{query}"
         message: str = self._ask("POST", path)["message"]
+        return message
+
+    def devices(self) -> Any:
+        """The device keys on record, as JSON values."""
+        return self._ask("GET", "/v1/admin/devices")
+
+    def import_devices(self, keys: Mapping[str, str]) -> str:
+        """Put device keys on record, board → SHA-256; what was done, for people.
+
+        Raises:
+            NoServerError: Only a running server can.
+            FleetError: A board has another key on record.
+        """
+        message: str = self._ask("POST", "/v1/admin/devices", json.dumps(dict(keys)))["message"]
         return message
 
     def is_served(self) -> bool:

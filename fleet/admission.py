@@ -1,20 +1,18 @@
-"""Who speaks, and may it in? The first two requests of installers and agents, and the approval of a person.
+"""Who speaks, and may it in? The first two requests of installers and agents.
 
 Establishes the facts (identity, keys, tickets, certificates) and lets the tables of `fleet.enrolment` decide;
-what was decided is recorded in the same transaction. Sessions live in memory: a caller whose session is gone
-says hello again.
+what was decided is recorded in the same transaction.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import hmac
-import re
-from dataclasses import dataclass
 from typing import Final
 
+from agent.proofs import fingerprint
 from agent.protocol import (
-    PROTOCOL_VERSION,
     Hello,
     Outcome,
     Proof,
@@ -25,10 +23,13 @@ from agent.protocol import (
     ticket_proof,
 )
 from fleet import events
-from fleet.boards import BoardError, MacAddress, Serial
+from fleet.bindings import bind, has_other_macs, has_other_serial
+from fleet.clones import suspend_cloned
+from fleet.device_keys import Shown, standing_of, verify
 from fleet.enrolment import (
     AgentCase,
     Decision,
+    DeviceStanding,
     InstallerCase,
     TicketStanding,
     decide_agent,
@@ -37,48 +38,23 @@ from fleet.enrolment import (
 from fleet.ground import Ground
 from fleet.lifecycle import Happening, State, allows
 from fleet.pki import CsrError, csr_public_key, key_sha256
-from fleet.refusal import RefusedError
 from fleet.roster import Match, recognise
+from fleet.sessions import Session, Sessions
 from fleet.sightings import held_reason, learned_identity, model_of, record_sighting
-from fleet.spec.model import FirstBoot
-from fleet.store.records import BoardRecord, NodeRecord, TicketRecord, board_id
+from fleet.spec.model import FirstBoot, Role
+from fleet.store.records import BoardRecord, IntentRecord, NodeRecord, TicketRecord
 from fleet.store.transaction import Transaction
+from fleet.store.trust import DeviceKeyRecord, KeySource
 
-SESSION_TTL_S: Final = 120.0
-MAX_SESSIONS: Final = 1024
 RETRY_AFTER_S: Final = 5.0
-FINGERPRINT_DIGITS: Final = 8
-MAX_REVISION: Final = 0xFFFF_FFFF
-MAX_MACS: Final = 16
-_HEX_32: Final = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """Between hello and prove: what was said, and by whom it was said it is."""
-
-    hello: Hello
-    welcome: Welcome
-    serial: Serial | None
-    macs: tuple[MacAddress, ...]
-    opened: float
-
-    @property
-    def board_key(self) -> str | None:
-        mac = str(self.macs[0]) if self.macs else None
-        return board_id(self.serial.text if self.serial else None, mac)
-
-    @property
-    def fingerprint(self) -> str:
-        return self.hello.key_sha256[:FINGERPRINT_DIGITS]
 
 
 class AdmissionDesk:
-    """Answers hello and prove, and takes approvals."""
+    """Answers hello and prove."""
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
-        self._sessions: dict[str, Session] = {}
+        self._sessions = Sessions(ground)
 
     def hello(self, hello: Hello) -> Welcome:
         """Open a session.
@@ -86,30 +62,7 @@ class AdmissionDesk:
         Raises:
             RefusedError: Another protocol version, or a value that cannot be what it says.
         """
-        if hello.protocol != PROTOCOL_VERSION:
-            raise RefusedError(
-                400,
-                "protocol",
-                f"the caller speaks protocol {hello.protocol}, this server {PROTOCOL_VERSION}",
-                "Image and server come from different versions of Bramble: build the image again.",
-            )
-        for name in ("key_sha256", "client_nonce"):
-            if not _HEX_32.fullmatch(getattr(hello, name)):
-                raise RefusedError(400, "hello", f"{name} is not 64 lower-case hex digits")
-        if hello.hardware.revision is not None and not 0 <= hello.hardware.revision <= MAX_REVISION:
-            raise RefusedError(400, "hello", "the revision code does not fit in 32 bits")
-        try:
-            serial = Serial.parse(hello.hardware.serial) if hello.hardware.serial else None
-            macs = tuple(MacAddress.parse(mac) for mac in hello.hardware.macs[:MAX_MACS])
-        except BoardError as error:
-            raise RefusedError(400, "hello", error.message) from error
-        now = self._ground.clock()
-        self._forget_old_sessions(now)
-        welcome = Welcome(
-            session=self._ground.random_hex(16), server_nonce=self._ground.random_hex(32), server_time=now
-        )
-        self._sessions[welcome.session] = Session(hello, welcome, serial, macs, now)
-        return welcome
+        return self._sessions.open(hello)
 
     def prove(self, proof: Proof, peer_certificate: str | None) -> Verdict:
         """Decide about the session's caller.
@@ -122,94 +75,101 @@ class AdmissionDesk:
             RefusedError: The session is unknown: it ended, or the server was started again.
         """
         now = self._ground.clock()
-        session = self._sessions.pop(proof.session, None)
-        if session is None or now - session.opened > SESSION_TTL_S:
-            raise RefusedError(409, "session", "this session is not open", "Say hello again.")
+        session = self._sessions.take(proof.session, now)
         if session.hello.stage is Stage.INSTALLER:
             return self._prove_installer(session, proof, now)
         return self._prove_agent(session, proof, peer_certificate, now)
 
-    def approve(self, name: str, key: str | None = None) -> str:
-        """A person lets the node in: the key that waits is approved, or a quarantined node may try again.
-
-        Args:
-            key: The beginning of the key that the person compared, hex; "" where no key was shown to them.
-                None approves whatever waits now.
-
-        Returns:
-            What was done, for people.
-
-        Raises:
-            RefusedError: No such node, nothing of it waits, or another key than `key` does.
-        """
-        ground, now = self._ground, self._ground.clock()
-        with ground.store.write() as tx:
-            node = tx.node(name)
-            if node is None:
-                raise RefusedError(404, "node", f"there is no node {name!r}", "'bramble nodes' lists them.")
-            if node.state is State.QUARANTINED:
-                intent = ground.open_new_intent(tx, name, now)
-                tx.move(node, Happening.RELEASED, events.released(intent.number), now)
-                done = f"{name} is released from quarantine; switch it on"
-            elif node.pending_key is None:
-                raise RefusedError(
-                    409,
-                    "nothing-pending",
-                    f"nothing of {name} waits for approval, it is {node.state}",
-                    f"'bramble show {name}' tells what happened.",
-                )
-            else:
-                fingerprint = node.pending_key[:FINGERPRINT_DIGITS]
-                if key is not None and not (key and node.pending_key.startswith(key)):
-                    raise RefusedError(
-                        409,
-                        "other-key",
-                        f"the key of {name} that waits now is {fingerprint}, not {key or 'none'}",
-                        f"Somebody else asked meanwhile: compare {fingerprint} with the board's screen, then "
-                        f"run 'bramble approve {name} --key {fingerprint}'.",
-                    )
-                tx.update_node(node, approved_key=node.pending_key, pending_key=None)
-                tx.add_event(events.approved(fingerprint), now, node=name, board=node.board_id)
-                done = f"{name} is approved (key {fingerprint}); it goes on within seconds"
-        ground.on_boot_change()
-        return done
-
     def _prove_installer(self, session: Session, proof: Proof, now: float) -> Verdict:
         ground = self._ground
         if not _key_matches(proof.installer_key, session.hello.key_sha256):
-            return Verdict(Outcome.REJECTED, "the session key does not fit the hello")
+            return self._turn_away(session, "the session key does not fit the hello", now)
         match = recognise(ground.spec.nodes, session.serial, session.macs)
+        shown = verify(proof.device, session.hello, session.welcome)
         with ground.store.write() as tx:
             node = self._sight(tx, session, match, now)
-            intent = None
+            intent, contested = None, False
             if node is not None:
                 node, intent = ground.ensure_intent(tx, node, now)
+                contested = self._is_contested(tx, node, intent, session)
+            key = session.hello.key_sha256
             case = InstallerCase(
                 recognition=match.recognition,
                 state=node.state if node else None,
                 proof=proof.kind,
+                device=self._device_standing(tx, session, node, shown),
                 intent_open=intent is not None and intent.number == session.hello.intent,
+                role=node.role if node else Role.AGENT,
                 policy=_policy(ground, match),
-                approved=node is not None and node.approved_key == session.hello.key_sha256,
+                approved=node is not None and node.approved_key == key,
                 occupied=intent is not None and intent.occupant is not None,
+                contested=contested,
+                refused=node is not None and tx.is_refused(node.name, key),
+                revoked=node is not None and tx.is_refused(node.name),
             )
             decision = decide_installer(case)
             if node is None:
+                self._note_stranger(tx, session, decision, now)
                 return _verdict(decision, None)
             entry = events.installer_decided(decision, session.fingerprint, node.name)
             if decision.outcome is Outcome.ADMITTED and intent is not None:
                 token = ground.random_hex(32)
                 tx.update_intent(intent, token_sha256=hash_token(token))
+                self._bind(tx, node, session, decision, shown, now, intent=intent)
                 learned = self._learned(node, session)
                 tx.move(
                     node, Happening.ADMITTED, entry, now, pending_key=None, disk_signature=None, **learned
                 )
                 verdict = _verdict(decision, node.name, token=token)
             else:
-                self._hold_installer(tx, node, session, decision, now)
+                disturbs = decision.outcome is Outcome.PENDING and contested
+                if disturbs and intent is not None and _is_at_work(node, intent):
+                    self._come_between(tx, node, intent, entry, now)
+                else:
+                    self._hold_installer(tx, node, session, decision, now)
                 verdict = _verdict(decision, node.name)
         ground.on_boot_change()
         return verdict
+
+    def _is_contested(
+        self, tx: Transaction, node: NodeRecord, intent: IntentRecord | None, session: Session
+    ) -> bool:
+        """Whether two boards claim to be the node under this intent; the first claim binds it.
+
+        A second board shows another serial or MAC; or the same ones and another key, although no boot was
+        seen that would have given the first one a new key. It stays contested until a person decides.
+        """
+        key = session.hello.key_sha256
+        if intent is None or intent.number != session.hello.intent:
+            return False
+        bound = tx.node_board(node.name)
+        if bound is None or bound.intent != intent.number:
+            claim = bind(None, node.name, session.serial, session.macs, intent=intent.number, key=key)
+            tx.bind_board(claim)
+            return False
+        has_other_key = bound.key not in (None, key)
+        differs = has_other_serial(bound, session.serial) or has_other_macs(bound, session.macs)
+        if differs or (has_other_key and (node.state is State.PENDING or _is_at_work(node, intent))):
+            tx.bind_board(dataclasses.replace(bound, contested=True))
+            return True
+        if has_other_key:
+            tx.bind_board(dataclasses.replace(bound, key=key))
+        return bound.contested
+
+    def _come_between(
+        self, tx: Transaction, node: NodeRecord, intent: IntentRecord, entry: events.Entry, now: float
+    ) -> None:
+        """A second board claims to be the node while one that was let in is being installed."""
+        if node.approved_key is not None:
+            # A person compared that one's key: whoever comes now is the other.
+            self._ground.say_once(tx, entry, now, node=node)
+            return
+        # One of the two has an install plan by now, and with it a ticket: the whole intent ends.
+        tx.close_intent(intent, "two boards claim it", now)
+        tx.update_intent(intent, token_sha256=None)
+        for ticket in tx.tickets(node.name):
+            tx.burn_ticket(ticket.sha256, "two boards claimed it", now)
+        tx.move(node, Happening.EXHAUSTED, events.contested(node.name), now)
 
     def _hold_installer(
         self, tx: Transaction, node: NodeRecord, session: Session, decision: Decision, now: float
@@ -220,8 +180,12 @@ class AdmissionDesk:
         waits = decision.outcome is Outcome.PENDING and allows(node.state, Happening.HELD)
         if not waits:
             self._ground.say_once(tx, entry, now, node=node)
-        elif node.state is State.PENDING and node.pending_key == key:
+        elif node.state is State.PENDING:
+            # No boot since: an approval that was given is for its key only, and stays.
             tx.note_progress(node, Happening.HELD, now, f"key {session.fingerprint}")
+            if node.pending_key != key:
+                tx.update_node(node, pending_key=key)
+                self._ground.say_once(tx, entry, now, node=node)
         else:
             detail = f"key {session.fingerprint}"
             tx.move(node, Happening.HELD, entry, now, pending_key=key, approved_key=None, detail=detail)
@@ -231,29 +195,43 @@ class AdmissionDesk:
         try:
             key = key_sha256(csr_public_key(proof.csr_pem))
         except CsrError as error:
-            return Verdict(Outcome.REJECTED, error.message)
+            return self._turn_away(session, error.message, now)
         if not hmac.compare_digest(key, session.hello.key_sha256):
-            return Verdict(Outcome.REJECTED, "the certificate request is for another key than the hello")
+            return self._turn_away(session, "the certificate request is for another key than the hello", now)
         match = recognise(ground.spec.nodes, session.serial, session.macs)
+        shown = verify(proof.device, session.hello, session.welcome)
         with ground.store.write() as tx:
             node = self._sight(tx, session, match, now)
+            self._look_for_clones(tx, node, certificate, now)
             ticket, standing = (None, None)
             if node is not None and proof.kind is ProofKind.TICKET:
                 ticket, standing = self._weigh_ticket(tx, node, session, proof)
+            previous_valid = (
+                node is not None
+                and certificate is not None
+                and certificate in (node.certificate, node.previous_certificate)
+            )
             case = AgentCase(
                 recognition=match.recognition,
                 state=node.state if node else None,
                 proof=proof.kind,
+                device=self._device_standing(tx, session, node, shown),
                 ticket=standing,
-                previous_valid=node is not None
-                and certificate is not None
-                and certificate in (node.certificate, node.previous_certificate),
+                previous_valid=previous_valid,
+                # Who holds the certificate's key is believed about its interfaces: they come and go.
+                other_board=self._is_other_board(tx, node, session, by_mac=not previous_valid),
                 approved=node is not None and node.approved_key == key,
+                vouched=node is not None and node.approved_key is not None,
+                refused=node is not None and tx.is_refused(node.name, key),
+                revoked=node is not None and tx.is_refused(node.name),
             )
             decision = decide_agent(case)
             if node is None:
+                self._note_stranger(tx, session, decision, now)
                 return _verdict(decision, None)
             if decision.outcome is not Outcome.ENROLLED:
+                if decision.suspends:
+                    node = tx.update_node(node, certificate=None, previous_certificate=None)
                 # While an installation is awaited the key that waits is an installer's: no agent that claims
                 # to be the node may put its own in the place of the one that a person is comparing.
                 waits = decision.outcome is Outcome.PENDING and not node.state.awaits_install
@@ -266,11 +244,90 @@ class AdmissionDesk:
                 tx.burn_ticket(ticket.sha256, key, now)
             # Only a renewal leaves the certificate that was shown in force; all others end here.
             kept = certificate if proof.kind is ProofKind.PREVIOUS else None
+            self._bind(tx, node, session, decision, shown, now, intent=None)
             learned = self._learned(node, session)
             node = tx.update_node(node, **learned) if learned else node
             verdict = self._enrol(tx, node, key, proof, decision, now, kept=kept)
         ground.on_boot_change()
         return verdict
+
+    def _is_other_board(
+        self, tx: Transaction, node: NodeRecord | None, session: Session, *, by_mac: bool
+    ) -> bool:
+        if node is None:
+            return False
+        bound = tx.node_board(node.name)
+        return has_other_serial(bound, session.serial) or (by_mac and has_other_macs(bound, session.macs))
+
+    def _look_for_clones(
+        self, tx: Transaction, node: NodeRecord | None, certificate: str | None, now: float
+    ) -> None:
+        """A certificate in force that is shown by a board which is not its node: its disk was copied."""
+        holder = tx.node_of_certificate(certificate) if certificate else None
+        if holder is None or (node is not None and node.name == holder.name):
+            return
+        suspend_cloned(self._ground, tx, holder, now)
+
+    def _device_standing(
+        self, tx: Transaction, session: Session, node: NodeRecord | None, shown: Shown
+    ) -> DeviceStanding:
+        board = session.serial.prefix if session.serial else None
+        return standing_of(tx, shown, board=board, node=node.name if node else None)
+
+    def _bind(
+        self,
+        tx: Transaction,
+        node: NodeRecord,
+        session: Session,
+        decision: Decision,
+        shown: Shown,
+        now: float,
+        *,
+        intent: IntentRecord | None,
+    ) -> None:
+        """The node is this board from now on, and its device key is the one that it proved."""
+        bound = tx.node_board(node.name)
+        key = session.hello.key_sha256 if intent is not None else None
+        number = intent.number if intent is not None else None
+        tx.bind_board(bind(bound, node.name, session.serial, session.macs, intent=number, key=key))
+        if shown.sha256 is None or session.serial is None:
+            return
+        known = tx.device_key(shown.sha256)
+        if known is not None and known.node != node.name:
+            tx.put_device_key(dataclasses.replace(known, node=node.name))
+        elif known is None and decision.pins_device:
+            record = DeviceKeyRecord(
+                key_sha256=shown.sha256,
+                board=session.serial.prefix,
+                node=node.name,
+                source=KeySource.FIRST_USE,
+                at=now,
+            )
+            tx.put_device_key(record)
+            entry = events.device_pinned(fingerprint(shown.sha256), node.name)
+            tx.add_event(entry, now, node=node.name, board=node.board_id)
+
+    def _turn_away(self, session: Session, reason: str, now: float) -> Verdict:
+        """Answer a proof that contradicts its own hello; it is recorded like any other decision."""
+        decision = Decision(Outcome.REJECTED, reason, is_alarm=True)
+        match = recognise(self._ground.spec.nodes, session.serial, session.macs)
+        with self._ground.store.write() as tx:
+            node = self._sight(tx, session, match, now)
+            if node is None:
+                self._note_stranger(tx, session, decision, now)
+            else:
+                entry = events.agent_decided(decision, session.fingerprint, node.name)
+                self._ground.say_once(tx, entry, now, node=node)
+        return _verdict(decision, None)
+
+    def _note_stranger(self, tx: Transaction, session: Session, decision: Decision, now: float) -> None:
+        """What a board that is no node was answered; once, as long as it is the same."""
+        key = session.board_key
+        entry = events.stranger_decided(decision, session.fingerprint, session.hello.stage)
+        # A board that there was no room to record is not worth a line either: floods invent their names.
+        if key is None or tx.board(key) is None or not self._ground.repeats.is_new((key, entry.text), now):
+            return
+        tx.add_event(entry, now, board=key)
 
     def _enrol(
         self,
@@ -286,7 +343,7 @@ class AdmissionDesk:
         issued = self._ground.pki.issue_node_certificate(
             proof.csr_pem, uuid=node.uuid, node=node.name, now=now
         )
-        entry = events.agent_decided(decision, key[:FINGERPRINT_DIGITS], node.name)
+        entry = events.agent_decided(decision, fingerprint(key), node.name)
         identity = {
             "certificate": issued.serial,
             # The answer may get lost, more than once: the one that the node has is good until a newer one
@@ -347,13 +404,6 @@ class AdmissionDesk:
         """What the node's record takes over of a caller that was let in; others may claim anything."""
         return learned_identity(node, self._ground.require_spec(node.name), session.serial, session.macs)
 
-    def _forget_old_sessions(self, now: float) -> None:
-        if len(self._sessions) < MAX_SESSIONS:
-            return
-        live = {key: item for key, item in self._sessions.items() if now - item.opened <= SESSION_TTL_S}
-        # Still full: the oldest half makes room, so that a flood cannot lock out a board that comes later.
-        self._sessions = dict(list(live.items())[len(live) // 2 :]) if len(live) >= MAX_SESSIONS else live
-
 
 def hash_token(token: str) -> str:
     """How a bearer token is stored."""
@@ -366,6 +416,11 @@ def _key_matches(key_hex: str, expected_sha256: str) -> bool:
     except ValueError:
         return False
     return len(key) >= 16 and hmac.compare_digest(hashlib.sha256(key).hexdigest(), expected_sha256)
+
+
+def _is_at_work(node: NodeRecord, intent: IntentRecord) -> bool:
+    """Whether an installer that was let in is installing the node, as far as is known."""
+    return node.state is State.IMAGING and intent.token_sha256 is not None
 
 
 def _policy(ground: Ground, match: Match) -> FirstBoot:

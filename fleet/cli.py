@@ -1,11 +1,9 @@
-"""`bramble nodes`, `bramble show` and `bramble approve`: what a person asks while boards come up."""
+"""`bramble nodes` and `bramble show`: what a person asks while boards come up."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,17 +50,19 @@ def fleet_reader(spec: ClusterSpec) -> FleetReader:
     return FleetReader(state_directory(spec.name), store_place(spec))
 
 
-def _file_argument(command: Command) -> Command:
+def cluster_file(command: Command) -> Command:
+    """The argument FILE that every command about a cluster takes last."""
     kind = click.Path(path_type=Path, dir_okay=False)
     return click.argument("file", type=kind, default=Path("cluster.yaml"))(command)
 
 
-def _reader(file: Path) -> FleetReader:
+def reader_of(file: Path) -> FleetReader:
+    """Where to ask about the cluster of `file`."""
     return fleet_reader(load_cluster(file))
 
 
 @click.command()
-@_file_argument
+@cluster_file
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option("--watch", is_flag=True, help="Keep the table up to date until interrupted.")
 def nodes(file: Path, as_json: bool, watch: bool) -> None:
@@ -70,7 +70,7 @@ def nodes(file: Path, as_json: bool, watch: bool) -> None:
 
     Reads what the last server wrote when none is running.
     """
-    reader = _reader(file)
+    reader = reader_of(file)
     if as_json:
         for view in _repeat(reader.nodes, forever=watch):
             click.echo(json.dumps(view, indent=None if watch else 2))
@@ -86,7 +86,7 @@ def nodes(file: Path, as_json: bool, watch: bool) -> None:
 
 @click.command()
 @click.argument("node")
-@_file_argument
+@cluster_file
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @click.option("--watch", is_flag=True, help="Go on with new entries until interrupted.")
 def show(node: str, file: Path, as_json: bool, watch: bool) -> None:
@@ -100,7 +100,7 @@ def show(node: str, file: Path, as_json: bool, watch: bool) -> None:
     bramble show d03114aa
     bramble show 2c:cf:67:12:34:56 --watch
     """
-    reader = _reader(file)
+    reader = reader_of(file)
     timeline = reader.timeline(node)
     if as_json:
         click.echo(json.dumps(timeline, indent=2))
@@ -109,40 +109,6 @@ def show(node: str, file: Path, as_json: bool, watch: bool) -> None:
     console.print(render_timeline(timeline, time.time()), soft_wrap=True)
     if watch:
         _follow(console, reader, node, timeline["events"])
-
-
-@click.command()
-@click.argument("node")
-@_file_argument
-@click.option("--key", metavar="FINGERPRINT", help="Approve this key and no other, without a question.")
-@click.option("--yes", is_flag=True, help="Approve whichever key waits now, without a question.")
-def approve(node: str, file: Path, key: str | None, yes: bool) -> None:
-    """Let a waiting NODE be installed, or a quarantined one try again.
-
-    Shows the fingerprint of the key that waits and asks whether the board's screen shows the same; the
-    approval is for that key only.
-    """
-    if key is not None and not re.fullmatch("[0-9a-f]{8,64}", key := key.lower()):
-        raise click.BadParameter(
-            f"{key!r} is not a fingerprint: 8 to 64 hex digits, as on the board's screen.", param_hint="--key"
-        )
-    reader = _reader(file)
-    if key is None and not yes:
-        if not _is_terminal():
-            raise click.UsageError(
-                "There is no terminal to ask on. Say which key with --key FINGERPRINT, or approve the "
-                "one that waits with --yes."
-            )
-        key = reader.pending_fingerprint(node) or ""
-        question = (
-            f"Does the screen of {node} show {key}?" if key else f"No key of {node} waits. Let it try again?"
-        )
-        click.confirm(question, abort=True)
-    click.echo(reader.approve(node, key))
-
-
-def _is_terminal() -> bool:
-    return sys.stdin.isatty()
 
 
 def _follow(console: Console, reader: FleetReader, node: str, seen: list[Any]) -> None:

@@ -3,7 +3,8 @@
 It owns no sockets. Everything runs on one thread (the event loop's); calls take a few milliseconds at most.
 
     boots      what each node may boot, what the boot server saw      fleet.boots
-    admission  hello, prove, approve                                  fleet.admission
+    admission  hello, prove                                           fleet.admission
+    people     approve, reject, revoke, device keys                   fleet.people
     installs   plan, progress, complete                               fleet.installs
     joins      status, desired, join material                         fleet.joining
     watch      time limits, silence, Ready                            fleet.watch
@@ -32,6 +33,7 @@ from fleet.installs import ControlInfo, ImageProvider, InstallDesk
 from fleet.joining import FOUNDED, FOUNDER, JoinDesk
 from fleet.k3s import K3sMaterial
 from fleet.lifecycle import Happening, Standing, State
+from fleet.people import PeopleDesk
 from fleet.pki import ControlPki
 from fleet.secret import Secret
 from fleet.sightings import release_declared
@@ -88,6 +90,7 @@ class Controller:
         self.spec = spec
         self.store = store
         self.admission = AdmissionDesk(ground)
+        self.people = PeopleDesk(ground)
         self.installs = InstallDesk(ground, images, control)
         self.handouts = HandoutDesk(ground, control)
         self.joins = JoinDesk(ground)
@@ -214,6 +217,8 @@ def _restore(tx: Transaction, record: NodeRecord, node: NodeSpec, now: float) ->
             _say_once_ever(tx, record, events.role_changed(role, node.role), now)
         if new_serial or new_mac:
             _say_once_ever(tx, record, events.identity_changed(node.name), now)
+    if new_serial or new_mac:
+        tx.unbind_board(node.name)
     record = tx.update_node(
         record,
         role=role,

@@ -1,8 +1,8 @@
 """May this caller in? Two pure decision tables: one for installers, one for agents.
 
-Every fact is established by the caller of these functions (`fleet.admission`); here they are only weighed. A
-row that gives nothing away is PENDING (a person can answer) rather than REJECTED, unless somebody shows a
-proof that is false.
+Every fact is established by the caller of these functions (`fleet.admission`); here they are only weighed.
+The rows are tried from the top. A row that gives nothing away is PENDING (a person can answer) rather than
+REJECTED, unless somebody shows a proof that is false, or withholds one that the board is known to have.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 
 from agent.protocol import Outcome, ProofKind
 from fleet.lifecycle import State
-from fleet.spec.model import FirstBoot
+from fleet.spec.model import FirstBoot, Role
 
 WAITS: Final = "waits for approval"
 """How the reasons begin that an approval takes away."""
@@ -42,19 +42,41 @@ class TicketStanding(StrEnum):
     """The proof matches no ticket of this node."""
 
 
+class DeviceStanding(StrEnum):
+    """What the server knows of the board's device key, which its firmware holds in OTP memory."""
+
+    NONE = "none"
+    """None is on record, and none was shown."""
+    NEW = "new"
+    """The caller proved to hold one, and none is on record."""
+    PROVEN = "proven"
+    """The caller proved to hold the one on record."""
+    MISSING = "missing"
+    """One is on record and none was shown: somebody would like this board to count for less than it is."""
+    FALSE = "false"
+    """The signature is wrong, or by another key than the one on record."""
+
+
+DOWNGRADES: Final = frozenset({DeviceStanding.MISSING, DeviceStanding.FALSE})
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The answer, its reason for people, and what must happen with it.
 
     Attributes:
         burns_ticket: The ticket that was shown is used up by this answer.
-        is_alarm: Somebody showed a false proof; the timeline says so loudly.
+        is_alarm: Somebody showed a false proof, or two boards claim one place; the timeline says so loudly.
+        pins_device: A person vouched for this board: the device key that it showed is its own from now on.
+        suspends: Two boards hold the certificate in force, so neither may use it any longer.
     """
 
     outcome: Outcome
     reason: str
     burns_ticket: bool = False
     is_alarm: bool = False
+    pins_device: bool = False
+    suspends: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,15 +88,23 @@ class InstallerCase:
         intent_open: The node has an open intent, and it is the one that the installer was booted for.
         approved: A person approved exactly this installer's session key.
         occupied: In this power-on its disk was found to hold an installation that the store does not know of.
+        contested: Another board claims to be this node, under the same intent.
+        refused: A person rejected exactly this key.
+        revoked: A person revoked the node.
     """
 
     recognition: Recognition
     state: State | None
     proof: ProofKind
+    device: DeviceStanding
     intent_open: bool
+    role: Role
     policy: FirstBoot
     approved: bool
     occupied: bool
+    contested: bool
+    refused: bool
+    revoked: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,43 +115,52 @@ class AgentCase:
         ticket: Standing of the ticket behind the proof; None where the proof is no ticket.
         previous_valid: The connection presents this node's present certificate, or the one before it as long
             as the present one was never used.
+        other_board: The caller is not the board that this node was installed on, or last enrolled on.
         approved: A person approved exactly this agent's public key.
+        vouched: A person approved the installation that this agent comes from.
+        refused: A person rejected exactly this key.
+        revoked: A person revoked the node.
     """
 
     recognition: Recognition
     state: State | None
     proof: ProofKind
+    device: DeviceStanding
     ticket: TicketStanding | None
     previous_valid: bool
+    other_board: bool
     approved: bool
-
-
-def _stranger(recognition: Recognition) -> Decision:
-    if recognition is Recognition.CONFLICTING:
-        return Decision(Outcome.PENDING, "its serial and its MAC do not belong to one node of cluster.yaml")
-    return Decision(Outcome.PENDING, "this board is not in cluster.yaml")
-
-
-def _barred(state: State) -> Decision:
-    return Decision(Outcome.REJECTED, f"the node is {state}")
+    vouched: bool
+    refused: bool
+    revoked: bool
 
 
 def decide_installer(case: InstallerCase) -> Decision:
     """Whether an installer may install, must wait for a person, or is turned away."""
-    if case.recognition is not Recognition.DECLARED or case.state is None:
-        return _stranger(case.recognition)
-    if case.state in BARRED:
-        return _barred(case.state)
+    barred = _barred(case)
+    if barred is not None:
+        return barred
     if case.proof is not ProofKind.NONE:
         return Decision(Outcome.REJECTED, f"an installer has no '{case.proof.value}' proof", is_alarm=True)
     if not case.intent_open:
         return Decision(Outcome.PENDING, "rebinding: no installation of this node is open")
     if case.approved:
-        return Decision(Outcome.ADMITTED, "approved by a person")
+        pins = case.device is DeviceStanding.NEW
+        return Decision(Outcome.ADMITTED, "approved by a person", pins_device=pins)
+    if case.contested:
+        return Decision(
+            Outcome.PENDING, f"{WAITS}: two boards claim to be this node, under one intent", is_alarm=True
+        )
     if case.occupied:
         return Decision(
             Outcome.PENDING, f"{WAITS}: its disk holds an installation that is not on record here"
         )
+    if case.device is DeviceStanding.PROVEN:
+        return Decision(Outcome.ADMITTED, "proved its device key")
+    if case.role is Role.SERVER:
+        # Whatever the policy says: a server's join token administers the whole cluster, and all that this
+        # caller showed is a serial and a MAC address, which anybody on the network can show.
+        return Decision(Outcome.PENDING, WAITS)
     if case.policy is FirstBoot.APPROVE:
         return Decision(Outcome.PENDING, WAITS)
     return Decision(Outcome.ADMITTED, "declared in cluster.yaml (policy trust-lan)")
@@ -129,29 +168,68 @@ def decide_installer(case: InstallerCase) -> Decision:
 
 def decide_agent(case: AgentCase) -> Decision:
     """Whether an agent gets a certificate."""
-    if case.recognition is not Recognition.DECLARED or case.state is None:
-        return _stranger(case.recognition)
-    if case.state in BARRED:
-        return _barred(case.state)
+    barred = _barred(case)
+    if barred is not None:
+        return barred
+    proven = case.device is DeviceStanding.PROVEN
+    if case.other_board and not (case.approved or proven):
+        holds_it = case.proof is ProofKind.PREVIOUS and case.previous_valid
+        return Decision(
+            Outcome.PENDING,
+            "conflict: it speaks from another board than the one that is this node",
+            is_alarm=True,
+            suspends=holds_it,
+        )
+    pins = case.device is DeviceStanding.NEW and (case.approved or case.vouched)
     if case.proof is ProofKind.TICKET:
-        return _decide_ticket(case.ticket)
+        return _decide_ticket(case.ticket, pins=pins)
     if case.proof is ProofKind.PREVIOUS:
         if case.previous_valid:
-            return Decision(Outcome.ENROLLED, "renewed with its valid certificate")
+            return Decision(Outcome.ENROLLED, "renewed with its valid certificate", pins_device=pins)
         return Decision(
             Outcome.REJECTED, "the certificate shown is not this node's present one", is_alarm=True
         )
     if case.approved:
-        return Decision(Outcome.ENROLLED, "approved by a person")
+        return Decision(Outcome.ENROLLED, "approved by a person", pins_device=pins)
+    if proven:
+        return Decision(Outcome.ENROLLED, "proved its device key")
     return Decision(Outcome.PENDING, "rebinding: an agent without ticket or certificate")
 
 
-def _decide_ticket(standing: TicketStanding | None) -> Decision:
+def _barred(case: InstallerCase | AgentCase) -> Decision | None:
+    """The rows that both tables begin with; None where none of them is the case's."""
+    if case.recognition is Recognition.CONFLICTING:
+        return Decision(
+            Outcome.PENDING, "its serial and its MAC do not belong to one node of cluster.yaml", is_alarm=True
+        )
+    if case.recognition is not Recognition.DECLARED or case.state is None:
+        return Decision(Outcome.PENDING, "this board is not in cluster.yaml")
+    if case.state in BARRED:
+        return Decision(Outcome.REJECTED, f"the node is {case.state}")
+    if case.revoked:
+        return Decision(Outcome.REJECTED, "a person revoked this node")
+    if case.refused:
+        return Decision(Outcome.REJECTED, "a person rejected this key")
+    if case.device is DeviceStanding.MISSING:
+        return Decision(
+            Outcome.REJECTED, "this board has a device key on record and did not prove it", is_alarm=True
+        )
+    if case.device is DeviceStanding.FALSE:
+        return Decision(
+            Outcome.REJECTED,
+            "the device key it showed is not the one on record, or not its own",
+            is_alarm=True,
+        )
+    return None
+
+
+def _decide_ticket(standing: TicketStanding | None, *, pins: bool) -> Decision:
     match standing:
         case TicketStanding.VALID:
-            return Decision(Outcome.ENROLLED, "showed its ticket", burns_ticket=True)
+            return Decision(Outcome.ENROLLED, "showed its ticket", burns_ticket=True, pins_device=pins)
         case TicketStanding.USED_BY_CALLER:
-            return Decision(Outcome.ENROLLED, "asked again with the key that used the ticket")
+            reason = "asked again with the key that used the ticket"
+            return Decision(Outcome.ENROLLED, reason, pins_device=pins)
         case TicketStanding.USED:
             return Decision(Outcome.REJECTED, "the ticket was used before, by another key", is_alarm=True)
         case TicketStanding.VOID:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from agent.protocol import Occupant
+from agent.protocol import Occupant, Stage
 from fleet.enrolment import WAITS, Decision
 from fleet.health import TRAITS, Condition
 from fleet.lifecycle import MAX_ATTEMPTS, State
@@ -108,6 +108,63 @@ def agent_decided(decision: Decision, fingerprint: str, name: str, *, can_be_app
         hint=hint,
         detail={"outcome": decision.outcome.value, "fingerprint": fingerprint},
     )
+
+
+def stranger_decided(decision: Decision, fingerprint: str, stage: Stage) -> Entry:
+    """What a board was answered that is no node of cluster.yaml, or not clearly one."""
+    return Entry(
+        kind=Kind.ALARM if decision.is_alarm else Kind.ADMISSION,
+        text=f"{stage.value} {decision.outcome.value}: {decision.reason} (key {fingerprint})",
+        detail={"outcome": decision.outcome.value, "fingerprint": fingerprint},
+    )
+
+
+def contested(name: str) -> Entry:
+    return Entry(
+        kind=Kind.ALARM,
+        text="quarantined: while it was being installed, a second board claimed to be this node",
+        hint="Find the board that does not belong here (both are in this timeline) and switch it off; then "
+        f"'bramble approve {name}' lets the other one try again. What either was given is void.",
+    )
+
+
+def cloned(name: str) -> Entry:
+    return Entry(
+        kind=Kind.ALARM,
+        text="its certificate was used from another board, so the disk was copied: it is suspended",
+        hint=f"Switch one of the two boards off; 'bramble approve {name}' lets the other in when it asks "
+        "again. Install the copy anew. If the disk was moved on purpose, approve it as well.",
+    )
+
+
+def device_pinned(fingerprint: str, name: str) -> Entry:
+    return Entry(
+        kind=Kind.ENROLMENT,
+        text=f"device key {fingerprint} is this board's from now on; without it the node is not let in",
+        hint=f"If the board is ever replaced: 'bramble devices forget {name}'.",
+        detail={"fingerprint": fingerprint},
+    )
+
+
+def device_forgotten(count: int) -> Entry:
+    return Entry(kind=Kind.ENROLMENT, text=f"a person had {count} device key(s) of this node forgotten")
+
+
+def key_rejected(fingerprint: str) -> Entry:
+    return Entry(kind=Kind.ADMISSION, text=f"rejected by a person (key {fingerprint})")
+
+
+def revoked(name: str) -> Entry:
+    return Entry(
+        kind=Kind.ALARM,
+        text="revoked by a person: its certificate, its tickets and what it waited for are void",
+        hint=f"Its k3s credentials are Kubernetes' own: 'kubectl delete node {name}' ends them. "
+        f"'bramble approve {name}' lifts the revocation.",
+    )
+
+
+def revocation_lifted() -> Entry:
+    return Entry(kind=Kind.ADMISSION, text="a person lifted the revocation; its agent may ask again")
 
 
 def approved(fingerprint: str) -> Entry:

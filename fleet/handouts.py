@@ -41,6 +41,7 @@ class HandoutDesk:
         with ground.store.write() as tx:
             node = _require(tx, name)
             intent = ground.open_new_intent(tx, name, now)
+            tx.unbind_board(name)  # nobody knows yet which board the card will be put into
             ticket = ground.pki.ticket(name, intent.number, node.standing.attempt)
             tx.add_ticket(ticket.sha256, name, intent.number, node.standing.attempt, now)
             node = tx.update_node(node, disk_signature=new_disk_signature(ground))

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from agent.protocol import Desired, JoinMaterial, K3sState, Status, StatusAccepted
 from fleet import events
+from fleet.clones import is_copied, suspend_cloned
 from fleet.eeprom_orders import number_of
 from fleet.ground import Ground
 from fleet.health_desk import HealthDesk
@@ -88,11 +89,20 @@ class JoinDesk:
             raise RefusedError(400, "message", f"Status.sequence: {status.sequence} is out of range")
         with self._ground.store.write() as tx:
             node = self._caller(tx, certificate)
-            is_repeat = node.boot_id == status.boot_id and status.sequence <= node.status_sequence
+            # A second board with a copy of the disk has another boot id: only then is there a need to look.
+            is_copy = node.boot_id != status.boot_id and is_copied(tx, node, status.hardware)
+            if is_copy:
+                suspend_cloned(self._ground, tx, node, now)
+            is_repeat = is_copy or (
+                node.boot_id == status.boot_id and status.sequence <= node.status_sequence
+            )
             if not is_repeat:
                 node = self._take(tx, node, status, now)
-            node, _reason = self._give_turn(tx, node, now)
+            if not is_copy:
+                node, _reason = self._give_turn(tx, node, now)
             eeprom = number_of(tx, node.name)
+        if is_copy:  # raised out here: the suspension must be durable
+            raise _no_certificate()
         waits = node.state in _WANTS_TO_JOIN
         return StatusAccepted(
             generation=node.generation,
@@ -158,12 +168,7 @@ class JoinDesk:
         """
         node = tx.node_of_certificate(certificate) if certificate else None
         if node is None:
-            raise RefusedError(
-                401,
-                "certificate",
-                "this needs the client certificate of an enrolled node",
-                "The node was installed again or removed, or its certificate was replaced: enrol again.",
-            )
+            raise _no_certificate()
         if node.certificate == certificate and node.previous_certificate is not None:
             return tx.update_node(node, previous_certificate=None)
         return node
@@ -211,3 +216,12 @@ class JoinDesk:
         node = tx.update_node(node, join_allowed=True, generation=node.generation + 1)
         tx.add_event(events.may_join(turn.reason), now, node=node.name, board=node.board_id)
         return node, turn.reason
+
+
+def _no_certificate() -> RefusedError:
+    return RefusedError(
+        401,
+        "certificate",
+        "this needs the client certificate of an enrolled node",
+        "The node was installed again, removed or revoked, or its certificate was replaced: enrol again.",
+    )

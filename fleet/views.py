@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.proofs import fingerprint
 from fleet.boards import BoardModel
 from fleet.find import find_subject
 from fleet.health import TRAITS
@@ -146,7 +147,7 @@ def node_view(node: NodeRecord, held: Iterable[Held] = ()) -> NodeView:
         mac=node.mac,
         image_id=node.image_id,
         boots=node.boots,
-        fingerprint=node.pending_key[:8] if node.pending_key else None,
+        fingerprint=fingerprint(node.pending_key) if node.pending_key else None,
         conditions=tuple(map(_condition_view, held)),
     )
 

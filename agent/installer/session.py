@@ -11,6 +11,7 @@ from typing import TypeVar
 from agent.backoff import Backoff
 from agent.client import ControlClient, Refused, Unreachable
 from agent.errors import AgentError
+from agent.proofs import fingerprint
 from agent.protocol import (
     OCCUPIED,
     PROTOCOL_VERSION,
@@ -29,7 +30,6 @@ from agent.protocol import (
 
 _T = TypeVar("_T")
 
-FINGERPRINT_DIGITS = 8
 SESSION_LOST = "session"
 """Error code of a `prove` whose `hello` the server does not know any more."""
 WAIT = frozenset({429, 503})
@@ -53,7 +53,7 @@ class SessionKey:
 
     @property
     def fingerprint(self) -> str:
-        return self.sha256[:FINGERPRINT_DIGITS]
+        return fingerprint(self.sha256)
 
 
 class InstallSession:

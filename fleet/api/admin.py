@@ -2,11 +2,12 @@
 
 GET  /v1/admin/nodes                    FleetView
 GET  /v1/admin/nodes/{name}?since=ID    Timeline of a node or of a held board
-POST /v1/admin/nodes/{name}/approve?key=HEX   {"message": text}; 409 when another key waits by now
 POST /v1/admin/nodes/{name}/handout           Handout: what makes an image the node's own, its ticket included
 POST /v1/admin/nodes/{name}/handout/{intent}?image=ID&medium=TEXT   {}; it was written, and read back
 POST /v1/admin/nodes/{name}/eeprom      {"KEY": "value"} -> {"message": text}
 GET  /v1/admin/summary                  counts by state, memory of the server
+
+People's decisions: `fleet.api.people`.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from typing import Final
 from aiohttp import web
 
 from fleet.api.answers import answer_errors, value_answer
+from fleet.api.people import PeopleRoutes
 from fleet.controller import Controller
 from fleet.errors import FleetError
 from fleet.refusal import RefusedError
 from fleet.views import as_json, fleet_view, timeline_view
 
-_KEY: Final = re.compile(r"[0-9a-f]{8,64}")
+MAX_BODY_BYTES: Final = 1024 * 1024
+"""The largest body is an import of device keys: 80 bytes a board."""
 
 
 class AdminApi:
@@ -39,14 +42,14 @@ class AdminApi:
         self._controller = controller
 
     def app(self) -> web.Application:
-        app = web.Application(middlewares=[answer_errors], client_max_size=4096)
+        app = web.Application(middlewares=[answer_errors], client_max_size=MAX_BODY_BYTES)
         app.router.add_get("/v1/admin/nodes", self._nodes)
         app.router.add_get("/v1/admin/nodes/{name}", self._timeline)
-        app.router.add_post("/v1/admin/nodes/{name}/approve", self._approve)
         app.router.add_post("/v1/admin/nodes/{name}/handout", self._hand_out)
         app.router.add_post("/v1/admin/nodes/{name}/handout/{intent:[0-9]{1,9}}", self._handed_out)
         app.router.add_post("/v1/admin/nodes/{name}/eeprom", self._eeprom)
         app.router.add_get("/v1/admin/summary", self._summary)
+        PeopleRoutes(self._controller).add_to(app)
         return app
 
     async def _nodes(self, _request: web.Request) -> web.Response:
@@ -64,17 +67,6 @@ class AdminApi:
                 404, "node", f"there is no node or board {name!r}", "'bramble nodes' lists them."
             )
         return value_answer(as_json(found))
-
-    async def _approve(self, request: web.Request) -> web.Response:
-        key = request.query.get("key")
-        if key and not _KEY.fullmatch(key):
-            raise RefusedError(
-                400,
-                "key",
-                f"key is {key!r}, it is 8 to 64 lower-case hex digits",
-                "'bramble nodes' shows it.",
-            )
-        return value_answer({"message": self._controller.admission.approve(request.match_info["name"], key)})
 
     async def _hand_out(self, request: web.Request) -> web.Response:
         return value_answer(self._controller.handouts.begin(request.match_info["name"]).as_json())

@@ -315,7 +315,8 @@ class FirstBootSection(_Section):
         description="May a declared agent install by itself, or does it wait for 'bramble approve'?",
     )
     server: Annotated[FirstBoot, BeforeValidator(values.enum_parser(FirstBoot))] | None = Field(
-        default=None, description="The same for a server, which holds the keys of the whole cluster."
+        default=None,
+        description="The same for a server, which holds the keys of the whole cluster: always 'approve'.",
     )
 
 

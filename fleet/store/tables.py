@@ -107,6 +107,44 @@ events = sa.Table(
     sqlite_autoincrement=True,
 )
 
+# Device keys (in the firmware's OTP memory) that are known to be a board's own.
+device_keys = sa.Table(
+    "device_keys",
+    metadata,
+    # SHA-256 of the public key, SubjectPublicKeyInfo in DER.
+    sa.Column("key_sha256", sa.Text, primary_key=True),
+    # Low half of the serial, as in `boards`.
+    sa.Column("board", sa.Text, nullable=False, index=True),
+    # The node whose board showed it; NULL until one did.
+    sa.Column("node", sa.Text, index=True),
+    # How it came here: "imported", or "first use".
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+
+# The board that a node was installed on, or last enrolled on.
+node_boards = sa.Table(
+    "node_boards",
+    metadata,
+    sa.Column("node", sa.Text, sa.ForeignKey("nodes.name"), primary_key=True),
+    sa.Column("serial", sa.Text),
+    sa.Column("macs", sa.JSON, nullable=False),
+    # The intent under which its installer claimed to be the node, and that one's key (its SHA-256).
+    sa.Column("intent", sa.Integer),
+    sa.Column("key", sa.Text),
+    # Another board claims the same, under the same intent.
+    sa.Column("contested", sa.Boolean, nullable=False),
+)
+
+# What a person turned away: one key of a node (its SHA-256), or the whole node (the key is "").
+refusals = sa.Table(
+    "refusals",
+    metadata,
+    sa.Column("node", sa.Text, sa.ForeignKey("nodes.name"), primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+)
+
 kv = sa.Table(
     "kv",
     metadata,

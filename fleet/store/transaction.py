@@ -23,17 +23,15 @@ from fleet.store.records import (
     node_from_row,
 )
 from fleet.store.tables import boards, events, intents, kv, nodes, tickets
+from fleet.store.trust import TrustReads, TrustWrites
 
 _LIFECYCLE_COLUMNS: Final = frozenset({"name", "state", "since", "progressed_at", "attempt", "standing"})
 TIMELINE_LIMIT: Final = 1000
 """Entries that one question answers at most; the newest."""
 
 
-class Reader:
+class Reader(TrustReads):
     """Questions. Every answer is a frozen value."""
-
-    def __init__(self, connection: sa.Connection) -> None:
-        self._connection = connection
 
     @property
     def connection(self) -> sa.Connection:
@@ -141,7 +139,7 @@ class Reader:
         return {key: value for key, value in self._connection.execute(query)}
 
 
-class Transaction(Reader):
+class Transaction(Reader, TrustWrites):
     """Questions and changes; all become durable together."""
 
     def add_node(self, record: NodeRecord) -> None:

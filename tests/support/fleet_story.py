@@ -69,6 +69,15 @@ def ask_to_install(fleet: Fleet, node: NodeSpec, key: bytes = KEY, intent: int |
     )
 
 
+def let_in(fleet: Fleet, node: NodeSpec, key: bytes = KEY) -> Verdict:
+    """Ask to install, with a person at hand who approves what waits: servers always wait."""
+    verdict = ask_to_install(fleet, node, key)
+    if verdict.outcome is Outcome.PENDING:
+        fleet.controller.people.approve(node.name)
+        verdict = ask_to_install(fleet, node, key)
+    return verdict
+
+
 def require_token(verdict: Verdict) -> str:
     assert verdict.outcome is Outcome.ADMITTED
     assert verdict.token is not None
@@ -78,7 +87,7 @@ def require_token(verdict: Verdict) -> str:
 def install(fleet: Fleet, node: NodeSpec) -> InstallPlan:
     see(fleet, node)
     see(fleet, node, BootStage.KERNEL)
-    token = require_token(ask_to_install(fleet, node))
+    token = require_token(let_in(fleet, node))
     plan = fleet.controller.installs.plan(token)
     fleet.controller.installs.progress(token, InstallProgress(1, InstallStep.WRITE, 42.0))
     fleet.controller.installs.complete(token, complete(plan))

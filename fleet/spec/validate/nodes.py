@@ -7,7 +7,7 @@ from typing import Final
 
 from fleet.boards import DiskKind
 from fleet.spec.draft import Draft, DraftNode
-from fleet.spec.model import Role
+from fleet.spec.model import FirstBoot, Role
 from fleet.spec.problems import Severity
 from fleet.spec.shape import Finding
 
@@ -32,6 +32,18 @@ def check_nodes(draft: Draft) -> Iterator[Finding]:
         yield from _disk(node)
         yield from _memory(node)
         yield from _labels(node)
+    yield from _first_boot(draft)
+
+
+def _first_boot(draft: Draft) -> Iterator[Finding]:
+    policy = draft.document.policy
+    first_boot = policy.first_boot if policy else None
+    if first_boot is not None and first_boot.server is FirstBoot.TRUST_LAN:
+        yield Finding(
+            ("policy", "first_boot", "server"),
+            "'trust-lan' would make whoever shows a server's serial the whole cluster's administrator",
+            "Write 'approve'. Servers whose device key is known ('bramble devices') install unattended.",
+        )
 
 
 def _duplicates(draft: Draft) -> Iterator[Finding]:

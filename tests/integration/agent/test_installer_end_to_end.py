@@ -25,6 +25,7 @@ from agent.installer.cmdline import InstallerConfig
 from agent.installer.layout import parse_partitions
 from agent.installer.occupant import MARKER_OFFSET, encode_marker
 from agent.installer.run import Surroundings, install
+from agent.proofs import fingerprint
 from agent.protocol import OCCUPIED, InstallComplete, InstallStep, Occupant, Outcome, Verdict
 
 pytestmark = pytest.mark.integration
@@ -220,7 +221,7 @@ def test_pending_board_shows_its_fingerprint_and_asks_again(
     assert len({hello.client_nonce for hello in control.hellos}) == 4
     waiting = [line for line in console if "waiting for approval" in line]
     assert len(waiting) == 1
-    assert control.hellos[0].key_sha256[:8] in waiting[0]
+    assert fingerprint(control.hellos[0].key_sha256) in waiting[0]
 
 
 def test_rejected_board_leaves_the_disk_alone(control: ControlServer, disk: Path) -> None:

@@ -156,7 +156,7 @@ def test_a_board_whose_installer_never_ends_is_held_by_every_service(room: Room)
     assert all(isinstance(answer, Hold) for answer in answers(room.table(), room.fleet.clock()))
     assert room.server.find_file(f"{SERIAL.prefix}/config.txt") is None
 
-    room.fleet.controller.admission.approve(NODE.name)
+    room.fleet.controller.people.approve(NODE.name)
     (state,) = room.fleet.controller.boot_states()
     assert state.install_intent == 2
     room.publish()
@@ -171,6 +171,6 @@ def test_a_boot_image_of_a_used_up_intent_is_not_served_for_the_next(room: Room)
         room.install(HTTP_FIRST, until=InstallStep.WRITE)
     room.fleet.clock.advance(60.0)
     room.report(BootStage.KERNEL)
-    room.fleet.controller.admission.approve(NODE.name)
+    room.fleet.controller.people.approve(NODE.name)
     assert room.server.find_page(f"/boot/{SERIAL.prefix}/boot.img") is None
     assert room.server.find_file(f"{SERIAL.prefix}/config.txt") is not None

@@ -84,6 +84,8 @@ def prove_agent(server: Running, key: AgentKey) -> Verdict:
 
 def install(server: Running) -> None:
     caller = server.caller()
+    assert prove_installer(caller).outcome is Outcome.PENDING
+    server.in_loop(lambda: server.fleet.controller.people.approve("pi5-1"))
     assert prove_installer(caller).outcome is Outcome.ADMITTED
     plan = decode(InstallPlan, caller.ask("GET", "/v1/install/plan").body)
     progress = InstallProgress(plan.intent, InstallStep.WRITE, 50.0)

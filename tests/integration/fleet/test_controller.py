@@ -172,7 +172,7 @@ def test_boots_without_an_end_quarantine_the_node_until_a_person_says_otherwise(
     assert state_of(fleet, AGENT) is State.QUARANTINED
     assert intent_of(fleet, AGENT) is None
     assert ask_to_install(fleet, AGENT).outcome is Outcome.REJECTED
-    fleet.controller.admission.approve("pi4-1")
+    fleet.controller.people.approve("pi4-1")
     assert intent_of(fleet, AGENT) == 2
     assert ask_to_install(fleet, AGENT, intent=2).outcome is Outcome.ADMITTED
 

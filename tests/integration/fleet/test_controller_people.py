@@ -33,6 +33,7 @@ from fleet_story import (
     texts,
 )
 
+from agent.proofs import fingerprint
 from agent.protocol import (
     Occupant,
     Outcome,
@@ -55,9 +56,9 @@ def test_server_waits_for_approval_of_exactly_its_key(tmp_path: Path) -> None:
         assert ask_to_install(fleet, SERVER).outcome is Outcome.PENDING
         assert state_of(fleet, SERVER) is State.PENDING
         assert sum("waits for approval" in text for text in texts(fleet, "pi5-1")) == 1
-        fleet.controller.admission.approve("pi5-1")
+        fleet.controller.people.approve("pi5-1")
         assert ask_to_install(fleet, SERVER, key=b"x" * 32).outcome is Outcome.PENDING
-        fleet.controller.admission.approve("pi5-1")
+        fleet.controller.people.approve("pi5-1")
         assert ask_to_install(fleet, SERVER, key=b"x" * 32).outcome is Outcome.ADMITTED
     finally:
         fleet.store.close()
@@ -74,7 +75,7 @@ def test_server_that_waits_for_days_is_admitted_under_the_intent_it_was_booted_f
             assert intent_of(fleet, SERVER) == 1
         assert state_of(fleet, SERVER) is State.PENDING
         assert sum("intent 1 extended" in text for text in texts(fleet, "pi5-1")) == 2
-        fleet.controller.admission.approve("pi5-1")
+        fleet.controller.people.approve("pi5-1")
         assert ask_to_install(fleet, SERVER).outcome is Outcome.ADMITTED
     finally:
         fleet.store.close()
@@ -87,7 +88,7 @@ def test_installed_agent_without_proof_waits_and_the_timeline_says_what_to_do(fl
     timeline = timeline_view(fleet.store, "pi4-1")
     assert timeline is not None
     assert "bramble approve pi4-1" in timeline.events[-1].hint
-    fleet.controller.admission.approve("pi4-1", key.sha256[:8])
+    fleet.controller.people.approve("pi4-1", fingerprint(key.sha256))
     assert ask_without_proof(fleet, AGENT, key).outcome is Outcome.ENROLLED
 
 
@@ -98,7 +99,7 @@ def test_agent_does_not_replace_the_installers_key_that_waits(tmp_path: Path) ->
         shown = fleet_view(fleet.store).nodes[0].fingerprint
         assert ask_without_proof(fleet, SERVER, AgentKey()).outcome is Outcome.PENDING
         assert fleet_view(fleet.store).nodes[0].fingerprint == shown
-        fleet.controller.admission.approve("pi5-1", shown)
+        fleet.controller.people.approve("pi5-1", shown)
         assert ask_to_install(fleet, SERVER).outcome is Outcome.ADMITTED
     finally:
         fleet.store.close()
@@ -110,7 +111,7 @@ def test_approval_of_a_key_that_waits_no_more_is_refused(tmp_path: Path, compare
     try:
         ask_to_install(fleet, SERVER)
         with pytest.raises(RefusedError) as refused:
-            fleet.controller.admission.approve("pi5-1", compared)
+            fleet.controller.people.approve("pi5-1", compared)
         assert (refused.value.status, refused.value.code) == (409, "other-key")
         assert ask_to_install(fleet, SERVER).outcome is Outcome.PENDING
     finally:
@@ -132,7 +133,7 @@ def test_installation_without_a_record_is_overwritten_only_after_a_persons_word(
     for _ in range(2):
         assert ask_to_install(fleet, AGENT).outcome is Outcome.PENDING
     assert sum("not on record here" in text for text in texts(fleet, "pi4-1")) == 1
-    fleet.controller.admission.approve("pi4-1")
+    fleet.controller.people.approve("pi4-1")
     token = require_token(ask_to_install(fleet, AGENT))
     plan = fleet.controller.installs.plan(token)
     find_disk(fleet, token, FOUND)
@@ -143,7 +144,7 @@ def test_installation_without_a_record_is_overwritten_only_after_a_persons_word(
 def test_approval_is_for_what_was_found(fleet: Fleet) -> None:
     refuse_disk(fleet, require_token(ask_to_install(fleet, AGENT)))
     ask_to_install(fleet, AGENT)
-    fleet.controller.admission.approve("pi4-1")
+    fleet.controller.people.approve("pi4-1")
     other = Occupant(cluster="attic", node="pi4-1", image_id="c1" * 32, installation="2b" * 16)
     refuse_disk(fleet, require_token(ask_to_install(fleet, AGENT)), other)
     assert ask_to_install(fleet, AGENT).outcome is Outcome.PENDING
@@ -153,10 +154,10 @@ def test_approval_before_the_disk_was_looked_at_is_no_word_on_its_content(tmp_pa
     fleet = open_fleet(tmp_path, cluster_spec(AGENT, agent_policy=FirstBoot.APPROVE))
     try:
         ask_to_install(fleet, AGENT)
-        fleet.controller.admission.approve("pi4-1")
+        fleet.controller.people.approve("pi4-1")
         refuse_disk(fleet, require_token(ask_to_install(fleet, AGENT)))
         ask_to_install(fleet, AGENT)
-        fleet.controller.admission.approve("pi4-1")
+        fleet.controller.people.approve("pi4-1")
         find_disk(fleet, require_token(ask_to_install(fleet, AGENT)), FOUND)
         assert state_of(fleet, AGENT) is State.IMAGING
     finally:
@@ -167,7 +168,7 @@ def test_next_power_on_looks_at_the_disk_again(fleet: Fleet) -> None:
     see(fleet, AGENT, BootStage.KERNEL)
     refuse_disk(fleet, require_token(ask_to_install(fleet, AGENT)))
     ask_to_install(fleet, AGENT)
-    fleet.controller.admission.approve("pi4-1")
+    fleet.controller.people.approve("pi4-1")
     for number in range(MAX_ATTEMPTS + 1):
         fleet.clock.advance(60)
         see(fleet, AGENT, BootStage.KERNEL)
@@ -209,9 +210,9 @@ def test_lost_store_wipes_nothing(tmp_path: Path) -> None:
 
 def test_approving_a_node_that_does_not_wait_says_so(fleet: Fleet) -> None:
     with pytest.raises(RefusedError, match="nothing of pi4-1 waits"):
-        fleet.controller.admission.approve("pi4-1")
+        fleet.controller.people.approve("pi4-1")
     with pytest.raises(RefusedError, match="no node 'nobody'"):
-        fleet.controller.admission.approve("nobody")
+        fleet.controller.people.approve("nobody")
 
 
 def test_installer_with_a_false_key_is_rejected(fleet: Fleet) -> None:

@@ -12,8 +12,10 @@ from click.testing import CliRunner, Result
 from fakes_fleet import hardware_of, installer_hello, open_fleet
 from fakes_fleet_server import running
 
+from agent.proofs import fingerprint as fingerprint_of
 from agent.protocol import Proof, ProofKind
-from fleet.cli import approve, nodes, show
+from fleet.cli import nodes, show
+from fleet.cli_people import approve
 from fleet.controller import Controller
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec
@@ -92,13 +94,13 @@ def test_without_a_server_the_file_is_read_and_approval_needs_one(
 def test_approval_is_for_the_key_that_was_compared(
     file: Path, spec: ClusterSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fingerprint = hashlib.sha256(KEY).hexdigest()[:8]
+    fingerprint = fingerprint_of(hashlib.sha256(KEY).hexdigest())
     with running(tmp_path / "state" / "attic", spec) as server:
         server.in_loop(lambda: knock(server.fleet.controller, spec))
-        refused = typed("approve", "pi5-1", file, "--key", "0123abcd")
-        assert f"waits now is {fingerprint}, not 0123abcd" in str(refused.exception)
+        refused = typed("approve", "pi5-1", file, "--key", "0123-4567-89ab-cdef-0123")
+        assert f"waits now is {fingerprint}, not 0123-4567-89ab-cdef-0123" in str(refused.exception)
         assert "--key FINGERPRINT" in typed("approve", "pi5-1", file).output
-        monkeypatch.setattr("fleet.cli._is_terminal", lambda: True)
+        monkeypatch.setattr("fleet.cli_people._is_terminal", lambda: True)
         declined = typed("approve", "pi5-1", file, answer="n\n")
         assert f"show {fingerprint}?" in declined.output
         assert declined.exit_code == 1

@@ -146,6 +146,7 @@ ERRORS = [
     # Policy
     case("unknown-boards", "policy.unknown_boards", "'holt'", "'hold'?", ("policy.unknown_boards", "holt")),
     case("first-boot", "policy.first_boot.agent", "'trust_lan'", "'trust-lan'?", ("policy.first_boot.agent", "trust_lan")),
+    case("first-boot-server", "policy.first_boot.server", "administrator", "'approve'", ("policy.first_boot.server", "trust-lan")),
     case("after", "policy.reimage.after", "not a duration", "unit", ("policy.reimage.after", "15")),
     case("max-parallel", "policy.reimage.max_parallel", "at least 1", "", ("policy.reimage.max_parallel", 0)),
     # SSH keys
