@@ -70,7 +70,7 @@ from fleet.store_place import PostgresPlace
 place = sys.argv[2]
 if place.startswith("postgresql:"):
     fakes_fleet.store_place = lambda state: PostgresPlace(place)
-node = node_spec("pi5-1", 1, role=Role.SERVER)
+node = node_spec("pi5-1", 1, role=Role.AGENT)
 controller = open_fleet(Path(sys.argv[1]), cluster_spec(node)).controller
 key = b"k" * 32
 welcome = controller.admission.hello(installer_hello(hardware_of(node), key))
