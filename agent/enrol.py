@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -195,7 +194,7 @@ def ask(
         hardware=applicant.hardware,
         boot_id=applicant.boot_id,
         key_sha256=identity.key_sha256(),
-        client_nonce=secrets.token_hex(32),
+        client_nonce=os.urandom(32).hex(),
         image_id=applicant.image_id,
     )
     welcome = client.post("/v1/hello", hello, Welcome)

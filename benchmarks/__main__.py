@@ -14,6 +14,7 @@ import click
 from benchmarks import machine
 from benchmarks.bench import Bench
 from benchmarks.cases import (
+    agent_cost,
     dhcp,
     flash,
     http,
@@ -43,6 +44,7 @@ CASES: Final[dict[str, Case]] = {
     "cached": image_build.run_cached,
     "pipeline": image_pipeline.run,
     "flash": flash.run,
+    "agent": agent_cost.run,
     "tftp": tftp.run,
     "notfound": notfound.run,
     "storm": storm.run,

@@ -24,6 +24,7 @@ PACKAGES: Final = {
     "in.tftpd": "tftpd-hpa",
     "nginx": "nginx",
     "perfdhcp": "kea-admin",
+    "prometheus-node-exporter": "prometheus-node-exporter",
 }
 """Program → the Debian package that holds it."""
 VERSION_OPTIONS: Final = {"nginx": "-v", "perfdhcp": "-v"}

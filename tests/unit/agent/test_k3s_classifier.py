@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from agent.k3s import classify, explain_failure, parse_unit
+import pytest
+from agent_nodes import FakeSystem, make_node_root
+
+from agent.k3s import BELIEVED_S, K3s, classify, explain_failure, parse_unit
 from agent.protocol import K3sState
 
 WAITING = "Waiting to retrieve agent configuration; server is not ready: "
@@ -119,3 +122,26 @@ def test_failed_unit_without_a_known_cause_quotes_its_last_line() -> None:
 )
 def test_unit_states(text: str, state: K3sState) -> None:
     assert parse_unit(text) is state
+
+
+def test_systemctl_is_asked_once_a_minute_while_the_same_k3s_runs(tmp_path: Path) -> None:
+    root, system, now = make_node_root(tmp_path), FakeSystem(), [0.0]
+    link = root / "run/systemd/units/invocation:k3s-agent.service"
+    link.parent.mkdir(parents=True)
+    k3s = K3s("agent", system, root, monotonic=lambda: now[0])
+    assert [k3s.state() for _ in range(3)] == [K3sState.INACTIVE] * 3
+    assert len(system.calls) == 3
+    system.active = "active"
+    link.symlink_to("0123456789abcdef0123456789abcdef")
+    assert [k3s.state() for _ in range(5)] == [K3sState.RUNNING] * 5
+    assert len(system.calls) == 4
+    system.active, system.sub = "activating", "auto-restart"
+    assert k3s.state() is K3sState.RUNNING  # not known yet
+    link.unlink()
+    assert k3s.state() is K3sState.FAILED
+    system.active = "active"
+    link.symlink_to("fedcba9876543210fedcba9876543210")
+    assert k3s.state() is K3sState.RUNNING
+    system.active = "failed"
+    now[0] += BELIEVED_S
+    assert k3s.state() is K3sState.FAILED
