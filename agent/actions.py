@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -45,8 +46,11 @@ def place_material(root: Path, run: Runner, material: JoinMaterial, *, restart: 
         raise AgentError(
             f"join material names unit '{material.unit}', expected {' or '.join(ALLOWED_UNITS)}", _HINT
         )
-    for path in material.remove_after_ready:
+    for path in (*material.remove_after_ready, *material.set_aside):
         resolve(root, path)
+    if any((root / path.lstrip("/")).exists() for path in material.set_aside):
+        run(["systemctl", "stop", material.unit])
+        set_aside(root, material.set_aside)
     write_files(root, material.files)
     run(["systemctl", "enable", "--quiet", material.unit])
     # k3s notifies systemd only when it has joined: waiting here could take minutes.
@@ -57,6 +61,37 @@ def place_material(root: Path, run: Runner, material: JoinMaterial, *, restart: 
         files_after_ready=material.files_after_ready,
         remove_after_ready=material.remove_after_ready,
     )
+
+
+def set_aside(root: Path, paths: Iterable[str]) -> None:
+    """Rename each directory to `<name>.before-rejoin`, in place of what an earlier time left under that name.
+
+    Raises:
+        AgentError: the disk refuses.
+    """
+    for name in paths:
+        path = resolve(root, name)
+        if not path.exists():
+            continue
+        aside = path.with_name(f"{path.name}.before-rejoin")
+        try:
+            if aside.exists():
+                shutil.rmtree(aside)
+            path.rename(aside)
+            sync_directory(path.parent)
+        except OSError as exc:
+            raise AgentError(
+                f"{path} can not be set aside: {exc.strerror}", "Is the disk read-only?"
+            ) from exc
+
+
+def configure(
+    root: Path, run: Runner, record: JoinRecord, files: Iterable[NodeFile], *, restart: bool
+) -> None:
+    """Put the settings that a joined node keeps in place; a running k3s reads them when it starts again."""
+    write_files(root, files)
+    if restart:
+        run(["systemctl", "restart", "--no-block", record.unit])
 
 
 def finish_join(root: Path, record: JoinRecord) -> None:

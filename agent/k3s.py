@@ -14,6 +14,10 @@ from agent.protocol import K3sState, Problem
 BINARY = Path("usr/local/bin/k3s")
 UNITS = {"server": "k3s.service", "agent": "k3s-agent.service"}
 JOURNAL_LINES = 50
+MAX_LINE = 300
+"""So much of a line's end is reported: the cause stands there, and 50 lines fit into a report."""
+_TOKEN = re.compile(r"K10[0-9a-f]{64}::\S+|\b[a-z0-9]{6}\.[a-z0-9]{16}\b")
+"""A full token, or a short bootstrap token. Source: k3s documentation, "k3s token"."""
 VERSION_TIMEOUT_S = 30.0
 """The k3s binary unpacks itself on its first run; on an SD card that takes a while."""
 MAX_VERSION_FAILURES = 3
@@ -53,7 +57,8 @@ RULES = (
     _rule(
         "unreachable",
         r"connection refused|no route to host|network is unreachable|i/o timeout|context deadline exceeded"
-        r"|Client\.Timeout|TLS handshake timeout|connection reset by peer|no such host|\bEOF\b",
+        r"|Client\.Timeout|TLS handshake timeout|connection reset by peer|no such host|\bEOF\b"
+        r"|503 Service Unavailable",
         "the join address can not be reached",
         "Is the first server up, and is tcp port 6443 open between the nodes?",
     ),
@@ -119,6 +124,12 @@ RULES = (
         "The control server makes a new one; if it is rejected too, compare the cluster with its records.",
     ),
     _rule(
+        "version_skew",
+        r"server version is lower than determined cluster version|cluster cannot be downgraded",
+        "this node's k3s is older than the cluster",
+        "Build the image with the version that the cluster runs (cluster.k3s.version); re-image the node.",
+    ),
+    _rule(
         "disk_slow",
         r"slow fdatasync|overloaded likely from slow disk",
         "the disk is too slow for etcd",
@@ -132,20 +143,25 @@ def classify(lines: Sequence[str]) -> Problem | None:
     for line in reversed(lines):
         for rule in RULES:
             if rule.pattern.search(line):
-                return Problem(
-                    code=rule.code, message=f"{rule.message}: {line.strip()[-300:]}", hint=rule.hint
-                )
+                quoted = redact(line.strip())[-MAX_LINE:]
+                return Problem(code=rule.code, message=f"{rule.message}: {quoted}", hint=rule.hint)
     return None
 
 
 def explain_failure(lines: Sequence[str]) -> Problem:
-    """Like `classify`, with the newest line itself when no class fits."""
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "the journal is empty")
+    """Like `classify`, with the newest lines themselves when no class fits."""
+    told = tuple(redact(line.strip())[-MAX_LINE:] for line in lines if line.strip())[-JOURNAL_LINES:]
     return classify(lines) or Problem(
         code="unknown",
-        message=f"k3s does not run; its last line: {last[-300:]}",
+        message=f"k3s does not run; its last line: {told[-1] if told else 'the journal is empty'}",
         hint="Read 'journalctl -u k3s -u k3s-agent' on the node.",
+        lines=told,
     )
+
+
+def redact(line: str) -> str:
+    """The line without join tokens: what a node reports is kept and shown."""
+    return _TOKEN.sub("***", line)
 
 
 def parse_unit(text: str) -> K3sState:
@@ -221,10 +237,15 @@ class K3s:
             self._version = (changed_at, (text.splitlines() or [""])[0].strip() or None)
         return self._version[1]
 
-    def problem(self, state: K3sState) -> Problem | None:
-        """Why k3s is not running yet, from its journal; while it starts only a recognised cause counts."""
+    def problem(self, state: K3sState, *, since: float = 0.0) -> Problem | None:
+        """Why k3s is not running yet, from its journal; while it starts only a recognised cause counts.
+
+        Args:
+            since: UTC seconds; what was written before is of an earlier attempt.
+        """
         if state not in (K3sState.STARTING, K3sState.FAILED):
             return None
         argv = ["journalctl", "--unit", self.unit, "--boot", "--lines", str(JOURNAL_LINES), "--output", "cat"]
-        lines = self._run([*argv, "--no-pager"], check=False).text.splitlines()
+        argv += ["--no-pager", f"--since=@{max(0, int(since))}"]
+        lines = self._run(argv, check=False).text.splitlines()
         return explain_failure(lines) if state is K3sState.FAILED else classify(lines)

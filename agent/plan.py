@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.protocol import Desired, K3sState, Problem
+from agent.protocol import Desired, K3sState, NodeFile, Problem
 from agent.state import JoinRecord
 
 
@@ -55,13 +55,21 @@ class FinishJoin:
 
 
 @dataclass(frozen=True)
+class Configure:
+    """Put the settings of a joined node in place; `restart` where k3s does not run but should."""
+
+    files: tuple[NodeFile, ...]
+    restart: bool
+
+
+@dataclass(frozen=True)
 class MarkDone:
     """Remember that the order was carried out."""
 
     generation: int
 
 
-Action = Enrol | ForgetTicket | Renew | WriteEeprom | FetchDesired | Join | FinishJoin | MarkDone
+Action = Enrol | ForgetTicket | Renew | WriteEeprom | FetchDesired | Join | FinishJoin | Configure | MarkDone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +81,7 @@ class Observed:
     renewal_due: bool = False
     k3s: K3sState = K3sState.INACTIVE
     gates: tuple[Problem, ...] = ()
-    """What must not be so before k3s starts: clock, memory cgroup."""
+    """What must not be so before k3s starts: clock, memory cgroup, supply voltage."""
     desired: Desired | None = None
     newest_generation: int = 0
     """What the server named last; 0 while it has not been heard."""
@@ -81,6 +89,10 @@ class Observed:
     newest_eeprom: int = 0
     done_eeprom: int = 0
     join: JoinRecord | None = None
+
+
+_TRIES = (K3sState.STARTING, K3sState.FAILED)
+"""k3s is to run and does not: one that a person stopped stays stopped."""
 
 
 def plan(observed: Observed) -> tuple[Action, ...]:
@@ -110,12 +122,16 @@ def plan(observed: Observed) -> tuple[Action, ...]:
 def _plan_join(observed: Observed, desired: Desired) -> tuple[Action, ...]:
     record = observed.join
     running = observed.k3s is K3sState.RUNNING
-    if record is None or (record.generation < desired.generation and not running):
-        return () if observed.gates else (Join(desired.generation, restart=record is not None),)
+    newest = desired.material or desired.generation
+    if record is None or (record.generation < newest and not running):
+        return () if observed.gates else (Join(newest, restart=record is not None),)
     actions: list[Action] = []
     if running and not record.cleaned:
         actions.append(FinishJoin(record))
-    if running and observed.done_generation < desired.generation:
+    is_new = observed.done_generation < desired.generation
+    if desired.files and is_new and (running or record.cleaned):
+        actions.append(Configure(desired.files, restart=not running and observed.k3s in _TRIES))
+    if is_new and (running or (record.cleaned and desired.files)):
         actions.append(MarkDone(desired.generation))
     return tuple(actions)
 

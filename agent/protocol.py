@@ -270,6 +270,12 @@ class Desired:
     join: bool
     """True when the node may ask for its join material and start k3s."""
     reason: str = ""
+    material: int = 0
+    """The generation with which its join material was minted: a larger one than the node has is to be
+    fetched. 0: this order's own."""
+    files: tuple[NodeFile, ...] = ()
+    """What a node that has joined keeps of its configuration, to be put in place without touching a running
+    k3s; never a secret."""
 
 
 @dataclass(frozen=True)
@@ -289,6 +295,11 @@ class Status:
     disk_boot: bool = True
     image_id: str | None = None
     agent_version: str = ""
+    material: int = 0
+    """Number of the join material that is in place; 0: none."""
+    disk_sync_ms: float | None = None
+    """What 99 of 100 synced writes to the disk of k3s's data take at most, milliseconds; measured on servers
+    before they join."""
 
 
 @dataclass(frozen=True)
@@ -301,6 +312,8 @@ class Problem:
     code: str
     message: str
     hint: str
+    lines: tuple[str, ...] = ()
+    """The newest lines of the journal, where no class fits."""
 
 
 @dataclass(frozen=True)
@@ -347,6 +360,9 @@ class JoinMaterial:
     files: tuple[NodeFile, ...]
     files_after_ready: tuple[NodeFile, ...] = ()
     remove_after_ready: tuple[str, ...] = ()
+    set_aside: tuple[str, ...] = ()
+    """Directories of an earlier membership that k3s must not find: renamed before the unit starts, not
+    deleted."""
 
 
 def ticket_proof(ticket: str, hello: Hello, welcome: Welcome) -> str:

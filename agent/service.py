@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agent import __version__, clock
-from agent.actions import finish_join, place_material
+from agent.actions import configure, finish_join, place_material
 from agent.backoff import Backoff
 from agent.client import AuthorityTrust, ControlClient, Refused, Unreachable, Untrusted
 from agent.commands import Runner
@@ -29,12 +29,14 @@ from agent.eeprom import carry_out
 from agent.enrol import Applicant, Identity, ask, read_boot_id
 from agent.errors import AgentError
 from agent.hardware import ROOT, read_hardware, read_interfaces, read_text
-from agent.health import find_missing_cgroup, is_clock_synchronised
+from agent.health import Places, is_clock_synchronised, read_health
+from agent.join_gates import find_data_disk, find_gates, measure_sync_ms
 from agent.k3s import K3s
 from agent.network import read_address
 from agent.notify import ServiceManager, parse_environment
 from agent.plan import (
     Action,
+    Configure,
     Enrol,
     FetchDesired,
     FinishJoin,
@@ -127,6 +129,8 @@ class Service:
         self._newest_generation = 0
         self._newest_eeprom = 0
         self._behind_s: float | None = None
+        self._places = Places.find(host.root)
+        self._sync_ms: float | None = None
         self._notes: list[Problem] = []
         self._stop = threading.Event()
 
@@ -206,14 +210,15 @@ class Service:
 
     def _observe(self) -> Observed:
         state = self._store.state
-        missing = find_missing_cgroup(self._host.root)
         wrong_clock = clock.find_problem(synchronised=self._is_synchronised(), behind_s=self._behind_s)
+        k3s = self._k3s.state()
+        waits = k3s is not K3sState.RUNNING and state.desired is not None and state.desired.join
         return Observed(
             enrolled=self._enrolled,
             has_ticket=self._config.ticket is not None,
             renewal_due=self._host.now() >= self._renew_at and wrong_clock is None,
-            k3s=self._k3s.state(),
-            gates=tuple(problem for problem in (missing, wrong_clock) if problem is not None),
+            k3s=k3s,
+            gates=self._gates(wrong_clock) if waits else (),
             desired=state.desired,
             newest_generation=self._newest_generation,
             done_generation=state.generation,
@@ -258,12 +263,14 @@ class Service:
             material = self._client.post("/v1/node/join-material", None, JoinMaterial)
             record = place_material(self._host.root, self._host.run, material, restart=action.restart)
             # The order's number, not the material's: a server that lags behind must not make us join twice.
-            record = dataclasses.replace(record, generation=action.generation)
+            record = dataclasses.replace(record, generation=action.generation, started_at=self._host.now())
             self._store.save(dataclasses.replace(state, join=record))
         elif isinstance(action, FinishJoin):
             finish_join(self._host.root, action.record)
             cleaned = dataclasses.replace(action.record, cleaned=True, files_after_ready=())
             self._store.save(dataclasses.replace(state, join=cleaned))
+        elif isinstance(action, Configure) and state.join is not None:
+            configure(self._host.root, self._host.run, state.join, action.files, restart=action.restart)
         elif isinstance(action, MarkDone):
             self._store.save(dataclasses.replace(state, generation=action.generation))
 
@@ -325,7 +332,8 @@ class Service:
 
     def _report(self, observed: Observed, problems: list[Problem]) -> StatusAccepted:
         found = [*observed.gates] if observed.desired and observed.desired.join and not observed.join else []
-        join_problem = self._k3s.problem(observed.k3s) if observed.join else None
+        join = observed.join
+        join_problem = self._k3s.problem(observed.k3s, since=join.started_at) if join else None
         if join_problem is not None:
             found.append(join_problem)
         try:
@@ -351,10 +359,22 @@ class Service:
             disk_boot=self._hardware.boot_mode != BOOT_MODE_NETWORK,
             image_id=self._image_id,
             agent_version=__version__,
+            material=self._store.state.join.generation if self._store.state.join else 0,
+            disk_sync_ms=self._disk_sync_ms(),
         )
         accepted = self._client.post("/v1/node/status", status, StatusAccepted)
         self._notes = self._notes[len(notes) :]
         return accepted
+
+    def _gates(self, wrong_clock: Problem | None) -> tuple[Problem, ...]:
+        throttled = read_health(self._host.root, self._places).throttled
+        return find_gates(self._host.root, wrong_clock, throttled)
+
+    def _disk_sync_ms(self) -> float | None:
+        """Measured once, on a server that has not joined: etcd's own writes tell it afterwards."""
+        if self._sync_ms is None and self._config.role == "server" and self._store.state.join is None:
+            self._sync_ms = measure_sync_ms(find_data_disk(self._host.root))
+        return self._sync_ms
 
     def _addresses(self) -> tuple[str, ...]:
         found = (read_address(interface.name) for interface in read_interfaces(self._host.root))
@@ -427,7 +447,13 @@ def _disk_errors() -> Iterator[None]:
 
 
 def _problem_code(action: Action) -> str:
-    codes = {Renew: "renewal", Join: "join", FinishJoin: "join_cleanup", FetchDesired: "desired"}
+    codes = {
+        Renew: "renewal",
+        Join: "join",
+        FinishJoin: "join_cleanup",
+        Configure: "settings",
+        FetchDesired: "desired",
+    }
     return codes.get(type(action), "state_not_saved")
 
 

@@ -105,6 +105,8 @@ class JoinRecord:
     files_after_ready: tuple[NodeFile, ...] = ()
     remove_after_ready: tuple[str, ...] = ()
     cleaned: bool = False
+    started_at: float = 0.0
+    """When k3s was started with it, UTC seconds: what its journal told before is of another attempt."""
 
 
 @dataclass(frozen=True)

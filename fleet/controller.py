@@ -30,8 +30,10 @@ from fleet.events import Entry
 from fleet.ground import Ground
 from fleet.handouts import HandoutDesk
 from fleet.installs import ControlInfo, ImageProvider, InstallDesk
+from fleet.join_preparation import JoinPreparation
 from fleet.joining import FOUNDED, FOUNDER, JoinDesk
 from fleet.k3s import K3sMaterial
+from fleet.kube_door import Connect, KubeDoor
 from fleet.lifecycle import Happening, Standing, State
 from fleet.people import PeopleDesk
 from fleet.pki import ControlPki
@@ -41,7 +43,7 @@ from fleet.spec.model import ClusterSpec, NodeSpec, Role
 from fleet.store.database import Store, StoreError
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Transaction
-from fleet.watch import Connect, Watch
+from fleet.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +98,9 @@ class Controller:
         self.joins = JoinDesk(ground)
         self.eeprom = EepromDesk(ground)
         self.boots = BootDesk(ground)
-        self.watch = Watch(ground, self.joins, connect)
+        door = KubeDoor(ground, connect)
+        self.preparation = JoinPreparation(ground, self.joins, door)
+        self.watch = Watch(ground, self.joins, self.preparation, door)
         self._clock = clock
         self._random_hex = random_hex
         self._sync_declared()

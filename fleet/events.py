@@ -6,7 +6,7 @@ hint says what to do next and is empty where nothing needs doing. No secret is e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -270,8 +270,52 @@ def k3s_changed(state: str, version: str | None) -> Entry:
     return Entry(kind=Kind.JOIN, text=text, detail={"k3s": state})
 
 
-def problem(code: str, message: str, hint: str) -> Entry:
-    return Entry(kind=Kind.HEALTH, text=f"{code}: {message}", hint=hint, detail={"code": code})
+def problem(code: str, message: str, hint: str, *, alarms: bool = False, lines: Sequence[str] = ()) -> Entry:
+    """What stands in a node's way; `lines` are the journal's, where they say more than a class."""
+    detail: dict[str, Any] = {"code": code}
+    if lines:
+        detail["lines"] = [printable(line, 300) for line in lines]
+    kind = Kind.ALARM if alarms else Kind.HEALTH
+    return Entry(kind=kind, text=f"{code}: {message}", hint=hint, detail=detail)
+
+
+def join_answered(code: str) -> Entry:
+    return Entry(
+        kind=Kind.JOIN,
+        text=f"new join material is made on account of {code}; this is done once",
+        detail={"code": code},
+    )
+
+
+def token_made(seconds: float) -> Entry:
+    return Entry(
+        kind=Kind.JOIN, text=f"a join token was made for it alone, valid for {seconds / 60:.0f} min at most"
+    )
+
+
+def token_removed() -> Entry:
+    return Entry(kind=Kind.JOIN, text="its join token was deleted from the cluster")
+
+
+def old_member_removed() -> Entry:
+    return Entry(
+        kind=Kind.JOIN,
+        text="its old Node object and etcd member are being removed: it was installed again",
+    )
+
+
+def server_changed(url: str | None) -> Entry:
+    text = f"finds the cluster at {url} from now on" if url else "is told of no other server from now on"
+    return Entry(kind=Kind.JOIN, text=text, detail={"server": url})
+
+
+def slow_disk(text: str) -> Entry:
+    return Entry(
+        kind=Kind.HEALTH,
+        text=f"disk_slow: {text}",
+        hint="Give servers an NVMe or USB SSD; 'policy.join.slow_disk: refuse' keeps such a node out.",
+        detail={"code": "disk_slow"},
+    )
 
 
 def condition_changed(condition: Condition, began: bool, evidence: str) -> Entry:

@@ -65,6 +65,14 @@ class Ground:
             raise KeyError(name)
         return node
 
+    def address_of(self, node: NodeRecord) -> str | None:
+        """Where a node is reached: as declared, else as it says itself."""
+        declared = self.spec.find_node(node.name)
+        if declared is not None and declared.address is not None:
+            return str(declared.address)
+        told = (node.status or {}).get("addresses") or [None]
+        return told[0] if isinstance(told[0], str) else None
+
     def ensure_intent(
         self, tx: Transaction, node: NodeRecord, now: float
     ) -> tuple[NodeRecord, IntentRecord | None]:

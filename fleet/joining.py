@@ -1,6 +1,7 @@
 """The life of an installed node as its agent tells it: status, desired state, and the material to join k3s.
 
-The caller is known by its client certificate. Who may join when is one pure function, `turn_of`.
+The caller is known by its client certificate. Who may join when is `fleet.join_turn`; what has to exist in
+the cluster before a node is handed its material is made by `fleet.join_preparation`.
 """
 
 from __future__ import annotations
@@ -8,21 +9,34 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Final
 
-from agent.protocol import Desired, JoinMaterial, K3sState, Status, StatusAccepted
+from agent.protocol import Desired, JoinMaterial, K3sState, NodeFile, Problem, Status, StatusAccepted
 from fleet import events
 from fleet.clones import is_copied, suspend_cloned
 from fleet.eeprom_orders import number_of
 from fleet.ground import Ground
 from fleet.health_desk import HealthDesk
-from fleet.k3s_config import API_PORT, InitialiseCluster, JoinServer, Way, render_join_material, unit_of
+from fleet.join_failures import Answer, failure_of
+from fleet.join_secrets import BootstrapToken, bootstrap_token
+from fleet.join_state import JoinState
+from fleet.join_turn import WANTS_TO_JOIN, slow_disk_text, turn_of
+from fleet.k3s_config import (
+    API_PORT,
+    InitialiseCluster,
+    JoinServer,
+    kept_settings,
+    render_join_material,
+    settings_digest,
+    unit_of,
+)
+from fleet.k3s_versions import Feature, K3sVersion, has
 from fleet.lifecycle import Happening, State
 from fleet.refusal import RefusedError
-from fleet.spec.model import Role
+from fleet.registration import ServerSeen, choose_server
+from fleet.spec.model import NodeSpec, Role
 from fleet.store.records import NodeRecord
-from fleet.store.transaction import Reader, Transaction
+from fleet.store.transaction import Transaction
 
 JOINING_INTERVAL_S: Final = 3.0
 STEADY_INTERVAL_S: Final = 10.0
@@ -31,40 +45,9 @@ FOUNDER: Final = "k3s.founder"
 """kv: the one server that may initialise the cluster; set once, before it is told."""
 FOUNDED: Final = "k3s.founded"
 """kv: set when that server was Ready."""
-_WANTS_TO_JOIN: Final = (State.JOINING, State.FAILED_JOINING)
-_UP: Final = (State.READY, State.DEGRADED)
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """Whether a node may join now, and why or why not."""
-
-    allowed: bool
-    reason: str
-    founds: bool = False
-
-
-def turn_of(node: NodeRecord, others: Iterable[NodeRecord], *, founder: str | None, founded: bool) -> Turn:
-    """Whether it is this node's turn to join.
-
-    The first server founds the cluster, exactly one ever. Everybody else waits until it is Ready; then agents
-    join as they come and servers one at a time, because etcd takes one learner at a time.
-    """
-    if node.role is Role.SERVER and founder in (None, node.name) and not founded:
-        return Turn(True, "it is the first server and founds the cluster", founds=True)
-    if not founded:
-        return Turn(
-            False, f"the first server ({founder}) is not Ready yet" if founder else "no server is up yet"
-        )
-    servers = [other for other in others if other.role is Role.SERVER and other.name != node.name]
-    if not any(server.state in _UP for server in servers):
-        return Turn(False, "no server is Ready")
-    if node.role is Role.AGENT:
-        return Turn(True, "a server is Ready")
-    busy = [server.name for server in servers if server.state in _WANTS_TO_JOIN and server.join_allowed]
-    if busy:
-        return Turn(False, f"server {busy[0]} is joining, one at a time")
-    return Turn(True, "a server is Ready and no other server is joining")
+REMOVED_MEMBER: Final = "removed_member"
+ETCD_DATA: Final = "/var/lib/rancher/k3s/server/db"
+_HAS_JOINED: Final = (State.READY, State.DEGRADED, State.LOST)
 
 
 class JoinDesk:
@@ -72,6 +55,7 @@ class JoinDesk:
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
+        self._reconciled: object = None
         self._health = HealthDesk()
 
     def desired(self, certificate: str | None) -> Desired:
@@ -80,7 +64,16 @@ class JoinDesk:
         with self._ground.store.write() as tx:
             node = self._caller(tx, certificate)
             node, reason = self._give_turn(tx, node, now)
-        return Desired(generation=node.generation, join=node.join_allowed, reason=reason)
+            join = JoinState.load(tx, node.name)
+            # What it is to keep goes to a node that has joined; one that joins gets it with its material.
+            files = (self._kept(node, join.server),) if node.state in _HAS_JOINED and join.settings else ()
+        return Desired(
+            generation=node.generation,
+            join=node.join_allowed,
+            reason=reason,
+            material=join.material,
+            files=files,
+        )
 
     def status(self, certificate: str | None, status: Status) -> StatusAccepted:
         """Take a report; one that was taken before changes nothing."""
@@ -103,7 +96,7 @@ class JoinDesk:
             eeprom = number_of(tx, node.name)
         if is_copy:  # raised out here: the suspension must be durable
             raise _no_certificate()
-        waits = node.state in _WANTS_TO_JOIN
+        waits = node.state in WANTS_TO_JOIN
         return StatusAccepted(
             generation=node.generation,
             interval_s=JOINING_INTERVAL_S if waits else STEADY_INTERVAL_S,
@@ -115,6 +108,27 @@ class JoinDesk:
         with self._ground.store.write() as tx:
             return self._caller(tx, certificate)
 
+    def joiner(self, certificate: str | None) -> tuple[NodeRecord, JoinState]:
+        """The caller, who may have its join material now.
+
+        Raises:
+            RefusedError: It is not joining, or it is not its turn.
+        """
+        with self._ground.store.write() as tx:
+            node = self._caller(tx, certificate)
+            if node.state not in WANTS_TO_JOIN:
+                raise RefusedError(409, "not-joining", f"{node.name} is {node.state}, it does not join")
+            if not node.join_allowed:
+                raise RefusedError(409, "not-your-turn", f"{node.name} may not join yet")
+            return node, JoinState.load(tx, node.name)
+
+    def token_of(self, node: NodeRecord, join: JoinState) -> BootstrapToken | None:
+        """What an agent joins with; None: it has the cluster's agent token, or it is a server."""
+        version = K3sVersion.find(self._ground.spec.k3s.version)
+        if node.role is not Role.AGENT or not has(version, Feature.BOOTSTRAP_TOKENS):
+            return None
+        return bootstrap_token(self._ground.k3s.server_token, node.uuid, join.material)
+
     def join_material(self, certificate: str | None) -> JoinMaterial:
         """Tokens and settings for the caller, when it is its turn; the same again while it joins.
 
@@ -122,42 +136,119 @@ class JoinDesk:
             RefusedError: It is not joining, it is not its turn, or there is no server to join.
         """
         ground, now = self._ground, self._ground.clock()
+        node, join = self.joiner(certificate)
+        founds = self.founds(node)
+        if not founds and join.server is None:
+            raise RefusedError(409, "no-server", "no server of the cluster is Ready with a known address")
+        spec = self._installed_spec(node)
+        address = str(spec.address) if spec.address else None
+        material = render_join_material(
+            ground.spec,
+            spec,
+            ground.k3s,
+            InitialiseCluster() if founds or join.server is None else JoinServer(join.server),
+            address=address,
+            node_password=node.node_password,
+            generation=node.generation,
+            bootstrap=self.token_of(node, join),
+        )
+        if REMOVED_MEMBER in join.answered and node.role is Role.SERVER:
+            material = dataclasses.replace(material, set_aside=(ETCD_DATA,))
         with ground.store.write() as tx:
-            node = self._caller(tx, certificate)
-            if node.state not in _WANTS_TO_JOIN:
-                raise RefusedError(409, "not-joining", f"{node.name} is {node.state}, it does not join")
-            if not node.join_allowed:
-                raise RefusedError(409, "not-your-turn", f"{node.name} may not join yet")
-            spec = ground.require_spec(node.name)
-            material = render_join_material(
-                ground.spec,
-                dataclasses.replace(spec, role=node.role),
-                ground.k3s,
-                self._way(tx, node),
-                address=str(spec.address) if spec.address else None,
-                node_password=node.node_password,
-                generation=node.generation,
-            )
             ground.say_once(tx, events.material_given(unit_of(node.role)), now, node=node)
         return material
 
-    def _way(self, reader: Reader, node: NodeRecord) -> Way:
-        if reader.value(FOUNDER) == node.name and reader.value(FOUNDED) is None:
-            return InitialiseCluster()
-        for other in reader.nodes():
-            if other.role is Role.SERVER and other.state in _UP and other.name != node.name:
-                address = self.address_of(other)
-                if address is not None:
-                    return JoinServer(f"https://{address}:{API_PORT}")
-        raise RefusedError(409, "no-server", "no server of the cluster is Ready with a known address")
+    def expect_empty_etcd(self, name: str) -> None:
+        """Its member was removed: what its disk may still hold of etcd would only keep k3s from starting."""
+        with self._ground.store.write() as tx:
+            join = JoinState.load(tx, name)
+            if REMOVED_MEMBER not in join.answered:
+                join.with_answer(REMOVED_MEMBER).save(tx, name)
+
+    def founds(self, node: NodeRecord) -> bool:
+        """Whether it is the one server that may initialise the cluster, and the cluster is not there yet."""
+        with self._ground.store.read() as reader:
+            return reader.value(FOUNDER) == node.name and reader.value(FOUNDED) is None
 
     def address_of(self, node: NodeRecord) -> str | None:
         """Where a node is reached: as declared, else as it says itself."""
-        declared = self._ground.require_spec(node.name).address
-        if declared is not None:
-            return str(declared)
-        told = (node.status or {}).get("addresses") or [None]
-        return told[0] if isinstance(told[0], str) else None
+        return self._ground.address_of(node)
+
+    def reconcile(self) -> None:
+        """Give every joined node the settings that it should keep: other servers come, and servers leave.
+
+        Cheap while nothing changed. The order that a node gets names the new settings; k3s reads them when it
+        starts the next time.
+        """
+        with self._ground.store.read() as reader:
+            records = reader.nodes()
+            servers = self._servers(records)
+            joined = [node for node in records if _has_material(node) and self._is_declared(node)]
+            seen = (self._ground.spec, servers, frozenset(node.name for node in joined))
+            if seen == self._reconciled:
+                return
+            states = JoinState.load_all(reader)
+        changes = []
+        for node in joined:
+            join = states.get(node.name, JoinState())
+            wanted = self._aim(node, join, servers)
+            if wanted != join:
+                changes.append((node, join, wanted))
+        if changes:
+            self._order_settings(changes)
+        self._reconciled = seen
+
+    def _aim(self, node: NodeRecord, join: JoinState, servers: tuple[ServerSeen, ...]) -> JoinState:
+        server = choose_server(node.name, join.server, servers)
+        if server is None and node.role is Role.AGENT:
+            server = join.server  # an agent without one does not start
+        if node.state in WANTS_TO_JOIN and (server == join.server or server is None or self.founds(node)):
+            return join  # it has its material; only where it is to go may change while it joins
+        return dataclasses.replace(join, server=server, settings=self._digest(node, server))
+
+    def _order_settings(self, changes: Iterable[tuple[NodeRecord, JoinState, JoinState]]) -> None:
+        now = self._ground.clock()
+        with self._ground.store.write() as tx:
+            for stale, before, wanted in changes:
+                node = tx.require_node(stale.name)
+                if not _has_material(node) or JoinState.load(tx, node.name) != before:
+                    continue  # it moved on meanwhile; the next round looks again
+                if node.state in WANTS_TO_JOIN:
+                    wanted = dataclasses.replace(wanted, material=node.generation + 1)
+                wanted.save(tx, node.name)
+                tx.update_node(node, generation=node.generation + 1)
+                if wanted.server != before.server:
+                    entry = events.server_changed(wanted.server)
+                    tx.add_event(entry, now, node=node.name, board=node.board_id)
+
+    def _kept(self, node: NodeRecord, server: str | None) -> NodeFile:
+        spec = self._installed_spec(node)
+        return kept_settings(
+            self._ground.spec, spec, server, address=str(spec.address) if spec.address else None
+        )
+
+    def _digest(self, node: NodeRecord, server: str | None) -> str:
+        return settings_digest(self._kept(node, server))
+
+    def _is_declared(self, node: NodeRecord) -> bool:
+        return self._ground.spec.find_node(node.name) is not None
+
+    def _installed_spec(self, node: NodeRecord) -> NodeSpec:
+        """As declared, in the role that it was installed in."""
+        return dataclasses.replace(self._ground.require_spec(node.name), role=node.role)
+
+    def _servers(self, records: Iterable[NodeRecord]) -> tuple[ServerSeen, ...]:
+        """The declared servers; one that is degraded counts as up while none is Ready."""
+        known = [
+            node
+            for node in records
+            if node.role is Role.SERVER and self._is_declared(node) and self._ground.address_of(node)
+        ]
+        best = State.READY if any(node.state is State.READY for node in known) else State.DEGRADED
+        return tuple(
+            ServerSeen(node.name, f"https://{self._ground.address_of(node)}:{API_PORT}", node.state is best)
+            for node in known
+        )
 
     @staticmethod
     def _caller(tx: Transaction, certificate: str | None) -> NodeRecord:
@@ -187,23 +278,44 @@ class JoinDesk:
         known = {problem["code"] for problem in previous.get("problems", ())}
         for problem in status.problems:
             if problem.code not in known:
-                entry = events.problem(problem.code, problem.message, problem.hint)
-                self._ground.say_once(tx, entry, now, node=node)
+                self._ground.say_once(tx, _problem_entry(problem), now, node=node)
         # Through JSON: enums become their text, tuples become lists, as a later read gives them.
         changes["status"] = json.loads(json.dumps(dataclasses.asdict(status)))
         node = tx.update_node(node, **changes)
         if node.state is State.LOST:
             node = tx.move(node, Happening.HEARD_AGAIN, events.heard_again(), now)
-        return self._health.take(tx, node, status, now)
+        node = self._health.take(tx, node, status, now)
+        if node.state in WANTS_TO_JOIN and node.join_allowed:
+            return self._answer_failures(tx, node, status, now)
+        return node
+
+    def _answer_failures(self, tx: Transaction, node: NodeRecord, status: Status, now: float) -> NodeRecord:
+        """Do what helps by itself, once for each class; k3s goes on trying with the new material."""
+        join = JoinState.load(tx, node.name)
+        if status.material < join.material:
+            return node  # it does not have the last answer yet: what it reports is of before
+        for problem in status.problems:
+            failure = failure_of(problem.code)
+            if failure is None or problem.code in join.answered:
+                continue
+            if failure.answer not in (Answer.NEW_MATERIAL, Answer.CLEAR_ETCD):
+                continue
+            join = dataclasses.replace(join.with_answer(problem.code), material=node.generation + 1)
+            join.save(tx, node.name)
+            tx.add_event(events.join_answered(problem.code), now, node=node.name, board=node.board_id)
+            return tx.update_node(node, generation=node.generation + 1)
+        return node
 
     def _give_turn(self, tx: Transaction, node: NodeRecord, now: float) -> tuple[NodeRecord, str]:
         """Let a joining node begin when it is its turn; its generation grows at that moment."""
-        if node.state not in _WANTS_TO_JOIN:
+        if node.state not in WANTS_TO_JOIN:
             return node, str(node.state)
         if node.join_allowed:
             return node, "may join"
         founder, founded = tx.value(FOUNDER), tx.value(FOUNDED) is not None
-        turn = turn_of(node, tx.nodes(), founder=founder, founded=founded)
+        records = tx.nodes()
+        policy = self._ground.spec.policy.join
+        turn = turn_of(node, records, founder=founder, founded=founded, policy=policy)
         if not turn.allowed:
             self._ground.say_once(tx, events.join_waits(turn.reason), now, node=node)
             if node.state is State.JOINING:
@@ -211,9 +323,15 @@ class JoinDesk:
             return node, turn.reason
         if turn.founds and tx.claim_value(FOUNDER, node.name) != node.name:
             return node, "another server founds the cluster"
+        if slow := slow_disk_text(node):
+            self._ground.say_once(tx, events.slow_disk(slow), now, node=node)
         if node.state is State.JOINING:
             node = tx.note_progress(node, Happening.WAITED, now, "joining k3s")
-        node = tx.update_node(node, join_allowed=True, generation=node.generation + 1)
+        server = None if turn.founds else choose_server(node.name, None, self._servers(records))
+        generation = node.generation + 1
+        join = JoinState(material=generation, server=server, settings=self._digest(node, server))
+        join.save(tx, node.name)
+        node = tx.update_node(node, join_allowed=True, generation=generation)
         tx.add_event(events.may_join(turn.reason), now, node=node.name, board=node.board_id)
         return node, turn.reason
 
@@ -224,4 +342,19 @@ def _no_certificate() -> RefusedError:
         "certificate",
         "this needs the client certificate of an enrolled node",
         "The node was installed again, removed or revoked, or its certificate was replaced: enrol again.",
+    )
+
+
+def _has_material(node: NodeRecord) -> bool:
+    return node.state in _HAS_JOINED or (node.state in WANTS_TO_JOIN and node.join_allowed)
+
+
+def _problem_entry(problem: Problem) -> events.Entry:
+    failure = failure_of(problem.code)
+    return events.problem(
+        problem.code,
+        problem.message,
+        problem.hint,
+        alarms=failure is not None and failure.alarms,
+        lines=problem.lines,
     )

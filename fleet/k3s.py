@@ -94,6 +94,10 @@ class K3sMaterial:
         """The full token of agents."""
         return Secret(f"K10{self.ca_hash}::node:{self._read('agent-token')}")
 
+    def pinned(self, credentials: Secret) -> Secret:
+        """Credentials as a full token, which pins the cluster's CA."""
+        return Secret(f"K10{self.ca_hash}::{credentials.reveal()}")
+
     @property
     def agent_password(self) -> Secret:
         """What servers are told as `agent-token`: the part after `node:`."""

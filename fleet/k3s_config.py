@@ -6,6 +6,7 @@ finds a "critical configuration value mismatch". Pure.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,6 +14,7 @@ from typing import Any, Final
 import yaml
 
 from agent.protocol import JoinMaterial, NodeFile
+from fleet.join_secrets import BootstrapToken
 from fleet.k3s import K3sMaterial
 from fleet.secret import Secret
 from fleet.spec.model import ClusterSpec, NodeSpec, Role
@@ -53,15 +55,21 @@ def render_join_material(
     address: str | None,
     node_password: Secret,
     generation: int,
+    bootstrap: BootstrapToken | None = None,
 ) -> JoinMaterial:
     """Files and unit for one node.
 
     Args:
         address: The node's own IPv4 address where known; becomes `node-ip`, so that k3s does not choose among
             interfaces.
+        bootstrap: What an agent joins with in place of the cluster's agent token, where k3s knows such
+            tokens.
     """
     is_server = node.role is Role.SERVER
-    token = material.server_token if is_server else material.agent_token
+    if is_server:
+        token = material.server_token
+    else:
+        token = material.pinned(bootstrap.text) if bootstrap else material.agent_token
     before = drop_in(spec, node, way, address=address, with_token=True)
     after = drop_in(spec, node, way, address=address, with_token=False)
     files = [
@@ -82,6 +90,18 @@ def render_join_material(
         files_after_ready=(_file(DROP_IN, render_yaml(after)),),
         remove_after_ready=(TOKEN_FILE,),
     )
+
+
+def kept_settings(spec: ClusterSpec, node: NodeSpec, server: str | None, *, address: str | None) -> NodeFile:
+    """The drop-in of a node that has joined: no token, no `cluster-init`, and the server that it finds
+    again."""
+    way = JoinServer(server) if server else InitialiseCluster()
+    return _file(DROP_IN, render_yaml(drop_in(spec, node, way, address=address, with_token=False)))
+
+
+def settings_digest(file: NodeFile) -> str:
+    """Tells one version of a node's settings from another."""
+    return hashlib.sha256(file.content.encode()).hexdigest()
 
 
 def drop_in(

@@ -1,41 +1,46 @@
 """The little that Bramble asks of the Kubernetes API, over HTTPS with a client certificate.
 
-Trusts exactly the cluster's server CA. One `KubeApi` per server; it owns its connections.
+Trusts exactly the cluster's server CA. One `KubeApi` per server; it owns its connections. How the answers
+are read is in `fleet.kube_objects`.
 """
 
 from __future__ import annotations
 
+import json
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Self
+from urllib.parse import quote, urlencode
 
 import aiohttp
 
 from fleet.errors import FleetError
+from fleet.join_secrets import NAMESPACE, OWNER, OWNER_LABEL, TOKEN_TYPE
 from fleet.k3s import ClientIdentity
+from fleet.kube_objects import KubeNode, parse_node
+
+__all__ = ["KubeApi", "KubeError", "KubeNode", "KubeRefusedError", "parse_node"]
 
 TIMEOUT_S: Final = 5.0
+_SECRETS: Final = f"/api/v1/namespaces/{NAMESPACE}/secrets"
+_MERGE_PATCH: Final = "application/merge-patch+json"
+_STRATEGIC_PATCH: Final = "application/strategic-merge-patch+json"
 
 
 class KubeError(FleetError):
     """The Kubernetes API did not answer, or not with what was asked."""
 
 
-@dataclass(frozen=True, slots=True)
-class KubeNode:
-    """A Node object as far as Bramble reads it.
+class KubeRefusedError(KubeError):
+    """The Kubernetes API answered, and refused.
 
     Attributes:
-        ready: The Ready condition is True.
-        reason: Why not, in the kubelet's words; empty when ready.
-        version: The kubelet's version, `v1.33.5+k3s1`.
+        status: HTTP status: 403 no right, 404 not there, 409 conflict, 429 later, 5xx a fault of its own.
     """
 
-    name: str
-    ready: bool
-    reason: str
-    version: str
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class KubeApi:
@@ -68,52 +73,93 @@ class KubeApi:
         except (KeyError, TypeError, AttributeError) as error:
             raise KubeError(f"{self._url} did not answer with a list of nodes") from error
 
+    async def patch_node(self, name: str, patch: Mapping[str, Any]) -> None:
+        """Change a Node object (JSON merge patch, RFC 7386).
+
+        A `resourceVersion` in the patch makes it conditional: another's change in between is a refusal with
+        409.
+        """
+        await self._send("PATCH", f"/api/v1/nodes/{quote(name, safe='')}", patch, _MERGE_PATCH)
+
     async def patch_node_status(self, name: str, patch: Mapping[str, Any]) -> None:
         """Merge into a Node's status; list entries go by their key, as the API's types say.
 
         Raises:
             KubeError: No answer, or a refusal.
         """
-        if self._session is None:
-            raise KubeError("the client is not open")
-        url, kind = f"{self._url}/api/v1/nodes/{name}/status", "application/strategic-merge-patch+json"
+        await self._send("PATCH", f"/api/v1/nodes/{quote(name, safe='')}/status", patch, _STRATEGIC_PATCH)
+
+    async def delete_node(self, name: str, uid: str) -> None:
+        """Delete the Node object with this uid, and no other of its name; one that is gone is no error."""
+        await self._delete(f"/api/v1/nodes/{quote(name, safe='')}", uid)
+
+    async def secret(self, name: str) -> dict[str, Any] | None:
+        """A secret of kube-system; None: there is none of that name."""
         try:
-            async with self._session.patch(url, json=patch, headers={"Content-Type": kind}) as response:
-                if response.status != 200:
-                    raise KubeError(f"{url} answered {response.status} to a patch")
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise KubeError(f"{self._url} does not answer: {error or type(error).__name__}") from error
+            found = await self._get(f"{_SECRETS}/{quote(name, safe='')}")
+        except KubeRefusedError as error:
+            if error.status == 404:
+                return None
+            raise
+        if not isinstance(found, dict):
+            raise KubeError(f"{self._url} did not answer with a secret")
+        return found
+
+    async def create_secret(self, secret: Mapping[str, Any]) -> None:
+        await self._send("POST", _SECRETS, secret)
+
+    async def delete_secret(self, secret: Mapping[str, Any]) -> None:
+        """Delete this very secret, and no later one of its name; one that is gone is no error."""
+        metadata = secret["metadata"]
+        await self._delete(f"{_SECRETS}/{quote(metadata['name'], safe='')}", metadata.get("uid"))
+
+    async def bootstrap_tokens(self) -> list[dict[str, Any]]:
+        """The bootstrap tokens that Bramble made and that are still there."""
+        wanted = urlencode({"labelSelector": f"{OWNER_LABEL}={OWNER}", "fieldSelector": f"type={TOKEN_TYPE}"})
+        listing = await self._get(f"{_SECRETS}?{wanted}")
+        try:
+            return [item for item in listing["items"] if item["metadata"]["name"]]
+        except (KeyError, TypeError) as error:
+            raise KubeError(f"{self._url} did not answer with a list of secrets") from error
 
     async def _get(self, path: str) -> Any:
+        return await self._send("GET", path)
+
+    async def _delete(self, path: str, uid: str | None) -> None:
+        body = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        options = body if uid is None else {**body, "preconditions": {"uid": uid}}
+        try:
+            await self._send("DELETE", path, options)
+        except KubeRefusedError as error:
+            # 409: the object of this uid is gone and another has its name.
+            if error.status not in (404, 409):
+                raise
+
+    async def _send(self, method: str, path: str, body: object = None, kind: str = "application/json") -> Any:
         if self._session is None:
             raise KubeError("the client is not open")
+        data = None if body is None else json.dumps(body).encode()
+        headers = {} if body is None else {"Content-Type": kind}
         try:
-            async with self._session.get(self._url + path) as response:
-                if response.status != 200:
-                    raise KubeError(f"{self._url}{path} answered {response.status}")
+            async with self._session.request(
+                method, self._url + path, data=data, headers=headers
+            ) as response:
+                if response.status not in (200, 201, 202):
+                    why = await _reason(response)
+                    where = f"{self._url}{path.partition('?')[0]}"
+                    raise KubeRefusedError(f"{where} answered {response.status}{why}", response.status)
                 return await response.json()
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise KubeError(f"{self._url} does not answer: {error or type(error).__name__}") from error
 
 
-def parse_node(item: Mapping[str, Any]) -> KubeNode:
-    """A Node object of the API.
-
-    Raises:
-        KeyError, TypeError, AttributeError: It is not one.
-    """
-    status = item.get("status", {})
-    condition = next((entry for entry in status.get("conditions", []) if entry["type"] == "Ready"), None)
-    ready = condition is not None and condition["status"] == "True"
-    told = (
-        "no Ready condition yet" if condition is None else condition.get("message") or condition.get("reason")
-    )
-    return KubeNode(
-        name=item["metadata"]["name"],
-        ready=ready,
-        reason="" if ready else str(told or "no reason given"),
-        version=str(status.get("nodeInfo", {}).get("kubeletVersion", "")),
-    )
+async def _reason(response: aiohttp.ClientResponse) -> str:
+    """The API's own words (`Status.message`), where it has some."""
+    try:
+        told = (await response.json()).get("message")
+    except (aiohttp.ClientError, ValueError, AttributeError):
+        return ""
+    return f": {str(told)[:300]}" if told else ""
 
 
 def _context(identity: ClientIdentity) -> ssl.SSLContext:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 from fleet import events
 from fleet.ground import Ground, is_usable
 from fleet.health_desk import held_by_all, is_kept_degraded
+from fleet.join_preparation import JoinPreparation
 from fleet.joining import FOUNDED, FOUNDER, STEADY_INTERVAL_S, JoinDesk
-from fleet.k3s_config import API_PORT
 from fleet.kube import KubeApi, KubeError, KubeNode
+from fleet.kube_door import KubeDoor
 from fleet.lifecycle import Happening, State, check, limit_s
 from fleet.node_conditions import Announcer
 from fleet.printable import printable
@@ -29,28 +29,16 @@ UNREADY_POLLS: Final = 3
 """So many answers in a row must say "not Ready" before a node is degraded; one is a hiccup."""
 POLL_JOINING_S: Final = 2.0
 POLL_STEADY_S: Final = 10.0
-_MAY_SERVE: Final = (State.READY, State.DEGRADED, State.JOINING, State.FAILED_JOINING)
-
-
-class NodeLister(Protocol):
-    """What is asked of a Kubernetes API server."""
-
-    async def nodes(self) -> dict[str, KubeNode]: ...
-
-    async def patch_node_status(self, name: str, patch: Mapping[str, Any]) -> None: ...
-
-
-Connect = Callable[[str], AbstractAsyncContextManager[NodeLister]]
-"""URL of an API server → a client for one conversation."""
 
 
 class Watch:
     """Moves nodes by the clock and by what Kubernetes says."""
 
-    def __init__(self, ground: Ground, joins: JoinDesk, connect: Connect | None = None) -> None:
+    def __init__(self, ground: Ground, joins: JoinDesk, preparation: JoinPreparation, door: KubeDoor) -> None:
         self._ground = ground
         self._joins = joins
-        self._connect = connect or self._connect_with_certificate
+        self._preparation = preparation
+        self._door = door
         self._started = ground.clock()
         self._unready: dict[str, int] = {}
         self._announcer = Announcer()
@@ -106,21 +94,16 @@ class Watch:
             records = reader.nodes()
         if not any(_waits_for_ready(node) or node.state is State.READY for node in records):
             return
-        for node in sorted(filter(_may_serve, records), key=lambda record: _MAY_SERVE.index(record.state)):
-            address = self._joins.address_of(node)
-            if address is None:
-                continue
-            try:
-                async with self._connect(f"https://{address}:{API_PORT}") as api:
-                    listing = await api.nodes()
-                    await self._announce(api, listing)
-            except KubeError as error:
-                log.debug("kubernetes does not answer", extra={"node": node.name, "cause": error.message})
-                continue
-            self.apply_kubernetes(listing)
-            return
+        try:
+            async with self._door.open() as (api, listing):
+                self.apply_kubernetes(listing)
+                await self._announce(api, listing)
+                await self._preparation.tidy(api, listing)
+        except KubeError as error:
+            log.debug("kubernetes does not answer", extra={"cause": error.message})
+        self._joins.reconcile()
 
-    async def _announce(self, api: NodeLister, listing: Iterable[str]) -> None:
+    async def _announce(self, api: KubeApi, listing: Iterable[str]) -> None:
         """Write nodes' conditions to their Node objects; what is refused is tried again later."""
         now = self._ground.clock()
         with self._ground.store.read() as reader:
@@ -141,18 +124,25 @@ class Watch:
     def apply_kubernetes(self, listing: Mapping[str, KubeNode]) -> None:
         """Move nodes by what the Kubernetes API says of them."""
         now = self._ground.clock()
+        told = any(node.votes is not None for node in listing.values())
         with self._ground.store.write() as tx:
             for node in tx.nodes():
                 said = listing.get(node.name)
                 if said is not None and said.ready:
                     self._unready.pop(node.name, None)
-                    self._take_ready(tx, node, said, now)
+                    # A server that is a learner of etcd yet is not up; old releases do not say what it is.
+                    votes = said.votes if told else True
+                    self._take_ready(tx, node, said, now, votes=bool(votes))
                 elif node.state is State.READY:
                     self._take_unready(tx, node, said, now)
 
-    def _take_ready(self, tx: Transaction, node: NodeRecord, said: KubeNode, now: float) -> None:
+    def _take_ready(
+        self, tx: Transaction, node: NodeRecord, said: KubeNode, now: float, *, votes: bool
+    ) -> None:
         # A Node object outlives its node for a while: only one that got its material can have become Ready.
         if not (node.join_allowed and _waits_for_ready(node)):
+            return
+        if node.role is Role.SERVER and not votes:
             return
         if node.state is State.DEGRADED and is_kept_degraded(tx, node.name):
             return
@@ -172,9 +162,6 @@ class Watch:
             node, Happening.BECAME_UNREADY, events.became_unready(reason), now, detail=printable(reason, 200)
         )
 
-    def _connect_with_certificate(self, url: str) -> KubeApi:
-        return KubeApi(url, self._ground.k3s.client_identity(self._ground.clock()))
-
 
 def _expired_intents(reader: Reader, now: float) -> list[tuple[NodeRecord, IntentRecord]]:
     """Open intents whose time is over.
@@ -189,7 +176,3 @@ def _expired_intents(reader: Reader, now: float) -> list[tuple[NodeRecord, Inten
 
 def _waits_for_ready(node: NodeRecord) -> bool:
     return node.state in (State.JOINING, State.FAILED_JOINING, State.DEGRADED)
-
-
-def _may_serve(node: NodeRecord) -> bool:
-    return node.role is Role.SERVER and node.join_allowed and node.state in _MAY_SERVE

@@ -90,7 +90,9 @@ class ControlApi:
         return _answer(self._controller.joins.status(peer_certificate(request), status))
 
     async def _join_material(self, request: web.Request) -> web.Response:
-        return _answer(self._controller.joins.join_material(peer_certificate(request)))
+        certificate = peer_certificate(request)
+        await self._controller.preparation.prepare(certificate)
+        return _answer(self._controller.joins.join_material(certificate))
 
     def _limit(self, request: web.Request) -> None:
         if not self._anonymous.allows(request.remote or "", time.monotonic()):

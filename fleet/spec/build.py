@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 
 from fleet.spec.draft import Draft, DraftNode, Surroundings
 from fleet.spec.model import (
+    DEFAULT_JOIN_BATCH,
     DEFAULT_NETCONSOLE_PORT,
     UPSTREAM,
     BaseRef,
@@ -22,6 +23,7 @@ from fleet.spec.model import (
     FirstBoot,
     FirstBootPolicy,
     ImageSpec,
+    JoinPolicy,
     K3sSpec,
     KernelPages,
     ManualPower,
@@ -33,6 +35,7 @@ from fleet.spec.model import (
     PowerSpec,
     ReimagePolicy,
     ShellyPower,
+    SlowDisk,
     SnmpPoePower,
     TasmotaPower,
     TftpSpec,
@@ -44,6 +47,7 @@ from fleet.spec.schema import (
     BaseSection,
     CommandSection,
     FirstBootSection,
+    JoinSection,
     ManualSection,
     PolicySection,
     PortsSection,
@@ -210,6 +214,7 @@ def _power(power: PowerSection, node: str, around: Surroundings) -> PowerSpec:
 def _policy(policy: PolicySection) -> PolicySpec:
     first_boot = policy.first_boot or FirstBootSection()
     reimage = policy.reimage or ReimageSection()
+    join = policy.join or JoinSection()
     return PolicySpec(
         unknown_boards=_or(policy.unknown_boards, UnknownBoards.HOLD),
         first_boot=FirstBootPolicy(
@@ -222,4 +227,5 @@ def _policy(policy: PolicySection) -> PolicySpec:
             max_parallel=_or(reimage.max_parallel, 1),
             after_s=_or(reimage.after, DEFAULT_REIMAGE_AFTER_S),
         ),
+        join=JoinPolicy(_or(join.batch, DEFAULT_JOIN_BATCH), _or(join.slow_disk, SlowDisk.WARN)),
     )

@@ -80,6 +80,7 @@ def to_document(spec: ClusterSpec) -> dict[str, Any]:
                 "max_parallel": policy.reimage.max_parallel,
                 "after": f"{policy.reimage.after_s}s",
             },
+            "join": {"batch": policy.join.batch, "slow_disk": policy.join.slow_disk.value},
         },
     }
 

@@ -310,6 +310,26 @@ class ReimagePolicy:
     after_s: int
 
 
+class SlowDisk(StrEnum):
+    """What becomes of a server whose disk is too slow for etcd: it joins with a warning, or it does not
+    join."""
+
+    WARN = "warn"
+    REFUSE = "refuse"
+
+
+DEFAULT_JOIN_BATCH = 50
+"""Source: k3s documentation, "Requirements": nodes join in batches of 50 or less."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinPolicy:
+    """How nodes join: at most `batch` agents at a time, servers one by one."""
+
+    batch: int = DEFAULT_JOIN_BATCH
+    slow_disk: SlowDisk = SlowDisk.WARN
+
+
 @dataclass(frozen=True, slots=True)
 class PolicySpec:
     """What Bramble may decide without asking."""
@@ -317,6 +337,7 @@ class PolicySpec:
     unknown_boards: UnknownBoards
     first_boot: FirstBootPolicy
     reimage: ReimagePolicy
+    join: JoinPolicy = JoinPolicy()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from fleet.spec.model import (
     KernelPages,
     PackagesAt,
     Role,
+    SlowDisk,
     Taint,
     UnknownBoards,
 )
@@ -332,6 +333,17 @@ class ReimageSection(_Section):
     )
 
 
+class JoinSection(_Section):
+    batch: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="How many agents join at a time; servers always join one by one."
+    )
+    slow_disk: Annotated[SlowDisk, BeforeValidator(values.enum_parser(SlowDisk))] | None = Field(
+        default=None,
+        description="A server whose disk needs over 100 ms for a synced write joins with a warning (`warn`) "
+        "or not at all (`refuse`).",
+    )
+
+
 class PolicySection(_Section):
     unknown_boards: Annotated[UnknownBoards, BeforeValidator(values.enum_parser(UnknownBoards))] | None = (
         Field(
@@ -342,6 +354,7 @@ class PolicySection(_Section):
     first_boot: FirstBootSection | None = Field(
         default=None, description="Who may install at the first boot."
     )
+    join: JoinSection | None = Field(default=None, description="How nodes join the cluster.")
     reimage: ReimageSection | None = Field(
         default=None, description="When Bramble re-installs by itself. Checked, so far nothing acts on it."
     )

@@ -1,4 +1,4 @@
-"""A Kubernetes API server that knows nodes, with TLS by the cluster's own CAs."""
+"""A Kubernetes API server that knows nodes and secrets, with TLS by the cluster's own CAs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ from cryptography import x509
 
 from fleet.certificates import certificate_pem, key_pem, load_authority, new_key, sign_leaf, subject, utc
 
+SECRETS = "/api/v1/namespaces/kube-system/secrets"
+
+
+def _refusal(status: int) -> web.Response:
+    return web.json_response({"kind": "Status", "code": status, "message": "refused"}, status=status)
+
 
 @dataclass
 class FakeKube:
@@ -27,6 +33,13 @@ class FakeKube:
     patches: list[tuple[str, Any]] = field(default_factory=list)
     conditions: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Node → type → condition, as the patches left them."""
+    voters: dict[str, bool] = field(default_factory=dict)
+    """Servers of which the API says whether they vote in etcd."""
+    metadata: dict[str, dict[str, Any]] = field(default_factory=dict)
+    taints: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    secrets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    changes: list[str] = field(default_factory=list)
+    """Every call that changes something: method and path."""
 
     @contextlib.asynccontextmanager
     async def serve(self) -> AsyncIterator[int]:
@@ -34,6 +47,9 @@ class FakeKube:
         app = web.Application()
         app.router.add_get("/api/v1/nodes", self._nodes)
         app.router.add_patch("/api/v1/nodes/{name}/status", self._patch)
+        app.router.add_route("*", "/api/v1/nodes/{name}", self._node_change)
+        app.router.add_route("*", f"{SECRETS}", self._secret_list)
+        app.router.add_route("*", f"{SECRETS}/{{name}}", self._one_secret)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         try:
@@ -64,9 +80,67 @@ class FakeKube:
         return web.json_response(self._node(name))
 
     def _node(self, name: str) -> dict[str, Any]:
-        condition = {"type": "Ready", "status": "True" if self.ready[name] else "False", "message": "told"}
-        status = {"conditions": [condition], "nodeInfo": {"kubeletVersion": "v1.33.5+k3s1"}}
-        return {"metadata": {"name": name}, "status": status}
+        conditions = [{"type": "Ready", "status": "True" if self.ready[name] else "False", "message": "told"}]
+        if name in self.voters:
+            conditions.append(
+                {"type": "EtcdIsVoter", "status": "True" if self.voters[name] else "False", "message": ""}
+            )
+        status = {"conditions": conditions, "nodeInfo": {"kubeletVersion": "v1.33.5+k3s1"}}
+        metadata = {"name": name, "uid": f"uid-{name}", **self.metadata.get(name, {})}
+        return {"metadata": metadata, "status": status, "spec": {"taints": self.taints.get(name, [])}}
+
+    async def _node_change(self, request: web.Request) -> web.Response:
+        name, body = request.match_info["name"], await request.json()
+        self.changes.append(f"{request.method} {request.path}")
+        if request.method == "DELETE":
+            if body["preconditions"]["uid"] != f"uid-{name}":
+                return _refusal(409)
+            del self.ready[name]
+            return web.json_response({"kind": "Status"})
+        assert request.content_type == "application/merge-patch+json"
+        given = dict(body.get("metadata", {}))
+        if given.pop("resourceVersion", None) != self.metadata.get(name, {}).get("resourceVersion"):
+            return _refusal(409)
+        kept = self.metadata.setdefault(name, {})
+        for part, values in given.items():
+            merged = {**kept.get(part, {}), **values}
+            kept[part] = {key: value for key, value in merged.items() if value is not None}
+        if "taints" in body.get("spec", {}):
+            self.taints[name] = body["spec"]["taints"]
+        return web.json_response(self._node(name))
+
+    async def _secret_list(self, request: web.Request) -> web.Response:
+        if request.method == "GET":
+            key, value = request.query["labelSelector"].split("=")
+            kind = request.query["fieldSelector"].removeprefix("type=")
+            found = [
+                secret
+                for secret in self.secrets.values()
+                if secret["type"] == kind and secret["metadata"].get("labels", {}).get(key) == value
+            ]
+            return web.json_response({"kind": "SecretList", "items": found})
+        secret = await request.json()
+        name = secret["metadata"]["name"]
+        self.changes.append(f"POST {name}")
+        if name in self.secrets:
+            return _refusal(409)
+        secret["metadata"]["uid"] = f"uid-{len(self.changes)}"
+        self.secrets[name] = secret
+        return web.json_response(secret, status=201)
+
+    async def _one_secret(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        if name not in self.secrets:
+            return _refusal(404)
+        if request.method == "GET":
+            return web.json_response(self.secrets[name])
+        assert request.method == "DELETE"
+        self.changes.append(f"DELETE {name}")
+        wanted = (await request.json())["preconditions"]["uid"]
+        if wanted != self.secrets[name]["metadata"]["uid"]:
+            return _refusal(409)
+        del self.secrets[name]
+        return web.json_response({"kind": "Status"})
 
     def _context(self) -> ssl.SSLContext:
         certificate, private = (self.directory / f"server-ca.{kind}" for kind in ("crt", "key"))

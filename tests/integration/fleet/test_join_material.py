@@ -14,7 +14,9 @@ import pytest
 from fakes_fleet import cluster_spec, node_spec
 from k3s_sim_processes import Lab, Simulated, free_port, running_lab
 
+from agent.k3s import classify
 from agent.protocol import JoinMaterial, NodeFile
+from fleet.join_secrets import bootstrap_token, bootstrap_token_object, node_password_object
 from fleet.k3s import K3sMaterial, open_k3s
 from fleet.k3s_config import InitialiseCluster, JoinServer, Way, render_join_material
 from fleet.kube import KubeApi
@@ -108,6 +110,48 @@ def test_first_server_and_agent_become_ready_and_live_on_without_token(lab: Lab,
     server = start_server(lab, port)
     agent = lab.start(AGENT.name, "agent")
     agent.wait_ready()
+    asyncio.run(ready_nodes(port, keys, {"pi5-1", "pi4-1"}))
+
+
+def test_agent_joins_with_its_bootstrap_token_and_lives_on_when_that_is_deleted(
+    lab: Lab, keys: K3sMaterial
+) -> None:
+    port = free_port()
+    put(lab, SERVER, material_for(SERVER, keys, InitialiseCluster()).files)
+    start_server(lab, port)
+    token = bootstrap_token(keys.server_token, "uuid of pi4-1", 3)
+    way, password = JoinServer(f"https://127.0.0.1:{port}"), Secret("password of pi4-1")
+    joining = render_join_material(
+        SPEC, AGENT, keys, way, address=None, node_password=password, generation=3, bootstrap=token
+    )
+    put(lab, AGENT, joining.files)
+    rejected = lab.start(AGENT.name, "agent")
+    rejected.wait_for_log("server is not ready")
+    assert {problem.code for problem in [classify(rejected.log.splitlines())] if problem} == {
+        "token_rejected"
+    }
+    lab.stop(rejected)
+
+    async def in_the_cluster(agent: Simulated | None) -> Simulated:
+        identity = keys.client_identity(time.time())
+        async with KubeApi(f"https://127.0.0.1:{port}", identity) as api:
+            if agent is None:
+                secret = node_password_object("pi4-1", password, b"\1" * 8, None)
+                await api.create_secret(secret)
+                await api.create_secret(bootstrap_token_object(token, "pi4-1", time.time() + 600))
+                return lab.start(AGENT.name, "agent")
+            (made,) = await api.bootstrap_tokens()
+            await api.delete_secret(made)
+            assert await api.bootstrap_tokens() == []
+            assert await api.secret(token.object_name) is None
+        return agent
+
+    agent = asyncio.run(in_the_cluster(None))
+    agent.wait_ready()
+    asyncio.run(in_the_cluster(agent))
+    finish(lab, AGENT, joining)
+    lab.stop(agent)
+    lab.start(AGENT.name, "agent").wait_ready()
     asyncio.run(ready_nodes(port, keys, {"pi5-1", "pi4-1"}))
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from agent.plan import (
+    Configure,
     Enrol,
     FetchDesired,
     FinishJoin,
@@ -18,7 +19,7 @@ from agent.plan import (
     newer,
     plan,
 )
-from agent.protocol import Desired, K3sState, Problem
+from agent.protocol import Desired, K3sState, NodeFile, Problem
 from agent.state import JoinRecord
 
 MEMBER = Observed(enrolled=True)
@@ -27,6 +28,8 @@ WAIT = Desired(generation=3, join=False)
 RECORD = JoinRecord(generation=4, unit="k3s-agent.service")
 CLEAN = dataclasses.replace(RECORD, cleaned=True)
 GATE = Problem("clock", "m", "h")
+KEEP = (NodeFile("/etc/rancher/k3s/config.yaml.d/50-bramble.yaml", "0600", "server: https://s2:6443"),)
+SETTINGS = Desired(5, join=True, material=4, files=KEEP)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +65,25 @@ GATE = Problem("clock", "m", "h")
             {"desired": Desired(5, join=True), "join": CLEAN, "k3s": K3sState.RUNNING, "done_generation": 4},
             (MarkDone(5),),
         ),
+        (
+            {"desired": SETTINGS, "join": CLEAN, "k3s": K3sState.RUNNING, "done_generation": 4},
+            (Configure(KEEP, restart=False), MarkDone(5)),
+        ),
+        (
+            {"desired": SETTINGS, "join": CLEAN, "k3s": K3sState.STARTING, "done_generation": 4},
+            (Configure(KEEP, restart=True), MarkDone(5)),
+        ),
+        (
+            {"desired": SETTINGS, "join": CLEAN, "k3s": K3sState.INACTIVE, "done_generation": 4},
+            (Configure(KEEP, restart=False), MarkDone(5)),
+        ),
+        (
+            {"desired": SETTINGS, "join": RECORD, "k3s": K3sState.RUNNING, "done_generation": 4},
+            (FinishJoin(RECORD), Configure(KEEP, restart=False), MarkDone(5)),
+        ),
+        ({"desired": SETTINGS, "join": RECORD, "k3s": K3sState.STARTING, "done_generation": 3}, ()),
+        ({"desired": SETTINGS, "join": CLEAN, "k3s": K3sState.RUNNING, "done_generation": 5}, ()),
+        ({"desired": SETTINGS}, (Join(4, restart=False),)),
     ],
     ids=[
         "a-stranger-only-enrols",
@@ -85,6 +107,13 @@ GATE = Problem("clock", "m", "h")
         "new-material-after-failure",
         "gate-holds-second-join",
         "running-node-is-not-joined-again",
+        "settings-beside-a-running-k3s",
+        "settings-for-one-that-does-not-come-up",
+        "settings-for-one-that-a-person-stopped",
+        "token-first-then-settings",
+        "settings-wait-for-the-join",
+        "settings-are-in-place",
+        "material-before-settings",
     ],
 )
 def test_actions(changes: dict[str, object], actions: tuple[object, ...]) -> None:

@@ -7,8 +7,18 @@ from pathlib import Path
 import pytest
 from agent_nodes import FakeSystem, make_node_root
 
-from agent.k3s import BELIEVED_S, K3s, classify, explain_failure, parse_unit
-from agent.protocol import K3sState
+from agent.k3s import (
+    BELIEVED_S,
+    JOURNAL_LINES,
+    MAX_LINE,
+    RULES,
+    K3s,
+    classify,
+    explain_failure,
+    parse_unit,
+)
+from agent.protocol import MAX_BODY_BYTES, K3sState, encode
+from fleet.join_failures import FAILURES
 
 WAITING = "Waiting to retrieve agent configuration; server is not ready: "
 
@@ -80,6 +90,21 @@ WAITING = "Waiting to retrieve agent configuration; server is not ready: "
             "disk_slow",
         ),
         ('msg="slow fdatasync" took=7.4s', "disk_slow"),
+        (WAITING + "https://127.0.0.1:6444/v1-k3s/readyz: 503 Service Unavailable", "unreachable"),
+        ("invalid token CA hash length", "ca_mismatch"),
+        ("CA cert validation failed: x509: certificate signed by unknown authority", "ca_mismatch"),
+        (
+            "cluster cannot be downgraded (current version: 3.5.9 is lower than determined cluster "
+            "version: 3.6)",
+            "version_skew",
+        ),
+        (
+            "Waiting for other members to finish joining etcd cluster: etcdserver: unhealthy cluster",
+            "unhealthy_cluster",
+        ),
+        ("etcdserver: the member has been permanently removed from the cluster", "removed_member"),
+        ("overlayfs: upper fs missing required features", "snapshotter"),
+        ("Get https://10.0.0.1:6443/cacerts: dial tcp: connect: no route to host", "unreachable"),
     ],
 )  # fmt: skip
 def test_cause_is_recognised(line: str, code: str) -> None:
@@ -87,6 +112,32 @@ def test_cause_is_recognised(line: str, code: str) -> None:
     assert problem is not None
     assert problem.code == code
     assert problem.hint
+
+
+def test_every_class_of_the_table_is_answered_by_the_server_and_has_one_thing_to_do() -> None:
+    codes = {rule.code for rule in RULES} | {"under_voltage", "unknown"}
+    assert codes == set(FAILURES)
+    assert all(rule.hint.endswith((".", "?")) for rule in RULES)
+    assert {code for code, failure in FAILURES.items() if failure.alarms} == {"ca_mismatch", "node_password"}
+
+
+def test_tokens_are_not_reported() -> None:
+    pinned, short = "K10" + "ab" * 32 + "::server:deadbeef", "abcdef.0123456789abcdef"
+    problem = explain_failure([f"level=info msg=x token={pinned}", f"panic: odd {short} {pinned}"])
+    shown = problem.message + "".join(problem.lines)
+    assert "deadbeef" not in shown
+    assert "0123456789abcdef" not in shown
+    assert "panic: odd *** ***" in problem.message
+    known = classify([f"connection refused with {pinned}"])
+    assert known is not None
+    assert "deadbeef" not in known.message
+
+
+def test_newest_lines_go_with_an_unknown_cause_and_are_bounded() -> None:
+    problem = explain_failure([f"line {number} " + "x" * 1000 for number in range(200)])
+    assert len(problem.lines) == JOURNAL_LINES
+    assert max(map(len, problem.lines)) <= MAX_LINE
+    assert len(encode(problem)) < MAX_BODY_BYTES // 2
 
 
 def test_newest_cause_counts() -> None:
