@@ -20,12 +20,12 @@ WAIT_S = 30.0
 """Every wait here: far above what a loaded machine needs."""
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
+def wait_until(condition: Callable[[], object], what: str, deadline_s: float = WAIT_S) -> None:
     """Poll until `condition` is true; fail with `what` after the deadline."""
-    deadline = time.monotonic() + WAIT_S
+    deadline = time.monotonic() + deadline_s
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {WAIT_S:.0f} s: {what}")
+            raise AssertionError(f"not within {deadline_s:.0f} s: {what}")
         time.sleep(0.05)
 
 
@@ -48,11 +48,14 @@ class Simulated:
     def log(self) -> str:
         return self.log_file.read_text()
 
-    def wait_for_log(self, text: str) -> None:
-        wait_until(lambda: text in self.log, f"{text!r} in the log:\n{self.log}")
+    def wait_for_log(self, text: str, deadline_s: float = WAIT_S) -> None:
+        try:
+            wait_until(lambda: text in self.log, f"{text!r} in the log", deadline_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}:\n{self.log}") from None
 
-    def wait_ready(self) -> None:
-        self.notify.settimeout(WAIT_S)
+    def wait_ready(self, deadline_s: float = WAIT_S) -> None:
+        self.notify.settimeout(deadline_s)
         try:
             assert self.notify.recv(100) == b"READY=1\n"
         except TimeoutError:
@@ -79,7 +82,8 @@ class Lab:
         log_file = self.directory / f"{name}-{number}.log"
         command, *rest = argv
         full = [sys.executable, str(self.program), command, "--rootless", "--data-dir", str(self.data(name))]
-        full += ["--node-name", name, "--node-ip", "127.0.0.1", "--config", str(self.config(name)), *rest]
+        full += ["--node-name", name, "--config", str(self.config(name)), *rest]
+        full += [] if "--node-ip" in rest else ["--node-ip", "127.0.0.1"]
         clean = {"PATH": os.environ["PATH"], "NOTIFY_SOCKET": str(address), **(environ or {})}
         with log_file.open("wb") as stream:
             process = subprocess.Popen(full, stdout=stream, stderr=stream, env=clean)
@@ -140,6 +144,8 @@ def running_lab(directory: Path, program: Path) -> Iterator[Lab]:
         yield lab
     finally:
         for simulated in lab.running:
+            simulated.process.terminate()
+        for simulated in lab.running:
             lab.stop(simulated)
 
 
@@ -151,6 +157,7 @@ class Admin:
     ca: Path
     certificate: Path | None = None
     key: Path | None = None
+    host: str = "127.0.0.1"
 
     def call(
         self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
@@ -160,7 +167,7 @@ class Admin:
         context.load_verify_locations(self.ca)
         if self.certificate is not None:
             context.load_cert_chain(self.certificate, self.key)
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=WAIT_S, context=context)
+        connection = http.client.HTTPSConnection(self.host, self.port, timeout=WAIT_S, context=context)
         try:
             content = None if body is None else json.dumps(body)
             given = {"Content-Type": "application/merge-patch+json", **(headers or {})}

@@ -2,9 +2,11 @@
 
 What is real: command line, configuration files, TLS, join tokens, the supervisor's join protocol with its
 status codes and error texts, node passwords, a Node object that goes NotReady when its heartbeat stops.
-What is not: containers, pods, etcd, a network.
+What is not: containers, a network; etcd where it is not given (K3S_SIM_ETCD).
 
-    cli -> server -> local: supervisor + kube_api -> cluster -> store   answered from memory, kept in one file
-                  -> relay: a second server passes every call on to the first
-        -> agent  -> client                                             join, register, heartbeat
+    cli -> server -> etcd_ground   a member of a real etcd, shared by all servers     (host tests)
+                  -> file_ground   objects in one file                                (virtual boards)
+                  -> relay_ground  a further server that passes every call on         (virtual boards)
+                  -> local_cluster: supervisor + kube_api -> cluster -> datastore
+        -> agent  -> client                                                       join, register, heartbeat
 """

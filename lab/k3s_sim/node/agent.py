@@ -35,7 +35,8 @@ VALIDATE_RETRY_S = 2.0
 CONFIG_RETRY_S = 5.0
 HEARTBEAT_S = 10.0
 _JITTER_S = 1.0
-_MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
+_STRATEGIC_PATCH = {"Content-Type": "application/strategic-merge-patch+json"}
+"""Conditions of others on our node stay as they are; a merge patch would replace the whole list."""
 
 
 def kubelet_identity(settings: AgentSettings) -> KeyPair:
@@ -185,7 +186,7 @@ class Agent:
         """A call as the kubelet: with its certificate, without the join token."""
         as_kubelet = TrustedServer(server.url, server.cacerts, tokens.NO_TOKEN)
         body = json.dumps(value).encode()
-        return as_kubelet.call(method, path, identity=self._identity, headers=_MERGE_PATCH, body=body)
+        return as_kubelet.call(method, path, identity=self._identity, headers=_STRATEGIC_PATCH, body=body)
 
 
 def ensure_node_password(file: Path) -> str:

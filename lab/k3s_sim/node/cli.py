@@ -59,13 +59,14 @@ def main(argv: Sequence[str], version: str) -> int:
 def _run_server(argv: Sequence[str], version: str) -> None:
     from lab.k3s_sim.node import settings
     from lab.k3s_sim.node.server import Server
+    from lab.k3s_sim.node.simulation import simulation
 
     chosen = settings.load_options("server", argv, os.environ)
     for warning in chosen.warnings:
         log.warning(warning)
     log.info(f"Starting k3s {version} (simulator)")
     try:
-        Server(settings.server_settings(chosen), version, _stop_event()).run()
+        Server(settings.server_settings(chosen), version, _stop_event(), simulation(os.environ)).run()
     except K3sError as error:
         raise K3sError(f"preparing server: {error.message}") from error
 

@@ -1,103 +1,240 @@
-"""The store, shared between threads and kept on disk: every change is in the file before the caller hears of
-it.
+"""One cluster's objects with the rules of the Kubernetes API: identity, versions, preconditions, finalizers.
+
+Storage is a Datastore; every change is a compare-and-swap that is tried again when somebody else was faster,
+so several servers may do this at once on one etcd.
 """
 
 from __future__ import annotations
 
-import json
-import threading
+import copy
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, TypeVar
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from lab.k3s_sim.node.errors import K3sError
-from lab.k3s_sim.node.files import write_atomically
-from lab.k3s_sim.node.objects import Object
-from lab.k3s_sim.node.store import Store
+from lab.k3s_sim.node.datastore import Change, Datastore, Key, Stored
+from lab.k3s_sim.node.errors import StatusError, conflict, not_found
+from lab.k3s_sim.node.objects import Object, timestamp
+from lab.k3s_sim.node.resources import resource
 
-_FORMAT = 1
-_T = TypeVar("_T")
+SYSTEM_NAMESPACE = "kube-system"
+LEASE_NAMESPACE = "kube-node-lease"
+NAMESPACES = ("default", LEASE_NAMESPACE, "kube-public", SYSTEM_NAMESPACE)
+LEASE_DURATION_S = 40
+_ATTEMPTS = 20
+"""Compare-and-swap under contention; far above what any number of servers needs."""
+
+Edit = Callable[[Object], Object]
 
 
 class Cluster:
-    """One cluster's objects in `<data-dir>/server/db/sim.json`; safe to call from several threads."""
+    """Every method may be called from several threads. `clock` is wall time in seconds."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._lock = threading.Lock()
-        self._store = self._load()
-        self._saved_revision = -1
-        with self._lock:
-            self._save()
+    def __init__(self, datastore: Datastore, clock: Callable[[], float] = time.time) -> None:
+        self._datastore = datastore
+        self._clock = clock
 
-    def _load(self) -> Store:
-        try:
-            saved = json.loads(self._file.read_text("utf-8"))
-        except FileNotFoundError:
-            return Store(time.time(), time.monotonic())
-        except ValueError as error:
-            raise K3sError(
-                f"{self._file} is damaged: {error}. Remove it to start with an empty cluster"
-            ) from error
-        if saved.get("format") != _FORMAT:
-            raise K3sError(f"{self._file} has format {saved.get('format')!r}, this simulator reads {_FORMAT}")
-        return Store.restore(saved, time.time(), time.monotonic())
+    def prepare(self) -> None:
+        """Make the namespaces that every cluster has."""
+        for name in NAMESPACES:
+            if self.find("namespaces", "", name) is None:
+                self.ensure("namespaces", "", {"metadata": {"name": name}, "status": {"phase": "Active"}})
 
-    def _save(self) -> None:
-        if self._store.revision == self._saved_revision:
-            return
-        write_atomically(self._file, json.dumps({"format": _FORMAT, **self._store.snapshot()}).encode())
-        self._saved_revision = self._store.revision
-
-    def _change(self, action: Callable[[Store], _T]) -> _T:
-        with self._lock:
-            result = action(self._store)
-            self._save()
-            return result
-
-    @property
-    def revision(self) -> int:
-        """The version of the whole store."""
-        return self._store.revision
-
-    def get(self, resource: str, namespace: str, name: str) -> Object:
+    def get(self, plural: str, namespace: str, name: str) -> Object:
         """One object; 404 if there is none."""
-        with self._lock:
-            return self._store.get(resource, namespace, name)
+        return self._require((plural, namespace, name)).labelled()
 
-    def find(self, resource: str, namespace: str, name: str) -> Object | None:
+    def find(self, plural: str, namespace: str, name: str) -> Object | None:
         """One object, if there is one."""
-        with self._lock:
-            return self._store.find(resource, namespace, name)
+        stored = self._datastore.read((plural, namespace, name))
+        return stored.labelled() if stored else None
 
-    def select(self, resource: str, namespace: str) -> list[Object]:
-        """All objects of a kind in a namespace (empty: in all)."""
-        with self._lock:
-            return self._store.select(resource, namespace)
+    def select(self, plural: str, namespace: str) -> list[Object]:
+        """All objects of a kind in a namespace (empty: in all), by name."""
+        return self.list(plural, namespace)[0]
 
-    def create(self, resource: str, namespace: str, given: Object) -> Object:
-        """Add an object."""
-        return self._change(
-            lambda store: store.create(resource, namespace, given, time.time(), time.monotonic())
-        )
+    def list(self, plural: str, namespace: str) -> tuple[list[Object], int]:
+        """The same with the version of the whole store, from which a watch can go on."""
+        found, version = self._datastore.select(plural, namespace)
+        return [stored.labelled() for stored in found], version
 
-    def replace(self, resource: str, namespace: str, name: str, given: Object) -> Object:
-        """Put a new version in place."""
-        return self._change(lambda store: store.replace(resource, namespace, name, given))
+    def changes(self, plural: str, namespace: str, since: int, wait_s: float) -> Iterator[Change]:
+        """What happens from now on; see Datastore."""
+        return self._datastore.changes(plural, namespace, since, wait_s)
 
-    def patch(self, resource: str, namespace: str, name: str, patch: Object) -> Object:
-        """Apply a merge patch."""
-        return self._change(lambda store: store.patch(resource, namespace, name, patch))
+    def create(self, plural: str, namespace: str, given: Object) -> Object:
+        """Add an object and give it its uid; 409 if the name is taken."""
+        kind = resource(plural)
+        created = copy.deepcopy(given)
+        metadata = created.setdefault("metadata", {})
+        for key in ("resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds"):
+            metadata.pop(key, None)
+        name = str(metadata["name"])
+        metadata.update(uid=str(uuid.uuid4()), creationTimestamp=timestamp(self._clock()))
+        if namespace:
+            metadata["namespace"] = namespace
+        created.update(apiVersion=kind.api_version, kind=kind.kind)
+        version = self._datastore.swap((plural, namespace, name), created, 0)
+        if version is None:
+            raise StatusError(409, "AlreadyExists", f'{kind.qualified} "{name}" already exists')
+        return Stored(created, version).labelled()
 
-    def heartbeat(self, name: str, patch: Object) -> Object:
-        """Note that a kubelet reported."""
-        return self._change(lambda store: store.heartbeat(name, patch, time.monotonic()))
+    def ensure(self, plural: str, namespace: str, given: Object) -> None:
+        """Add an object unless there is one of its name, whoever made it."""
+        try:
+            self.create(plural, namespace, given)
+        except StatusError as error:
+            if error.reason != "AlreadyExists":
+                raise
 
-    def delete(self, resource: str, namespace: str, name: str, preconditions: Mapping[str, Any]) -> Object:
-        """Remove an object."""
-        return self._change(lambda store: store.delete(resource, namespace, name, preconditions))
+    def replace(self, plural: str, namespace: str, name: str, given: Object) -> Object:
+        """Put a new version in place of an object; stale versions are refused (409)."""
+        metadata = given.get("metadata") or {}
+        return self.update(
+            plural, namespace, name, lambda _current: given,
+            uid=str(metadata.get("uid") or ""), version=str(metadata.get("resourceVersion") or ""),
+        )  # fmt: skip
 
-    def tick(self) -> None:
-        """Run the background controllers once."""
-        self._change(lambda store: store.tick(time.time(), time.monotonic()))
+    def update(
+        self, plural: str, namespace: str, name: str, edit: Edit, *, uid: str = "", version: str = ""
+    ) -> Object:
+        """Change an object by `edit`, which gets a copy as clients see it and may be called again.
+
+        Identity is kept whatever `edit` says. A change that changes nothing makes no new version. The last
+        finalizer that goes takes an object that is being deleted with it.
+
+        Args:
+            uid, version: preconditions; 409 if the object has others.
+        """
+        key = (plural, namespace, name)
+        for _ in range(_ATTEMPTS):
+            current = self._require(key)
+            _check(plural, name, current, uid, version)
+            changed = _with_identity(current, edit(current.labelled()), plural)
+            if changed == current.value:
+                return current.labelled()
+            gone = _is_deleted(changed)
+            written = self._datastore.swap(key, None if gone else changed, current.version)
+            if written is not None:
+                return Stored(changed, written).labelled()
+        raise _stale(plural, name)
+
+    def delete(
+        self,
+        plural: str,
+        namespace: str,
+        name: str,
+        preconditions: Mapping[str, Any] | None = None,
+        grace_s: int = 0,
+    ) -> Object:
+        """Remove an object if uid and resourceVersion, where given, are the ones the caller saw (else 409).
+
+        With finalizers, or with a grace period, it is marked as being deleted and stays until they are over.
+        """
+        key = (plural, namespace, name)
+        wanted = preconditions or {}
+        uid, version = str(wanted.get("uid") or ""), str(wanted.get("resourceVersion") or "")
+        for _ in range(_ATTEMPTS):
+            current = self._require(key)
+            _check(plural, name, current, uid, version)
+            marked = copy.deepcopy(current.value)
+            stays = marked["metadata"].get("finalizers") or grace_s > 0
+            if stays:
+                marked["metadata"].setdefault("deletionTimestamp", timestamp(self._clock() + grace_s))
+                marked["metadata"].setdefault("deletionGracePeriodSeconds", grace_s)
+                if marked == current.value:
+                    return current.labelled()
+            written = self._datastore.swap(key, marked if stays else None, current.version)
+            if written is not None:
+                return Stored(marked, written).labelled()
+        raise _stale(plural, name)
+
+    def heartbeat(self, name: str, edit: Edit) -> Object:
+        """A kubelet reports its node's status.
+
+        The lease is renewed; only a change other than the time of the report is a new version of the node.
+        """
+        renewed = {"holderIdentity": name, "leaseDurationSeconds": LEASE_DURATION_S,
+                   "renewTime": timestamp(self._clock())}  # fmt: skip
+
+        def quiet(node: Object) -> Object:
+            changed = edit(copy.deepcopy(node))
+            return node if _without_heartbeat(changed) == _without_heartbeat(node) else changed
+
+        answer = self.update("nodes", "", name, quiet)
+        lease = {"metadata": {"name": name, "ownerReferences": [owner_reference(answer)]}, "spec": renewed}
+        try:
+            self.update("leases", LEASE_NAMESPACE, name, lambda old: {**old, "spec": renewed})
+        except StatusError as error:
+            if error.code != 404:
+                raise
+            self.ensure("leases", LEASE_NAMESPACE, lease)
+        return answer
+
+    def _require(self, key: Key) -> Stored:
+        stored = self._datastore.read(key)
+        if stored is None:
+            raise not_found(resource(key[0]).qualified, key[2])
+        return stored
+
+
+def owner_reference(owner: Object) -> Object:
+    """The reference by which an object goes when its owner does."""
+    return {
+        "apiVersion": owner["apiVersion"],
+        "kind": owner["kind"],
+        "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"],
+    }
+
+
+_IDENTITY = (
+    "name",
+    "namespace",
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+)
+
+
+def _with_identity(current: Stored, changed: Object, plural: str) -> Object:
+    """What no update may change is as it was; a new object, without its version."""
+    kind = resource(plural)
+    before = current.value["metadata"]
+    metadata = {key: value for key, value in (changed.get("metadata") or {}).items() if key not in _IDENTITY}
+    metadata.pop("resourceVersion", None)
+    metadata.update({key: before[key] for key in _IDENTITY if key in before})
+    return {**copy.deepcopy(changed), "metadata": metadata, "apiVersion": kind.api_version, "kind": kind.kind}
+
+
+def _is_deleted(item: Object) -> bool:
+    metadata = item["metadata"]
+    return (
+        "deletionTimestamp" in metadata
+        and not metadata.get("finalizers")
+        and not metadata.get("deletionGracePeriodSeconds")
+    )
+
+
+def _check(plural: str, name: str, current: Stored, uid: str, version: str) -> None:
+    found = current.value["metadata"]["uid"]
+    if uid and uid != found:
+        why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {found}"
+        raise conflict(resource(plural).qualified, name, why)
+    if version and version != str(current.version):
+        raise _stale(plural, name)
+
+
+def _stale(plural: str, name: str) -> StatusError:
+    why = "the object has been modified; please apply your changes to the latest version and try again"
+    return conflict(resource(plural).qualified, name, why)
+
+
+def _without_heartbeat(node: Object) -> Object:
+    status = dict(node.get("status") or {})
+    status["conditions"] = [
+        {key: value for key, value in condition.items() if key != "lastHeartbeatTime"}
+        for condition in status.get("conditions") or ()
+    ]
+    return {**node, "status": status}

@@ -4,6 +4,8 @@ programs read them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class K3sError(Exception):
     """The program can not go on; `message` is what k3s would log as fatal."""
@@ -16,15 +18,18 @@ class K3sError(Exception):
 class StatusError(Exception):
     """A request was refused; becomes a Kubernetes `Status` object with this HTTP code."""
 
-    def __init__(self, code: int, reason: str, message: str) -> None:
+    def __init__(
+        self, code: int, reason: str, message: str, details: Mapping[str, object] | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.reason = reason
         self.message = message
+        self.details = details
 
     def to_json(self) -> dict[str, object]:
         """The body of the answer."""
-        return {
+        document: dict[str, object] = {
             "kind": "Status",
             "apiVersion": "v1",
             "metadata": {},
@@ -33,6 +38,7 @@ class StatusError(Exception):
             "reason": self.reason,
             "code": self.code,
         }
+        return {**document, "details": dict(self.details)} if self.details else document
 
 
 def not_found(resource: str, name: str) -> StatusError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -46,14 +46,18 @@ class Request:
         """The first header of that name, or nothing."""
         return next((value for key, value in self.headers if key == name.lower()), "")
 
-    def json(self) -> dict[str, Any]:
-        """The body as a JSON object; 400 if it is something else, empty if there is none."""
+    def value(self) -> Any:
+        """The body as JSON; 400 if it is something else, an empty object if there is none."""
         if not self.body:
             return {}
         try:
-            value = json.loads(self.body)
+            return json.loads(self.body)
         except ValueError as error:
             raise bad_request(f"the body is not JSON: {error}") from error
+
+    def json(self) -> dict[str, Any]:
+        """The body as a JSON object; 400 if it is something else."""
+        value = self.value()
         if not isinstance(value, dict):
             raise bad_request("the body is not a JSON object")
         return value
@@ -64,8 +68,10 @@ class Response:
     """One answer."""
 
     status: int
-    body: bytes
+    body: bytes = b""
     content_type: str = "text/plain"
+    stream: Iterator[bytes] | None = None
+    """Where it is given it takes the place of the body: pieces that are sent as they come."""
 
     @classmethod
     def json(cls, value: object, status: int = 200) -> Response:

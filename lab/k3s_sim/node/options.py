@@ -89,6 +89,8 @@ _SERVER_FLAGS: Mapping[str, Flag] = {
     "agent-token-file": Flag(Kind.VALUE, variable="K3S_AGENT_TOKEN_FILE"),
     "bind-address": Flag(Kind.VALUE),
     "cluster-init": Flag(Kind.SWITCH, variable="K3S_CLUSTER_INIT"),
+    "cluster-reset": Flag(Kind.SWITCH, variable="K3S_CLUSTER_RESET"),
+    "cluster-reset-restore-path": Flag(Kind.VALUE),
     "disable-agent": Flag(Kind.SWITCH),
     "https-listen-port": Flag(Kind.VALUE),
     "tls-san": Flag(Kind.LIST),

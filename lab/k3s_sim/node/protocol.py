@@ -17,6 +17,11 @@ BOOTSTRAP_FILES: Mapping[str, str] = {
     "ClientCAKey": "tls/client-ca.key",
     "RequestHeaderCA": "tls/request-header-ca.crt",
     "RequestHeaderCAKey": "tls/request-header-ca.key",
+    "ETCDPeerCA": "tls/etcd/peer-ca.crt",
+    "ETCDPeerCAKey": "tls/etcd/peer-ca.key",
+    "ETCDServerCA": "tls/etcd/server-ca.crt",
+    "ETCDServerCAKey": "tls/etcd/server-ca.key",
+    "ServiceKey": "tls/service.key",
     "PasswdFile": "cred/passwd",
 }
-"""What server-bootstrap hands out: name in the answer, file below <data-dir>/server."""
+"""What server-bootstrap hands out where it is there: name in the answer, file below <data-dir>/server."""

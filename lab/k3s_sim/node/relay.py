@@ -25,8 +25,10 @@ PROXY_USER = "system:auth-proxy"
 _PASSED_ON = ("Authorization", "Content-Type", NAME_HEADER, PASSWORD_HEADER, ADDRESS_HEADER)
 
 
-def join_cluster(url: str, token: str, directory: Path) -> None:
-    """Fetch the cluster's CAs and passwords from the first server into `directory` (<data-dir>/server).
+def join_cluster(url: str, token: str, directory: Path) -> TrustedServer:
+    """Fetch the cluster's CAs and passwords from an older server into `directory` (<data-dir>/server).
+
+    Returns the server, as one that was checked.
 
     Raises:
         K3sError: as k3s words it; the program ends and systemd starts it again.
@@ -47,8 +49,10 @@ def join_cluster(url: str, token: str, directory: Path) -> None:
             f"failed to bootstrap cluster data: failed to bootstrap from server: {error}"
         ) from error
     for key, name in BOOTSTRAP_FILES.items():
-        write_atomically(directory / name, base64.b64decode(files[key]["Content"]))
+        if key in files:
+            write_atomically(directory / name, base64.b64decode(files[key]["Content"]))
     log.info(f"Cluster bootstrap data retrieved from {url}")
+    return server
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,8 @@ class ServerSettings:
     token: str = field(repr=False)
     agent_token: str = field(repr=False)
     cluster_init: bool
+    cluster_reset: bool
+    cluster_reset_restore_path: Path | None
     disable_agent: bool
     join_url: str
     kubeconfig: Path
@@ -114,6 +116,7 @@ def agent_settings(chosen: Options) -> AgentSettings:
 def server_settings(chosen: Options) -> ServerSettings:
     """Settings of a server."""
     agent = agent_settings(chosen)
+    restored = chosen.text("cluster-reset-restore-path")
     return ServerSettings(
         agent=agent,
         https_port=_port(chosen.text("https-listen-port", str(options.HTTPS_PORT))),
@@ -122,6 +125,8 @@ def server_settings(chosen: Options) -> ServerSettings:
         token=agent.token,
         agent_token=_secret(chosen, "agent-token"),
         cluster_init=chosen.switch("cluster-init"),
+        cluster_reset=chosen.switch("cluster-reset"),
+        cluster_reset_restore_path=Path(restored) if restored else None,
         disable_agent=chosen.switch("disable-agent"),
         join_url=agent.server_url,
         kubeconfig=Path(chosen.text("write-kubeconfig", options.KUBECONFIG)),

@@ -1,6 +1,6 @@
 """The k3s supervisor's own routes: what nodes and servers ask for when they join.
 
-    anybody          /cacerts /ping
+    anybody          /cacerts /ping /db/info (etcd's members)
     agents, nodes
     /v1-k3s/{serving-kubelet,client-kubelet,client-kube-proxy,client-k3s-controller,client-ca,server-ca}.crt
                      /v1-k3s/{config,apiservers,readyz}
@@ -31,13 +31,12 @@ from lab.k3s_sim.node.auth import (
     require_group,
 )
 from lab.k3s_sim.node.certificates import Authority, Profile
-from lab.k3s_sim.node.cluster import Cluster
+from lab.k3s_sim.node.cluster import SYSTEM_NAMESPACE, Cluster
 from lab.k3s_sim.node.errors import K3sError, StatusError, bad_request
 from lab.k3s_sim.node.messages import Request, Response
 from lab.k3s_sim.node.objects import Object, timestamp
 from lab.k3s_sim.node.protocol import ADDRESS_HEADER, BOOTSTRAP_FILES, NAME_HEADER, PASSWORD_HEADER, PREFIX
 from lab.k3s_sim.node.settings import NODE_NAME
-from lab.k3s_sim.node.store import SYSTEM_NAMESPACE
 
 _AGENTS = (AGENT_GROUP, NODES_GROUP, BOOTSTRAP_GROUP)
 
@@ -51,6 +50,8 @@ class Supervisor:
     authenticator: Authenticator
     https_port: int
     addresses: tuple[str, ...]
+    members: Callable[[], list[Object]] | None = None
+    """Members of etcd, where the datastore is etcd."""
     _verified: dict[str, str] = field(default_factory=dict, repr=False)
     _hashing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -69,6 +70,8 @@ class Supervisor:
             return Response(200, b"pong")
         if request.path == "/cacerts":
             return self._file("server-ca.crt")
+        if request.path == "/db/info" and self.members is not None:
+            return Response.json({"members": self.members()})
         name = request.path[len(PREFIX) :] if request.path.startswith(PREFIX) else ""
         if name == "server-bootstrap":
             require_group(self.authenticator, request, (SERVER_GROUP,), time.time())
@@ -115,6 +118,8 @@ class Supervisor:
         files: Object = {}
         for key, name in BOOTSTRAP_FILES.items():
             path = self.directory / name
+            if not path.exists():
+                continue
             files[key] = {
                 "Timestamp": timestamp(path.stat().st_mtime),
                 "Content": base64.b64encode(path.read_bytes()).decode(),

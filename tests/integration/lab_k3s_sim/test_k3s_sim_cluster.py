@@ -16,19 +16,10 @@ import pytest
 from k3s_sim_processes import Admin, Lab, Simulated, free_port, running_lab, wait_until
 
 from lab.k3s_sim.node import node_password
-from lab.k3s_sim.release import build_release
 
 pytestmark = pytest.mark.integration
 
-VERSION = "v1.33.5+k3s1"
 SECRETS = "/api/v1/namespaces/kube-system/secrets"
-
-
-@pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("release")
-    build_release(directory, VERSION)
-    return directory / "k3s-arm64"
 
 
 @pytest.fixture

@@ -1,0 +1,136 @@
+"""Servers on a real etcd: they share one cluster, lose members, and get members back."""
+
+from __future__ import annotations
+
+import pytest
+from k3s_sim_etcd import EtcdCluster
+from k3s_sim_processes import Simulated, wait_until
+
+pytestmark = pytest.mark.integration
+
+REMOVE = "etcd.k3s.cattle.io/remove"
+REMOVED = "etcd.k3s.cattle.io/removed-node-name"
+NAME = "etcd.k3s.cattle.io/node-name"
+ELECTION_S = 30.0
+"""An election timeout is 5 s to 10 s; a second one may be needed."""
+
+
+def notes(cluster: EtcdCluster, node: str, through: str) -> dict[str, str]:
+    status, value = cluster.admin(through).call("GET", f"/api/v1/nodes/{node}")
+    return dict(value["metadata"].get("annotations", {})) if status == 200 else {}
+
+
+def write(cluster: EtcdCluster, through: str, label: str) -> int:
+    patch = {"metadata": {"labels": {label: "1"}}}
+    return cluster.admin(through).call("PATCH", f"/api/v1/nodes/{through}", patch)[0]
+
+
+def remove(cluster: EtcdCluster, node: str, through: str) -> str:
+    """Ask for a member's removal as one does with k3s; returns the member's name once it is removed."""
+    patch = {"metadata": {"annotations": {REMOVE: "true"}}}
+    assert cluster.admin(through).call("PATCH", f"/api/v1/nodes/{node}", patch)[0] == 200
+    wait_until(lambda: REMOVED in notes(cluster, node, through), f"the member of {node} is removed")
+    return notes(cluster, node, through)[REMOVED]
+
+
+def removed_by_itself(server: Simulated) -> None:
+    """A removed server says so and ends."""
+    assert server.wait_exit() == 1
+    assert (
+        "this node has been removed from the cluster please restart k3s to rejoin the cluster" in server.log
+    )
+
+
+def test_three_servers_share_one_cluster_and_survive_the_first_ones_death(etcd_cluster: EtcdCluster) -> None:
+    etcd_cluster.grow(3)
+    assert etcd_cluster.members("s2") == {"s1": True, "s2": True, "s3": True}
+    uids = {
+        etcd_cluster.admin(name).call("GET", "/api/v1/nodes/s1")[1]["metadata"]["uid"]
+        for name in ("s1", "s2", "s3")
+    }
+    assert len(uids) == 1
+    labels = etcd_cluster.admin("s3").call("GET", "/api/v1/nodes/s3")[1]["metadata"]["labels"]
+    assert labels["node-role.kubernetes.io/etcd"] == labels["node-role.kubernetes.io/control-plane"] == "true"
+    etcd_cluster.kill("s1")
+    wait_until(
+        lambda: write(etcd_cluster, "s2", "after") == 200, "a write after the leader's death", ELECTION_S
+    )
+    wait_until(lambda: etcd_cluster.condition("s1", "s2") == "Unhealthy", "s1 is seen to be away", ELECTION_S)
+    etcd_cluster.start("s1").wait_ready()
+    etcd_cluster.wait_voter("s1", "s3")
+    assert "after" in etcd_cluster.admin("s1").call("GET", "/api/v1/nodes/s2")[1]["metadata"]["labels"]
+
+
+def test_a_single_server_keeps_its_cluster_over_a_power_cut(etcd_cluster: EtcdCluster) -> None:
+    etcd_cluster.init()
+    etcd_cluster.wait_voter("s1")
+    assert write(etcd_cluster, "s1", "kept") == 200
+    etcd_cluster.kill("s1")
+    again = etcd_cluster.start("s1", "--cluster-init")
+    again.wait_ready()
+    assert "Starting etcd for existing cluster member" in again.log
+    assert "kept" in etcd_cluster.admin().call("GET", "/api/v1/nodes/s1")[1]["metadata"]["labels"]
+
+
+def test_a_removed_member_ends_and_joins_again_under_a_new_name(etcd_cluster: EtcdCluster) -> None:
+    etcd_cluster.grow(3)
+    before = notes(etcd_cluster, "s3", "s1")[NAME]
+    assert remove(etcd_cluster, "s3", "s1") == before
+    removed_by_itself(etcd_cluster.servers["s3"])
+    assert etcd_cluster.members("s1") == {"s1": True, "s2": True}
+    assert (etcd_cluster.lab.data("s3") / "server/db/etcd/tombstone").exists()
+    again = etcd_cluster.joining("s3")
+    again.wait_for_log("tombstone file has been detected, removing data dir to rejoin the cluster")
+    again.wait_ready(60)
+    etcd_cluster.wait_voter("s3")
+    after = notes(etcd_cluster, "s3", "s1")
+    assert after[NAME] not in ("", before)
+    wait_until(lambda: notes(etcd_cluster, "s3", "s1").get(REMOVE) == "false", "the request is taken back")
+    assert REMOVED not in notes(etcd_cluster, "s3", "s1")
+    assert list((etcd_cluster.lab.data("s3") / "server/db").glob("etcd-old-*"))
+
+
+def test_deleting_a_servers_node_removes_its_member_first(etcd_cluster: EtcdCluster) -> None:
+    etcd_cluster.grow(3)
+    etcd_cluster.kill("s3")
+    assert etcd_cluster.admin("s1").call("DELETE", "/api/v1/nodes/s3")[0] == 200
+    wait_until(lambda: etcd_cluster.admin("s2").ready("s3") == "absent", "the node is gone", ELECTION_S)
+    assert etcd_cluster.members("s1") == {"s1": True, "s2": True}
+
+
+def test_the_first_server_with_its_old_settings_makes_a_second_cluster_once_it_was_removed(
+    etcd_cluster: EtcdCluster,
+) -> None:
+    """k3s does this too (issue 13623): it is why nobody may start a re-installed server with cluster-init."""
+    etcd_cluster.grow(3)
+    remove(etcd_cluster, "s1", "s2")
+    removed_by_itself(etcd_cluster.servers["s1"])
+    etcd_cluster.start("s1", "--cluster-init").wait_ready()
+    assert etcd_cluster.members("s1") == {"s1": True}
+    assert etcd_cluster.members("s2") == {"s2": True, "s3": True}
+
+
+def test_a_second_member_of_a_nodes_name_is_refused(etcd_cluster: EtcdCluster) -> None:
+    etcd_cluster.init()
+    etcd_cluster.wait_voter("s1")
+    address = etcd_cluster.address("s9")
+    twin = etcd_cluster.joining("s2", "s1", "--node-name", "s1", "--node-ip", address)
+    assert twin.wait_exit() == 1
+    assert (
+        "etcd cluster join failed: duplicate node name found, please use a unique name for this node"
+        in twin.log
+    )
+    assert etcd_cluster.members() == {"s1": True}
+
+
+def test_a_member_can_not_be_added_while_another_is_away(etcd_cluster: EtcdCluster) -> None:
+    etcd_cluster.grow(3)
+    etcd_cluster.kill("s3")
+    wiped = etcd_cluster.joining("s4")
+    wiped.wait_for_log(
+        "Waiting for other members to finish joining etcd cluster: etcdserver: unhealthy cluster"
+    )
+    assert etcd_cluster.admin("s1").call("DELETE", "/api/v1/nodes/s3")[0] == 200
+    wiped.wait_ready(60)
+    etcd_cluster.wait_voter("s4")
+    assert etcd_cluster.members() == {"s1": True, "s2": True, "s4": True}
