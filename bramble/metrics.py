@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from bramble.health_metrics import NodeHealthCollector
 from fleet.controller import Controller
 from fleet.errors import FleetError
+from fleet.join_failures import FAILURES, join_failures_of
 from fleet.lifecycle import State
 from fleet.store.database import Store
 from pxe.metrics import PxeMetrics
@@ -107,7 +108,9 @@ class _FleetCollector(Collector):
     def collect(self) -> Iterable[GaugeMetricFamily]:
         try:
             with self._store.read() as reader:
-                states = Counter(node.state for node in reader.nodes())
+                records = reader.nodes()
+                states = Counter(node.state for node in records)
+                failures = Counter(code for node in records for code in join_failures_of(node.status))
                 held = len(reader.held_boards())
         except FleetError:
             return  # a store that can not be read is a gap, not a fleet without nodes
@@ -115,4 +118,10 @@ class _FleetCollector(Collector):
         for state in State:
             nodes.add_metric([state.value], states[state])
         yield nodes
+        failing = GaugeMetricFamily(
+            "bramble_join_failures", "Nodes that report what keeps k3s from joining.", labels=["class"]
+        )
+        for code in FAILURES:
+            failing.add_metric([code], failures[code])
+        yield failing
         yield GaugeMetricFamily("bramble_held_boards", "Boards that are in no cluster.yaml.", value=held)

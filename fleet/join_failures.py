@@ -7,10 +7,10 @@ back after that needs somebody to look.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 
 class Answer(StrEnum):
@@ -63,3 +63,10 @@ FAILURES: Final[Mapping[str, Failure]] = {
 def failure_of(code: str) -> Failure | None:
     """None: the problem is no failure to join."""
     return FAILURES.get(code)
+
+
+def join_failures_of(status: Mapping[str, Any] | None) -> Iterator[str]:
+    """The classes that a node's last report names."""
+    for problem in (status or {}).get("problems") or ():
+        if problem["code"] in FAILURES:
+            yield problem["code"]

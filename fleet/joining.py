@@ -183,7 +183,8 @@ class JoinDesk:
         with self._ground.store.read() as reader:
             records = reader.nodes()
             servers = self._servers(records)
-            joined = [node for node in records if _has_material(node) and self._is_declared(node)]
+            declared = {node.name for node in self._ground.spec.nodes}
+            joined = [node for node in records if _has_material(node) and node.name in declared]
             seen = (self._ground.spec, servers, frozenset(node.name for node in joined))
             if seen == self._reconciled:
                 return
@@ -230,9 +231,6 @@ class JoinDesk:
     def _digest(self, node: NodeRecord, server: str | None) -> str:
         return settings_digest(self._kept(node, server))
 
-    def _is_declared(self, node: NodeRecord) -> bool:
-        return self._ground.spec.find_node(node.name) is not None
-
     def _installed_spec(self, node: NodeRecord) -> NodeSpec:
         """As declared, in the role that it was installed in."""
         return dataclasses.replace(self._ground.require_spec(node.name), role=node.role)
@@ -242,7 +240,9 @@ class JoinDesk:
         known = [
             node
             for node in records
-            if node.role is Role.SERVER and self._is_declared(node) and self._ground.address_of(node)
+            if node.role is Role.SERVER
+            and self._ground.spec.find_node(node.name) is not None
+            and self._ground.address_of(node)
         ]
         best = State.READY if any(node.state is State.READY for node in known) else State.DEGRADED
         return tuple(

@@ -216,6 +216,8 @@ def _facts(node: NodeRecord) -> dict[str, str]:
         "memory": _mib(hardware.get("memory_bytes")),
         "addresses": ", ".join(status.get("addresses") or ()),
         "k3s": k3s_text(node),
+        "in the way": "; ".join(f"{one['code']}: {one['message']}" for one in status.get("problems") or ()),
+        "synced writes": _number(status.get("disk_sync_ms"), "ms (99 of 100)"),
         "temperature": _number(health.get("temperature_c"), "°C"),
         "load": _number(health.get("load1"), ""),
         "free on /": _mib(health.get("root_free_bytes")),

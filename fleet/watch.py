@@ -13,6 +13,7 @@ from fleet.join_preparation import JoinPreparation
 from fleet.joining import FOUNDED, FOUNDER, STEADY_INTERVAL_S, JoinDesk
 from fleet.kube import KubeApi, KubeError, KubeNode
 from fleet.kube_door import KubeDoor
+from fleet.label_desk import LabelDesk
 from fleet.lifecycle import Happening, State, check, limit_s
 from fleet.node_conditions import Announcer
 from fleet.printable import printable
@@ -42,6 +43,7 @@ class Watch:
         self._started = ground.clock()
         self._unready: dict[str, int] = {}
         self._announcer = Announcer()
+        self._labels = LabelDesk(ground)
 
     def tick(self) -> None:
         """Apply time limits. Cheap: run it about once per second."""
@@ -99,6 +101,7 @@ class Watch:
                 self.apply_kubernetes(listing)
                 await self._announce(api, listing)
                 await self._preparation.tidy(api, listing)
+                await self._labels.reconcile(api, listing)
         except KubeError as error:
             log.debug("kubernetes does not answer", extra={"cause": error.message})
         self._joins.reconcile()

@@ -398,3 +398,27 @@ def test_nodes_are_told_another_server_when_theirs_goes_away(cluster: Cluster) -
             assert "finds the cluster at https://10.77.0.12:6443 from now on" in texts(cluster.fleet, "a1")
 
     asyncio.run(story())
+
+
+def test_labels_are_set_after_registration_and_not_again(cluster: Cluster) -> None:
+    async def story() -> None:
+        async with cluster.running():
+            cluster.begin(S1)
+            cluster.ready(S1)
+            cluster.begin(A1)
+            cluster.report(A1, K3sState.RUNNING)
+            cluster.kube.ready = {"s1": True, "a1": True, "stranger": True}
+            await cluster.controller.watch.poll()
+            labels = cluster.kube.metadata["a1"]["labels"]
+            assert labels == {
+                "bramble.dev/board": "pi5",
+                "bramble.dev/disk": "nvme",
+                "bramble.dev/memory": "8Gi",
+                "tier": "small",
+            }
+            assert "stranger" not in cluster.kube.metadata
+            changes = list(cluster.kube.changes)
+            await cluster.controller.watch.poll()
+            assert cluster.kube.changes == changes
+
+    asyncio.run(story())
