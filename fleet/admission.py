@@ -181,10 +181,13 @@ class AdmissionDesk:
         if not waits:
             self._ground.say_once(tx, entry, now, node=node)
         elif node.state is State.PENDING:
-            # No boot since: an approval that was given is for its key only, and stays.
-            tx.note_progress(node, Happening.HELD, now, f"key {session.fingerprint}")
-            if node.pending_key != key:
+            # No boot since. Of two callers the first one's key waits until a person rejects it: the key that
+            # they compare must not change under their eyes. An approval is for its own key only, and stays.
+            waits_for = node.pending_key or key
+            tx.note_progress(node, Happening.HELD, now, f"key {fingerprint(waits_for)}")
+            if node.pending_key is None:
                 tx.update_node(node, pending_key=key)
+            if node.pending_key != key:
                 self._ground.say_once(tx, entry, now, node=node)
         else:
             detail = f"key {session.fingerprint}"

@@ -188,8 +188,8 @@ def _require_same_key(node: NodeRecord, key: str | None, verb: str) -> str:
             409,
             "other-key",
             f"the key of {node.name} that waits now is {shown}, not {compared}",
-            f"Somebody else asked meanwhile: compare {shown} with the board's screen, then run "
-            f"'bramble {verb} {node.name} --key {shown}'.",
+            f"Compare {shown} with the board's screen, then run 'bramble {verb} {node.name} --key {shown}'. "
+            f"If no screen shows it, somebody else asked first: 'bramble reject {node.name} --key {shown}'.",
         )
     return shown
 
