@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import hmac
+from datetime import timedelta
 from typing import Final
 
 from agent.proofs import fingerprint
@@ -344,7 +345,12 @@ class AdmissionDesk:
         kept: str | None,
     ) -> Verdict:
         issued = self._ground.pki.issue_node_certificate(
-            proof.csr_pem, uuid=node.uuid, node=node.name, now=now
+            proof.csr_pem,
+            uuid=node.uuid,
+            node=node.name,
+            now=now,
+            board=node.serial,
+            lifetime=timedelta(seconds=self._ground.spec.policy.certificate_life_s),
         )
         entry = events.agent_decided(decision, fingerprint(key), node.name)
         identity = {

@@ -146,8 +146,19 @@ class ControlPki:
         context.verify_flags |= VERIFY_NO_CHECK_TIME
         return context
 
-    def issue_node_certificate(self, csr_pem: str, *, uuid: str, node: str, now: float) -> NodeCertificate:
-        """Sign an agent's request. Only its key is taken: CN is the node's uuid, SAN a URI with its name.
+    def issue_node_certificate(
+        self,
+        csr_pem: str,
+        *,
+        uuid: str,
+        node: str,
+        now: float,
+        board: str | None = None,
+        lifetime: timedelta = NODE_LIFETIME,
+    ) -> NodeCertificate:
+        """Sign an agent's request, of which only the key is taken.
+
+        CN is the node's uuid, which no other node ever has; SAN are URIs with its name and its board.
 
         Raises:
             CsrError: Not a usable request.
@@ -158,8 +169,11 @@ class ControlPki:
             key,
             subject(uuid),
             now=utc(now),
-            lifetime=NODE_LIFETIME,
-            names=[x509.UniformResourceIdentifier(f"bramble:node/{node}")],
+            lifetime=lifetime,
+            names=[
+                x509.UniformResourceIdentifier(f"bramble:node/{node}"),
+                *([x509.UniformResourceIdentifier(f"bramble:board/{board}")] if board else []),
+            ],
         )
         return NodeCertificate(certificate_pem(certificate).decode(), f"{certificate.serial_number:x}")
 

@@ -33,6 +33,11 @@ from fleet.refusal import RefusedError
 ANONYMOUS_BURST: Final = 20
 ANONYMOUS_PER_SECOND: Final = 2.0
 """Per source address, for hello and prove together. An installer that waits for approval needs 0.4."""
+SERIAL_BURST: Final = 20
+SERIAL_PER_SECOND: Final = 1.0
+"""Hellos of one claimed serial, from whatever addresses."""
+MAX_ANONYMOUS_BODY_BYTES: Final = 16 * 1024
+"""Of hello and prove. The largest are a hello with sixteen MACs and a proof with a request, 3 KiB each."""
 SHUTDOWN_GRACE_S: Final = 2.0
 
 Message = TypeVar("Message")
@@ -44,6 +49,7 @@ class ControlApi:
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
         self._anonymous = RateLimit(burst=ANONYMOUS_BURST, per_second=ANONYMOUS_PER_SECOND)
+        self._serials = RateLimit(burst=SERIAL_BURST, per_second=SERIAL_PER_SECOND)
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[answer_errors], client_max_size=MAX_BODY_BYTES)
@@ -60,11 +66,15 @@ class ControlApi:
 
     async def _hello(self, request: web.Request) -> web.Response:
         self._limit(request)
-        return _answer(self._controller.admission.hello(await _read(request, Hello)))
+        hello = await _read(request, Hello, MAX_ANONYMOUS_BODY_BYTES)
+        # The low half in one spelling: another one is the same board, and has no share of its own.
+        if not self._serials.allows(hello.hardware.serial.strip().lower()[-8:], time.monotonic()):
+            raise RefusedError(429, "too-many", "too many requests for this serial", "Ask again in seconds.")
+        return _answer(self._controller.admission.hello(hello))
 
     async def _prove(self, request: web.Request) -> web.Response:
         self._limit(request)
-        proof = await _read(request, Proof)
+        proof = await _read(request, Proof, MAX_ANONYMOUS_BODY_BYTES)
         return _answer(self._controller.admission.prove(proof, peer_certificate(request)))
 
     async def _plan(self, request: web.Request) -> web.Response:
@@ -114,8 +124,14 @@ def _bearer(request: web.Request) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-async def _read(request: web.Request, kind: type[Message]) -> Message:
-    return decode(kind, await request.read())
+async def _read(request: web.Request, kind: type[Message], limit: int = MAX_BODY_BYTES) -> Message:
+    """The request's body; one that is too long is refused before it is read, where it says how long it is."""
+    if (request.content_length or 0) > limit:
+        raise web.HTTPRequestEntityTooLarge(limit, request.content_length or 0)
+    body = await request.read()
+    if len(body) > limit:
+        raise web.HTTPRequestEntityTooLarge(limit, len(body))
+    return decode(kind, body)
 
 
 def _answer(message: Any) -> web.Response:

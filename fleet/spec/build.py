@@ -67,6 +67,7 @@ DEFAULT_TIMEZONE: Final = "Etc/UTC"
 DEFAULT_HTTP_PORT: Final = 7080
 DEFAULT_CONTROL_PORT: Final = 7443
 DEFAULT_REIMAGE_AFTER_S: Final = 15 * 60
+DEFAULT_CERTIFICATE_LIFE_S: Final = 7 * 86400
 
 
 def build_cluster(draft: Draft, path: Path) -> ClusterSpec:
@@ -228,4 +229,5 @@ def _policy(policy: PolicySection) -> PolicySpec:
             after_s=_or(reimage.after, DEFAULT_REIMAGE_AFTER_S),
         ),
         join=JoinPolicy(_or(join.batch, DEFAULT_JOIN_BATCH), _or(join.slow_disk, SlowDisk.WARN)),
+        certificate_life_s=_or(policy.certificate_life, DEFAULT_CERTIFICATE_LIFE_S),
     )

@@ -75,6 +75,7 @@ def to_document(spec: ClusterSpec) -> dict[str, Any]:
                 "agent": policy.first_boot.agent.value,
                 "server": policy.first_boot.server.value,
             },
+            "certificate_life": f"{policy.certificate_life_s}s",
             "reimage": {
                 "when_failed": policy.reimage.when_failed,
                 "max_parallel": policy.reimage.max_parallel,

@@ -338,6 +338,8 @@ class PolicySpec:
     first_boot: FirstBootPolicy
     reimage: ReimagePolicy
     join: JoinPolicy = JoinPolicy()
+    certificate_life_s: int = 7 * 86400
+    """Of a node's certificate. Renewed at a third, so a node survives two thirds without this server."""
 
 
 @dataclass(frozen=True, slots=True)

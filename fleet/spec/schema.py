@@ -355,6 +355,10 @@ class PolicySection(_Section):
         default=None, description="Who may install at the first boot."
     )
     join: JoinSection | None = Field(default=None, description="How nodes join the cluster.")
+    certificate_life: Annotated[int, Field(ge=600), BeforeValidator(values.parse_duration)] | None = Field(
+        default=None,
+        description="How long a node's certificate is good, at least 10m; renewed after a third of that.",
+    )
     reimage: ReimageSection | None = Field(
         default=None, description="When Bramble re-installs by itself. Checked, so far nothing acts on it."
     )
