@@ -37,6 +37,8 @@ COMMANDS = {
     "reject": "fleet.cli_people:reject",
     "revoke": "fleet.cli_people:revoke",
     "devices": "fleet.cli_people:devices",
+    "backup": "fleet.cli_backup:backup",
+    "restore": "fleet.cli_backup:restore",
     "lab": "bramble.lab_commands:lab",
 }
 """Command name → where it is defined, in the order in which a user meets them."""

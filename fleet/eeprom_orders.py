@@ -11,6 +11,7 @@ from fleet import events
 from fleet.eeprom.keys import KEYS
 from fleet.ground import Ground
 from fleet.refusal import RefusedError
+from fleet.restored import require_observed
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Reader
 
@@ -46,6 +47,7 @@ class EepromDesk:
         now = self._ground.clock()
         with self._ground.store.write() as tx:
             record = tx.require_node(name)
+            require_observed(tx, name)
             if record.certificate is None:
                 raise RefusedError(
                     409,

@@ -401,3 +401,21 @@ def eeprom_ordered(number: int, settings: Mapping[str, str]) -> Entry:
 
 def declared() -> Entry:
     return Entry(kind=Kind.STATE, text="declared in cluster.yaml")
+
+
+def restored_from_backup(age_s: float) -> Entry:
+    return Entry(
+        kind=Kind.STATE,
+        text=f"the record was restored from a backup that is {_duration(age_s)} old: nothing that cannot be "
+        "taken back is done to this node before it is heard of",
+        hint="It goes on by itself when its agent reports or its installer asks.",
+    )
+
+
+def observed_again(what: str) -> Entry:
+    return Entry(kind=Kind.STATE, text=f"observed again after the restore: {what}")
+
+
+def _duration(seconds: float) -> str:
+    minutes = max(round(seconds / 60), 0)
+    return f"{minutes} min" if minutes < 120 else f"{round(minutes / 60)} h"

@@ -27,6 +27,7 @@ from fleet.ground import Ground
 from fleet.lifecycle import Happening, State, allows
 from fleet.printable import printable
 from fleet.refusal import RefusedError
+from fleet.restored import observe
 from fleet.secret import Secret
 from fleet.spec.model import NodeSpec
 from fleet.store.records import IntentRecord, NodeRecord
@@ -116,6 +117,8 @@ class InstallDesk:
         with ground.store.write() as tx:
             node, intent = self._attempt(tx, token)
             _require_same_intent(intent, progress.intent)
+            if progress.step is InstallStep.FIND_DISK and not progress.failed:
+                node = observe(tx, node, "its installer has looked at the disk", now)
             if progress.failed:
                 self._fail(tx, node, progress, now)
             elif progress.occupant is not None and not _may_overwrite(node, intent, progress.occupant):

@@ -34,6 +34,7 @@ from fleet.k3s_versions import Feature, K3sVersion, has
 from fleet.lifecycle import Happening, State
 from fleet.refusal import RefusedError
 from fleet.registration import ServerSeen, choose_server
+from fleet.restored import observe, unobserved, unobserved_servers
 from fleet.spec.model import NodeSpec, Role
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Transaction
@@ -89,6 +90,8 @@ class JoinDesk:
             is_repeat = is_copy or (
                 node.boot_id == status.boot_id and status.sequence <= node.status_sequence
             )
+            if not is_copy:
+                node = self._observe(tx, node, status, now)
             if not is_repeat:
                 node = self._take(tx, node, status, now)
             if not is_copy:
@@ -264,6 +267,18 @@ class JoinDesk:
             return tx.update_node(node, previous_certificate=None)
         return node
 
+    @staticmethod
+    def _observe(tx: Transaction, node: NodeRecord, status: Status, now: float) -> NodeRecord:
+        """What a report says about the hours that a restored record knows nothing of."""
+        if unobserved(tx, node.name) is None:
+            return node
+        runs_k3s = status.k3s is K3sState.RUNNING
+        if node.role is Role.SERVER and runs_k3s and tx.value(FOUNDED) is None:
+            # It can only have founded the cluster, or joined the one that another founded: go on with it.
+            tx.claim_value(FOUNDER, node.name)
+        what = f"its agent reports, k3s is {status.k3s.value}"
+        return observe(tx, node, what, now, generation=status.generation)
+
     def _take(self, tx: Transaction, node: NodeRecord, status: Status, now: float) -> NodeRecord:
         previous = node.status or {}
         changes: dict[str, Any] = {"status_sequence": status.sequence, "status_at": now}
@@ -321,6 +336,11 @@ class JoinDesk:
             if node.state is State.JOINING:
                 node = tx.note_progress(node, Happening.WAITED, now, f"waits: {turn.reason}")
             return node, turn.reason
+        lost = [name for name in unobserved_servers(tx) if name != node.name] if turn.founds else []
+        if lost:
+            reason = f"the record is a backup's, and {lost[0]}, not seen since, may have founded the cluster"
+            self._ground.say_once(tx, events.join_waits(reason), now, node=node)
+            return node, reason
         if turn.founds and tx.claim_value(FOUNDER, node.name) != node.name:
             return node, "another server founds the cluster"
         if slow := slow_disk_text(node):

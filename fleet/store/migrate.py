@@ -17,8 +17,8 @@ class UnknownVersionError(Exception):
     """The tables have a version that this Bramble does not know."""
 
 
-def upgrade(connection: sa.Connection) -> None:
-    """Run the migrations that the database has not seen, in the caller's transaction.
+def upgrade(connection: sa.Connection, revision: str = "head") -> None:
+    """Run the migrations up to `revision` that the database has not seen, in the caller's transaction.
 
     Raises:
         UnknownVersionError: Written by a newer Bramble.
@@ -28,6 +28,6 @@ def upgrade(connection: sa.Connection) -> None:
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     try:
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
     except CommandError as error:
         raise UnknownVersionError(str(error)) from error

@@ -211,6 +211,11 @@ class Transaction(Reader, TrustWrites):
         self._connection.execute(sa.insert(intents).values(**asdict(intent)))
         return intent
 
+    def skip_intents(self, node: str, number: int, why: str, now: float) -> None:
+        """Use up a number, and all below it, without an installation."""
+        values = {"node": node, "number": number, "opened": now, "expires": now, "attempts": 0}
+        self._connection.execute(sa.insert(intents).values(**values, closed=now, why=why))
+
     def update_intent(self, intent: IntentRecord, **changes: Any) -> None:
         same = sa.and_(intents.c.node == intent.node, intents.c.number == intent.number)
         self._connection.execute(sa.update(intents).where(same).values(**changes))

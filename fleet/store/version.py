@@ -14,7 +14,7 @@ REVISIONS: Final = ("0001", "0002", "0003", "0004")
 declared."""
 LATEST: Final = REVISIONS[-1]
 
-_VERSION: Final = sa.Table(
+VERSION: Final = sa.Table(
     "alembic_version", sa.MetaData(), sa.Column("version_num", sa.String(32), primary_key=True)
 )
 
@@ -34,9 +34,9 @@ def standing_of(connection: sa.Connection) -> Standing:
     names = sa.inspect(connection).get_table_names()
     if not names:
         return Standing.EMPTY
-    if _VERSION.name not in names:
+    if VERSION.name not in names:
         return Standing.OLDER
-    found = connection.execute(sa.select(_VERSION.c.version_num)).scalars().all()
+    found = connection.execute(sa.select(VERSION.c.version_num)).scalars().all()
     if found == [LATEST]:
         return Standing.CURRENT
     return Standing.OLDER if set(found) < set(REVISIONS) else Standing.UNKNOWN
@@ -47,6 +47,6 @@ def is_current(connection: sa.Connection) -> bool:
     standing = standing_of(connection)
     if standing is Standing.EMPTY:
         metadata.create_all(connection)
-        _VERSION.create(connection)
-        connection.execute(sa.insert(_VERSION).values(version_num=LATEST))
+        VERSION.create(connection)
+        connection.execute(sa.insert(VERSION).values(version_num=LATEST))
     return standing in (Standing.EMPTY, Standing.CURRENT)

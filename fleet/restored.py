@@ -1,0 +1,111 @@
+"""A record that came from a backup is older than the world: what that forbids, and what ends it.
+
+After the backup was taken nodes may have been installed, enrolled and joined, and the record knows nothing of
+it. So a restore marks every node as *unobserved*, and
+
+- open intents end and approvals with them: the first sign of a board opens a new intent, whose name no disk
+  carries yet, so an installer that finds one of our installations waits for a person (`fleet.installs`);
+- intents and orders go on counting far above what the lost hours can have used: no ticket is minted twice,
+  and no node takes a new order for an old one;
+- no server is told to found the cluster before all servers were observed: the lost hours may have seen it;
+- nothing else that cannot be taken back is done to a node (`require_observed`).
+
+A node is observed again when its agent reports, or when its installer has looked at its disk.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from fleet import events
+from fleet.refusal import RefusedError
+from fleet.spec.model import Role
+from fleet.store.records import NodeRecord
+from fleet.store.transaction import Reader, Transaction
+
+EPOCH: Final = "store.epoch"
+"""kv: how often the record came from a backup; absent for never."""
+GAP: Final = 1000
+"""More intents, and more orders, than a node gets between two backups."""
+_UNOBSERVED: Final = "unobserved."
+_WHY: Final = "the record was restored from a backup"
+
+
+@dataclass(frozen=True, slots=True)
+class Unobserved:
+    """A node that was not heard of since the restore. Times are UTC seconds."""
+
+    epoch: int
+    backup_at: float
+    restored_at: float
+
+
+def epoch_of(reader: Reader) -> int:
+    """How often the record came from a backup."""
+    return int(reader.value(EPOCH) or 0)
+
+
+def mark_restored(tx: Transaction, *, backup_at: float, now: float) -> int:
+    """Make a record that was just loaded safe to act on; the new epoch."""
+    epoch = epoch_of(tx) + 1
+    tx.put_value(EPOCH, str(epoch))
+    last = tx.last_intent_numbers()
+    mark = json.dumps({"epoch": epoch, "backup_at": backup_at, "restored_at": now})
+    for node in tx.nodes():
+        intent = tx.open_intent(node.name)
+        if intent is not None:
+            tx.close_intent(intent, _WHY, now)
+        tx.skip_intents(node.name, last.get(node.name, 0) + GAP, _WHY, now)
+        tx.update_node(node, generation=node.generation + GAP, pending_key=None, approved_key=None)
+        tx.put_value(f"{_UNOBSERVED}{node.name}", mark)
+        entry = events.restored_from_backup(now - backup_at)
+        tx.add_event(entry, now, node=node.name, board=node.board_id)
+    return epoch
+
+
+def unobserved(reader: Reader, name: str) -> Unobserved | None:
+    """What is known of a node that was not heard of since a restore; None for all others."""
+    text = reader.value(f"{_UNOBSERVED}{name}")
+    return None if text is None else Unobserved(**json.loads(text))
+
+
+def require_observed(reader: Reader, name: str) -> None:
+    """Let nothing happen to a node that cannot be taken back while only a backup speaks of it.
+
+    Raises:
+        RefusedError: The node was not observed since the restore.
+    """
+    if unobserved(reader, name) is not None:
+        raise RefusedError(
+            409,
+            "unobserved",
+            f"{_WHY} and {name} was not heard of since: what is known of it may be out of date",
+            f"Wait until its agent reports, or switch it on; 'bramble show {name}' tells when it was seen.",
+        )
+
+
+def observe(tx: Transaction, node: NodeRecord, what: str, now: float, *, generation: int = 0) -> NodeRecord:
+    """A node was heard of. Nothing happens unless that is the first time since a restore.
+
+    Args:
+        what: Who saw it, for the timeline.
+        generation: The last order that the node carried out: the count goes on above it.
+    """
+    if unobserved(tx, node.name) is None:
+        return node
+    tx.remove_value(f"{_UNOBSERVED}{node.name}")
+    tx.add_event(events.observed_again(what), now, node=node.name, board=node.board_id)
+    if generation > node.generation:
+        return tx.update_node(node, generation=generation)
+    return node
+
+
+def unobserved_servers(reader: Reader) -> tuple[str, ...]:
+    """Servers that may have founded the cluster while the record was lost."""
+    return tuple(
+        node.name
+        for node in reader.nodes()
+        if node.role is Role.SERVER and unobserved(reader, node.name) is not None
+    )
