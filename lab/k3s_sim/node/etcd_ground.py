@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from lab.k3s_sim.node import credentials, etcd_member, log
+from lab.k3s_sim.node.auto_deploy import AutoDeploy
 from lab.k3s_sim.node.client import TrustedServer
 from lab.k3s_sim.node.cluster import Cluster
 from lab.k3s_sim.node.controllers import Controllers
@@ -108,8 +109,9 @@ class EtcdGround:
         members = EtcdControllers(
             self._cluster, self._member, self._client, node, self._simulation.learner_stall_s
         )
+        manifests = AutoDeploy(self._settings.server_dir / "manifests", self._cluster)
         self._thread = threading.Thread(
-            target=self._control, args=(controllers, members), name="controllers", daemon=True
+            target=self._control, args=(controllers, members, manifests), name="controllers", daemon=True
         )
         self._thread.start()
         return True
@@ -159,8 +161,8 @@ class EtcdGround:
         if reason is not None:
             raise K3sError(reason)
 
-    def _control(self, controllers: Controllers, members: EtcdControllers) -> None:
-        """Two kinds of controllers, each at its own pace. What fails is done the next time."""
+    def _control(self, controllers: Controllers, members: EtcdControllers, manifests: AutoDeploy) -> None:
+        """Controllers of two kinds, each at its own pace. What fails is done the next time."""
         due = {"members": 0.0, "objects": 0.0}
         while not self._stop.wait(0.1):
             clock = time.monotonic()
@@ -170,6 +172,7 @@ class EtcdGround:
                     members.run(time.time())
                 if clock >= due["objects"]:
                     due["objects"] = clock + self._simulation.tick_s
+                    manifests.run()
                     controllers.run(time.time(), clock)
             except (EtcdError, StatusError) as error:
                 log.error(f"error syncing etcd members and nodes: {error}, requeuing")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab.k3s_sim.node import credentials, log
+from lab.k3s_sim.node.auto_deploy import AutoDeploy
 from lab.k3s_sim.node.cluster import Cluster
 from lab.k3s_sim.node.controllers import Controllers
 from lab.k3s_sim.node.credentials import Passwords
@@ -32,6 +33,7 @@ class FileGround:
     version: str
     simulation: Simulation
     _controllers: Controllers | None = field(default=None, repr=False)
+    _manifests: AutoDeploy | None = field(default=None, repr=False)
     _next_run: float = 0.0
 
     @property
@@ -48,6 +50,7 @@ class FileGround:
         cluster = Cluster(FileDatastore(self.database))
         cluster.prepare()
         self._controllers = Controllers(cluster, self.simulation.orphan_age_s)
+        self._manifests = AutoDeploy(self.settings.server_dir / "manifests", cluster)
         return local_cluster(self.settings, self.version, cluster, passwords)
 
     def settle(self, stop: threading.Event) -> bool:
@@ -56,10 +59,11 @@ class FileGround:
 
     def look_after(self, now: float, clock: float) -> None:
         """See server.Ground."""
-        if self._controllers is None or clock < self._next_run:
+        if self._controllers is None or self._manifests is None or clock < self._next_run:
             return
         self._next_run = clock + self.simulation.tick_s
         try:
+            self._manifests.run()
             self._controllers.run(now, clock)
             look_after_members(self._controllers.cluster, now, self.settings.cluster_init)
         except StatusError as error:

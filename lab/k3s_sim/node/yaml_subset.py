@@ -1,9 +1,9 @@
 """The part of YAML that k3s configuration files use, and a clear error with the line for everything else.
 
-Understood: block mappings and block lists of scalars, flow lists and mappings on one line, quoted and plain
-scalars, comments, `---`, and a document that is JSON. Refused: anchors, aliases, tags, block scalars, tabs,
-complex keys, lists of mappings in block form. Every scalar comes back as text: k3s turns each into a command
-line argument anyway.
+Understood: block mappings and block lists, flow lists and mappings on one line, quoted and plain scalars,
+comments, `---`, and a document that is JSON. Refused: anchors, aliases, tags, block scalars, tabs, complex
+keys. Every scalar comes back as text: k3s turns each of its configuration into a command line argument
+anyway. Manifests need types; `typed` finds them from the plain scalars.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Union
+from typing import Any, Union
 
 Value = Union[str, "list[Value]", "dict[str, Value]"]
 
@@ -25,6 +25,10 @@ _SHORT_ESCAPES = {
     **{"L": "\u2028", "P": "\u2029"},
 }
 """Source: YAML 1.2.2, section 5.7."""
+_DOCUMENT_START = re.compile(r"^---.*$", re.MULTILINE)
+_INTEGER = re.compile(r"[-+]?[0-9]+")
+_CONSTANTS: dict[str, bool | None] = {"true": True, "false": False, "": None}
+"""An empty plain scalar is null; `~` and `null` have become empty by then."""
 _FORBIDDEN_START = {
     "&": "an anchor",
     "*": "an alias",
@@ -36,6 +40,12 @@ _FORBIDDEN_START = {
     "`": "a reserved character",
     "?": "a complex key",
 }
+
+
+class Plain(str):
+    """A scalar without quotes: its text may mean a number, a truth value or nothing."""
+
+    __slots__ = ()
 
 
 class YamlError(ValueError):
@@ -71,6 +81,34 @@ def parse_mapping(text: str, file: str) -> dict[str, Value]:
     if not isinstance(value, dict):
         raise YamlError(file, 1, "expected 'key: value' lines at the top level")
     return value
+
+
+def parse_manifests(text: str, file: str) -> list[Any]:
+    """Parse the documents of a manifest, with types; empty documents are left out.
+
+    Raises:
+        YamlError: with the file's name and the line within the document.
+    """
+    if text.lstrip().startswith("{"):
+        try:
+            return [json.loads(text)]
+        except json.JSONDecodeError as error:
+            raise YamlError(file, error.lineno, f"not valid JSON: {error.msg}") from error
+    documents = [parse_mapping(part, file) for part in _DOCUMENT_START.split(text)]
+    return [typed(document) for document in documents if document]
+
+
+def typed(value: Value) -> Any:
+    """The value with numbers, truth values and null, as YAML 1.2's core schema reads plain scalars."""
+    if isinstance(value, dict):
+        return {key: typed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [typed(item) for item in value]
+    if not isinstance(value, Plain):
+        return value
+    if value in _CONSTANTS:
+        return _CONSTANTS[value]
+    return int(value) if _INTEGER.fullmatch(value) else str(value)
 
 
 def _parse_json(text: str, file: str) -> dict[str, Value]:
@@ -161,11 +199,23 @@ class _Reader:
             if line.indent != indent or not _is_item(line.text):
                 break
             text = line.text[1:].strip()
-            if not text or _is_item(text) or (_KEY.match(text) and text[0] not in "\"'[{"):
-                raise self._error(line, "a list item here is one value on the line of its '-'")
-            items.append(self._inline(line, text))
-            self._next += 1
+            if not text:
+                items.append(self._item_below(indent))
+            elif _is_item(text) or _KEY.match(text):  # a block that begins on the line of its '-'
+                inner = line.indent + len(line.text) - len(line.text[1:].lstrip())
+                self._lines[self._next] = _Line(line.number, inner, text)
+                items.append(self._block(inner))
+            else:
+                items.append(self._inline(line, text))
+                self._next += 1
         return items
+
+    def _item_below(self, indent: int) -> Value:
+        """The block below a '-' that stands alone."""
+        self._next += 1
+        if self._next < len(self._lines) and self._lines[self._next].indent > indent:
+            return self._block(self._lines[self._next].indent)
+        return Plain("")
 
     def _mapping(self, indent: int) -> Value:
         mapping: dict[str, Value] = {}
@@ -193,11 +243,11 @@ class _Reader:
         if rest:
             return key, self._inline(line, rest)
         if self._next == len(self._lines):
-            return key, ""
+            return key, Plain("")
         following = self._lines[self._next]
         if following.indent > line.indent or (following.indent == line.indent and _is_item(following.text)):
             return key, self._block(following.indent)
-        return key, ""
+        return key, Plain("")
 
     def _inline(self, line: _Line, text: str) -> Value:
         if text[0] in "[{":
@@ -272,7 +322,7 @@ class _Reader:
             )
         if ": " in text:
             raise self._error(line, f"{text!r} contains ': '; quote it")
-        return "" if text in ("~", "null", "Null", "NULL") else text
+        return Plain("" if text in ("~", "null", "Null", "NULL") else text)
 
 
 def _unescaped(match: re.Match[str]) -> str:

@@ -71,7 +71,6 @@ def test_an_empty_document_is_an_empty_mapping(text: str) -> None:
         ("a: [1,\n  2]\n", 1, "ends on its line"),
         ("a: 'open\n", 1, "a quoted value must be all of the value"),
         ("a: b: c\n", 1, "quote it"),
-        ("a:\n  - b: c\n", 2, "a list item here is one value"),
         ("- a\n- b\n", 1, "at the top level"),
         ("a: 1\n  b: 2\n", 2, "indented differently"),
         ("{\n  bad\n}", 2, "not valid JSON"),
