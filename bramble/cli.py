@@ -29,6 +29,7 @@ COMMANDS = {
     "serve": "bramble.serve_command:serve",
     "dhcp": "pxe.cli_dhcp:dhcp",
     "boot-image": "bramble.boot_image_command:boot_image",
+    "apply": "fleet.cli_apply:apply",
     "nodes": "fleet.cli:nodes",
     "show": "fleet.cli:show",
     "doctor": "bramble.doctor.cli:doctor",

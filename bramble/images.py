@@ -32,6 +32,10 @@ class ClusterImages:
         self._image = image
         self._content = content
 
+    def declare(self, spec: ClusterSpec) -> None:
+        """Render plans from another cluster.yaml, of which the image is the same."""
+        self._spec = spec
+
     def plan_for(
         self, node: NodeSpec, control: ControlInfo, *, ticket: Secret, disk_signature: int, instance_id: str
     ) -> PlannedImage:

@@ -70,12 +70,14 @@ class Server:
         )
         self._pki = pki
         self._store = Store.open(state.database)
+        content = ContentAddress(self.config.server_address, spec.network.ports.http)
+        self._images = ClusterImages(spec, image, content)
         self._controller = Controller(
             self._store,
             spec,
             pki,
             open_k3s(state.k3s, spec.name, time.time()),
-            ClusterImages(spec, image, ContentAddress(self.config.server_address, spec.network.ports.http)),
+            self._images,
             ControlInfo(urls=(self.control.url,), ca_pem=pki.ca_pem),
         )
         self._refresh_is_due = False
@@ -92,6 +94,7 @@ class Server:
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Serve until cancelled; `on_ready` is called when every service listens."""
         self._controller.set_boot_listener(self._schedule_refresh)
+        self._controller.set_declare_listener(self._take_declared)
         self._pxe.update(self._boot_table())
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -169,6 +172,13 @@ class Server:
                     seen = found
                     self._schedule_refresh()
             await asyncio.sleep(STORE_EVERY_S)
+
+    def _take_declared(self, spec: ClusterSpec) -> None:
+        """Another cluster.yaml is in force: nodes came, left or changed; the network and the image are the
+        same."""
+        self._spec = spec
+        self._images.declare(spec)
+        self._pxe.update_names(make_name_settings(spec, self.config.server_address))
 
     def _schedule_refresh(self) -> None:
         """Several changes in one turn of the loop become one new snapshot."""

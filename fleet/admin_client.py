@@ -134,6 +134,15 @@ class FleetReader:
         message: str = self._ask("POST", "/v1/admin/devices", json.dumps(dict(keys)))["message"]
         return message
 
+    def apply(self, text: str, path: Path, *, dry_run: bool) -> Any:
+        """Have the server compare the text of a cluster.yaml with what runs, and take it.
+
+        Raises:
+            NoServerError: Only a running server can.
+        """
+        body = json.dumps({"path": str(path), "text": text})
+        return self._ask("POST", f"/v1/admin/apply?dry_run={int(dry_run)}", body)
+
     def is_served(self) -> bool:
         """Whether a server of this cluster is running.
 

@@ -22,8 +22,10 @@ from typing import Final
 
 from fleet import events
 from fleet.admission import AdmissionDesk
+from fleet.apply_desk import ApplyDesk
 from fleet.boards import Serial
 from fleet.boots import BootDesk, BootReport, NodeBoot
+from fleet.changes import was_installed
 from fleet.eeprom_orders import EepromDesk
 from fleet.errors import FleetError
 from fleet.events import Entry
@@ -53,6 +55,10 @@ TICK_S: Final = 1.0
 
 def _nothing() -> None:
     """Nobody wants to be told."""
+
+
+def _ignore(_spec: ClusterSpec) -> None:
+    """Nobody else keeps a copy."""
 
 
 class Controller:
@@ -89,8 +95,11 @@ class Controller:
             random_hex=random_hex,
             on_boot_change=self._tell_boot_change,
         )
+        self._ground = ground
+        self._on_declare: Callable[[ClusterSpec], None] = _ignore
         self.spec = spec
         self.store = store
+        self.apply = ApplyDesk(ground, self.declare)
         self.admission = AdmissionDesk(ground)
         self.people = PeopleDesk(ground)
         self.installs = InstallDesk(ground, images, control)
@@ -104,6 +113,10 @@ class Controller:
         self._clock = clock
         self._random_hex = random_hex
         self._sync_declared()
+
+    def set_declare_listener(self, listener: Callable[[ClusterSpec], None]) -> None:
+        """Called with every spec that replaces the present one, before boot answers are made from it."""
+        self._on_declare = listener
 
     def set_boot_listener(self, listener: Callable[[], None]) -> None:
         """Replace `on_boot_change`: the boot server is often made after the controller."""
@@ -156,6 +169,15 @@ class Controller:
 
     def _tell_boot_change(self) -> None:
         self._on_boot_change()
+
+    def declare(self, spec: ClusterSpec) -> None:
+        """Put another cluster.yaml of this cluster in force; it must have been compared with the present
+        one."""
+        self.spec = self._ground.spec = spec
+        self._sync_declared()
+        self._on_declare(spec)
+        self.joins.reconcile()
+        self._tell_boot_change()
 
     def _sync_declared(self) -> None:
         """Bring the store's nodes in line with cluster.yaml."""
@@ -215,7 +237,7 @@ def _restore(tx: Transaction, record: NodeRecord, node: NodeSpec, now: float) ->
     learned_serial = None if new_mac else record.serial
     learned_mac = None if new_serial else record.mac
     role = node.role
-    if _was_installed(record):
+    if was_installed(record):
         role = record.role
         if role is not node.role:
             _say_once_ever(tx, record, events.role_changed(role, node.role), now)
@@ -232,12 +254,8 @@ def _restore(tx: Transaction, record: NodeRecord, node: NodeSpec, now: float) ->
     )
     if record.state is State.DECOMMISSIONED:
         # A node with an image was installed once: it must not be wiped because a line came and went.
-        back = Happening.RESTORED_INSTALLED if _was_installed(record) else Happening.RESTORED_BLANK
+        back = Happening.RESTORED_INSTALLED if was_installed(record) else Happening.RESTORED_BLANK
         tx.move(record, back, events.restored(), now)
-
-
-def _was_installed(record: NodeRecord) -> bool:
-    return record.state.is_installed or record.image_id is not None
 
 
 def _say_once_ever(tx: Transaction, node: NodeRecord, entry: Entry, now: float) -> None:

@@ -378,7 +378,7 @@ def board_held(model: str, reason: str) -> Entry:
     return Entry(
         kind=Kind.HELD,
         text=f"board held: {model}, {reason}",
-        hint="Add it under 'nodes:' in cluster.yaml with this serial or MAC, then restart 'bramble serve'.",
+        hint="Add it under 'nodes:' in cluster.yaml with this serial or MAC, then run 'bramble apply'.",
     )
 
 

@@ -39,11 +39,12 @@ class Repeats:
         return True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Ground:
     """Shared by the parts of one controller.
 
     Attributes:
+        spec: Replaced as a whole when another cluster.yaml is applied; nobody keeps parts of it.
         clock: UTC seconds since 1970.
         random_hex: That many random bytes, as hex.
         on_boot_change: Called after a change of what a node may boot; must not raise or block.

@@ -206,6 +206,11 @@ class PxeServer:
         if self._tftp is not None:
             self._tftp.send(table)
 
+    def update_names(self, settings: NameSettings | None) -> None:
+        """Answer DNS from another zone from now on, where DNS is answered."""
+        if self.names is not None and settings is not None:
+            self.names.update(settings)
+
     def bind(self) -> None:
         """Bind every socket; a privileged caller may drop its rights afterwards.
 

@@ -25,6 +25,7 @@ from typing import Final
 from aiohttp import web
 
 from fleet.api.answers import answer_errors, value_answer
+from fleet.api.apply import ApplyRoutes
 from fleet.api.people import PeopleRoutes
 from fleet.controller import Controller
 from fleet.errors import FleetError
@@ -50,6 +51,7 @@ class AdminApi:
         app.router.add_post("/v1/admin/nodes/{name}/eeprom", self._eeprom)
         app.router.add_get("/v1/admin/summary", self._summary)
         PeopleRoutes(self._controller).add_to(app)
+        ApplyRoutes(self._controller).add_to(app)
         return app
 
     async def _nodes(self, _request: web.Request) -> web.Response:

@@ -105,6 +105,10 @@ class DnsService:
         self._fault_log = SparseLog(log)
         self.outcomes: Counter[str] = Counter()
 
+    def update(self, settings: NameSettings) -> None:
+        """Answer from another zone from the next query on."""
+        self._settings = settings
+
     async def run(self) -> None:
         """Serve until cancelled."""
         loop = asyncio.get_running_loop()

@@ -7,41 +7,12 @@ import dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from node_records import record
 
 from fleet.join_turn import slow_disk_text, turn_of
-from fleet.lifecycle import Standing, State
-from fleet.secret import Secret
+from fleet.lifecycle import State
 from fleet.spec.model import JoinPolicy, Role, SlowDisk
 from fleet.store.records import NodeRecord
-
-
-def record(name: str, role: Role, state: State, *, allowed: bool = False) -> NodeRecord:
-    return NodeRecord(
-        name=name,
-        uuid=name,
-        role=role,
-        board="pi5",
-        standing=Standing(state=state, since=0.0, progressed_at=0.0),
-        detail="",
-        serial=None,
-        mac=None,
-        image_id=None,
-        disk_signature=None,
-        certificate=None,
-        previous_certificate=None,
-        agent_key=None,
-        pending_key=None,
-        approved_key=None,
-        generation=1,
-        join_allowed=allowed,
-        node_password=Secret("p"),
-        boot_id=None,
-        boots=0,
-        status=None,
-        status_sequence=0,
-        status_at=None,
-    )
-
 
 S1 = record("s1", Role.SERVER, State.JOINING)
 S1_UP = record("s1", Role.SERVER, State.READY, allowed=True)

@@ -1,0 +1,69 @@
+"""Takes a new cluster.yaml while the server runs: read, compared with what runs, and put in force as a
+whole."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fleet.changes import Change, Kind, compare
+from fleet.ground import Ground
+from fleet.joining import FOUNDED
+from fleet.spec.load import check_text, loader_surroundings
+from fleet.spec.model import ClusterSpec
+from fleet.spec.problems import Problem
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What became of a file.
+
+    Attributes:
+        problems: Errors and warnings of the file itself.
+        applied: It is in force now; also where nothing differed.
+    """
+
+    problems: tuple[Problem, ...]
+    changes: tuple[Change, ...]
+    applied: bool
+    usual_path: Path
+    """The file that the server reads when it starts again."""
+
+
+class ApplyDesk:
+    """Args:
+    declare: Puts a checked spec in force.
+    """
+
+    def __init__(self, ground: Ground, declare: Callable[[ClusterSpec], None]) -> None:
+        self._ground = ground
+        self._declare = declare
+
+    def apply(self, text: str, path: Path, *, dry_run: bool) -> Applied:
+        """Compare the text of a cluster.yaml with what runs, and take it unless a change is refused.
+
+        Args:
+            path: Of the file, absolute: relative paths in it start there.
+        """
+        running = self._ground.spec
+        checked = check_text(text, path, loader_surroundings(path))
+        if checked.spec is None:
+            return Applied(problems=checked.problems, changes=(), applied=False, usual_path=running.path)
+        with self._ground.store.read() as reader:
+            records, founded = reader.nodes(), reader.value(FOUNDED) is not None
+        changes = compare(running, checked.spec, records, founded=founded)
+        refused = any(change.kind is Kind.REFUSED for change in changes)
+        if not refused and not dry_run:
+            self._declare(checked.spec)
+            for change in changes:
+                log.info("applied: %s %s", change.kind.value, change.key)
+        return Applied(
+            problems=checked.problems,
+            changes=changes,
+            applied=not refused and not dry_run,
+            usual_path=running.path,
+        )
