@@ -7,15 +7,15 @@ may run at the same time. `PACE` makes the periodic work of k3s (15 s, 5 s) quic
 from __future__ import annotations
 
 import importlib.util
-import os
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fabric import PREFIX, Fabric, laid
 from k3s_sim_processes import Admin, Lab, Simulated, running_lab, wait_until
 
 PORT = 6443
@@ -57,6 +57,8 @@ class EtcdCluster:
     network: str = field(default_factory=own_network)
     environ: Mapping[str, str] = field(default_factory=lambda: dict(PACE))
     servers: dict[str, Simulated] = field(default_factory=dict)
+    fabric: Fabric | None = None
+    """Where it is given, every server is a host of its own, which can be cut off."""
 
     def address(self, name: str) -> str:
         """The address of a server, from the number in its name."""
@@ -71,10 +73,18 @@ class EtcdCluster:
         address = self.address(name)
         started = self.lab.start(
             name, "server", "--bind-address", address, "--node-ip", address,
-            "--write-kubeconfig", str(self.lab.kubeconfig(name)), *argv, environ=given,
+            "--write-kubeconfig", str(self.lab.kubeconfig(name)), *argv,
+            environ=given, inside=self._host(name, address),
         )  # fmt: skip
         self.servers[name] = started
         return started
+
+    def _host(self, name: str, address: str) -> list[str]:
+        if self.fabric is None:
+            return []
+        if not self.fabric.has(name):
+            self.fabric.add(name, address)
+        return self.fabric.inside(name)
 
     def init(self, name: str = "s1", *argv: str, environ: Mapping[str, str] | None = None) -> Simulated:
         """Start the first server, and wait until it serves."""
@@ -114,7 +124,11 @@ class EtcdCluster:
         """The API of one server, as administrator."""
         tls = self.lab.tls(name)
         pair = tls / "client-admin.crt", tls / "client-admin.key"
-        return Admin(PORT, tls / "server-ca.crt", *pair, host=self.address(name))
+        return Admin(PORT, tls / "server-ca.crt", *pair, host=self.address(name), dial=self._dial)
+
+    @property
+    def _dial(self) -> Callable[[str, int], socket.socket] | None:
+        return None if self.fabric is None else self.fabric.dial
 
     def condition(self, node: str, through: str = "s1") -> str:
         """Reason of the condition EtcdIsVoter; empty without one."""
@@ -129,9 +143,7 @@ class EtcdCluster:
 
     def members(self, through: str = "s1") -> dict[str, bool]:
         """Nodes of the members as one server names them, with whether they vote."""
-        status, value = Admin(PORT, self.lab.tls(through) / "server-ca.crt", host=self.address(through)).call(
-            "GET", "/db/info"
-        )
+        status, value = self.admin(through).call("GET", "/db/info")
         assert status == 200
         return {item["name"].rpartition("-")[0]: not item.get("isLearner") for item in value["members"]}
 
@@ -139,6 +151,12 @@ class EtcdCluster:
 @contextmanager
 def running_cluster(directory: Path, program: Path) -> Iterator[EtcdCluster]:
     """A lab for servers with etcd, all of which end with it."""
-    assert os.access(etcd_directory() / "etcd", os.X_OK)
     with running_lab(directory, program) as lab:
         yield EtcdCluster(lab)
+
+
+@contextmanager
+def cluster_on_fabric(directory: Path, program: Path) -> Iterator[EtcdCluster]:
+    """The same, with a network namespace for each server."""
+    with laid() as fabric, running_lab(directory, program) as lab:
+        yield EtcdCluster(lab, PREFIX, fabric=fabric)

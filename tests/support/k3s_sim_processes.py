@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,15 +73,25 @@ class Lab:
     program: Path
     running: list[Simulated] = field(default_factory=list)
 
-    def start(self, name: str, *argv: str, environ: Mapping[str, str] | None = None) -> Simulated:
-        """Start `k3s ARGV` with a data directory named after the node, which survives restarts."""
+    def start(
+        self,
+        name: str,
+        *argv: str,
+        environ: Mapping[str, str] | None = None,
+        inside: Sequence[str] = (),
+    ) -> Simulated:
+        """Start `k3s ARGV` with a data directory named after the node, which survives restarts.
+
+        `inside` comes before the command, to run it somewhere else.
+        """
         number = len(self.running)
         address = self.directory / f"notify-{number}"
         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         notify.bind(str(address))
         log_file = self.directory / f"{name}-{number}.log"
         command, *rest = argv
-        full = [sys.executable, str(self.program), command, "--rootless", "--data-dir", str(self.data(name))]
+        full = [*inside, sys.executable, str(self.program), command, "--rootless"]
+        full += ["--data-dir", str(self.data(name))]
         full += ["--node-name", name, "--config", str(self.config(name)), *rest]
         full += [] if "--node-ip" in rest else ["--node-ip", "127.0.0.1"]
         clean = {"PATH": os.environ["PATH"], "NOTIFY_SOCKET": str(address), **(environ or {})}
@@ -158,6 +168,8 @@ class Admin:
     certificate: Path | None = None
     key: Path | None = None
     host: str = "127.0.0.1"
+    dial: Callable[[str, int], socket.socket] | None = None
+    """Where the host is in another network: how to get a connection to it."""
 
     def call(
         self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
@@ -169,6 +181,9 @@ class Admin:
             context.load_cert_chain(self.certificate, self.key)
         connection = http.client.HTTPSConnection(self.host, self.port, timeout=WAIT_S, context=context)
         try:
+            if self.dial is not None:
+                channel = self.dial(self.host, self.port)
+                connection.sock = context.wrap_socket(channel, server_hostname=self.host)
             content = None if body is None else json.dumps(body)
             given = {"Content-Type": "application/merge-patch+json", **(headers or {})}
             connection.request(method, path, content, given)

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-TIMEOUT_S = 12.0
-"""Of one call. With the election timeout of k3s etcd itself gives up after 15 s without a leader."""
+TIMEOUT_S = 9.0
+"""Of one call: etcd would wait 15 s for a leader, and callers of ours wait 10 s."""
 _DIAL_S = 2.0
 
 TOO_MANY_LEARNERS = "etcdserver: too many learner members in cluster"

@@ -38,7 +38,7 @@ MAX_BACKUPS = 5
 
 AUTHORITIES = ("etcd/server-ca", "etcd/peer-ca")
 _REMOVED = "the member has been permanently removed from the cluster"
-_STOP_S = 10.0
+_STOP_S = 3.0
 
 
 @dataclass(frozen=True)
