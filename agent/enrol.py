@@ -20,6 +20,7 @@ from pathlib import Path
 
 from agent.client import ControlClient
 from agent.commands import CommandError, Runner
+from agent.device_key import ProveDevice, prove_nothing
 from agent.errors import AgentError
 from agent.files import sync_directory, write_atomically
 from agent.protocol import (
@@ -177,12 +178,14 @@ def ask(
     kind: ProofKind,
     ticket: str | None = None,
     on_server_time: Callable[[float], None] = lambda _: None,
+    prove_device: ProveDevice = prove_nothing,
 ) -> Verdict:
     """One hello and one proof. An ENROLLED verdict's certificate is stored when this returns.
 
     Args:
         kind: TICKET needs `ticket`; PREVIOUS needs a client that presents the old certificate.
         on_server_time: told the server's clock before the proof is made.
+        prove_device: has the board's firmware sign the conversation, whatever else is shown.
 
     Raises:
         AgentError: unreachable, refused, or the answer can not be stored.
@@ -204,6 +207,7 @@ def ask(
         kind=kind,
         value=ticket_proof(ticket, hello, welcome) if kind is ProofKind.TICKET and ticket else "",
         csr_pem=identity.request(applicant.node),
+        device=prove_device(hello, welcome),
     )
     verdict = client.post("/v1/prove", proof, Verdict)
     if verdict.outcome is Outcome.ENROLLED:

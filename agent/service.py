@@ -25,6 +25,7 @@ from agent.backoff import Backoff
 from agent.client import AuthorityTrust, ControlClient, Refused, Unreachable, Untrusted
 from agent.commands import Runner
 from agent.commands import run as run_command
+from agent.device_key import DeviceKey
 from agent.eeprom import carry_out
 from agent.enrol import Applicant, Identity, ask, read_boot_id
 from agent.errors import AgentError
@@ -118,6 +119,7 @@ class Service:
         self._delays: Iterator[float] | None = None
         self._store = StateStore(host.state_directory)
         self._identity = Identity(host.state_directory, host.run)
+        self._device_key = DeviceKey(host.run)
         self._client = ControlClient(config.control_urls, AuthorityTrust(ca_pem=config.ca_pem))
         self._k3s = K3s(config.role, host.run, host.root)
         self._sampler = Sampler(host.root, host.run)
@@ -328,6 +330,7 @@ class Service:
             kind=kind,
             ticket=ticket,
             on_server_time=lambda server_time: self._consider_clock(server_time - self._host.now()),
+            prove_device=self._device_key.prove,
         )
 
     def _report(self, observed: Observed, problems: list[Problem]) -> StatusAccepted:

@@ -16,6 +16,7 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from agent.proofs import device_message
 from agent.protocol import DeviceProof, Hello, Welcome
@@ -27,6 +28,7 @@ from fleet.store.trust import TrustReads
 
 MAX_KEY_BYTES: Final = 2048
 """A P-256 public key is 91 bytes of DER, 178 of PEM."""
+P256_BYTES: Final = 32
 SUFFIX: Final = ".pub"
 
 
@@ -48,11 +50,22 @@ def verify(proof: DeviceProof | None, hello: Hello, welcome: Welcome) -> Shown:
         return Shown(None)
     try:
         key = parse_public_key(bytes.fromhex(proof.public_key))
-        signature = bytes.fromhex(proof.signature)
+        signature = _as_der(bytes.fromhex(proof.signature))
         key.verify(signature, device_message(hello, welcome), ec.ECDSA(hashes.SHA256()))
     except (ValueError, InvalidSignature):
         return Shown(None, is_false=True)
     return Shown(key_sha256(key))
+
+
+def _as_der(signature: bytes) -> bytes:
+    """The signature as DER (RFC 3279 §2.2.3).
+
+    The firmware's tool does not say whether it writes that, or both numbers of 32 bytes (IEEE P1363).
+    """
+    if len(signature) != 2 * P256_BYTES:
+        return signature
+    first, second = (int.from_bytes(half, "big") for half in (signature[:P256_BYTES], signature[P256_BYTES:]))
+    return encode_dss_signature(first, second)
 
 
 def standing_of(reader: TrustReads, shown: Shown, *, board: str | None, node: str | None) -> DeviceStanding:

@@ -39,7 +39,7 @@ MAX_INITRAMFS_BYTES: Final = 60_000_000
 """A board loads kernel and initramfs at some 10 MB/s over TFTP and keeps them in RAM; a Pi 4 may have 1 GB.
 """
 
-RUNTIME_FORMAT: Final = 1
+RUNTIME_FORMAT: Final = 2
 """Raised when the choice of files below changes."""
 
 LEVEL: Final = 19
@@ -48,6 +48,8 @@ STORE_KIND: Final = "installer-runtimes"
 RUNTIME_FILE: Final = "runtime.cpio.zst"
 
 PROGRAMS: Final = ("/usr/bin/python3", "/usr/bin/zstd")
+OPTIONAL_PROGRAMS: Final = ("/usr/bin/rpi-fw-crypto",)
+"""Taken where the base has them: with the firmware's tool a board can prove its device key."""
 LIBRARY_PATH: Final = ("/usr/lib/aarch64-linux-gnu", "/usr/lib")
 
 _OMITTED_PACKAGES: Final = frozenset(
@@ -138,7 +140,8 @@ def build_runtime(base_disk: Path) -> bytes:
 def _runtime_entries(root: Ext4Volume) -> Iterator[CpioEntry]:
     """Programs, the Python library and the libraries that they need; links are kept, each path comes once."""
     seen: set[str] = set()
-    todo = deque([*PROGRAMS, *_python_files(root)])
+    optional = [path for path in OPTIONAL_PROGRAMS if root.find(path) is not None]
+    todo = deque([*PROGRAMS, *optional, *_python_files(root)])
     while todo:
         path = todo.popleft()
         if path in seen:

@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent import commands
 from agent.client import ControlClient, PinnedTrust
+from agent.device_key import DeviceKey, ProveDevice, prove_nothing
 from agent.errors import AgentError
 from agent.hardware import Disk, format_size, read_disks, read_hardware, read_interfaces
 from agent.installer.cmdline import InstallerConfig, parse_cmdline
@@ -46,6 +48,7 @@ class Surroundings:
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
     before_wait: Callable[[], None] = field(default=lambda: None)
+    prove_device: ProveDevice = prove_nothing
 
 
 class _Progress:
@@ -129,6 +132,7 @@ def install(config: InstallerConfig, client: ControlClient, around: Surroundings
         sleep=around.sleep,
         clock=around.clock,
         before_wait=around.before_wait,
+        prove_device=around.prove_device,
     )
     outcome = None
     while outcome is None:
@@ -286,5 +290,6 @@ def _install_here(config: InstallerConfig, say: Callable[[str], None]) -> None:
         boot_id=boot_id,
         say=say,
         before_wait=lambda: connection.refresh_when_due(secrets.randbits(32)),
+        prove_device=DeviceKey(commands.run).prove,
     )
     install(config, client, around)

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from agent.backoff import Backoff
 from agent.client import ControlClient, Refused, Unreachable
+from agent.device_key import ProveDevice, prove_nothing
 from agent.errors import AgentError
 from agent.proofs import fingerprint
 from agent.protocol import (
@@ -63,6 +64,7 @@ class InstallSession:
         say: prints a line on the board's console.
         sleep, clock: seconds; injected by tests.
         before_wait: called before each wait for an approval (keeps the DHCP lease alive).
+        prove_device: has the board's firmware sign the conversation; None where it can not.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class InstallSession:
         clock: Callable[[], float],
         backoff: Backoff | None = None,
         before_wait: Callable[[], None] = lambda: None,
+        prove_device: ProveDevice = prove_nothing,
     ) -> None:
         self._client = client
         self._hardware = hardware
@@ -87,6 +90,7 @@ class InstallSession:
         self._clock = clock
         self._backoff = backoff or Backoff(first_s=1.0, cap_s=20.0)
         self._before_wait = before_wait
+        self._prove_device = prove_device
         self._key = SessionKey()
 
     def be_admitted(self) -> Verdict:
@@ -167,7 +171,12 @@ class InstallSession:
             intent=self._intent,
         )
         welcome = self._client.post("/v1/hello", hello, Welcome)
-        proof = Proof(session=welcome.session, kind=ProofKind.NONE, installer_key=self._key.secret.hex())
+        proof = Proof(
+            session=welcome.session,
+            kind=ProofKind.NONE,
+            installer_key=self._key.secret.hex(),
+            device=self._prove_device(hello, welcome),
+        )
         return self._client.post("/v1/prove", proof, Verdict)
 
     def _persist(self, call: Callable[[], _T], patience_s: float) -> _T:
