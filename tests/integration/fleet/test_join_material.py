@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 from fakes_fleet import cluster_spec, node_spec
+from k3s_sim_material import finish, put
 from k3s_sim_processes import Lab, Simulated, free_port, running_lab
 
 from agent.k3s import classify
-from agent.protocol import JoinMaterial, NodeFile
+from agent.protocol import JoinMaterial
 from fleet.join_secrets import bootstrap_token, bootstrap_token_object, node_password_object
 from fleet.k3s import K3sMaterial, open_k3s
 from fleet.k3s_config import InitialiseCluster, JoinServer, Way, render_join_material
@@ -56,28 +57,6 @@ def material_for(node: NodeSpec, keys: K3sMaterial, way: Way) -> JoinMaterial:
     return render_join_material(SPEC, node, keys, way, address=None, node_password=password, generation=1)
 
 
-def put(lab: Lab, node: NodeSpec, files: tuple[NodeFile, ...]) -> None:
-    """Write the files where the simulator of this node looks for them."""
-    root = lab.directory / f"{node.name}-root"
-    for file in files:
-        path = root / file.path.removeprefix("/")
-        if file.path.startswith("/var/lib/rancher/k3s/"):
-            path = lab.data(node.name) / file.path.removeprefix("/var/lib/rancher/k3s/")
-        elif file.path.startswith("/etc/rancher/node/"):
-            path = lab.data(node.name) / "agent" / file.path.removeprefix("/")
-        elif file.path.startswith("/etc/rancher/k3s/config.yaml.d/"):
-            path = Path(f"{lab.config(node.name)}.d") / Path(file.path).name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(file.content.replace("/etc/rancher/k3s/bramble-", f"{root}/etc/rancher/k3s/bramble-"))
-
-
-def finish(lab: Lab, node: NodeSpec, material: JoinMaterial) -> None:
-    """What the agent does when k3s runs: the drop-in without its token, then the token file goes."""
-    put(lab, node, material.files_after_ready)
-    for path in material.remove_after_ready:
-        (lab.directory / f"{node.name}-root" / path.removeprefix("/")).unlink()
-
-
 async def ready_nodes(port: int, keys: K3sMaterial, wanted: set[str]) -> None:
     async with (
         asyncio.timeout(DEADLINE_S),
@@ -96,15 +75,15 @@ def start_server(lab: Lab, port: int) -> Simulated:
 def test_first_server_and_agent_become_ready_and_live_on_without_token(lab: Lab, keys: K3sMaterial) -> None:
     port = free_port()
     founder = material_for(SERVER, keys, InitialiseCluster())
-    put(lab, SERVER, founder.files)
+    put(lab, SERVER.name, founder.files)
     server = start_server(lab, port)
     joining = material_for(AGENT, keys, JoinServer(f"https://127.0.0.1:{port}"))
-    put(lab, AGENT, joining.files)
+    put(lab, AGENT.name, joining.files)
     agent = lab.start(AGENT.name, "agent")
     agent.wait_ready()
     asyncio.run(ready_nodes(port, keys, {"pi5-1", "pi4-1"}))
-    finish(lab, SERVER, founder)
-    finish(lab, AGENT, joining)
+    finish(lab, SERVER.name, founder)
+    finish(lab, AGENT.name, joining)
     for process in (agent, server):
         lab.stop(process)
     server = start_server(lab, port)
@@ -117,14 +96,14 @@ def test_agent_joins_with_its_bootstrap_token_and_lives_on_when_that_is_deleted(
     lab: Lab, keys: K3sMaterial
 ) -> None:
     port = free_port()
-    put(lab, SERVER, material_for(SERVER, keys, InitialiseCluster()).files)
+    put(lab, SERVER.name, material_for(SERVER, keys, InitialiseCluster()).files)
     start_server(lab, port)
     token = bootstrap_token(keys.server_token, "uuid of pi4-1", 3)
     way, password = JoinServer(f"https://127.0.0.1:{port}"), Secret("password of pi4-1")
     joining = render_join_material(
         SPEC, AGENT, keys, way, address=None, node_password=password, generation=3, bootstrap=token
     )
-    put(lab, AGENT, joining.files)
+    put(lab, AGENT.name, joining.files)
     rejected = lab.start(AGENT.name, "agent")
     rejected.wait_for_log("server is not ready")
     assert {problem.code for problem in [classify(rejected.log.splitlines())] if problem} == {
@@ -149,7 +128,7 @@ def test_agent_joins_with_its_bootstrap_token_and_lives_on_when_that_is_deleted(
     agent = asyncio.run(in_the_cluster(None))
     agent.wait_ready()
     asyncio.run(in_the_cluster(agent))
-    finish(lab, AGENT, joining)
+    finish(lab, AGENT.name, joining)
     lab.stop(agent)
     lab.start(AGENT.name, "agent").wait_ready()
     asyncio.run(ready_nodes(port, keys, {"pi5-1", "pi4-1"}))
@@ -157,9 +136,9 @@ def test_agent_joins_with_its_bootstrap_token_and_lives_on_when_that_is_deleted(
 
 def test_second_server_joins_the_first_ones_cluster(lab: Lab, keys: K3sMaterial) -> None:
     port = free_port()
-    put(lab, SERVER, material_for(SERVER, keys, InitialiseCluster()).files)
+    put(lab, SERVER.name, material_for(SERVER, keys, InitialiseCluster()).files)
     start_server(lab, port)
-    put(lab, SECOND, material_for(SECOND, keys, JoinServer(f"https://127.0.0.1:{port}")).files)
+    put(lab, SECOND.name, material_for(SECOND, keys, JoinServer(f"https://127.0.0.1:{port}")).files)
     lab.server(SECOND.name, free_port()).wait_ready()
     asyncio.run(ready_nodes(port, keys, {"pi5-1", "pi5-2"}))
 
@@ -168,13 +147,13 @@ def test_reinstalled_node_is_accepted_with_the_password_that_the_store_kept(
     lab: Lab, keys: K3sMaterial
 ) -> None:
     port = free_port()
-    put(lab, SERVER, material_for(SERVER, keys, InitialiseCluster()).files)
+    put(lab, SERVER.name, material_for(SERVER, keys, InitialiseCluster()).files)
     start_server(lab, port)
     joining = material_for(AGENT, keys, JoinServer(f"https://127.0.0.1:{port}"))
-    put(lab, AGENT, joining.files)
+    put(lab, AGENT.name, joining.files)
     first = lab.start(AGENT.name, "agent")
     first.wait_ready()
     lab.stop(first)
     lab.data(AGENT.name).rename(lab.directory / "the disk that was wiped")
-    put(lab, AGENT, joining.files)
+    put(lab, AGENT.name, joining.files)
     lab.start(AGENT.name, "agent").wait_ready()
