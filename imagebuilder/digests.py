@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -28,11 +29,16 @@ class DigestCache:
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             pass  # not known, or not readable: read the file
         digest = hash_file(path)
-        self._directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=self._directory, delete=False) as file:
-            json.dump({"key": key, "sha256": digest}, file)
-        Path(file.name).replace(entry)
+        with contextlib.suppress(OSError):  # full, failing or only to be read: then it is not remembered
+            self._remember(entry, {"key": key, "sha256": digest})
         return digest
+
+    def _remember(self, entry: Path, content: object) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._directory) as work:
+            part = Path(work) / entry.name
+            part.write_text(json.dumps(content), encoding="utf-8")
+            part.replace(entry)
 
 
 def hash_file(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -74,11 +75,29 @@ class CommandFailed(ImageBuilderError):
                 else "was killed"
             )
         elif returncode < 0:
-            ending = f"was ended by signal {-returncode}"
+            ending = f"was ended by {_signal_name(-returncode)}"
         else:
             ending = f"ended with exit code {returncode}"
         lines = [f"command {ending}: {shlex.join(self.argv)}", *(f"  | {line}" for line in self.last_lines)]
-        super().__init__("\n".join(lines), hint or "The command's own last words above say what it lacked.")
+        super().__init__("\n".join(lines), hint or _hint(returncode, bool(self.last_lines)))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _hint(returncode: int | None, has_words: bool) -> str:
+    """What to do about a command that failed."""
+    if returncode == -signal.SIGKILL:
+        return "The kernel ends programs so when memory runs out (dmesg says which). Then try again."
+    if returncode == -signal.SIGXFSZ:
+        return "A file grew beyond what this session may write: raise 'ulimit -f'."
+    if has_words:
+        return "The command's own last words above say what it lacked."
+    return "It said nothing of why; dmesg may know more. Try again, and if it stays so, report it."
 
 
 class NoSpace(ImageBuilderError):

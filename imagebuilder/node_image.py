@@ -19,6 +19,7 @@ from imagebuilder.flash.source import Patch, RawImage, open_raw
 from imagebuilder.flash.target import FlashTarget
 from imagebuilder.flash.writer import FlashJob, OnProgress, Outcome
 from imagebuilder.store import require_room
+from imagebuilder.writing import write_at
 
 
 def write_node_image(
@@ -126,7 +127,7 @@ def apply_in_place(delta: DeltaFile, image: Path) -> bool:
         if not require_applicable(delta, source, os.lseek(descriptor, 0, os.SEEK_END)):
             return False
         for patch in reversed(delta.patches):
-            _write_all(descriptor, patch.data, patch.offset)
+            write_at(descriptor, patch.data, patch.offset, image)
         os.fsync(descriptor)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         for patch in delta.patches:
@@ -159,9 +160,3 @@ def _publish(descriptor: int, part: Path, target: Path) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
-
-
-def _write_all(descriptor: int, data: bytes, offset: int) -> None:
-    done = 0
-    while done < len(data):
-        done += os.pwrite(descriptor, data[done:], offset + done)

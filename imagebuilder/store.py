@@ -43,6 +43,9 @@ RESERVED: Final = frozenset(("tmp", "locks", "uses", "digests", DOWNLOADS))
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
+TOLD: Final = (*FULL, errno.EIO, errno.EROFS, errno.EFBIG)
+"""What a disk may answer to a write: the user is told what it means, not where it happened."""
+
 fsync: Callable[[int], None] = os.fsync
 """The seam at which tests let a disk fail."""
 
@@ -344,22 +347,31 @@ def _disk_errors(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        if exc.errno in (*FULL, errno.EIO, errno.EROFS):
+        if exc.errno in TOLD:
             raise _unwritable(root, exc) from exc
         raise
     except CommandFailed as exc:
-        if any(os.strerror(errno.ENOSPC) in line for line in exc.last_lines):
-            raise DiskFull(root) from exc
+        for number in TOLD:
+            if any(os.strerror(number) in line for line in exc.last_lines):
+                raise _unwritable(root, OSError(number, os.strerror(number)), exc.message) from exc
         raise
 
 
-def _unwritable(root: Path, exc: OSError) -> ImageBuilderError:
+def _unwritable(root: Path, exc: OSError, command: str = "") -> ImageBuilderError:
+    """What an error of the disk means. ``command``: the words of the tool that met it."""
     if exc.errno in FULL:
         return DiskFull(root)
+    words = f"\n{command}" if command else ""
     if exc.errno == errno.EIO:
         return StoreError(
-            f"{root}: the disk of the store failed: {exc.strerror}",
+            f"{root}: the disk of the store failed: {exc.strerror}{words}",
             "Look at the disk (dmesg, smartctl), or put the cache on another one with BRAMBLE_CACHE_DIR.",
+        )
+    if exc.errno == errno.EFBIG:
+        return StoreError(
+            f"{root}: a file grew larger than its filesystem or 'ulimit -f' allows{words}",
+            "FAT ends at 4 GiB: put the cache on another filesystem with BRAMBLE_CACHE_DIR, or raise the "
+            "limit.",
         )
     return StoreError(
         f"{root}: the store cannot be written: {exc.strerror}",

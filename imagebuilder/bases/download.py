@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from imagebuilder.bases.http import Answer, FetchError, Http, TransientError, redact
-from imagebuilder.bases.writing import flush, write_at, write_error
 from imagebuilder.store import require_room
+from imagebuilder.writing import flush, write_at, write_error
 
 FILE_NAME: Final = "file"
 PART_NAME: Final = "file.part"

@@ -9,7 +9,6 @@ times) is derived from the base's id.
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 import uuid
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from imagebuilder.disk.mbr import SECTOR_BYTES, Mbr, raspios_layout, raspios_root_bytes
+from imagebuilder.disk.sparse import copy_range
 from imagebuilder.errors import NotUnderstood
 from imagebuilder.runner import require_tools, run
 from imagebuilder.sandbox import sandboxed
@@ -131,23 +131,6 @@ def check_filesystems(mbr: Mbr, disk: Path) -> None:
         fat = run(["fsck.vfat", "-n", copy], check=False)
     if fat.returncode != 0:
         raise _unclean(disk, "boot partition", "fsck.vfat", fat.stdout + fat.stderr)
-
-
-def copy_range(source: Path, target: Path, offset: int, length: int) -> None:
-    """Copy ``length`` bytes from ``offset`` of ``source`` to a new file, holes staying holes."""
-    with source.open("rb") as read, target.open("wb") as write:
-        write.truncate(length)
-        at, end = offset, offset + length
-        while at < end:
-            try:
-                at = os.lseek(read.fileno(), at, os.SEEK_DATA)
-            except OSError:  # ENXIO: nothing but hole up to the end of the file
-                return
-            hole = min(os.lseek(read.fileno(), at, os.SEEK_HOLE), end)
-            while at < hole:
-                block = os.pread(read.fileno(), min(hole - at, 1 << 20), at)
-                os.pwrite(write.fileno(), block, at - offset)
-                at += len(block)
 
 
 def _make_boot(mbr: Mbr, boot_tree: Path, disk: Path, identity: DiskIdentity) -> None:

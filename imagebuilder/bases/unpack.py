@@ -30,9 +30,9 @@ from imagebuilder.bases.containers import (
     declared_by_zstd,
     detect,
 )
-from imagebuilder.bases.writing import flush, write_error, write_sparse
 from imagebuilder.errors import ImageBuilderError
 from imagebuilder.store import require_room
+from imagebuilder.writing import flush, write_error, write_sparse
 
 PIECE_BYTES: Final = 1 << 20
 INPUT_BYTES: Final = 256 << 10

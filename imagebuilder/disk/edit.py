@@ -54,6 +54,9 @@ ENVIRONMENT: Final = {
 GPT_SECTORS: Final = 34
 """Protective MBR, header and 128 entries."""
 
+E2FSCK_FINDINGS: Final = 0b111
+"""Bits of its exit code that say what is on the disk; the others are troubles of its own (e2fsck(8))."""
+
 _BANNER: Final = re.compile(r"debugfs \d+\.\d+")
 
 
@@ -338,9 +341,16 @@ class DiskImage:
 
 
 def is_clean(disk: Path, root_offset: int) -> bool:
-    """Whether ``e2fsck -fn`` finds nothing to mend on the ext4 at that byte of a disk image."""
+    """Whether ``e2fsck -fn`` finds nothing to mend on the ext4 at that byte of a disk image.
+
+    Raises:
+        CommandFailed: it did not come to an end.
+    """
     argv = ["e2fsck", "-fn", f"{disk.name}?offset={root_offset}"]
-    return run(argv, env=ENVIRONMENT, cwd=disk.parent, check=False).returncode == 0
+    result = run(argv, env=ENVIRONMENT, cwd=disk.parent, check=False)
+    if result.returncode & ~E2FSCK_FINDINGS:
+        raise CommandFailed(argv, result.returncode, (result.stdout + result.stderr).decode(errors="replace"))
+    return result.returncode == 0
 
 
 def _read_back(volume: Ext4Volume, edit: RootEdit, replaced: bool) -> Written:

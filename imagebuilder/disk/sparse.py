@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
+from imagebuilder.disk.source import FileSource
 from imagebuilder.runner import run
+from imagebuilder.writing import write_sparse
+
+PIECE_BYTES: Final = 1 << 20
 
 
 def copy_sparse(source: Path, target: Path) -> None:
@@ -15,19 +22,36 @@ def copy_sparse(source: Path, target: Path) -> None:
 
 
 def copy_range(source: Path, target: Path, offset: int, length: int) -> None:
-    """Copy ``length`` bytes at ``offset`` into a new file of that size; holes and zero blocks stay holes."""
+    """Copy ``length`` bytes at ``offset`` into a new file of that size; holes and zero blocks stay holes.
+
+    Raises:
+        NotUnderstood: the source ends before it should.
+        DiskFull, WriteError: the target cannot be written.
+        OSError: the source cannot be read.
+    """
     with source.open("rb") as reader, target.open("wb") as writer:
         writer.truncate(length)
-        position = offset
-        end = offset + length
-        while position < end:
-            try:
-                position = os.lseek(reader.fileno(), position, os.SEEK_DATA)
-            except OSError:
-                return  # ENXIO: no data after here
-            hole = min(os.lseek(reader.fileno(), position, os.SEEK_HOLE), end)
-            while position < hole:
-                piece = os.pread(reader.fileno(), min(1 << 20, hole - position), position)
-                if piece.strip(b"\0"):
-                    os.pwrite(writer.fileno(), piece, position - offset)
-                position += len(piece)
+        pieces = FileSource(reader.fileno())
+        for start, end in data_runs(reader.fileno(), offset, offset + length):
+            for position in range(start, end, PIECE_BYTES):
+                piece = pieces.read_at(position, min(PIECE_BYTES, end - position))
+                write_sparse(writer.fileno(), piece, position - offset, target)
+
+
+def data_runs(descriptor: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """(start, end) of what is not a hole between two offsets of a file.
+
+    Raises:
+        OSError: the disk failed; that there is no more data is no error.
+    """
+    while start < end:
+        try:
+            begin = os.lseek(descriptor, start, os.SEEK_DATA)
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:
+                raise
+            return
+        if begin >= end:
+            return
+        start = min(os.lseek(descriptor, begin, os.SEEK_HOLE), end)
+        yield begin, start

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from imagebuilder.disk.sparse import data_runs
 from imagebuilder.flash.errors import FlashError
 from imagebuilder.seal.chunks import CHUNK_BYTES
 
@@ -132,15 +132,4 @@ def loose_patches(pieces: Sequence[Piece], patches: Sequence[Patch]) -> list[Pat
 
 
 def _data_pieces(descriptor: int, size: int) -> list[Piece]:
-    pieces: list[Piece] = []
-    position = 0
-    while position < size:
-        try:
-            start = os.lseek(descriptor, position, os.SEEK_DATA)
-        except OSError as exc:
-            if exc.errno != errno.ENXIO:
-                raise
-            break
-        position = os.lseek(descriptor, start, os.SEEK_HOLE)
-        pieces.extend(split_range(start, position))
-    return pieces
+    return [piece for start, end in data_runs(descriptor, 0, size) for piece in split_range(start, end)]

@@ -19,10 +19,8 @@ Source of the frame rules: RFC 8878 §3 (frames may be concatenated).
 from __future__ import annotations
 
 import ctypes
-import errno
 import hashlib
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,7 +34,9 @@ import zstandard
 
 from imagebuilder.disk.blockmap import ByteRange
 from imagebuilder.disk.source import ByteSource
+from imagebuilder.disk.sparse import data_runs
 from imagebuilder.errors import NotUnderstood
+from imagebuilder.writing import write_at
 
 CHUNK_BYTES: Final = 4 * 2**20
 ZERO_FRAME_BYTES: Final = 16 * 2**20
@@ -161,7 +161,7 @@ def clear_unmapped(descriptor: int, size_bytes: int, ranges: Sequence[ByteRange]
     edges = [ByteRange(0, 0), *ranges, ByteRange(size_bytes, size_bytes)]
     cleared = 0
     for before, after in pairwise(edges):
-        for start, end in _data_runs(descriptor, before.end, after.start):
+        for start, end in data_runs(descriptor, before.end, after.start):
             _punch(descriptor, start, end - start)
             cleared += end - start
     return cleared
@@ -210,21 +210,6 @@ def _compressor() -> zstandard.ZstdCompressor:
     return zstandard.ZstdCompressor(level=LEVEL, write_content_size=True, write_checksum=True)
 
 
-def _data_runs(descriptor: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """(start, end) of what is not a hole between two offsets."""
-    while start < end:
-        try:
-            begin = os.lseek(descriptor, start, os.SEEK_DATA)
-        except OSError as exc:
-            if exc.errno != errno.ENXIO:
-                raise
-            return
-        if begin >= end:
-            return
-        start = min(os.lseek(descriptor, begin, os.SEEK_HOLE), end)
-        yield begin, start
-
-
 _FALLOC_FL_KEEP_SIZE: Final = 0x01
 _FALLOC_FL_PUNCH_HOLE: Final = 0x02
 
@@ -243,4 +228,5 @@ def _punch(descriptor: int, offset: int, length: int) -> None:
     if result == 0:
         return
     for position in range(offset, offset + length, CHUNK_BYTES):
-        os.pwrite(descriptor, bytes(min(CHUNK_BYTES, offset + length - position)), position)
+        zeros = bytes(min(CHUNK_BYTES, offset + length - position))
+        write_at(descriptor, zeros, position, Path("the image"))

@@ -9,6 +9,8 @@ commands; 0 means that it lives. Prints one JSON line per child: {"status": how 
 killed, {"operations": how many it did, "image": the built image's directory or null, "error", "hint",
 "room_bytes": left in the store}.
 
+Results are written with writev(2), which nothing else here uses: a test may let write(2) fail.
+
 The room on the disk is not looked at before the build: it may be gone a moment later, and that is what a full
 disk is here.
 """
@@ -92,15 +94,14 @@ def main() -> None:
         if child == 0:
             os.close(reading)
             result = build_one(plan, Death(int(line)))
-            os.write(writing_end, json.dumps(result).encode())
+            os.writev(writing_end, [json.dumps(result).encode()])
             os._exit(0)
         os.close(writing_end)
         with os.fdopen(reading, "rb") as pipe:
             told = pipe.read()
         _, ended = os.waitpid(child, 0)
-        print(
-            json.dumps({"status": os.waitstatus_to_exitcode(ended), **json.loads(told or b"{}")}), flush=True
-        )
+        result = {"status": os.waitstatus_to_exitcode(ended), **json.loads(told or b"{}")}
+        os.writev(sys.stdout.fileno(), [json.dumps(result).encode() + b"\n"])
 
 
 if __name__ == "__main__":

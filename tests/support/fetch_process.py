@@ -18,7 +18,7 @@ from typing import Any
 
 from stock_sites import stock_image
 
-from imagebuilder.bases import writing
+from imagebuilder import writing
 from imagebuilder.bases.fetch import fetch_image
 from imagebuilder.bases.http import Http
 from imagebuilder.store import Store

@@ -22,7 +22,7 @@ from image_site import SigningKey, Site, end_agent, image_site, make_key
 from stock_sites import RASPIOS, UBUNTU, packed_disk, put_raspios, put_ubuntu, raw_sha256, stock_image
 
 from imagebuilder import store as store_module
-from imagebuilder.bases import writing
+from imagebuilder import writing
 from imagebuilder.bases.fetch import fetch_image
 from imagebuilder.bases.http import Http
 from imagebuilder.errors import DiskFull, ImageBuilderError

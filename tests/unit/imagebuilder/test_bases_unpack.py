@@ -16,7 +16,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagebuilder.bases import writing
+from imagebuilder import writing
 from imagebuilder.bases.containers import DamagedArchive, Format
 from imagebuilder.bases.unpack import TooLarge, unpack
 from imagebuilder.errors import ImageBuilderError, NoSpace

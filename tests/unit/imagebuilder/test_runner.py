@@ -61,7 +61,10 @@ def test_failed_command_is_shown_as_one_could_type_it_with_its_last_words() -> N
 
 
 def test_signals_and_timeouts_are_told_apart_from_exit_codes() -> None:
-    assert "was ended by signal 9" in CommandFailed(["x"], -9, "").message
+    killed = CommandFailed(["x"], -9, "")
+    assert "was ended by SIGKILL" in killed.message
+    assert "memory" in killed.hint
+    assert "signal 77" in CommandFailed(["x"], -77, "").message
     assert "did not end within 5 s and was killed" in CommandFailed(["x"], None, "", timeout_s=5).message
 
 

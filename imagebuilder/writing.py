@@ -1,7 +1,7 @@
 """Writing downloads and disk images: all bytes or an error, zeros as holes, and what the error means.
 
-The two functions that tests replace to make a disk fail are named here; nothing else in this package writes
-image data.
+The two functions that tests replace to make a disk fail are named here. pwrite(2) may take less than it was
+given and say so only by its result, so whoever writes at an offset does it through ``write_at``.
 """
 
 from __future__ import annotations
