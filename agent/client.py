@@ -206,6 +206,10 @@ class ControlClient:
         """POST where the answer holds nothing."""
         self._call("POST", path, encode(message))
 
+    def download(self, path: str, limit: int) -> bytes:
+        """A file of at most `limit` bytes; longer ones are cut off there, which their digest tells."""
+        return self._call("GET", path, None, limit)
+
     def _decode(self, kind: type[Message], body: bytes) -> Message:
         try:
             return decode(kind, body, newer_peer=True)
@@ -215,15 +219,15 @@ class ControlClient:
                 "Server and node speak different versions; rebuild the image with the server's release.",
             ) from exc
 
-    def _call(self, method: str, path: str, body: bytes | None) -> bytes:
+    def _call(self, method: str, path: str, body: bytes | None, limit: int = MAX_BODY_BYTES) -> bytes:
         with self._in_use:
-            return self._call_alone(method, path, body)
+            return self._call_alone(method, path, body, limit)
 
-    def _call_alone(self, method: str, path: str, body: bytes | None) -> bytes:
+    def _call_alone(self, method: str, path: str, body: bytes | None, limit: int) -> bytes:
         kept = self._connection
         if kept is not None:
             try:
-                return self._exchange(kept, method, path, body)
+                return self._exchange(kept, method, path, body, limit)
             except Unreachable:
                 # The server may have closed an idle connection; every message of the protocol may be
                 # repeated.
@@ -232,7 +236,7 @@ class ControlClient:
         for endpoint in list(self._endpoints):
             try:
                 self._connection = self._connect(endpoint)
-                answer = self._exchange(self._connection, method, path, body)
+                answer = self._exchange(self._connection, method, path, body, limit)
             except Unreachable as exc:
                 self.close()
                 failures.append(exc)
@@ -261,7 +265,9 @@ class ControlClient:
             ) from exc
         return connection
 
-    def _exchange(self, connection: _Connection, method: str, path: str, body: bytes | None) -> bytes:
+    def _exchange(
+        self, connection: _Connection, method: str, path: str, body: bytes | None, limit: int
+    ) -> bytes:
         headers = {"Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -270,14 +276,14 @@ class ControlClient:
         try:
             connection.request(method, path, body=body, headers=headers)
             response = connection.getresponse()
-            answer = response.read(MAX_BODY_BYTES + 1)
+            answer = response.read(limit + 1)
         except (OSError, http.client.HTTPException) as exc:
             raise Unreachable(
                 f"https://{connection.host}:{connection.port}{path}: no answer: {exc or type(exc).__name__}",
                 "Is 'bramble serve' running? The call is tried again.",
             ) from exc
         self._note_clock(response.getheader("Date"))
-        if len(answer) > MAX_BODY_BYTES:
+        if len(answer) > limit:
             self.close()  # the rest of the body is still in the connection
         if response.status >= 500:
             raise Unreachable(

@@ -35,6 +35,13 @@ class WriteEeprom:
 
 
 @dataclass(frozen=True)
+class Update:
+    """Another release of the agent is to run here."""
+
+    number: int
+
+
+@dataclass(frozen=True)
 class FetchDesired:
     """The server has a newer order than the one that is known."""
 
@@ -69,7 +76,18 @@ class MarkDone:
     generation: int
 
 
-Action = Enrol | ForgetTicket | Renew | WriteEeprom | FetchDesired | Join | FinishJoin | Configure | MarkDone
+Action = (
+    Enrol
+    | ForgetTicket
+    | Renew
+    | WriteEeprom
+    | Update
+    | FetchDesired
+    | Join
+    | FinishJoin
+    | Configure
+    | MarkDone
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +106,8 @@ class Observed:
     done_generation: int = 0
     newest_eeprom: int = 0
     done_eeprom: int = 0
+    newest_update: int = 0
+    done_update: int = 0
     join: JoinRecord | None = None
 
 
@@ -106,6 +126,9 @@ def plan(observed: Observed) -> tuple[Action, ...]:
         actions.append(Renew())
     if observed.newest_eeprom > observed.done_eeprom:
         actions.append(WriteEeprom(observed.newest_eeprom))
+    if observed.newest_update > observed.done_update:
+        # Last: the process ends with it, and its successor goes on from the state file.
+        return (*actions, Update(observed.newest_update))
     desired = observed.desired
     if observed.newest_generation > (desired.generation if desired else 0):
         # Decide on the newest order only: the next round sees it.

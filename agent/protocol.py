@@ -11,10 +11,12 @@ admitted carries `Authorization: Bearer <session token>`; an enrolled agent pres
     GET  /v1/install/plan             (bearer)       -> InstallPlan
     POST /v1/install/progress         (bearer) InstallProgress -> {}
     POST /v1/install/complete         (bearer) InstallComplete -> {}
-    GET  /v1/node/desired             (certificate)  -> Desired
+    GET  /v1/node/desired             (certificate)  -> SignedOrder of a Desired
     POST /v1/node/status              (certificate) Status     -> StatusAccepted
     POST /v1/node/join-material       (certificate)  -> JoinMaterial
-    GET  /v1/node/eeprom              (certificate)  -> EepromOrder
+    GET  /v1/node/eeprom              (certificate)  -> SignedOrder of an EepromOrder
+    GET  /v1/node/update              (certificate)  -> SignedOrder of an AgentOrder
+    GET  /v1/node/agent/<sha256>      (certificate)  -> the zipapp
 
 An error answers with a 4xx/5xx status and `{"error": code, "message": text, "hint": text}`.
 """
@@ -300,6 +302,8 @@ class Status:
     disk_sync_ms: float | None = None
     """What 99 of 100 synced writes to the disk of k3s's data take at most, milliseconds; measured on servers
     before they join."""
+    agent_release: str = ""
+    """SHA-256 of the zipapp that runs."""
 
 
 @dataclass(frozen=True)
@@ -323,6 +327,8 @@ class StatusAccepted:
     interval_s: float
     eeprom: int = 0
     """Number of the newest `EepromOrder`; 0: there is none."""
+    update: int = 0
+    """Number of the newest `AgentOrder` for this node; 0: there is none."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -26,7 +27,7 @@ from agent.client import AuthorityTrust, ControlClient, Refused, Unreachable, Un
 from agent.commands import Runner
 from agent.commands import run as run_command
 from agent.device_key import DeviceKey
-from agent.eeprom import carry_out
+from agent.duties import Duties, Place
 from agent.enrol import Applicant, Identity, ask, read_boot_id
 from agent.errors import AgentError
 from agent.hardware import ROOT, read_hardware, read_interfaces, read_text
@@ -35,6 +36,7 @@ from agent.join_gates import find_data_disk, find_gates, measure_sync_ms
 from agent.k3s import K3s
 from agent.network import read_address
 from agent.notify import ServiceManager, parse_environment
+from agent.orders import DESIRED, SignedOrder
 from agent.plan import (
     Action,
     Configure,
@@ -46,6 +48,7 @@ from agent.plan import (
     MarkDone,
     Observed,
     Renew,
+    Update,
     WriteEeprom,
     newer,
     plan,
@@ -53,7 +56,6 @@ from agent.plan import (
 from agent.proofs import fingerprint
 from agent.protocol import (
     Desired,
-    EepromOrder,
     JoinMaterial,
     K3sState,
     Outcome,
@@ -65,6 +67,7 @@ from agent.protocol import (
 )
 from agent.sampler import Sampler
 from agent.state import NodeConfig, StateStore, forget_ticket, load_node_config
+from agent.verify import OrderVerifier
 
 log = logging.getLogger("bramble.agent")
 
@@ -75,6 +78,8 @@ MAX_ROUNDS = 8
 """Rounds of plan and apply before a report goes out: one order leads to the next without waiting an
 interval."""
 BOOT_MODE_NETWORK = 2
+RELEASE_VARIABLE = "BRAMBLE_RELEASE"
+"""Set by the launcher: the digest of the release that it started."""
 CERTIFICATE_UNKNOWN = 401
 """The server does not know the certificate (any more): enrol again, with what proof there is."""
 
@@ -88,6 +93,8 @@ class Host:
     now: Callable[[], float] = time.time
     set_clock: Callable[[float], None] = clock.set_clock
     min_interval_s: float = MIN_INTERVAL_S
+    release: str = ""
+    """SHA-256 of the zipapp that this process runs from."""
 
     @property
     def node_file(self) -> Path:
@@ -123,17 +130,25 @@ class Service:
         self._client = ControlClient(config.control_urls, AuthorityTrust(ca_pem=config.ca_pem))
         self._k3s = K3s(config.role, host.run, host.root)
         self._sampler = Sampler(host.root, host.run)
-        self._hardware = read_hardware(host.root)
         self._boot_id = read_boot_id(host.root)
         self._image_id = _read_image_id(host.root)
+        self._hardware = read_hardware(host.root)
+        self._notes: list[Problem] = []
+        self._duties = Duties(
+            OrderVerifier(host.run, config.ca_pem, config.node),
+            self._client,
+            self._store,
+            Place(host.state_directory, host.run, self._hardware, host.release),
+            self._note,
+        )
         self._enrolled = False
         self._renew_at = float("inf")
         self._newest_generation = 0
         self._newest_eeprom = 0
+        self._newest_update = 0
         self._behind_s: float | None = None
         self._places = Places.find(host.root)
         self._sync_ms: float | None = None
-        self._notes: list[Problem] = []
         self._stop = threading.Event()
 
     def stop(self) -> None:
@@ -159,6 +174,7 @@ class Service:
             self._note(
                 "state_damaged", "state.json was damaged, an older copy is used", "Check the disk (dmesg)."
             )
+        self._duties.begin()
         self._note_identity()
 
     def _note_identity(self) -> None:
@@ -203,6 +219,8 @@ class Service:
         self._newest_generation = max(self._newest_generation, accepted.generation)
         behind |= accepted.eeprom > self._store.state.eeprom
         self._newest_eeprom = accepted.eeprom
+        behind |= accepted.update > self._store.state.update
+        self._newest_update = accepted.update
         self._status(
             f"{self._config.node}: k3s {observed.k3s.value}, order {self._store.state.generation} done"
         )
@@ -226,6 +244,8 @@ class Service:
             done_generation=state.generation,
             newest_eeprom=self._newest_eeprom,
             done_eeprom=state.eeprom,
+            newest_update=self._newest_update,
+            done_update=state.update,
             join=state.join,
         )
 
@@ -256,9 +276,14 @@ class Service:
         elif isinstance(action, Renew):
             self._renew()
         elif isinstance(action, WriteEeprom):
-            self._write_eeprom()
+            self._duties.write_eeprom()
+        elif isinstance(action, Update):
+            if self._duties.update():
+                self._status("another release of the agent takes over")
+                self._stop.set()
         elif isinstance(action, FetchDesired):
-            offered = self._client.get("/v1/node/desired", Desired)
+            signed = self._client.get("/v1/node/desired", SignedOrder)
+            offered = self._duties.orders.open(signed, DESIRED, Desired)
             self._store.save(dataclasses.replace(state, desired=newer(state.desired, offered)))
             self._newest_generation = offered.generation
         elif isinstance(action, Join):
@@ -275,24 +300,6 @@ class Service:
             configure(self._host.root, self._host.run, state.join, action.files, restart=action.restart)
         elif isinstance(action, MarkDone):
             self._store.save(dataclasses.replace(state, generation=action.generation))
-
-    def _write_eeprom(self) -> None:
-        """Carry the order out, once: what became of it is said in the next report, whatever it was."""
-        order = self._client.get("/v1/node/eeprom", EepromOrder)
-        if order.number <= self._store.state.eeprom:
-            return
-        # Before it is begun: a board that fails in the middle of it must not begin again by itself.
-        self._store.save(dataclasses.replace(self._store.state, eeprom=order.number))
-        try:
-            written = carry_out(order, self._hardware, self._host.run, self._host.state_directory)
-        except AgentError as exc:
-            self._note("eeprom_refused", f"order {order.number}: {exc.message}", exc.hint)
-            return
-        if written.changes:
-            text = f"order {order.number} is written, {'; '.join(written.changes)}"
-            self._note("eeprom_written", text, "It takes effect when the board restarts.")
-        else:
-            self._note("eeprom_unchanged", f"order {order.number}: the EEPROM holds all of it already", "")
 
     def _enrol(self) -> None:
         ticket = self._config.ticket
@@ -364,8 +371,10 @@ class Service:
             agent_version=__version__,
             material=self._store.state.join.generation if self._store.state.join else 0,
             disk_sync_ms=self._disk_sync_ms(),
+            agent_release=self._host.release,
         )
         accepted = self._client.post("/v1/node/status", status, StatusAccepted)
+        self._duties.was_heard()
         self._notes = self._notes[len(notes) :]
         return accepted
 
@@ -453,6 +462,7 @@ def _problem_code(action: Action) -> str:
     codes = {
         Renew: "renewal",
         Join: "join",
+        Update: "agent_update",
         FinishJoin: "join_cleanup",
         Configure: "settings",
         FetchDesired: "desired",
@@ -469,10 +479,16 @@ def _read_image_id(root: Path) -> str | None:
     return image_id if isinstance(image_id, str) else None
 
 
+def _own_digest() -> str:
+    """Of the zipapp that Python was started with; empty for anything else."""
+    program = Path(sys.argv[0])
+    return hashlib.sha256(program.read_bytes()).hexdigest() if program.suffix == ".pyz" else ""
+
+
 def main() -> int:
     """Run under systemd until SIGTERM."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
-    host = Host()
+    host = Host(release=os.environ.get(RELEASE_VARIABLE) or _own_digest())
     service = Service(load_node_config(host.node_file), host, parse_environment(dict(os.environ)))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())

@@ -120,6 +120,8 @@ class AgentState:
     join: JoinRecord | None = None
     eeprom: int = 0
     """The last EEPROM order that was carried out or refused."""
+    update: int = 0
+    """The last order to run another release of the agent that was carried out or refused."""
 
 
 def parse_state(data: bytes) -> AgentState:

@@ -34,6 +34,7 @@ COMMANDS = {
     "show": "fleet.cli:show",
     "doctor": "bramble.doctor.cli:doctor",
     "eeprom": "fleet.cli_eeprom:eeprom",
+    "agent": "fleet.cli_agent:agent",
     "approve": "fleet.cli_people:approve",
     "reject": "fleet.cli_people:reject",
     "revoke": "fleet.cli_people:revoke",

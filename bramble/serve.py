@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from bramble.agent_release import pack_release
 from bramble.boot_images import allow_bootloader_updates, fingerprint, serve_boot_images
 from bramble.boot_table import ControlAddress, make_boot_table, to_report
 from bramble.images import ClusterImages, ContentAddress
@@ -80,6 +81,7 @@ class Server:
             self._images,
             ControlInfo(urls=(self.control.url,), ca_pem=pki.ca_pem),
         )
+        self._controller.updates.set_source(pack_release)
         self._refresh_is_due = False
         self._installing: set[str] = set()
         metrics = make_metrics(self._store, self._pxe, self._controller)

@@ -181,6 +181,15 @@ class FleetReader:
         message: str = self._ask("POST", path, json.dumps(dict(settings)))["message"]
         return message
 
+    def ask(self, method: str, path: str, value: Mapping[str, Any] | None = None) -> Any:
+        """One route of the admin API.
+
+        Raises:
+            NoServerError: Only a running server can answer.
+            FleetError: It refuses.
+        """
+        return self._ask(method, path, None if value is None else json.dumps(dict(value)))
+
     def _ask(self, method: str, path: str, body: str | None = None) -> Any:
         connection = _UnixConnection(self._socket)
         try:

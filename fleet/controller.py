@@ -7,6 +7,7 @@ It owns no sockets. Everything runs on one thread (the event loop's); calls take
     people     approve, reject, revoke, device keys                   fleet.people
     installs   plan, progress, complete                               fleet.installs
     joins      status, desired, join material                         fleet.joining
+    updates    releases of the agent, in waves                        fleet.update_desk
     watch      time limits, silence, Ready                            fleet.watch
 """
 
@@ -45,6 +46,7 @@ from fleet.spec.model import ClusterSpec, NodeSpec, Role
 from fleet.store.database import Store, StoreError
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Transaction
+from fleet.update_desk import UpdateDesk
 from fleet.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -104,7 +106,9 @@ class Controller:
         self.people = PeopleDesk(ground)
         self.installs = InstallDesk(ground, images, control)
         self.handouts = HandoutDesk(ground, control)
-        self.joins = JoinDesk(ground)
+        self.pki = pki
+        self.updates = UpdateDesk(ground)
+        self.joins = JoinDesk(ground, self.updates)
         self.eeprom = EepromDesk(ground)
         self.boots = BootDesk(ground)
         door = KubeDoor(ground, connect)
@@ -140,6 +144,7 @@ class Controller:
         """Write what waited, and apply time limits."""
         self.boots.flush()
         self.watch.tick()
+        self.updates.tick()
 
     async def run(self) -> None:
         """Keep time until cancelled."""

@@ -35,6 +35,7 @@ class Kind(StrEnum):
     HELD = "held"
     ALARM = "alarm"
     EEPROM = "eeprom"
+    AGENT = "agent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -397,6 +398,16 @@ def eeprom_ordered(number: int, settings: Mapping[str, str]) -> Entry:
         text=f"order {number}: bootloader settings are to be written, {wanted}",
         detail={"order": number, "settings": dict(settings)},
     )
+
+
+def update_ordered(number: int, version: str, nodes: int) -> Entry:
+    text = f"order {number}: agent {version} is to run on {nodes} node(s)"
+    return Entry(kind=Kind.AGENT, text=text, detail={"order": number, "version": version})
+
+
+def update_told(number: int, version: str) -> Entry:
+    text = f"order {number}: told to run agent {version}"
+    return Entry(kind=Kind.AGENT, text=text, detail={"order": number, "version": version})
 
 
 def declared() -> Entry:

@@ -38,6 +38,7 @@ from fleet.restored import observe, unobserved, unobserved_servers
 from fleet.spec.model import NodeSpec, Role
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Transaction
+from fleet.update_desk import UpdateDesk
 
 JOINING_INTERVAL_S: Final = 3.0
 STEADY_INTERVAL_S: Final = 10.0
@@ -54,13 +55,18 @@ _HAS_JOINED: Final = (State.READY, State.DEGRADED, State.LOST)
 class JoinDesk:
     """Answers enrolled agents."""
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: Ground, updates: UpdateDesk) -> None:
         self._ground = ground
+        self._updates = updates
         self._reconciled: object = None
         self._health = HealthDesk()
 
     def desired(self, certificate: str | None) -> Desired:
         """What the server wants of the caller."""
+        return self.desired_of(certificate)[1]
+
+    def desired_of(self, certificate: str | None) -> tuple[str, Desired]:
+        """The caller's name, and what the server wants of it."""
         now = self._ground.clock()
         with self._ground.store.write() as tx:
             node = self._caller(tx, certificate)
@@ -68,13 +74,14 @@ class JoinDesk:
             join = JoinState.load(tx, node.name)
             # What it is to keep goes to a node that has joined; one that joins gets it with its material.
             files = (self._kept(node, join.server),) if node.state in _HAS_JOINED and join.settings else ()
-        return Desired(
+        desired = Desired(
             generation=node.generation,
             join=node.join_allowed,
             reason=reason,
             material=join.material,
             files=files,
         )
+        return node.name, desired
 
     def status(self, certificate: str | None, status: Status) -> StatusAccepted:
         """Take a report; one that was taken before changes nothing."""
@@ -97,6 +104,7 @@ class JoinDesk:
             if not is_copy:
                 node, _reason = self._give_turn(tx, node, now)
             eeprom = number_of(tx, node.name)
+            update = 0 if is_copy else self._updates.hear(tx, node, status)
         if is_copy:  # raised out here: the suspension must be durable
             raise _no_certificate()
         waits = node.state in WANTS_TO_JOIN
@@ -104,6 +112,7 @@ class JoinDesk:
             generation=node.generation,
             interval_s=JOINING_INTERVAL_S if waits else STEADY_INTERVAL_S,
             eeprom=eeprom,
+            update=update,
         )
 
     def caller(self, certificate: str | None) -> NodeRecord:

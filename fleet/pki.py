@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from agent.orders import SignedOrder, signed_bytes
+from agent.protocol import encode
 from fleet.certificates import (
     Authority,
     certificate_pem,
@@ -176,6 +178,12 @@ class ControlPki:
             ],
         )
         return NodeCertificate(certificate_pem(certificate).decode(), f"{certificate.serial_number:x}")
+
+    def sign_order(self, kind: str, node: str, message: Any) -> SignedOrder:
+        """An order for one node, signed with the CA's key; `agent.orders` has the form."""
+        body = encode(message)
+        signature = self._authority.key.sign(signed_bytes(kind, node, body), ec.ECDSA(hashes.SHA256()))
+        return SignedOrder(kind, body.decode(), signature.hex())
 
     def ticket(self, node: str, intent: int, attempt: int) -> Secret:
         """The single-use secret of one attempt to install one node, 64 hex digits.

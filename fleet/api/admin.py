@@ -24,6 +24,7 @@ from typing import Final
 
 from aiohttp import web
 
+from fleet.api.agents import add_admin_routes
 from fleet.api.answers import answer_errors, value_answer
 from fleet.api.apply import ApplyRoutes
 from fleet.api.people import PeopleRoutes
@@ -50,6 +51,7 @@ class AdminApi:
         app.router.add_post("/v1/admin/nodes/{name}/handout/{intent:[0-9]{1,9}}", self._handed_out)
         app.router.add_post("/v1/admin/nodes/{name}/eeprom", self._eeprom)
         app.router.add_get("/v1/admin/summary", self._summary)
+        add_admin_routes(app, self._controller)
         PeopleRoutes(self._controller).add_to(app)
         ApplyRoutes(self._controller).add_to(app)
         return app

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
+from agent.orders import DESIRED, EEPROM
 from agent.protocol import (
     MAX_BODY_BYTES,
     Hello,
@@ -24,8 +25,10 @@ from agent.protocol import (
     decode,
     encode,
 )
+from fleet.api.agents import add_node_routes
 from fleet.api.answers import answer_errors, json_answer
 from fleet.api.limits import RateLimit
+from fleet.api.peer import peer_certificate
 from fleet.controller import Controller
 from fleet.errors import FleetError
 from fleet.refusal import RefusedError
@@ -62,6 +65,7 @@ class ControlApi:
         app.router.add_post("/v1/node/status", self._status)
         app.router.add_get("/v1/node/eeprom", self._eeprom)
         app.router.add_post("/v1/node/join-material", self._join_material)
+        add_node_routes(app, self._controller)
         return app
 
     async def _hello(self, request: web.Request) -> web.Response:
@@ -89,14 +93,17 @@ class ControlApi:
         return json_answer(b"{}")
 
     async def _desired(self, request: web.Request) -> web.Response:
-        return _answer(self._controller.joins.desired(peer_certificate(request)))
+        node, desired = self._controller.joins.desired_of(peer_certificate(request))
+        return _answer(self._controller.pki.sign_order(DESIRED, node, desired))
 
     async def _eeprom(self, request: web.Request) -> web.Response:
         node = self._controller.joins.caller(peer_certificate(request))
-        return _answer(self._controller.eeprom.order_for(node))
+        order = self._controller.eeprom.order_for(node)
+        return _answer(self._controller.pki.sign_order(EEPROM, node.name, order))
 
     async def _status(self, request: web.Request) -> web.Response:
-        status = await _read(request, Status)
+        # A node may have been given a newer agent by a server that was set back since.
+        status = decode(Status, await request.read(), newer_peer=True)
         return _answer(self._controller.joins.status(peer_certificate(request), status))
 
     async def _join_material(self, request: web.Request) -> web.Response:
@@ -109,14 +116,6 @@ class ControlApi:
             raise RefusedError(
                 429, "too-many", "too many requests from this address", "Ask again in seconds."
             )
-
-
-def peer_certificate(request: web.Request) -> str | None:
-    """Serial number (lower-case hex, no leading zeros) of the connection's verified client certificate."""
-    tls = request.get_extra_info("ssl_object")
-    shown: dict[str, Any] | None = tls.getpeercert() if tls is not None else None
-    serial = shown.get("serialNumber") if shown else None
-    return f"{int(serial, 16):x}" if serial else None
 
 
 def _bearer(request: web.Request) -> str:

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from agent.orders import DESIRED, EEPROM, UPDATE, AgentOrder, SignedOrder, signed_bytes
 from agent.protocol import (
     Desired,
     DiskSelector,
@@ -160,6 +161,11 @@ class ControlServer:
         self.desired = Desired(generation=1, join=False)
         self.material: JoinMaterial | None = None
         self.eeprom: EepromOrder | None = None
+        self.update: AgentOrder | None = None
+        self.archive: bytes | None = None
+        self.signer: Authority | None = None
+        """Signs orders in the authority's place."""
+        self.signs_for = "pi-1"
         self.interval_s = 0.05
         self.clock_ahead_s = 0.0
         self.approve_everybody = False
@@ -303,18 +309,29 @@ class ControlServer:
                 self.completed.append(decode(InstallComplete, body))
                 return b"{}"
             case "/v1/node/desired":
-                return encode(self.desired)
+                return self._sign(DESIRED, self.desired)
             case "/v1/node/status":
                 self.statuses.append(decode(Status, body))
-                number = self.eeprom.number if self.eeprom else 0
-                return encode(StatusAccepted(self.desired.generation, self.interval_s, number))
+                eeprom = self.eeprom.number if self.eeprom else 0
+                update = self.update.number if self.update else 0
+                return encode(StatusAccepted(self.desired.generation, self.interval_s, eeprom, update))
             case "/v1/node/eeprom" if self.eeprom is not None:
                 self.eeprom_requests += 1
-                return encode(self.eeprom)
+                return self._sign(EEPROM, self.eeprom)
+            case "/v1/node/update" if self.update is not None:
+                return self._sign(UPDATE, self.update)
+            case path if path.startswith("/v1/node/agent/") and self.archive is not None:
+                return self.archive
             case "/v1/node/join-material" if self.material is not None:
                 self.material_requests += 1
                 return encode(self.material)
         raise Refusal(404, "not-found", f"no route {request.path}")
+
+    def _sign(self, kind: str, message: Any) -> bytes:
+        body = encode(message)
+        key = (self.signer or self.authority).key
+        signature = key.sign(signed_bytes(kind, self.signs_for, body), ec.ECDSA(hashes.SHA256()))
+        return encode(SignedOrder(kind, body.decode(), signature.hex()))
 
     def _judge(self, proof: Proof) -> Verdict:
         hello, welcome = self._welcomes[proof.session]

@@ -5,28 +5,23 @@ from __future__ import annotations
 import json
 import stat
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from agent_nodes import FakeSystem, make_node_root
+from agent_services import make_service, serving
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from fakes_agent import TICKET, ControlServer, running
 
-from agent.backoff import Backoff
 from agent.client import AuthorityTrust, ControlClient, Untrusted
 from agent.commands import Completed
 from agent.commands import run as run_command
-from agent.notify import ServiceManager
 from agent.protocol import Desired, EepromOrder, JoinMaterial, K3sState, NodeFile, Outcome, ProofKind, Verdict
-from agent.service import Host, Service
-from agent.state import load_node_config
 from lab import eeprom_stand_in
 
 pytestmark = pytest.mark.integration
@@ -63,34 +58,6 @@ def root(tmp_path: Path, control: ControlServer) -> Path:
     return make_node_root(
         tmp_path / "root", control_urls=[control.url], ca_pem=control.authority.pem, ticket=TICKET
     )
-
-
-def make_service(root: Path, system: FakeSystem, **host: object) -> Service:
-    surroundings = Host(root=root, run=system, min_interval_s=0.0, **host)  # type: ignore[arg-type]
-    config = load_node_config(surroundings.node_file)
-    return Service(config, surroundings, ServiceManager(), backoff=Backoff(first_s=0.01, cap_s=0.05))
-
-
-@contextmanager
-def serving(service: Service) -> Iterator[threading.Thread]:
-    """The service in a thread; stopping it is part of what is tested."""
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            service.run()
-        except BaseException as exc:
-            failures.append(exc)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield thread
-    finally:
-        service.stop()
-        thread.join(30)
-    assert not thread.is_alive()
-    assert not failures
 
 
 def test_node_enrols_with_its_ticket_and_reports(

@@ -22,6 +22,7 @@ from fakes_fleet import (
 )
 from fakes_fleet_server import TIMEOUT_S, Caller, Running, running
 
+from agent.orders import SignedOrder
 from agent.protocol import (
     MAX_BODY_BYTES,
     Desired,
@@ -108,7 +109,8 @@ def test_whole_walk_from_hello_to_join_material_and_ready(server: Running) -> No
     accepted = decode(
         StatusAccepted, node.post("/v1/node/status", status_report(hardware_of(SERVER), 1)).body
     )
-    desired = decode(Desired, node.ask("GET", "/v1/node/desired").body)
+    order = decode(SignedOrder, node.ask("GET", "/v1/node/desired").body)
+    desired = decode(Desired, order.body.encode())
     assert desired.join
     assert desired.generation == accepted.generation
     material = node.post("/v1/node/join-material")
@@ -273,7 +275,8 @@ def test_an_eeprom_order_goes_from_a_person_to_the_nodes_agent(server: Running, 
         assert f"order {number} for pi5-1" in reader.order_eeprom("pi5-1", {"BOOT_ORDER": "0xf62"})
     answer = node.post("/v1/node/status", status_report(hardware_of(SERVER), 2))
     assert decode(StatusAccepted, answer.body).eeprom == 2
-    order = decode(EepromOrder, node.ask("GET", "/v1/node/eeprom").body)
+    signed = decode(SignedOrder, node.ask("GET", "/v1/node/eeprom").body)
+    order = decode(EepromOrder, signed.body.encode())
     assert order == EepromOrder(2, 0x17, {"BOOT_ORDER": "0xf62"})
     assert "BOOT_ORDER=0xf62" in reader.timeline("pi5-1")["events"][-1]["text"]
 

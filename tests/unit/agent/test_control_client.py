@@ -22,7 +22,7 @@ def test_calls_of_two_threads_follow_one_another(monkeypatch: pytest.MonkeyPatch
     overlap = threading.Event()
     paths: list[str] = []
 
-    def exchange(_connection: object, _method: str, path: str, _body: bytes | None) -> bytes:
+    def exchange(_connection: object, _method: str, path: str, _body: bytes | None, _limit: int) -> bytes:
         if not inside.acquire(blocking=False):
             overlap.set()
             return b"{}"

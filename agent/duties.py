@@ -1,0 +1,132 @@
+"""Numbered orders that a person gave: carried out once, whatever happens in between, and told of.
+
+The number is noted before, where a repeat would do harm (EEPROM), or after, where only the end counts
+(another release of the agent). What became of an order goes into the next report.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent import __version__
+from agent.client import ControlClient, Unreachable
+from agent.commands import Runner
+from agent.errors import AgentError
+from agent.orders import EEPROM, UPDATE, AgentOrder, SignedOrder
+from agent.protocol import EepromOrder, Hardware
+from agent.state import StateStore
+from agent.update import Releases, refuse_unsuitable
+from agent.verify import OrderVerifier
+
+log = logging.getLogger("bramble.agent")
+
+Note = Callable[[str, str, str], None]
+"""(code, message, hint): say it in the next report."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where orders are carried out. `release` is the digest of the zipapp that runs."""
+
+    state_directory: Path
+    run: Runner
+    hardware: Hardware
+    release: str
+
+
+class Duties:
+    """Carries out orders. Shares the service's client and state file."""
+
+    def __init__(
+        self, orders: OrderVerifier, client: ControlClient, store: StateStore, place: Place, note: Note
+    ) -> None:
+        self.orders = orders
+        self._client = client
+        self._store = store
+        self._place = place
+        self._note = note
+        self._releases = Releases(place.state_directory)
+        self._was_heard = False
+
+    def begin(self) -> None:
+        """At the start: tell how the last change of this program ended.
+
+        Its number is used up, whoever is left to say so.
+        """
+        outcome = self._releases.outcome()
+        if outcome is None:
+            return
+        if outcome.confirmed:
+            self._note("agent_updated", f"order {outcome.number}: agent {outcome.version} runs", "")
+        else:
+            text = f"order {outcome.number}: agent {outcome.version} was given up, {outcome.reason}"
+            hint = "'journalctl -u bramble-agent' on the node tells what it said."
+            self._note("agent_rolled_back", text, hint)
+        state = self._store.state
+        if outcome.number > state.update:
+            with contextlib.suppress(AgentError):  # in memory it holds; the disk is reported otherwise
+                self._store.save(dataclasses.replace(state, update=outcome.number))
+
+    def was_heard(self) -> None:
+        """The server took a report of this release: it stays, and the one before it is told of."""
+        if self._was_heard:
+            return
+        try:
+            self._releases.told()
+            if self._releases.confirm(self._place.release):
+                self.begin()
+            else:
+                self._was_heard = True
+        except AgentError as exc:
+            log.error("%s", exc.message)  # tried again with the next report, until the trial's time is over
+
+    def write_eeprom(self) -> None:
+        """Carry the order out, once: what became of it is said in the next report, whatever it was."""
+        from agent.eeprom import carry_out  # years may pass between two orders
+
+        order = self.orders.open(self._client.get("/v1/node/eeprom", SignedOrder), EEPROM, EepromOrder)
+        if order.number <= self._store.state.eeprom:
+            return
+        # Before it is begun: a board that fails in the middle of it must not begin again by itself.
+        self._store.save(dataclasses.replace(self._store.state, eeprom=order.number))
+        place = self._place
+        try:
+            written = carry_out(order, place.hardware, place.run, place.state_directory)
+        except AgentError as exc:
+            self._note("eeprom_refused", f"order {order.number}: {exc.message}", exc.hint)
+            return
+        if written.changes:
+            text = f"order {order.number} is written, {'; '.join(written.changes)}"
+            self._note("eeprom_written", text, "It takes effect when the board restarts.")
+        else:
+            self._note("eeprom_unchanged", f"order {order.number}: the EEPROM holds all of it already", "")
+
+    def update(self) -> bool:
+        """Put another release in force; True when this process is to end, so that systemd starts it."""
+        order = self.orders.open(self._client.get("/v1/node/update", SignedOrder), UPDATE, AgentOrder)
+        if order.number <= self._store.state.update:
+            return False
+        if order.sha256 == self._place.release:
+            self._store.save(dataclasses.replace(self._store.state, update=order.number))
+            return False
+        try:
+            refuse_unsuitable(order, __version__)
+            content = self._client.download(f"/v1/node/agent/{order.sha256}", order.size_bytes)
+            self._releases.stage(order, content, self._place.run)
+        except Unreachable:
+            raise
+        except AgentError as exc:
+            self._note("agent_update_refused", f"order {order.number}: {exc.message}", exc.hint)
+            self._store.save(dataclasses.replace(self._store.state, update=order.number))
+            return False
+        self._releases.switch(order)
+        # After the switch: until then the order may be repeated, from then on the release's trial counts; its
+        # outcome has the number too.
+        with contextlib.suppress(AgentError):
+            self._store.save(dataclasses.replace(self._store.state, update=order.number))
+        return True
