@@ -5,10 +5,10 @@ TEST_ARGS ?=
 PYTEST := $(BIN)/python -m pytest -q -ra --require-tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo test test-fast test-integration test-qemu fmt lint type fuzz soak bench docs lock clean
+.PHONY: help setup base demo test test-fast test-integration test-qemu test-k3s fmt lint type fuzz soak bench docs lock clean
 
 help: ## Print this help
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  \1|\2/' | column -t -s '|'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## (.*)/  \1|\2/' | column -t -s '|'
 
 setup: ## Install system packages (sudo where needed) and the Python environment
 	@scripts/setup-system
@@ -32,10 +32,13 @@ test-fast: ## Unit and protocol tests (< 60 s)
 	$(PYTEST) -n 2 tests/unit tests/protocol $(TEST_ARGS)
 
 test-integration: ## Real tools, sockets and processes
-	$(PYTEST) -n 2 --dist loadfile -m integration tests/integration $(TEST_ARGS)
+	$(PYTEST) -n 2 --dist loadfile -m integration tests/integration tests/k3s $(TEST_ARGS)
 
 test-qemu: ## Virtual boards from blank to Ready
 	$(PYTEST) -m e2e tests/e2e $(TEST_ARGS)
+
+test-k3s: setup ## The contract of joining and draining against a real k3s, K3S=DIR with a release's files
+	K3S=$(abspath $(K3S)) $(PYTEST) -m 'integration or e2e' tests/k3s $(TEST_ARGS)
 
 fmt: ## Format the code
 	$(BIN)/ruff format .

@@ -1,0 +1,172 @@
+"""The contract of taking a node out: cordon, evictions and their refusals, deletion, watches.
+
+Every test runs against the simulator, and with `make test-k3s K3S=DIR` against the real API server in DIR.
+Nodes are objects without a kubelet behind them.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from k3s_hosts import PORT, Hosts
+from k3s_sim_processes import wait_until
+
+pytestmark = pytest.mark.integration
+
+NAMESPACE = "default"
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+BUDGETS = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets"
+JSON = {"Content-Type": "application/json"}
+
+
+def make(hosts: Hosts, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    status, value = hosts.api().call("POST", path, body, JSON)
+    assert status == 201, value
+    return dict(value)
+
+
+def make_node(hosts: Hosts, name: str) -> str:
+    """A node that anything tolerates; returns its uid."""
+    return str(make(hosts, "/api/v1/nodes", {"metadata": {"name": name}})["metadata"]["uid"])
+
+
+def make_pod(hosts: Hosts, name: str, node: str, app: str) -> str:
+    """A Ready pod on a node; returns its uid."""
+    account = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default"
+    if hosts.release.name == "real":  # its admission wants the account, which a controller makes
+        wait_until(lambda: hosts.api().call("GET", account)[0] == 200, "the default service account", 120)
+    spec = {
+        "nodeName": node,
+        "containers": [{"name": "c", "image": "none"}],
+        "tolerations": [{"operator": "Exists"}],
+    }
+    pod = make(hosts, PODS, {"metadata": {"name": name, "labels": {"app": app}}, "spec": spec})
+    ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    assert hosts.api().call("PATCH", f"{PODS}/{name}/status", {"status": ready})[0] == 200
+    return str(pod["metadata"]["uid"])
+
+
+def make_budget(hosts: Hosts, name: str, app: str, minimum: int) -> None:
+    spec = {"selector": {"matchLabels": {"app": app}}, "minAvailable": minimum}
+    make(hosts, BUDGETS, {"metadata": {"name": name}, "spec": spec})
+
+
+def evict(hosts: Hosts, name: str, uid: str = "") -> tuple[int, Any]:
+    options = {"preconditions": {"uid": uid}} if uid else {}
+    body = {
+        "apiVersion": hosts.release.eviction_version,
+        "kind": "Eviction",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "deleteOptions": options,
+    }
+    return hosts.api().call("POST", f"{PODS}/{name}/eviction", body, JSON)
+
+
+def test_a_cordon_is_a_merge_patch(hosts: Hosts) -> None:
+    make_node(hosts, "cordoned")
+    patch = {"spec": {"unschedulable": True}, "metadata": {"annotations": {"bramble.dev/cordon": "7"}}}
+    status, node = hosts.api().call("PATCH", "/api/v1/nodes/cordoned", patch)
+    assert (status, node["spec"]["unschedulable"]) == (200, True)
+
+    def taints() -> set[str]:
+        found = hosts.api().call("GET", "/api/v1/nodes/cordoned")[1]["spec"].get("taints", [])
+        return {taint["key"] for taint in found}
+
+    wait_until(lambda: "node.kubernetes.io/unschedulable" in taints(), "the cordon is a taint")
+    hosts.api().call("PATCH", "/api/v1/nodes/cordoned", {"spec": {"unschedulable": None}})
+    wait_until(lambda: "node.kubernetes.io/unschedulable" not in taints(), "the taint is gone")
+
+
+def test_a_status_patch_leaves_the_conditions_of_others(hosts: Hosts) -> None:
+    make_node(hosts, "watched")
+    for condition in ("PiUnderVoltage", "StorageWear", "PiUnderVoltage"):
+        said = {"type": condition, "status": "False", "reason": "Measured", "message": ""}
+        status, node = hosts.api().call(
+            "PATCH", "/api/v1/nodes/watched/status", {"status": {"conditions": [said]}},
+            {"Content-Type": "application/strategic-merge-patch+json"},
+        )  # fmt: skip
+        assert status == 200
+    found = [item["type"] for item in node["status"]["conditions"]]
+    assert (found.count("PiUnderVoltage"), found.count("StorageWear")) == (1, 1)
+
+
+def test_pods_are_found_by_their_node(hosts: Hosts) -> None:
+    make_node(hosts, "full")
+    make_node(hosts, "empty")
+    make_pod(hosts, "found", "full", "lone")
+    query = "/api/v1/pods?fieldSelector=spec.nodeName%3D"
+    items = hosts.api().call("GET", f"{query}full")[1]["items"]
+    assert [item["metadata"]["name"] for item in items] == ["found"]
+    assert hosts.api().call("GET", f"{query}empty")[1]["items"] == []
+
+
+def test_an_eviction_is_granted_refused_by_a_budget_and_undecided_with_two(hosts: Hosts) -> None:
+    make_node(hosts, "drained")
+    uid = make_pod(hosts, "free", "drained", "free")
+    status, refusal = evict(hosts, "free", "00000000-0000-0000-0000-000000000000")
+    assert (status, refusal["reason"]) == (409, "Conflict")
+    assert evict(hosts, "free", uid)[0] == 201
+    assert evict(hosts, "absent")[0] == 404
+
+    make_budget(hosts, "guarding", "guarded", 1)
+    make_pod(hosts, "guarded", "drained", "guarded")
+    status, refusal = evict(hosts, "guarded")
+    assert (status, refusal["reason"]) == (429, "TooManyRequests")
+    assert "Cannot evict pod" in refusal["message"]
+
+    make_budget(hosts, "one", "twice", 0)
+    make_budget(hosts, "two", "twice", 0)
+    make_pod(hosts, "twice", "drained", "twice")
+    status, refusal = evict(hosts, "twice")
+    assert status == 500
+    assert "more than one PodDisruptionBudget" in refusal["message"]
+
+
+def test_a_node_is_deleted_by_its_uid_or_not_at_all(hosts: Hosts) -> None:
+    uid = make_node(hosts, "reborn")
+    options = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}
+    assert hosts.api().call("DELETE", "/api/v1/nodes/reborn", options, JSON)[0] == 200
+    make_node(hosts, "reborn")
+    status, refusal = hosts.api().call("DELETE", "/api/v1/nodes/reborn", options, JSON)
+    assert (status, refusal["reason"]) == (409, "Conflict")
+    assert "UID in precondition" in refusal["message"]
+
+
+def test_a_stale_version_is_refused(hosts: Hosts) -> None:
+    make_node(hosts, "contended")
+    node = hosts.api().call("GET", "/api/v1/nodes/contended")[1]
+    patch = {"metadata": {"labels": {"by": "somebody"}}}
+    assert hosts.api().call("PATCH", "/api/v1/nodes/contended", patch)[0] == 200
+    version = node["metadata"]["resourceVersion"]
+    stale = {"metadata": {"resourceVersion": version, "labels": {"by": "us"}}}
+    status, refusal = hosts.api().call("PATCH", "/api/v1/nodes/contended", stale)
+    assert (status, refusal["reason"]) == (409, "Conflict")
+    assert "the object has been modified" in refusal["message"]
+
+
+def test_a_watch_tells_what_happened_after_a_version(hosts: Hosts) -> None:
+    make_node(hosts, "seen")
+    version = hosts.api().call("GET", "/api/v1/nodes")[1]["metadata"]["resourceVersion"]
+    hosts.api().call("PATCH", "/api/v1/nodes/seen", {"metadata": {"labels": {"rack": "7"}}})
+    api = hosts.api()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(api.ca)
+    assert api.certificate is not None
+    context.load_cert_chain(api.certificate, api.key)
+    query = f"watch=true&resourceVersion={version}&timeoutSeconds=30&fieldSelector=metadata.name%3Dseen"
+    with context.wrap_socket(hosts.fabric.dial(api.host, PORT), server_hostname=api.host) as channel:
+        request = f"GET /api/v1/nodes?{query} HTTP/1.0\r\nHost: {api.host}\r\n\r\n"
+        channel.sendall(request.encode())
+        channel.settimeout(20)
+        received = b""
+        deadline = time.monotonic() + 20
+        while b'"rack": "7"' not in received.replace(b'":"', b'": "') and time.monotonic() < deadline:
+            received += channel.recv(65536)
+    line = next(part for part in received.splitlines() if part.startswith(b'{"type"'))
+    event = json.loads(line)
+    assert (event["type"], event["object"]["metadata"]["name"]) == ("MODIFIED", "seen")
