@@ -88,9 +88,9 @@ class KubeApi:
         return identity
 
     def _health(self) -> Response:
-        """Healthy is who can read its datastore."""
+        """Healthy is who can read its datastore, and finds in it what every cluster has from the start."""
         try:
-            self.cluster.find("namespaces", "", "kube-system")
+            self.cluster.get("namespaces", "", "kube-system")
         except StatusError as error:
             return Response(500, f"[-]etcd failed: {error.message}\n".encode())
         return Response(200, b"ok")

@@ -251,3 +251,11 @@ def test_discovery_names_every_kind_and_the_eviction(api: KubeApi) -> None:
     assert listed["pods/eviction"]["group"] == "policy"
     assert listed["nodes"]["namespaced"] is False
     assert json.loads(ask(api, "GET", "/version").body)["minor"] == "33"
+
+
+def test_a_server_is_not_ready_before_the_cluster_has_its_namespaces(tmp_path: Path) -> None:
+    empty = Cluster(FileDatastore(tmp_path / "empty.json"))
+    api = KubeApi(empty, Authenticator({}, lambda _: None, "proxy"), "v1.33.5+k3s1")
+    assert ask(api, "GET", "/readyz").status == 500
+    empty.prepare()
+    assert ask(api, "GET", "/readyz").status == 200
