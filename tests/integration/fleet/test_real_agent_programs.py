@@ -14,6 +14,7 @@ from agent import commands
 from agent.client import AuthorityTrust, ControlClient, PinnedTrust, Refused
 from agent.enrol import Applicant, Identity, ask
 from agent.installer.session import InstallSession
+from agent.orders import DESIRED, SignedOrder
 from agent.protocol import (
     Desired,
     InstallComplete,
@@ -22,6 +23,7 @@ from agent.protocol import (
     ProofKind,
     StatusAccepted,
 )
+from agent.verify import OrderVerifier
 from fleet.lifecycle import State
 from fleet.spec.model import Role
 
@@ -76,7 +78,8 @@ def test_installer_and_agent_go_the_whole_way(server: Running, tmp_path: Path) -
     known = AuthorityTrust(ca_pem=ca_pem, certificate=identity.certificate, key=identity.key)
     client.trust(known)
     accepted = client.post("/v1/node/status", status_report(HARDWARE, 1), StatusAccepted)
-    desired = client.get("/v1/node/desired", Desired)
+    orders = OrderVerifier(commands.run, ca_pem, "pi5-1")
+    desired = orders.open(client.get("/v1/node/desired", SignedOrder), DESIRED, Desired)
     assert (desired.join, desired.generation) == (True, accepted.generation)
     assert client.post("/v1/node/join-material", None, JoinMaterial).unit == "k3s.service"
 
@@ -84,7 +87,7 @@ def test_installer_and_agent_go_the_whole_way(server: Running, tmp_path: Path) -
     assert renewed.outcome is Outcome.ENROLLED
     client.close()
     client.trust(AuthorityTrust(ca_pem=ca_pem, certificate=identity.certificate, key=identity.key))
-    assert client.get("/v1/node/desired", Desired).join
+    assert orders.open(client.get("/v1/node/desired", SignedOrder), DESIRED, Desired).join
     client.close()
 
 
