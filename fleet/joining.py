@@ -25,7 +25,7 @@ from fleet.k3s_config import (
     API_PORT,
     InitialiseCluster,
     JoinServer,
-    kept_settings,
+    kept_files,
     render_join_material,
     settings_digest,
     unit_of,
@@ -73,7 +73,7 @@ class JoinDesk:
             node, reason = self._give_turn(tx, node, now)
             join = JoinState.load(tx, node.name)
             # What it is to keep goes to a node that has joined; one that joins gets it with its material.
-            files = (self._kept(node, join.server),) if node.state in _HAS_JOINED and join.settings else ()
+            files = self._kept(node, join.server) if node.state in _HAS_JOINED and join.settings else ()
         desired = Desired(
             generation=node.generation,
             join=node.join_allowed,
@@ -234,9 +234,9 @@ class JoinDesk:
                     entry = events.server_changed(wanted.server)
                     tx.add_event(entry, now, node=node.name, board=node.board_id)
 
-    def _kept(self, node: NodeRecord, server: str | None) -> NodeFile:
+    def _kept(self, node: NodeRecord, server: str | None) -> tuple[NodeFile, ...]:
         spec = self._installed_spec(node)
-        return kept_settings(
+        return kept_files(
             self._ground.spec, spec, server, address=str(spec.address) if spec.address else None
         )
 

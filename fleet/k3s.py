@@ -40,6 +40,10 @@ from fleet.secret import Secret
 CA_LIFETIME: Final = timedelta(days=3650)
 CLIENT_LIFETIME: Final = timedelta(days=7)
 CLIENT_RENEW_BEFORE: Final = timedelta(days=2)
+ADMIN_LIFETIME: Final = timedelta(minutes=10)
+CONTROL_USER: Final = "bramble-control"
+CONTROL_GROUP: Final = "bramble"
+"""The user of the Kubernetes API that this server is, and its group."""
 SERVICE_KEY_BITS: Final = 2048
 """RSA, because the service account issuer of k3s signs with it; the size that k3s makes itself."""
 
@@ -111,35 +115,31 @@ class K3sMaterial:
     def client_identity(self, now: float) -> ClientIdentity:
         """A client certificate for the Kubernetes API, made anew when it ends soon.
 
-        It is `system:masters`: the cluster has no roles before its first server runs, and this server owns
-        the client CA anyway.
+        It is a user of its own, who may do what `fleet.k3s_manifests` says, and no more.
         """
         certificate_path, key_path = self._directory / "control.crt", self._directory / "control.key"
-        if not self._client_serves(certificate_path, key_path, now):
-            authority = load_authority(
-                self._read("client-ca.crt").encode(), self._read("client-ca.key").encode()
-            )
-            key = new_key()
-            certificate = sign_leaf(
-                authority,
-                key.public_key(),
-                subject("bramble-control", "system:masters"),
-                now=utc(now),
-                lifetime=CLIENT_LIFETIME,
-            )
-            write_private(key_path, key_pem(key))
-            write_private(certificate_path, certificate_pem(certificate))
+        if not _client_serves(certificate_path, key_path, now):
+            self._make_client(certificate_path, key_path, CONTROL_USER, CONTROL_GROUP, now, CLIENT_LIFETIME)
         return ClientIdentity(certificate_path, key_path, self.server_ca_pem)
 
-    @staticmethod
-    def _client_serves(certificate_path: Path, key_path: Path, now: float) -> bool:
-        try:
-            certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
-            key = serialization.load_pem_private_key(key_path.read_bytes(), None)
-        except (FileNotFoundError, ValueError, TypeError):
-            return False
-        fresh = certificate.not_valid_after_utc - CLIENT_RENEW_BEFORE > utc(now)
-        return fresh and key.public_key() == certificate.public_key()
+    def admin_identity(self, now: float) -> ClientIdentity:
+        """An administrator's certificate, for minutes and for one act: to give the control server's user its
+        role, in a cluster that does not have it.
+        """
+        certificate_path, key_path = self._directory / "admin.crt", self._directory / "admin.key"
+        self._make_client(certificate_path, key_path, "bramble-admin", "system:masters", now, ADMIN_LIFETIME)
+        return ClientIdentity(certificate_path, key_path, self.server_ca_pem)
+
+    def _make_client(
+        self, certificate_path: Path, key_path: Path, user: str, group: str, now: float, lifetime: timedelta
+    ) -> None:
+        authority = load_authority(self._read("client-ca.crt").encode(), self._read("client-ca.key").encode())
+        key = new_key()
+        certificate = sign_leaf(
+            authority, key.public_key(), subject(user, group), now=utc(now), lifetime=lifetime
+        )
+        write_private(key_path, key_pem(key))
+        write_private(certificate_path, certificate_pem(certificate))
 
     def _read(self, name: str) -> str:
         path = self._directory / name
@@ -147,6 +147,18 @@ class K3sMaterial:
             return path.read_text("ascii")
         except (OSError, UnicodeDecodeError) as error:
             raise K3sMaterialError(f"{path} cannot be read: {error}", self._directory) from error
+
+
+def _client_serves(certificate_path: Path, key_path: Path, now: float) -> bool:
+    """Whether the certificate is of our user, fits its key, and is good for a while."""
+    try:
+        certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
+        key = serialization.load_pem_private_key(key_path.read_bytes(), None)
+    except (FileNotFoundError, ValueError, TypeError):
+        return False
+    fresh = certificate.not_valid_after_utc - CLIENT_RENEW_BEFORE > utc(now)
+    is_ours = certificate.subject == subject(CONTROL_USER, CONTROL_GROUP)
+    return fresh and is_ours and key.public_key() == certificate.public_key()
 
 
 def open_k3s(directory: Path, cluster: str, now: float) -> K3sMaterial:

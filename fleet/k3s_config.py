@@ -7,7 +7,7 @@ finds a "critical configuration value mismatch". Pure.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ import yaml
 from agent.protocol import JoinMaterial, NodeFile
 from fleet.join_secrets import BootstrapToken
 from fleet.k3s import K3sMaterial
+from fleet.k3s_manifests import render_access
 from fleet.secret import Secret
 from fleet.spec.model import ClusterSpec, NodeSpec, Role
 
@@ -78,6 +79,7 @@ def render_join_material(
         _file(DROP_IN, render_yaml(before)),
     ]
     if is_server:
+        files.extend(server_manifests(spec))
         files.insert(0, _file(AGENT_TOKEN_FILE, material.agent_password.reveal() + "\n"))
     if isinstance(way, InitialiseCluster):
         files[:0] = [_file(path, content.reveal()) for path, content in material.tls_files().items()]
@@ -92,6 +94,19 @@ def render_join_material(
     )
 
 
+def kept_files(
+    spec: ClusterSpec, node: NodeSpec, server: str | None, *, address: str | None
+) -> tuple[NodeFile, ...]:
+    """What a node that has joined keeps: its settings, and a server the objects that it brings along."""
+    settings = kept_settings(spec, node, server, address=address)
+    return (settings, *server_manifests(spec)) if node.role is Role.SERVER else (settings,)
+
+
+def server_manifests(spec: ClusterSpec) -> tuple[NodeFile, ...]:
+    """Objects that every server brings into the cluster: the same on all of them."""
+    return (render_access(),)
+
+
 def kept_settings(spec: ClusterSpec, node: NodeSpec, server: str | None, *, address: str | None) -> NodeFile:
     """The drop-in of a node that has joined: no token, no `cluster-init`, and the server that it finds
     again."""
@@ -99,9 +114,9 @@ def kept_settings(spec: ClusterSpec, node: NodeSpec, server: str | None, *, addr
     return _file(DROP_IN, render_yaml(drop_in(spec, node, way, address=address, with_token=False)))
 
 
-def settings_digest(file: NodeFile) -> str:
-    """Tells one version of a node's settings from another."""
-    return hashlib.sha256(file.content.encode()).hexdigest()
+def settings_digest(files: Iterable[NodeFile]) -> str:
+    """Tells one version of what a node keeps from another."""
+    return hashlib.sha256("\0".join(file.content for file in files).encode()).hexdigest()
 
 
 def drop_in(

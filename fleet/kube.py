@@ -93,6 +93,15 @@ class KubeApi:
         """Delete the Node object with this uid, and no other of its name; one that is gone is no error."""
         await self._delete(f"/api/v1/nodes/{quote(name, safe='')}", uid)
 
+    async def put_object(self, collection: str, name: str, item: Mapping[str, Any]) -> None:
+        """Make an object, or bring the one of its name in line."""
+        try:
+            await self._send("POST", collection, item)
+        except KubeRefusedError as error:
+            if error.status != 409:
+                raise
+            await self._send("PATCH", f"{collection}/{quote(name, safe='')}", item, _MERGE_PATCH)
+
     async def secret(self, name: str) -> dict[str, Any] | None:
         """A secret of kube-system; None: there is none of that name."""
         try:

@@ -6,11 +6,14 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from http import HTTPStatus
 from typing import Final
 
 from fleet.ground import Ground
+from fleet.k3s import ClientIdentity
 from fleet.k3s_config import API_PORT
-from fleet.kube import KubeApi, KubeError, KubeNode
+from fleet.k3s_manifests import access_objects, object_path
+from fleet.kube import KubeApi, KubeError, KubeNode, KubeRefusedError
 from fleet.lifecycle import State
 from fleet.spec.model import Role
 from fleet.store.records import NodeRecord
@@ -20,15 +23,22 @@ log = logging.getLogger(__name__)
 Connect = Callable[[str], AbstractAsyncContextManager[KubeApi]]
 """URL of an API server → a client for one conversation."""
 
+ConnectAs = Callable[[str, ClientIdentity], AbstractAsyncContextManager[KubeApi]]
+ROLE_GRACE_S: Final = 60.0
+"""k3s applies its manifests seconds after it serves; a Pi that starts takes longer."""
 _MAY_SERVE: Final = (State.READY, State.DEGRADED, State.JOINING, State.FAILED_JOINING)
 
 
 class KubeDoor:
     """Finds an API server. The default client presents the cluster's client certificate."""
 
-    def __init__(self, ground: Ground, connect: Connect | None = None) -> None:
+    def __init__(
+        self, ground: Ground, connect: Connect | None = None, *, connect_as: ConnectAs = KubeApi
+    ) -> None:
         self._ground = ground
         self._connect = connect or self._connect_with_certificate
+        self._connect_as = connect_as
+        self._refused_since: float | None = None
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[tuple[KubeApi, dict[str, KubeNode]]]:
@@ -44,10 +54,11 @@ class KubeDoor:
             address = self._ground.address_of(node)
             if address is None:
                 continue
+            url = f"https://{address}:{API_PORT}"
             async with contextlib.AsyncExitStack() as stack:
                 try:
-                    api = await stack.enter_async_context(self._connect(f"https://{address}:{API_PORT}"))
-                    listing = await api.nodes()
+                    api = await stack.enter_async_context(self._connect(url))
+                    listing = await self._first_words(api, url)
                 except KubeError as error:
                     log.debug("kubernetes does not answer", extra={"node": node.name, "cause": error.message})
                     reason = error
@@ -55,6 +66,32 @@ class KubeDoor:
                 yield api, listing
                 return
         raise reason
+
+    async def _first_words(self, api: KubeApi, url: str) -> dict[str, KubeNode]:
+        """The list of nodes.
+
+        A server that has just begun has not applied our role yet. A cluster that was founded without it, or
+        in which somebody deleted it, is given it after a while, which takes an administrator's rights.
+        """
+        try:
+            listing = await api.nodes()
+        except KubeRefusedError as error:
+            if error.status != HTTPStatus.FORBIDDEN:
+                raise
+            now = self._ground.clock()
+            self._refused_since = now if self._refused_since is None else self._refused_since
+            if now - self._refused_since < ROLE_GRACE_S:
+                raise
+            await self._grant_role(url, now)
+            listing = await api.nodes()
+        self._refused_since = None
+        return listing
+
+    async def _grant_role(self, url: str, now: float) -> None:
+        async with self._connect_as(url, self._ground.k3s.admin_identity(now)) as admin:
+            for item in access_objects():
+                await admin.put_object(*object_path(item), item)
+        log.warning("the control server's role was missing in the cluster, and was put there")
 
     def _connect_with_certificate(self, url: str) -> KubeApi:
         return KubeApi(url, self._ground.k3s.client_identity(self._ground.clock()))

@@ -211,7 +211,7 @@ def test_running_nodes_are_told_of_new_servers_names(file: Path, server: Running
     report = status_report(hardware_of(fleet.controller.spec.nodes[0]), 1, k3s=K3sState.RUNNING)
     accepted = server.in_loop(lambda: fleet.controller.joins.status(certificate, report))
     assert accepted.generation == before.generation + 1
-    (settings,) = server.in_loop(lambda: fleet.controller.joins.desired(certificate)).files
+    settings, *_manifests = server.in_loop(lambda: fleet.controller.joins.desired(certificate)).files
     assert "- s3.attic.internal" in settings.content
     assert "cluster-init" not in settings.content
 

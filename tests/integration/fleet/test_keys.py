@@ -175,10 +175,23 @@ def test_incomplete_k3s_material_is_an_error_not_a_new_cluster(tmp_path: Path, n
     assert "backup" in damaged.value.hint
 
 
+def test_certificate_of_an_administrator_of_before_is_replaced_by_the_users_own(tmp_path: Path) -> None:
+    material = open_k3s(tmp_path / "k3s", "attic", NOW)
+    admin = material.admin_identity(NOW)
+    for kind in ("crt", "key"):
+        (tmp_path / "k3s" / f"control.{kind}").write_bytes((tmp_path / "k3s" / f"admin.{kind}").read_bytes())
+    own = material.client_identity(NOW).certificate_path
+    assert own.read_bytes() != admin.certificate_path.read_bytes()
+    dates = openssl("x509", "-in", admin.certificate_path, "-noout", "-startdate", "-enddate", "-subject")
+    assert "O = system:masters" in dates
+    certificate = x509.load_pem_x509_certificate(admin.certificate_path.read_bytes())
+    assert certificate.not_valid_after_utc.timestamp() <= NOW + 600
+
+
 def test_client_certificate_for_kubernetes_is_renewed_in_time(tmp_path: Path) -> None:
     material = open_k3s(tmp_path / "k3s", "attic", NOW)
     first = material.client_identity(NOW).certificate_path.read_bytes()
     assert material.client_identity(NOW + DAY).certificate_path.read_bytes() == first
     assert material.client_identity(NOW + 6 * DAY).certificate_path.read_bytes() != first
     subject = openssl("x509", "-in", tmp_path / "k3s" / "control.crt", "-noout", "-subject")
-    assert "O = system:masters" in subject
+    assert "O = bramble, CN = bramble-control" in subject

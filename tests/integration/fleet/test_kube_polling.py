@@ -77,7 +77,7 @@ def test_running_controller_sees_the_node_become_ready(tmp_path: Path) -> None:
         asyncio.run(story())
     finally:
         fleet.store.close()
-    assert ((("organizationName", "system:masters"),), (("commonName", "bramble-control"),)) in kube.asked_by
+    assert ((("organizationName", "bramble"),), (("commonName", "bramble-control"),)) in kube.asked_by
 
 
 def test_server_of_another_cluster_is_not_believed(tmp_path: Path) -> None:
