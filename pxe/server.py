@@ -24,6 +24,7 @@ from pxe.diagnosis.scene import Setting
 from pxe.dns.core import NameSettings
 from pxe.errors import PxeError
 from pxe.events import BoardEvent
+from pxe.net.descriptors import raise_descriptor_limit
 from pxe.net.dhcp import DhcpService
 from pxe.net.dhcp_site import DhcpSite, make_dhcp_service
 from pxe.net.dns import DNS_PORT, DnsService, DnsSockets
@@ -266,6 +267,7 @@ class PxeServer:
         self.bind()
         if self._sockets is None:
             raise RuntimeError("the server can run only once")
+        raise_descriptor_limit()  # many boards at once read over HTTP, with three for each
         sockets = self._sockets
         store: LeaseStore | None = None
         try:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import heapq
 import logging
 import os
-import resource
 import select
 import signal
 import socket
@@ -35,6 +34,7 @@ from pxe.boot.decision import Install
 from pxe.boot.routes import Route, is_still_so, locate, route
 from pxe.boot.table import BootTable
 from pxe.events import BoardEvent
+from pxe.net.descriptors import raise_descriptor_limit
 from pxe.net.ports import connect_udp, from_address, path_mtu, received_for
 from pxe.net.sparse_log import SparseLog
 from pxe.tftp.frames import FrameStore
@@ -465,14 +465,3 @@ def run_worker(sock: socket.socket, orders: Connection, settings: WorkerSettings
     most = (raise_descriptor_limit() - OWN_DESCRIPTORS) // DESCRIPTORS_PER_TRANSFER
     bounded = replace(settings, max_transfers=max(min(settings.max_transfers, most), 1))
     TftpWorker(sock, orders, bounded, table).run()
-
-
-def raise_descriptor_limit() -> int:
-    """Let this process open as many files as it may; how many that are. Linux knows no "unlimited" here."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError) as error:  # a sandbox forbids it
-        log.debug("descriptor limit not raised", extra={"error": str(error)})
-        return soft
-    return hard

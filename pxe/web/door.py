@@ -64,7 +64,9 @@ class Door:
         """While a request is answered its connection may be silent; afterwards it has to say something."""
         self._silent_until[request.protocol] = math.inf
         try:
-            return await handler(request)
+            response = await handler(request)
+            await response.prepare(request)  # sends a file, which may take minutes
+            return response
         finally:
             now = asyncio.get_running_loop().time()
             self._silent_until[request.protocol] = now + self._next_request_s

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Final
 
@@ -14,6 +14,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from pxe.boot.content import Content, FileContent
 from pxe.web.ranges import Selection, select_part
+from pxe.web.sending import FileSender
 
 PIECE_BYTES: Final = 8 * 1024 * 1024
 COPIED_BYTES: Final = 256 * 1024
@@ -58,34 +59,39 @@ class FileResponse(web.StreamResponse):
             self.content_type = "application/octet-stream"
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        if self.prepared:
+            return await super().prepare(request)
         try:
             writer = await super().prepare(request)
-            if request.method == "GET" and self._selection.count:
-                await self._send(request, self._selection)
+            if writer is not None and request.method == "GET" and self._selection.count:
+                await self._send(request, writer, self._selection)
             await self.write_eof()
             return writer
         finally:
             self._content_to_send.close()
 
-    async def _send(self, request: web.BaseRequest, selection: Selection) -> None:
-        position, end = selection.first, selection.first + selection.count
-        is_file = isinstance(self._content_to_send, FileContent)
-        while position < end:
-            count = min(PIECE_BYTES if is_file else COPIED_BYTES, end - position)
-            try:
+    async def _send(
+        self, request: web.BaseRequest, writer: AbstractStreamWriter, selection: Selection
+    ) -> None:
+        transport, content = request.transport, self._content_to_send
+        if transport is None:
+            raise ConnectionResetError("the client has gone")
+        try:
+            if isinstance(content, FileContent):
+                with contextlib.closing(FileSender(transport, writer)) as sender:
+                    for position, count in _pieces(selection, PIECE_BYTES):
+                        async with asyncio.timeout(PIECE_TIMEOUT_S):
+                            await sender.send(content.fileno(), position, count)
+                        self._on_sent(position, position + count)
+                return
+            for position, count in _pieces(selection, COPIED_BYTES):
                 async with asyncio.timeout(PIECE_TIMEOUT_S):
-                    if isinstance(self._content_to_send, FileContent):
-                        file = io.FileIO(self._content_to_send.fileno(), closefd=False)
-                        await self._hand_over(request, file, position, count)
-                    else:
-                        await self.write(await asyncio.to_thread(self._read, position, count))
-            except (TimeoutError, OSError) as error:
-                # The length has been told: what is missing shows only when the connection ends without it.
-                if request.transport is not None:
-                    request.transport.abort()
-                raise ConnectionResetError("the client or the file has gone") from error
-            self._on_sent(position, position + count)
-            position += count
+                    await self.write(await asyncio.to_thread(self._read, position, count))
+                self._on_sent(position, position + count)
+        except (TimeoutError, OSError) as error:
+            # The length has been told: what is missing shows only when the connection ends without it.
+            transport.abort()
+            raise ConnectionResetError("the client or the file has gone") from error
 
     def _read(self, position: int, count: int) -> bytearray:
         """In a thread: the disk may be slow."""
@@ -93,13 +99,12 @@ class FileResponse(web.StreamResponse):
         self._content_to_send.read_into([memoryview(buffer)], position)
         return buffer
 
-    async def _hand_over(self, request: web.BaseRequest, file: io.FileIO, position: int, count: int) -> None:
-        transport = request.transport
-        if transport is None:
-            raise ConnectionResetError("the client has gone")
-        sent = await asyncio.get_running_loop().sendfile(transport, file, position, count, fallback=False)
-        if sent != count:
-            raise OSError("the file became shorter while it was served")
+
+def _pieces(selection: Selection, most: int) -> Iterator[tuple[int, int]]:
+    """A selection as (offset, length), each at most so long."""
+    end = selection.first + selection.count
+    for position in range(selection.first, end, most):
+        yield position, min(most, end - position)
 
 
 def entity_tag(content: Content) -> str | None:

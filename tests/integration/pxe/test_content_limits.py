@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from fakes_pxe import LOOPBACK
 
 from pxe.boot.clients import ClientBook
@@ -110,6 +111,55 @@ async def test_a_connection_that_was_served_may_ask_again_but_not_stay_for_ever(
             assert await reader.readexactly(len(IMAGE)) == IMAGE
         assert await is_closed(reader)
         writer.close()
+
+
+async def take_slowly(reader: asyncio.StreamReader, size: int, pieces: int) -> int:
+    """Read an answer's body with pauses; how much came before the connection ended."""
+    received = 0
+    with contextlib.suppress(ConnectionError):
+        while received < size and (data := await reader.read(size // pieces)):
+            received += len(data)
+            await asyncio.sleep(0.01)
+    return received
+
+
+@pytest.mark.asyncio
+async def test_a_transfer_may_take_longer_than_a_client_may_say_nothing(tmp_path: Path) -> None:
+    door = Door(next_request_s=0.1)
+    async with serving(tmp_path, door) as port, asyncio.timeout(WAIT_S):
+        reader, writer = await asyncio.open_connection(str(LOOPBACK), port, limit=2**16)
+        writer.write(LARGE_REQUEST)
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(2.5)  # the door looks once a second
+        assert await take_slowly(reader, LARGE_BYTES, 64) == LARGE_BYTES
+        writer.close()
+    assert door.shown_out <= 1  # afterwards
+
+
+@pytest.mark.asyncio
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+async def test_connections_that_end_while_they_are_sent_a_file_leave_the_others_heard(tmp_path: Path) -> None:
+    """A descriptor that is closed while the loop waits for it makes the next one with its number deaf."""
+    web_server: list[asyncio.Transport] = []
+
+    class Watched(Door):
+        def admits(self, server: web.Server, transport: asyncio.Transport) -> bool:
+            web_server.append(transport)
+            return super().admits(server, transport)
+
+    async with serving(tmp_path, Watched()) as port, asyncio.timeout(WAIT_S):
+        for _ in range(3):
+            clients = [await asyncio.open_connection(str(LOOPBACK), port, limit=2**12) for _ in range(8)]
+            for reader, writer in clients:
+                writer.write(LARGE_REQUEST)
+                await reader.readuntil(b"\r\n\r\n")
+            for transport in web_server:
+                transport.abort()
+            for _reader, writer in clients:
+                writer.close()
+            assert [body for _head, body in await asyncio.gather(*(ask(port) for _ in range(16)))] == [
+                IMAGE
+            ] * 16
 
 
 @pytest.mark.asyncio
