@@ -56,7 +56,7 @@ def _warm_store(bench: Bench) -> Store:
         warm.root.mkdir()
         _link(bench.store, warm.root)
         if (base := find_base(BASE, warm)) is not None:
-            with open_known(base.id, base.disk, warm):
+            with open_known(base.content_id, base.disk, warm):
                 pass
     return warm
 

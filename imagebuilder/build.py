@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -72,6 +72,7 @@ from imagebuilder.steps.overlay import OwnOverlay, load_overlay
 from imagebuilder.steps.seed import SeedStep
 from imagebuilder.steps.step import Context, Step
 from imagebuilder.steps.units import UnitsStep
+from imagebuilder.still import FileState
 from imagebuilder.store import Store, flush_file, require_room
 
 KIND: Final = "images"
@@ -140,6 +141,7 @@ class _Inputs:
     agent_archive: bytes
     plan: Plan
     layer: StoredLayer | None
+    base_state: FileState | None = None
 
 
 def find_image(
@@ -184,6 +186,7 @@ def build_image(
             store.
     """
     base = require_declared(spec.image.base, store, lambda step: progress(str(step), 0.0))
+    state = base.require_intact(DigestCache(store.root / "digests"))
     directory = _find_release(spec, store) or fetch_release(
         str(spec.k3s.source),
         spec.k3s.version,
@@ -192,14 +195,19 @@ def build_image(
         on_progress=lambda name, share: progress(f"downloading {name}", 0.0),
     )
     progress("checking inputs", 0.0)
-    request = _packages(spec, base, apt)
+    request = _packages(spec, base, apt, state)
     layer = make_layer(request, store=store, progress=progress) if request else None
-    inputs = _inputs(spec, base, directory, store, agent_package, layer)
+    inputs = replace(_inputs(spec, base, directory, store, agent_package, layer), base_state=state)
     image_id = inputs.plan.image_id
     if found := _find(image_id, store):
         return found
     require_tools(*TOOLS)
-    entry = store.get_or_create(KIND, image_id, lambda into: _build(spec, inputs, into, store, progress))
+
+    def build(into: Path) -> None:
+        with state.holding(base.disk):
+            _build(spec, inputs, into, store, progress)
+
+    entry = store.get_or_create(KIND, image_id, build)
     return Image(id=image_id, root=entry, manifest=load_manifest(entry))
 
 
@@ -229,12 +237,16 @@ def plan_steps(spec: ClusterSpec, release: K3sRelease, agent_archive: bytes) -> 
     )
 
 
-def _packages(spec: ClusterSpec, base: Base, apt: AptAccess) -> PackageRequest | None:
+def _packages(
+    spec: ClusterSpec, base: Base, apt: AptAccess, state: FileState | None = None
+) -> PackageRequest | None:
     """What apt is to install into the image; None where it is nothing."""
     image = spec.image
     if not image.packages or image.packages_at is not PackagesAt.BUILD:
         return None
-    return PackageRequest(base_id=base.id, base_disk=base.disk, packages=image.packages, access=apt)
+    return PackageRequest(
+        base_id=base.content_id, base_disk=base.disk, packages=image.packages, access=apt, state=state
+    )
 
 
 def _inputs(
@@ -249,7 +261,7 @@ def _inputs(
     release = open_release(directory, spec.k3s.version, airgap=spec.k3s.airgap_images, digests=digests)
     archive = pack_agent(agent_package)
     plan = Plan(
-        base_id=base.id,
+        base_id=base.content_id,
         steps=plan_steps(spec, release, archive),
         installer=installer_identity(archive),
         tools=tool_versions(),
@@ -294,7 +306,15 @@ def _build(spec: ClusterSpec, inputs: _Inputs, into: Path, store: Store, progres
         progress("building the installer", 0.40)
         installer = into / "installer" / "initramfs"
         installer.parent.mkdir()
-        build_initramfs(installer, tree.initramfs, inputs.base.id, base, inputs.agent_archive, store)
+        build_initramfs(
+            installer,
+            tree.initramfs,
+            inputs.base.content_id,
+            base,
+            inputs.agent_archive,
+            store,
+            inputs.base_state,
+        )
         progress("reading everything back", 0.42)
         written = (*packaged, *on_boot, *on_root.result())
         manifest = _seal(spec, inputs, disk, facts, written, into, store, progress)
@@ -352,7 +372,7 @@ def _seal(
         progress("compressing", 0.45)
         with (
             written_behind(into / COMPRESSED),
-            open_known(inputs.base.id, inputs.base.disk, store) as known,
+            open_known(inputs.base.content_id, inputs.base.disk, store, inputs.base_state) as known,
         ):
             packed = compress(
                 source,

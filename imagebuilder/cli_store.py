@@ -143,16 +143,18 @@ def _hold(file: Path, keeper: Store) -> None:
     spec = load_cluster(file)
     try:
         base = find_declared(spec.image.base, keeper)
-        image = find_image(spec, store=keeper, agent_package=agent_package(), apt=apt_access())
+        find_image(spec, store=keeper, agent_package=agent_package(), apt=apt_access())
     except ImageBuilderError as exc:
         raise ImageBuilderError(
             f"{file}: what this cluster needs cannot be told: {exc.message}",
             f"{exc.hint}\nTo clean up all the same, without regard to it: bramble gc --no-cluster",
         ) from exc
-    names = {base.id if base else "", image.manifest.base.id if image else ""}
-    for entry in keeper.entries("installer-runtimes"):
-        if any(name and entry.name.startswith(name) for name in names):
-            keeper.find("installer-runtimes", entry.name)
+    if base is None:
+        return
+    for kind in ("installer-runtimes", "base-chunks"):
+        for entry in keeper.entries(kind):
+            if entry.name.startswith(f"{base.content_id}-"):
+                keeper.find(kind, entry.name)
 
 
 @click.group(name="store")

@@ -33,6 +33,7 @@ from imagebuilder.errors import ImageBuilderError, NotUnderstood
 from imagebuilder.resources import data_dir
 from imagebuilder.steps.agent import AGENT_PATH
 from imagebuilder.steps.step import Json
+from imagebuilder.still import FileState
 from imagebuilder.store import Store
 
 MAX_INITRAMFS_BYTES: Final = 60_000_000
@@ -88,19 +89,28 @@ def installer_identity(agent_archive: bytes) -> dict[str, Json]:
 
 
 def build_initramfs(
-    target: Path, base_initramfs: Path, base_id: str, base_disk: Path, agent_archive: bytes, store: Store
+    target: Path,
+    base_initramfs: Path,
+    base_id: str,
+    base_disk: Path,
+    agent_archive: bytes,
+    store: Store,
+    state: FileState | None = None,
 ) -> None:
     """Write the whole initramfs to ``target``.
+
+    ``base_id`` names the content of ``base_disk``, ``state`` is that in which it has it (None: as it is now).
 
     Raises:
         ImageBuilderError: it came out larger than ``MAX_INITRAMFS_BYTES``.
         NotUnderstood: the base lacks Python or a library that it needs.
     """
-    entry = store.get_or_create(
-        STORE_KIND,
-        f"{base_id}-{RUNTIME_FORMAT}",
-        lambda work: _write(work / RUNTIME_FILE, build_runtime(base_disk)),
-    )
+
+    def make_runtime(work: Path) -> None:
+        with (state or FileState.of(base_disk)).holding(base_disk):
+            _write(work / RUNTIME_FILE, build_runtime(base_disk))
+
+    entry = store.get_or_create(STORE_KIND, f"{base_id}-{RUNTIME_FORMAT}", make_runtime)
     program = encode_archive(
         [
             regular("init", _init_script(), 0o755),

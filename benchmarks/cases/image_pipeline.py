@@ -203,7 +203,7 @@ def _hashing(job: _Job, image: Image, store: Store) -> float:
     started = time.perf_counter()
     with (
         open_source(image.disk) as source,
-        open_known(base.id, base.disk, store) as known,
+        open_known(base.content_id, base.disk, store) as known,
         ThreadPoolExecutor(2) as pool,
     ):
 

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from imagebuilder.digests import DigestCache
 from imagebuilder.errors import StoreError
+from imagebuilder.still import FileState
 
 KIND: Final = "bases"
 DISK_NAME: Final = "disk.img"
@@ -66,6 +68,38 @@ class Base:
     name: str
     disk: Path
     info: BaseInfo
+
+    @property
+    def content_id(self) -> str:
+        """Names the bytes of the disk: what is made of them and kept is found by this.
+
+        ``id`` of a base that is made here names its recipe, and the same recipe gives other bytes when the
+        archive has moved on.
+        """
+        return f"sha256-{self.info.disk_sha256}" if self.info.disk_sha256 else self.id
+
+    def require_intact(self, digests: DigestCache) -> FileState:
+        """The state of the disk, in which it is what the base's record says.
+
+        It is read only if its size or its time of change are not those of its first use here.
+
+        Raises:
+            StoreError: somebody has written to it since.
+        """
+        state = FileState.of(self.disk)
+        expected = self.info.disk_sha256
+        if not expected:
+            return state
+        digests.expect(self.disk, expected)
+        found = digests.sha256(self.disk)
+        if found != expected:
+            raise StoreError(
+                f"{self.disk}: somebody has written to the cached base: its sha256 is {found}, it was "
+                f"{expected}",
+                f"Bases are never changed. Remove it and get it again: bramble base remove {self.name}, then "
+                "'bramble base fetch NAME' (or 'bramble base build NAME').",
+            )
+        return state
 
 
 def parse_info(text: str) -> BaseInfo:

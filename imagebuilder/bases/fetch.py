@@ -39,6 +39,7 @@ from imagebuilder.bases.origins import Origin, Proof, find_origin, write_origin
 from imagebuilder.bases.unpack import TooLarge, unpack
 from imagebuilder.digests import DigestCache
 from imagebuilder.errors import ImageBuilderError
+from imagebuilder.still import FileState
 from imagebuilder.store import DOWNLOADS, Store
 
 MAX_DOWNLOAD_BYTES: Final = 16 << 30
@@ -187,8 +188,10 @@ def import_file(
         sha256: of that file; None: whatever it holds, as the user named it.
 
     Raises:
+        ChangedMeanwhile: the file was written to while it was read.
         WrongDigest, ImageBuilderError: the store is as it was.
     """
+    state = FileState.of(path) if path.is_file() else None
     found = file_digest(path, store, sha256)
     wanted = _Wanted(
         name=os.fspath(path),
@@ -204,7 +207,7 @@ def import_file(
     with store.locked(DOWNLOADS, _download_id(wanted)):
         if known := _reuse(wanted, store):
             return known
-        return _keep(wanted, path, found, store, on_progress)
+        return _keep(wanted, path, found, store, on_progress, state)
 
 
 def file_digest(path: Path, store: Store, expected: str | None) -> str:
@@ -384,8 +387,18 @@ def _prove(wanted: _Wanted, file: Path, directory: Path) -> _Wanted:
     return replace(wanted, evidence=f"{wanted.file_name}{DETACHED} by {signer.fingerprint}")
 
 
-def _keep(wanted: _Wanted, file: Path, sha256: str, store: Store, on_progress: OnProgress) -> Fetched:
-    """Unpack a proven file into an entry that is named after the raw disk's digest."""
+def _keep(
+    wanted: _Wanted,
+    file: Path,
+    sha256: str,
+    store: Store,
+    on_progress: OnProgress,
+    state: FileState | None = None,
+) -> Fetched:
+    """Unpack a proven file into an entry that is named after the raw disk's digest.
+
+    ``state`` is that of the file before its digest was known, where it is not ours.
+    """
     meter = Meter(f"unpacking {wanted.file_name}", time.monotonic())
 
     def build(work: Path) -> str:
@@ -396,6 +409,8 @@ def _keep(wanted: _Wanted, file: Path, sha256: str, store: Store, on_progress: O
             name=wanted.file_name,
             on_progress=lambda done, total: on_progress(meter.at(done, total, time.monotonic())),
         )
+        if state is not None:
+            state.require(file)
         base_id = f"sha256-{unpacked.sha256}"
         info = describe(work / DISK_NAME, base_id, wanted.name, unpacked.sha256)
         (work / INFO_NAME).write_text(info.render(), encoding="utf-8")

@@ -31,6 +31,7 @@ from imagebuilder.packages.sources import (
 from imagebuilder.packages.volumes import open_volumes
 from imagebuilder.runner import require_tools, stream
 from imagebuilder.sandbox import SandboxError, require_sandbox, sandboxed
+from imagebuilder.still import FileState
 from imagebuilder.store import Store, remove_tree, require_room
 
 KIND: Final = "layers"
@@ -85,16 +86,18 @@ class PackageRequest:
     """What to install on which base.
 
     Attributes:
-        base_id: names the base; part of the layer's key.
+        base_id: names the content of the base; part of the layer's key.
         base_disk: its disk image.
         packages: names, in any order.
         access: how to reach the archives.
+        state: that in which the disk has that content; None: as it is when the work begins.
     """
 
     base_id: str
     base_disk: Path
     packages: tuple[str, ...]
     access: AptAccess = HOST_APT
+    state: FileState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +137,13 @@ def make_layer(
     """
     own = _own_sources(request.base_disk)
     key = _key(request, own)
-    entry = store.get_or_create(
-        KIND, key, lambda into: _make(request, key, _reachable(own, request), into, progress)
-    )
+
+    def make(into: Path) -> None:
+        state = request.state or FileState.of(request.base_disk)
+        with state.holding(request.base_disk):
+            _make(request, key, _reachable(own, request), into, progress)
+
+    entry = store.get_or_create(KIND, key, make)
     return load_layer(entry)
 
 

@@ -16,6 +16,7 @@ import zstandard
 from imagebuilder.disk.blockmap import ByteRange, mapped_ranges
 from imagebuilder.disk.source import ByteSource, FileSource, open_source
 from imagebuilder.seal.chunks import CHUNK_BYTES, LEVEL, Chunk, Packed, compress, load_chunks, render_index
+from imagebuilder.still import FileState
 from imagebuilder.store import Store
 
 KIND: Final = "base-chunks"
@@ -55,24 +56,27 @@ class KnownChunks:
 
 
 @contextmanager
-def open_known(base_id: str, disk: Path, store: Store) -> Iterator[KnownChunks]:
+def open_known(
+    base_id: str, disk: Path, store: Store, state: FileState | None = None
+) -> Iterator[KnownChunks]:
     """The base's chunks; made now where they are not in the store yet.
 
     Args:
         base_id: names the content of ``disk``, which nobody writes to.
+        state: that in which ``disk`` has this content; None: as it is now.
 
     Raises:
         ImageBuilderError: the base or the store is damaged.
     """
     version = ".".join(map(str, zstandard.ZSTD_VERSION))
     entry_id = f"{base_id}-{FORMAT}-{CHUNK_BYTES}-{version}-{LEVEL}"
-    entry = store.get_or_create(KIND, entry_id, lambda work: _make(disk, base_id, work))
+    entry = store.get_or_create(KIND, entry_id, lambda work: _make(disk, base_id, work, state))
     with open_source(disk) as base, open_source(entry / FRAMES) as frames:
         yield KnownChunks(base, frames, load_chunks(entry / INDEX))
 
 
-def _make(disk: Path, base_id: str, work: Path) -> None:
+def _make(disk: Path, base_id: str, work: Path, state: FileState | None) -> None:
     size = disk.stat().st_size
-    with open_source(disk) as source:
+    with (state or FileState.of(disk)).holding(disk), open_source(disk) as source:
         packed = compress(source, size, mapped_ranges(source, size), work / FRAMES)
     (work / INDEX).write_bytes(render_index(base_id, size, packed.chunks))

@@ -129,6 +129,7 @@ def make_base(store: Store, system: FakeSystem = SYSTEMS["debian"]) -> str:
             disk_signature=SIGNATURE,
             recipe={},
             built_with={},
+            disk_sha256=_digest(disk),
         )
         (into / INFO_NAME).write_text(info.render())
 
