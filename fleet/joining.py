@@ -59,6 +59,8 @@ class JoinDesk:
         self._ground = ground
         self._updates = updates
         self._reconciled: object = None
+        self.virtual: str | None = None
+        """URL of the API's own address, while that answers."""
         self._health = HealthDesk()
 
     def desired(self, certificate: str | None) -> Desired:
@@ -197,7 +199,7 @@ class JoinDesk:
             servers = self._servers(records)
             declared = {node.name for node in self._ground.spec.nodes}
             joined = [node for node in records if _has_material(node) and node.name in declared]
-            seen = (self._ground.spec, servers, frozenset(node.name for node in joined))
+            seen = (self._ground.spec, self.virtual, servers, frozenset(node.name for node in joined))
             if seen == self._reconciled:
                 return
             states = JoinState.load_all(reader)
@@ -212,7 +214,7 @@ class JoinDesk:
         self._reconciled = seen
 
     def _aim(self, node: NodeRecord, join: JoinState, servers: tuple[ServerSeen, ...]) -> JoinState:
-        server = choose_server(node.name, join.server, servers)
+        server = choose_server(node.name, join.server, servers, self.virtual)
         if server is None and node.role is Role.AGENT:
             server = join.server  # an agent without one does not start
         if node.state in WANTS_TO_JOIN and (server == join.server or server is None or self.founds(node)):
@@ -356,7 +358,7 @@ class JoinDesk:
             self._ground.say_once(tx, events.slow_disk(slow), now, node=node)
         if node.state is State.JOINING:
             node = tx.note_progress(node, Happening.WAITED, now, "joining k3s")
-        server = None if turn.founds else choose_server(node.name, None, self._servers(records))
+        server = None if turn.founds else choose_server(node.name, None, self._servers(records), self.virtual)
         generation = node.generation + 1
         join = JoinState(material=generation, server=server, settings=self._digest(node, server))
         join.save(tx, node.name)

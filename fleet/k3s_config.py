@@ -16,7 +16,8 @@ import yaml
 from agent.protocol import JoinMaterial, NodeFile
 from fleet.join_secrets import BootstrapToken
 from fleet.k3s import K3sMaterial
-from fleet.k3s_manifests import render_access
+from fleet.k3s_manifests import DIRECTORY, manifest, render_access
+from fleet.kube_vip import FILE_NAME, kube_vip_objects
 from fleet.secret import Secret
 from fleet.spec.model import ClusterSpec, NodeSpec, Role
 
@@ -104,7 +105,8 @@ def kept_files(
 
 def server_manifests(spec: ClusterSpec) -> tuple[NodeFile, ...]:
     """Objects that every server brings into the cluster: the same on all of them."""
-    return (render_access(),)
+    vip = kube_vip_objects(spec.k3s)
+    return (render_access(), manifest(f"{DIRECTORY}/{FILE_NAME}", vip)) if vip else (render_access(),)
 
 
 def kept_settings(spec: ClusterSpec, node: NodeSpec, server: str | None, *, address: str | None) -> NodeFile:

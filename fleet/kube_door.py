@@ -24,6 +24,7 @@ Connect = Callable[[str], AbstractAsyncContextManager[KubeApi]]
 """URL of an API server → a client for one conversation."""
 
 ConnectAs = Callable[[str, ClientIdentity], AbstractAsyncContextManager[KubeApi]]
+VIRTUAL_SILENCES: Final = 3
 ROLE_GRACE_S: Final = 60.0
 """k3s applies its manifests seconds after it serves; a Pi that starts takes longer."""
 _MAY_SERVE: Final = (State.READY, State.DEGRADED, State.JOINING, State.FAILED_JOINING)
@@ -39,6 +40,7 @@ class KubeDoor:
         self._connect = connect or self._connect_with_certificate
         self._connect_as = connect_as
         self._refused_since: float | None = None
+        self._virtual_silences = VIRTUAL_SILENCES
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[tuple[KubeApi, dict[str, KubeNode]]]:
@@ -66,6 +68,22 @@ class KubeDoor:
                 yield api, listing
                 return
         raise reason
+
+    async def virtual_url(self) -> str | None:
+        """URL of the API's own address while it answers; one silence is a hiccup, several in a row are
+        not."""
+        address = self._ground.spec.k3s.api_vip
+        if address is None:
+            return None
+        url = f"https://{address}:{API_PORT}"
+        try:
+            async with self._connect(url) as api:
+                await api.nodes()
+        except KubeError:
+            self._virtual_silences += 1
+        else:
+            self._virtual_silences = 0
+        return url if self._virtual_silences < VIRTUAL_SILENCES else None
 
     async def _first_words(self, api: KubeApi, url: str) -> dict[str, KubeNode]:
         """The list of nodes.

@@ -31,10 +31,10 @@ def choose_server(
         current: What the node was told last.
         virtual: The URL of the API's own address, where that answers: it outlives every single server.
     """
-    if virtual is not None:
-        return virtual
     others = [server for server in servers if server.name != node]
     up = sorted((server for server in others if server.up), key=lambda server: server.name)
+    if virtual is not None and up:
+        return virtual
     if any(server.url == current for server in up):
         return current
     if up:

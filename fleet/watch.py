@@ -102,6 +102,7 @@ class Watch:
                 await self._announce(api, listing)
                 await self._preparation.tidy(api, listing)
                 await self._labels.reconcile(api, listing)
+            self._joins.virtual = await self._door.virtual_url()
         except KubeError as error:
             log.debug("kubernetes does not answer", extra={"cause": error.message})
         self._joins.reconcile()

@@ -10,6 +10,7 @@ from fleet.spec.draft import Draft, DraftNode, Surroundings
 from fleet.spec.model import (
     DEFAULT_JOIN_BATCH,
     DEFAULT_NETCONSOLE_PORT,
+    KUBE_VIP_IMAGE,
     UPSTREAM,
     BaseRef,
     CatalogueBase,
@@ -26,6 +27,7 @@ from fleet.spec.model import (
     JoinPolicy,
     K3sSpec,
     KernelPages,
+    KubeVipSpec,
     ManualPower,
     NetworkSpec,
     NodeSpec,
@@ -48,6 +50,7 @@ from fleet.spec.schema import (
     CommandSection,
     FirstBootSection,
     JoinSection,
+    KubeVipSection,
     ManualSection,
     PolicySection,
     PortsSection,
@@ -123,6 +126,15 @@ def _k3s(draft: Draft) -> K3sSpec:
         api_vip=draft.k3s.api_vip,
         config=draft.k3s.config or {},
         registries=draft.k3s.registries or {},
+        kube_vip=_kube_vip(draft.k3s.kube_vip or KubeVipSection()),
+    )
+
+
+def _kube_vip(section: KubeVipSection) -> KubeVipSpec:
+    return KubeVipSpec(
+        enabled=_or(section.enabled, True),
+        image=_or(section.image, KUBE_VIP_IMAGE),
+        interface=section.interface,
     )
 
 

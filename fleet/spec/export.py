@@ -46,6 +46,7 @@ def to_document(spec: ClusterSpec) -> dict[str, Any]:
                 "api_vip": _text(spec.k3s.api_vip),
                 "config": dict(spec.k3s.config),
                 "registries": dict(spec.k3s.registries),
+                "kube_vip": _kube_vip(spec),
             },
             "control": {"store": spec.control.store},
         },
@@ -124,6 +125,14 @@ def _image(spec: ClusterSpec) -> dict[str, Any]:
         "timezone": image.timezone,
         "pages": image.pages.value,
     }
+
+
+def _kube_vip(spec: ClusterSpec) -> dict[str, Any] | None:
+    """Nothing where there is no address to answer for."""
+    vip = spec.k3s.kube_vip
+    if spec.k3s.api_vip is None:
+        return None
+    return {"enabled": vip.enabled, "image": vip.image, "interface": vip.interface}
 
 
 def _base(base: BaseRef) -> dict[str, str | None]:

@@ -95,6 +95,25 @@ BaseRef = CatalogueBase | UrlBase | FileBase
 UPSTREAM = "upstream"
 
 
+KUBE_VIP_IMAGE = "ghcr.io/kube-vip/kube-vip:v1.0.4"
+"""Pinned: its settings are read by name, and names change between releases."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubeVipSpec:
+    """How the API's own address is answered for.
+
+    Attributes:
+        enabled: Servers bring kube-vip along; else somebody else answers for the address.
+        image: Container image, with a tag.
+        interface: The servers' interface on the boards' network; None: that of their default route.
+    """
+
+    enabled: bool = True
+    image: str = KUBE_VIP_IMAGE
+    interface: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class K3sSpec:
     """The k3s release and its settings.
@@ -112,6 +131,7 @@ class K3sSpec:
     api_vip: IPv4Address | None
     config: Mapping[str, Any]
     registries: Mapping[str, Any] = field(default_factory=dict)
+    kube_vip: KubeVipSpec = KubeVipSpec()
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,18 @@ LabelValue = Annotated[str, BeforeValidator(values.parse_kubernetes_value)]
 Sha256 = Annotated[str, BeforeValidator(values.parse_sha256)]
 
 
+class KubeVipSection(_Section):
+    enabled: bool | None = Field(
+        default=None, description="Whether servers run kube-vip; `false` where you answer for the address."
+    )
+    image: Annotated[str, BeforeValidator(values.parse_image_reference)] | None = Field(
+        default=None, description="Its container image, with a tag or digest."
+    )
+    interface: Annotated[str, BeforeValidator(values.parse_interface)] | None = Field(
+        default=None, description="The servers' interface; left out: the one of their default route."
+    )
+
+
 class K3sSection(_Section):
     version: Annotated[str, BeforeValidator(values.parse_k3s_version)] | None = Field(
         default=None, description="The exact release, like `v1.33.5+k3s1`; its checksum file is checked."
@@ -67,7 +79,11 @@ class K3sSection(_Section):
     )
     api_vip: Address | None = Field(
         default=None,
-        description="A free address for the API, named in the servers' certificates; you set it up.",
+        description="A free address for the API. kube-vip on the servers answers for it; nodes are told it "
+        "once it answers.",
+    )
+    kube_vip: KubeVipSection | None = Field(
+        default=None, description="How `api_vip` is answered for: kube-vip, in ARP mode."
     )
     config: dict[str, Any] | None = Field(
         default=None, description="Passed through to config.yaml of the servers, as k3s documents it."

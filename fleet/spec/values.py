@@ -89,6 +89,24 @@ def parse_serial(value: Any) -> Serial:
     return Serial.parse(expect_text(value, "a serial of 16 hexadecimal digits"))
 
 
+_IMAGE_REFERENCE = re.compile(
+    r"[a-z0-9][a-z0-9.-]*(?::[0-9]{1,5})?(?:/[a-z0-9._-]+)+(?::[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?"
+    r"(?:@sha256:[0-9a-f]{64})?"
+)
+"""Source: the distribution project's reference grammar, without its short forms."""
+
+
+def parse_image_reference(value: Any) -> str:
+    """A container image with its registry, and with a tag or a digest: `ghcr.io/owner/name:v1.2.3`."""
+    text = expect_text(value, "a container image")
+    if not _IMAGE_REFERENCE.fullmatch(text) or not re.search(r"(:[^/]+|@sha256:.*)$", text):
+        raise ValueFault(
+            f"{text!r} is not the full name of a container image",
+            "Write registry, path and tag, like 'ghcr.io/kube-vip/kube-vip:v1.0.4'.",
+        )
+    return text
+
+
 def parse_label(value: Any) -> str:
     """A node's or cluster's name: one RFC 1123 label, because host and Kubernetes object get it."""
     text = expect_text(value, "a name")

@@ -38,6 +38,8 @@ class FakeKube:
     metadata: dict[str, dict[str, Any]] = field(default_factory=dict)
     taints: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     secrets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
+    """Addresses of the cluster that do not answer; for whoever connects."""
     changes: list[str] = field(default_factory=list)
     """Every call that changes something: method and path."""
 

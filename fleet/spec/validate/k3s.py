@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from fleet.spec.draft import Draft
-from fleet.spec.model import Role
+from fleet.spec.model import KUBE_VIP_IMAGE, Role
+from fleet.spec.problems import Severity
 from fleet.spec.shape import Finding
 
 _OWNED: Final[Mapping[str, str]] = {
@@ -37,12 +38,40 @@ _REGISTRIES: Final = ("mirrors", "configs")
 def check_k3s(draft: Draft) -> Iterator[Finding]:
     """Find server counts that survive nothing, and pass-through keys that Bramble owns."""
     yield from _servers(draft)
+    yield from _kube_vip(draft)
     for name in draft.k3s.config or {}:
         # k3s reads 'key+' as "append to the list of key".
         if reason := _OWNED.get(name.removesuffix("+")):
             key = ("cluster", "k3s", "config", name)
             yield Finding(key, f"the k3s setting {name!r} is Bramble's: {reason}", "Remove it.")
     yield from _registries(draft.k3s.registries or {})
+
+
+def _kube_vip(draft: Draft) -> Iterator[Finding]:
+    """Find an address that nobody would answer for."""
+    where, section = ("cluster", "k3s", "kube_vip"), draft.k3s.kube_vip
+    if draft.k3s.api_vip is None:
+        if section is not None:
+            text = "kube_vip says how 'api_vip' is answered for, and there is none"
+            yield Finding(where, text, "Give 'api_vip', or remove it.")
+        return
+    if section is not None and section.enabled is False:
+        return
+    if section is None or section.image is None:
+        yield Finding(
+            ("cluster", "k3s", "api_vip"),
+            f"servers pull {KUBE_VIP_IMAGE} to answer for this address: it is not among k3s's own images",
+            "Where they reach no registry, put its archive into an overlay, below "
+            "/var/lib/rancher/k3s/agent/images. Name it in 'kube_vip.image' to say that you know.",
+            Severity.WARNING,
+        )
+    if draft.network.gateway is None and (section is None or section.interface is None):
+        yield Finding(
+            ("cluster", "k3s", "api_vip"),
+            "without 'network.gateway' servers have no default route, by which kube-vip finds its interface",
+            "Name it: 'kube_vip: {interface: eth0}', as the servers call it.",
+            Severity.WARNING,
+        )
 
 
 def _registries(registries: Mapping[str, Any]) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import dataclasses
+import ipaddress
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -61,9 +62,13 @@ class Cluster:
                 self.fleet.images,
                 ControlInfo((), ""),
                 clock=self.fleet.clock,
-                connect=lambda _url: KubeApi(f"https://127.0.0.1:{port}", identity),
+                connect=lambda url: KubeApi(f"https://127.0.0.1:{self._reached(url, port)}", identity),
             )
             yield
+
+    def _reached(self, url: str, port: int) -> int:
+        """The port that stands for a server's; one where nobody listens for a silent one."""
+        return 1 if any(f"//{address}:" in url for address in self.kube.silent) else port
 
     def begin(self, *nodes: NodeSpec) -> None:
         """Installed, enrolled, and asked for its turn."""
@@ -422,3 +427,36 @@ def test_labels_are_set_after_registration_and_not_again(cluster: Cluster) -> No
             assert cluster.kube.changes == changes
 
     asyncio.run(story())
+
+
+def test_nodes_are_told_the_apis_own_address_while_it_answers(tmp_path: Path) -> None:
+    spec = cluster_spec(S1, A1)
+    spec = dataclasses.replace(
+        spec, k3s=dataclasses.replace(spec.k3s, api_vip=ipaddress.IPv4Address("10.77.0.200"))
+    )
+    cluster = open_cluster(tmp_path, spec)
+
+    async def story() -> None:
+        async with cluster.running():
+            cluster.begin(S1)
+            cluster.ready(S1)
+            cluster.begin(A1)
+            cluster.kube.ready = {"s1": True, "a1": True}
+            cluster.kube.silent = {"10.77.0.200"}
+            await cluster.controller.watch.poll()
+            assert "server: https://10.77.0.11:6443" in cluster.settings(A1)
+            cluster.kube.silent = set()
+            await cluster.controller.watch.poll()
+            assert "server: https://10.77.0.200:6443" in cluster.settings(A1)
+            assert "\nserver:" not in cluster.settings(S1)
+            cluster.kube.silent = {"10.77.0.200"}
+            for _ in range(2):
+                await cluster.controller.watch.poll()
+                assert "server: https://10.77.0.200:6443" in cluster.settings(A1)
+            await cluster.controller.watch.poll()
+            assert "server: https://10.77.0.11:6443" in cluster.settings(A1)
+
+    try:
+        asyncio.run(story())
+    finally:
+        cluster.fleet.store.close()

@@ -10,7 +10,15 @@ import pytest
 import yaml
 from fakes_fleet import cluster_spec, node_spec
 
-from fleet.k3s_config import InitialiseCluster, JoinServer, drop_in, render_yaml, tls_names, unit_of
+from fleet.k3s_config import (
+    InitialiseCluster,
+    JoinServer,
+    drop_in,
+    kept_files,
+    render_yaml,
+    tls_names,
+    unit_of,
+)
 from fleet.kube import parse_node
 from fleet.spec.model import Role, Taint
 
@@ -83,6 +91,24 @@ def test_tls_names_join_the_users_own_and_the_virtual_address() -> None:
     names = tls_names(replace(SPEC, k3s=k3s))
     assert {"10.77.0.200", "k3s.example.org", "pi5-1"} <= set(names)
     assert names == sorted(names)
+
+
+def test_agents_bring_no_objects_and_servers_bring_the_same() -> None:
+    k3s = replace(SPEC.k3s, api_vip=IPv4Address("10.77.0.200"))
+    spec = replace(SPEC, k3s=k3s)
+    kept = [
+        {
+            file.path.rpartition("/")[2]: file.content
+            for file in kept_files(spec, node, JOIN.url, address=None)
+        }
+        for node in (SERVER, SECOND, AGENT)
+    ]
+    assert [list(files) for files in kept] == [
+        ["50-bramble.yaml", "bramble-access.yaml", "bramble-kube-vip.yaml"],
+        ["50-bramble.yaml", "bramble-access.yaml", "bramble-kube-vip.yaml"],
+        ["50-bramble.yaml"],
+    ]
+    assert kept[0]["bramble-kube-vip.yaml"] == kept[1]["bramble-kube-vip.yaml"]
 
 
 @pytest.mark.parametrize(("role", "unit"), [(Role.SERVER, "k3s.service"), (Role.AGENT, "k3s-agent.service")])

@@ -149,6 +149,10 @@ ERRORS = [
     case("first-boot-server", "policy.first_boot.server", "administrator", "'approve'", ("policy.first_boot.server", "trust-lan")),
     case("after", "policy.reimage.after", "not a duration", "unit", ("policy.reimage.after", "15")),
     case("max-parallel", "policy.reimage.max_parallel", "at least 1", "", ("policy.reimage.max_parallel", 0)),
+    case("vip-without-address", "cluster.k3s.kube_vip", "there is none", "api_vip", ("cluster.k3s.kube_vip", {"enabled": True})),
+    case("vip-image", "cluster.k3s.kube_vip.image", "not the full name", "ghcr.io/", ("cluster.k3s", {"version": "v1.33.5+k3s1", "api_vip": "192.168.86.20", "kube_vip": {"image": "kube-vip"}})),
+    case("join-batch", "policy.join.batch", "at least 1", "", ("policy.join.batch", 0)),
+    case("slow-disk", "policy.join.slow_disk", "'ignore'", "warn", ("policy.join.slow_disk", "ignore")),
     # SSH keys
     case("key-cut", "image.user.ssh_authorized_keys[0]", "cut off", "", ("image.user.ssh_authorized_keys", [SSH_KEY[:50]])),
     case("key-file-name", "image.user.ssh_authorized_keys[0]", "file name", "cat", ("image.user.ssh_authorized_keys", ["~/.ssh/id_ed25519.pub"])),
@@ -195,6 +199,8 @@ def test_secret_in_clear_is_reported_and_never_shown(change: Change) -> None:
 
 
 WARNINGS = [
+    case("vip-image-not-aboard", "cluster.k3s.api_vip", "not among k3s's own images", "overlay", ("cluster.k3s.api_vip", "192.168.86.20")),
+    case("vip-without-route", "cluster.k3s.api_vip", "no default route", "interface: eth0", ("cluster.k3s", {"version": "v1.33.5+k3s1", "api_vip": "192.168.86.20", "kube_vip": {"image": "reg.lan/kube-vip:v1"}}), ("network.gateway", DELETE), ("network.dhcp", "proxy"), ("network.pool", DELETE)),
     case("server-on-sd", "nodes[0].disk", "etcd on SD card or eMMC", "NVMe or USB", ("nodes.0.disk", "sd")),
     case("no-ssh-key", "image.user.ssh_authorized_keys", "nobody can log in", "ssh-keygen", ("image.user", DELETE)),
     case("base-no-ethernet", "image.base", "no driver for the Ethernet port of 'pi5-1'", "raspios-lite-trixie", ("image.base", "debian-trixie")),
@@ -216,8 +222,10 @@ def test_unwise_choice_is_a_warning(changes: tuple[Change, ...], key: str, messa
     assert checked.spec is not None
 
 
+K3S = {"version": "v1.33.5+k3s1", "api_vip": "192.168.86.20"}
 GOOD = [
-    ("vip-with-one-server", ("cluster.k3s.api_vip", "192.168.86.20")),
+    ("vip-that-others-answer-for", ("cluster.k3s", {**K3S, "kube_vip": {"enabled": False}})),
+    ("vip-with-named-image", ("cluster.k3s", {**K3S, "kube_vip": {"image": "reg.lan:5000/kube-vip:v1"}})),
     ("server-is-the-router", ("network.server_address", "192.168.86.1")),
     ("registries", ("cluster.k3s.registries", {"mirrors": {"*": {"endpoint": ["https://r.example"]}}})),
     ("tls-san", ("cluster.k3s.config", {"tls-san": ["api.example.org"], "secrets-encryption": True})),
