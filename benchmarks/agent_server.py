@@ -19,7 +19,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final, NoReturn
 
-from fleet.api.control import serve_control
+from fleet.api.doors import serve_control
 from fleet.controller import Controller
 from fleet.installs import ControlInfo
 from fleet.k3s import open_k3s

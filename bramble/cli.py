@@ -39,6 +39,8 @@ COMMANDS = {
     "reject": "fleet.cli_people:reject",
     "revoke": "fleet.cli_people:revoke",
     "devices": "fleet.cli_people:devices",
+    "token": "fleet.cli_token:token",
+    "api": "fleet.cli_token:api",
     "backup": "fleet.cli_backup:backup",
     "restore": "fleet.cli_backup:restore",
     "lab": "bramble.lab_commands:lab",

@@ -22,8 +22,7 @@ from bramble.images import ClusterImages, ContentAddress
 from bramble.metrics import make_metrics
 from bramble.paths import StateLayout, make_private
 from bramble.request_log import ignore_bad_requests
-from fleet.api.admin import serve_admin
-from fleet.api.control import serve_control
+from fleet.api.doors import serve_admin, serve_control
 from fleet.boots import NodeBoot
 from fleet.controller import Controller
 from fleet.errors import FleetError

@@ -190,6 +190,36 @@ class FleetReader:
         """
         return self._ask(method, path, None if value is None else json.dumps(dict(value)))
 
+    def tokens(self) -> list[dict[str, Any]]:
+        """The tokens of the control API, without what has to be shown.
+
+        Raises:
+            NoServerError: Only a running server can tell.
+        """
+        found: list[dict[str, Any]] = self._ask("GET", "/v1/tokens")
+        return found
+
+    def create_token(self, name: str, role: str, ttl_s: float) -> dict[str, Any]:
+        """Make a token: `{"token": text, "view": …}`.
+
+        Raises:
+            NoServerError: Only a running server can.
+            FleetError: The name is in use, or is none.
+        """
+        wanted = json.dumps({"name": name, "role": role, "ttl_s": ttl_s})
+        made: dict[str, Any] = self._ask("POST", "/v1/tokens", wanted)
+        return made
+
+    def revoke_token(self, name: str) -> str:
+        """End a token; what was done, for people.
+
+        Raises:
+            NoServerError: Only a running server can.
+            FleetError: None in force is called so.
+        """
+        message: str = self._ask("POST", f"/v1/tokens/{quote(name, safe='')}/revoke")["message"]
+        return message
+
     def _ask(self, method: str, path: str, body: str | None = None) -> Any:
         connection = _UnixConnection(self._socket)
         try:

@@ -46,6 +46,7 @@ from fleet.spec.model import ClusterSpec, NodeSpec, Role
 from fleet.store.database import Store, StoreError
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Transaction
+from fleet.tokens import TokenDesk
 from fleet.update_desk import UpdateDesk
 from fleet.watch import Watch
 
@@ -110,6 +111,7 @@ class Controller:
         self.updates = UpdateDesk(ground)
         self.joins = JoinDesk(ground, self.updates)
         self.eeprom = EepromDesk(ground)
+        self.tokens = TokenDesk(ground)
         self.boots = BootDesk(ground)
         door = KubeDoor(ground, connect)
         self.preparation = JoinPreparation(ground, self.joins, door)

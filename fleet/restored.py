@@ -8,6 +8,7 @@ it. So a restore marks every node as *unobserved*, and
 - intents and orders go on counting far above what the lost hours can have used: no ticket is minted twice,
   and no node takes a new order for an old one;
 - no server is told to found the cluster before all servers were observed: the lost hours may have seen it;
+- every token of the API ends: one may have been revoked since;
 - nothing else that cannot be taken back is done to a node (`require_observed`).
 
 A node is observed again when its agent reports, or when its installer has looked at its disk.
@@ -50,6 +51,8 @@ def epoch_of(reader: Reader) -> int:
 def mark_restored(tx: Transaction, *, backup_at: float, now: float) -> int:
     """Make a record that was just loaded safe to act on; the new epoch."""
     epoch = epoch_of(tx) + 1
+    # One that was revoked since the backup would be in force again.
+    tx.revoke_all_tokens(now)
     tx.put_value(EPOCH, str(epoch))
     last = tx.last_intent_numbers()
     mark = json.dumps({"epoch": epoch, "backup_at": backup_at, "restored_at": now})

@@ -103,7 +103,7 @@ def fleet_view(store: Store) -> FleetView:
         ill = held_by_all(reader)
         return FleetView(
             nodes=tuple(node_view(node, ill.get(node.name, ())) for node in reader.nodes()),
-            held=tuple(map(_held_view, reader.held_boards())),
+            held=tuple(map(held_view, reader.held_boards())),
         )
 
 
@@ -121,11 +121,11 @@ def timeline_view(store: Store, name: str, since: int = 0) -> Timeline | None:
                 own |= {event.id: event for event in earlier if event.node in (None, node.name)}
             events = sorted(own.values(), key=lambda event: (event.at, event.id))
             view = node_view(node, held_by(reader, node.name))
-            return Timeline(node=view, board=None, facts=_facts(node), events=_event_views(events))
+            return Timeline(node=view, board=None, facts=_facts(node), events=tuple(map(event_view, events)))
         if found is None:
             return None
         events = reader.timeline(board=found.id, since=since)
-        return Timeline(node=None, board=_held_view(found), facts={}, events=_event_views(events))
+        return Timeline(node=None, board=held_view(found), facts={}, events=tuple(map(event_view, events)))
 
 
 def as_json(value: Any) -> Any:
@@ -172,7 +172,7 @@ def k3s_text(node: NodeRecord) -> str:
     return f"{version} (simulator)" if version and node.has_simulated_k3s else version
 
 
-def _held_view(board: BoardRecord) -> HeldBoardView:
+def held_view(board: BoardRecord) -> HeldBoardView:
     return HeldBoardView(
         board=board.id,
         model=printable(board.model or "unknown model"),
@@ -184,19 +184,16 @@ def _held_view(board: BoardRecord) -> HeldBoardView:
     )
 
 
-def _event_views(events: list[EventRecord]) -> tuple[EventView, ...]:
-    return tuple(
-        EventView(
-            id=event.id,
-            at=event.at,
-            node=event.node,
-            board=event.board,
-            kind=event.kind,
-            text=event.text,
-            hint=event.hint,
-            detail=event.detail,
-        )
-        for event in events
+def event_view(event: EventRecord) -> EventView:
+    return EventView(
+        id=event.id,
+        at=event.at,
+        node=event.node,
+        board=event.board,
+        kind=event.kind,
+        text=event.text,
+        hint=event.hint,
+        detail=event.detail,
     )
 
 

@@ -1,60 +1,55 @@
-"""The admin API for this machine's command line, on a unix socket that only its owner can open (0600).
-
-GET  /v1/admin/nodes                    FleetView
-GET  /v1/admin/nodes/{name}?since=ID    Timeline of a node or of a held board
-POST /v1/admin/nodes/{name}/handout           Handout: what makes an image the node's own, its ticket included
-POST /v1/admin/nodes/{name}/handout/{intent}?image=ID&medium=TEXT   {}; it was written, and read back
-POST /v1/admin/nodes/{name}/eeprom      {"KEY": "value"} -> {"message": text}
-GET  /v1/admin/summary                  counts by state, memory of the server
+"""What the command line asks of a server: the fleet, one node, handouts, orders.
 
 People's decisions: `fleet.api.people`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import socket
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Final
+from typing import ClassVar
 
 from aiohttp import web
 
-from fleet.api.agents import add_admin_routes
-from fleet.api.answers import answer_errors, value_answer
-from fleet.api.apply import ApplyRoutes
-from fleet.api.people import PeopleRoutes
+from fleet.api.answers import value_answer
+from fleet.api.routes import MESSAGE, NAME, Access, Parameter, Route
 from fleet.controller import Controller
-from fleet.errors import FleetError
 from fleet.refusal import RefusedError
-from fleet.views import as_json, fleet_view, timeline_view
+from fleet.views import FleetView, Timeline, as_json, fleet_view, timeline_view
 
-MAX_BODY_BYTES: Final = 1024 * 1024
-"""The largest body is an import of device keys: 80 bytes a board."""
+_SINCE = Parameter(
+    name="since",
+    description="Only entries with a greater id.",
+    schema={"type": "string", "pattern": "^[0-9]{1,18}$"},
+)
+_INTENT = Parameter(
+    name="intent",
+    description="Number under which the values were given out.",
+    schema={"type": "string", "pattern": "^[0-9]{1,9}$"},
+    is_required=True,
+)
+_IMAGE = Parameter(name="image", description="Id of the image.", schema={"type": "string"})
+_MEDIUM = Parameter(name="medium", description="What it was written to.", schema={"type": "string"})
+SETTINGS = {"type": "object", "minProperties": 1, "additionalProperties": {"type": "string"}}
+HANDOUT = {
+    "type": "object",
+    "required": ["node", "intent", "ticket", "disk_signature", "instance_id", "control_urls", "ca_pem"],
+}
+SUMMARY = {
+    "type": "object",
+    "required": ["states", "held", "rss_bytes", "boot_events_dropped"],
+    "properties": {"states": {"type": "object", "additionalProperties": {"type": "integer"}}},
+}
 
 
-class AdminApi:
+class AdminRoutes:
     """The admin routes over one controller."""
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
-
-    def app(self) -> web.Application:
-        app = web.Application(middlewares=[answer_errors], client_max_size=MAX_BODY_BYTES)
-        app.router.add_get("/v1/admin/nodes", self._nodes)
-        app.router.add_get("/v1/admin/nodes/{name}", self._timeline)
-        app.router.add_post("/v1/admin/nodes/{name}/handout", self._hand_out)
-        app.router.add_post("/v1/admin/nodes/{name}/handout/{intent:[0-9]{1,9}}", self._handed_out)
-        app.router.add_post("/v1/admin/nodes/{name}/eeprom", self._eeprom)
-        app.router.add_get("/v1/admin/summary", self._summary)
-        add_admin_routes(app, self._controller)
-        PeopleRoutes(self._controller).add_to(app)
-        ApplyRoutes(self._controller).add_to(app)
-        return app
 
     async def _nodes(self, _request: web.Request) -> web.Response:
         return value_answer(as_json(fleet_view(self._controller.store)))
@@ -103,47 +98,74 @@ class AdminApi:
             }
         )
 
+    ROUTES: ClassVar[tuple[Route, ...]] = (
+        Route(
+            method="GET",
+            path="/v1/admin/nodes",
+            name="fleet",
+            summary="Everything that 'bramble nodes' shows.",
+            access=Access.VIEWER,
+            handler=_nodes,
+            answer=FleetView,
+        ),
+        Route(
+            method="GET",
+            path="/v1/admin/nodes/{name}",
+            name="timeline",
+            summary="What is known of a node or a board, and its timeline.",
+            access=Access.VIEWER,
+            handler=_timeline,
+            parameters=(NAME, _SINCE),
+            answer=Timeline,
+            refusals=(404,),
+        ),
+        Route(
+            method="POST",
+            path="/v1/admin/nodes/{name}/handout",
+            name="beginHandout",
+            summary="What makes an image the node's own, its ticket included.",
+            access=Access.ADMIN,
+            handler=_hand_out,
+            parameters=(NAME,),
+            answer=HANDOUT,
+            refusals=(404,),
+            holds_secret=True,
+        ),
+        Route(
+            method="POST",
+            path="/v1/admin/nodes/{name}/handout/{intent:[0-9]{1,9}}",
+            name="finishHandout",
+            summary="It was written, and read back.",
+            access=Access.ADMIN,
+            handler=_handed_out,
+            parameters=(NAME, _INTENT, _IMAGE, _MEDIUM),
+            refusals=(404,),
+        ),
+        Route(
+            method="POST",
+            path="/v1/admin/nodes/{name}/eeprom",
+            name="orderEeprom",
+            summary="Have the node's agent write bootloader settings.",
+            access=Access.ADMIN,
+            handler=_eeprom,
+            parameters=(NAME,),
+            request=SETTINGS,
+            answer=MESSAGE,
+            refusals=(404,),
+        ),
+        Route(
+            method="GET",
+            path="/v1/admin/summary",
+            name="summary",
+            summary="Counts by state, and the server's memory.",
+            access=Access.VIEWER,
+            handler=_summary,
+            answer=SUMMARY,
+        ),
+    )
+
 
 def resident_bytes() -> int:
     """Memory of this process that is in RAM. Source: proc(5), /proc/self/statm, field 2, pages."""
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-@contextlib.asynccontextmanager
-async def serve_admin(controller: Controller, path: Path) -> AsyncIterator[None]:
-    """Listen on the unix socket `path` while the block runs; it is gone afterwards."""
-    runner = web.AppRunner(AdminApi(controller).app(), access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        listener = _private_socket(path)
-        await web.SockSite(runner, listener).start()
-        yield
-    finally:
-        await runner.cleanup()
-        _remove(path)
-
-
-def _private_socket(path: Path) -> socket.socket:
-    """A bound unix socket, 0600 from its first moment.
-
-    An old one is of a server that was killed: only one server at a time has the store open.
-    """
-    _remove(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    previous = os.umask(0o177)
-    try:
-        listener.bind(str(path))
-    except OSError as error:
-        listener.close()
-        raise FleetError(
-            f"the admin socket {path} cannot be made: {error.strerror or error}",
-            "Is the state directory yours, and its path shorter than 100 characters?",
-        ) from error
-    finally:
-        os.umask(previous)
-    return listener
-
-
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)

@@ -1,63 +1,117 @@
-"""Routes about the agents themselves: their releases, for nodes and for the command line.
-
-GET  /v1/node/update              SignedOrder of an AgentOrder          (certificate)
-GET  /v1/node/agent/{sha256}      the zipapp                            (certificate)
-GET  /v1/admin/agents             every node's release, and the rollout
-POST /v1/admin/agents/update      {"nodes": [names], "allow_downgrade": bool} -> {"message": text}
-POST /v1/admin/agents/halt        {"message": text}
-"""
+"""Routes about the agents themselves: their releases, for nodes and for the command line."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 from aiohttp import web
 
+from agent.orders import SignedOrder
 from agent.protocol import encode
 from fleet.api.answers import json_answer, value_answer
 from fleet.api.peer import peer_certificate
+from fleet.api.routes import MESSAGE, Access, Parameter, Route
 from fleet.controller import Controller
 from fleet.refusal import RefusedError
 
 
-def add_node_routes(app: web.Application, controller: Controller) -> None:
-    """What agents ask."""
+class AgentRoutes:
+    """Releases of the agent, for nodes and for people."""
 
-    async def update(request: web.Request) -> web.Response:
-        node = controller.joins.caller(peer_certificate(request))
-        return json_answer(encode(controller.updates.order_for(node)))
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
 
-    async def archive(request: web.Request) -> web.Response:
-        controller.joins.caller(peer_certificate(request))
-        content = controller.updates.archive(request.match_info["sha256"])
+    async def order(self, request: web.Request) -> web.Response:
+        node = self._controller.joins.caller(peer_certificate(request))
+        return json_answer(encode(self._controller.updates.order_for(node)))
+
+    async def archive(self, request: web.Request) -> web.Response:
+        self._controller.joins.caller(peer_certificate(request))
+        content = self._controller.updates.archive(request.match_info["sha256"])
         return web.Response(body=content, content_type="application/octet-stream")
 
-    app.router.add_get("/v1/node/update", update)
-    app.router.add_get("/v1/node/agent/{sha256:[0-9a-f]{64}}", archive)
+    async def agents(self, _request: web.Request) -> web.Response:
+        return value_answer(self._controller.updates.view())
 
-
-def add_admin_routes(app: web.Application, controller: Controller) -> None:
-    """What people ask."""
-
-    async def agents(_request: web.Request) -> web.Response:
-        return value_answer(controller.updates.view())
-
-    async def update(request: web.Request) -> web.Response:
+    async def update(self, request: web.Request) -> web.Response:
         value = await read_object(request)
         names, downgrade = value.get("nodes", []), value.get("allow_downgrade", False)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise RefusedError(400, "nodes", "nodes is no list of names")
         if not isinstance(downgrade, bool):
             raise RefusedError(400, "allow_downgrade", "allow_downgrade is neither true nor false")
-        return value_answer({"message": controller.updates.order(names, allow_downgrade=downgrade)})
+        return value_answer({"message": self._controller.updates.order(names, allow_downgrade=downgrade)})
 
-    async def halt(_request: web.Request) -> web.Response:
-        return value_answer({"message": controller.updates.halt()})
+    async def halt(self, _request: web.Request) -> web.Response:
+        return value_answer({"message": self._controller.updates.halt()})
 
-    app.router.add_get("/v1/admin/agents", agents)
-    app.router.add_post("/v1/admin/agents/update", update)
-    app.router.add_post("/v1/admin/agents/halt", halt)
+    ROUTES: ClassVar[tuple[Route, ...]] = (
+        Route(
+            method="GET",
+            path="/v1/node/update",
+            name="agentOrder",
+            summary="The release of the agent that the node is to run.",
+            access=Access.NODE,
+            handler=order,
+            answer=SignedOrder,
+            refusals=(404,),
+        ),
+        Route(
+            method="GET",
+            path="/v1/node/agent/{sha256:[0-9a-f]{64}}",
+            name="agentArchive",
+            summary="A release of the agent: the zipapp.",
+            access=Access.NODE,
+            handler=archive,
+            parameters=(
+                Parameter(
+                    name="sha256",
+                    description="Of the zipapp.",
+                    schema={"type": "string", "pattern": "^[0-9a-f]{64}$"},
+                    is_required=True,
+                ),
+            ),
+            answer={"type": "string", "format": "binary"},
+            media="application/octet-stream",
+            refusals=(404,),
+        ),
+        Route(
+            method="GET",
+            path="/v1/admin/agents",
+            name="listAgents",
+            summary="Every node's release of the agent, and how the rollout stands.",
+            access=Access.VIEWER,
+            handler=agents,
+            answer={"type": "object"},
+        ),
+        Route(
+            method="POST",
+            path="/v1/admin/agents/update",
+            name="updateAgents",
+            summary="Let nodes, or all, run the server's release of the agent.",
+            access=Access.ADMIN,
+            handler=update,
+            request={
+                "type": "object",
+                "properties": {
+                    "nodes": {"type": "array", "items": {"type": "string"}},
+                    "allow_downgrade": {"type": "boolean"},
+                },
+            },
+            answer=MESSAGE,
+            refusals=(404,),
+        ),
+        Route(
+            method="POST",
+            path="/v1/admin/agents/halt",
+            name="haltAgents",
+            summary="Let no further node take the new release.",
+            access=Access.ADMIN,
+            handler=halt,
+            answer=MESSAGE,
+        ),
+    )
 
 
 async def read_object(request: web.Request) -> dict[str, Any]:

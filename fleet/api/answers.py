@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -16,6 +16,13 @@ from fleet.refusal import RefusedError
 log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+REQUEST_ID: Final = web.RequestKey("request_id", str)
+RETRY_AFTER_S: Final = 5
+_HEADERS: Final = {
+    401: {"WWW-Authenticate": "Bearer"},
+    429: {"Retry-After": str(RETRY_AFTER_S)},
+    503: {"Retry-After": str(RETRY_AFTER_S)},
+}
 
 
 def json_answer(body: bytes) -> web.Response:
@@ -23,11 +30,13 @@ def json_answer(body: bytes) -> web.Response:
     return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
 
 
-def error_answer(status: int, code: str, message: str, hint: str = "") -> web.Response:
-    """`{"error": code, "message": text, "hint": text}`."""
-    body = json.dumps({"error": code, "message": message, "hint": hint}).encode()
+def error_answer(request: web.Request, status: int, code: str, message: str, hint: str = "") -> web.Response:
+    """`{"error": code, "message": text, "hint": text, "request_id": id}`."""
+    number = request.get(REQUEST_ID, "")
+    body = json.dumps({"error": code, "message": message, "hint": hint, "request_id": number}).encode()
     response = json_answer(body)
     response.set_status(status)
+    response.headers.update(_HEADERS.get(status, {}))
     return response
 
 
@@ -41,16 +50,29 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     try:
         return await handler(request)
     except RefusedError as error:
-        return error_answer(error.status, error.code, error.message, error.hint)
+        return error_answer(request, error.status, error.code, error.message, error.hint)
     except ProtocolError as error:
-        return error_answer(400, "message", str(error))
+        return error_answer(request, 400, "message", str(error))
     except web.HTTPRequestEntityTooLarge as error:
-        return error_answer(413, "too-large", error.text or "the body is too large")
+        return error_answer(request, 413, "too-large", error.text or "the body is too large")
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        answer = error_answer(
+            request, 405, "method", f"{error.method} is not what this takes: it takes {allowed}"
+        )
+        answer.headers["Allow"] = allowed
+        return answer
     except web.HTTPException as error:
-        return error_answer(error.status, "http", error.reason)
+        return error_answer(request, error.status, "http", error.reason)
     except FleetError as error:
-        log.warning("request failed: %s", error.message, extra={"route": request.path})
-        return error_answer(503, "unavailable", error.message, error.hint)
+        log.warning("request failed: %s", error.message, extra=_fields(request))
+        return error_answer(request, 503, "unavailable", error.message, error.hint)
     except Exception:
-        log.exception("request failed", extra={"route": request.path})
-        return error_answer(500, "internal", "the control server made a mistake; its log has the details")
+        log.exception("request failed", extra=_fields(request))
+        return error_answer(
+            request, 500, "internal", "the control server made a mistake; its log has the details"
+        )
+
+
+def _fields(request: web.Request) -> dict[str, str]:
+    return {"route": request.path, "request": request.get(REQUEST_ID, "")}

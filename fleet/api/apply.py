@@ -1,18 +1,15 @@
-"""The admin route of 'bramble apply'.
-
-POST /v1/admin/apply?dry_run=0|1   {"path": "/…/cluster.yaml", "text": "…"} ->
-     {"applied": bool, "usual_path": path, "problems": [Problem], "changes": [Change]}
-"""
+"""The admin route of 'bramble apply'."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from aiohttp import web
 
 from fleet.api.answers import value_answer
+from fleet.api.routes import Access, Parameter, Route
 from fleet.controller import Controller
 from fleet.refusal import RefusedError
 from fleet.spec.document import MAX_DOCUMENT_BYTES
@@ -22,20 +19,16 @@ MAX_BODY_BYTES: Final = 2 * MAX_DOCUMENT_BYTES
 
 
 class ApplyRoutes:
-    """Added to the admin API."""
+    """Takes a cluster.yaml."""
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
-
-    def add_to(self, app: web.Application) -> None:
-        app.router.add_post("/v1/admin/apply", self._apply)
 
     async def _apply(self, request: web.Request) -> web.Response:
         dry_run = request.query.get("dry_run", "0")
         if dry_run not in ("0", "1"):
             raise RefusedError(400, "dry_run", f"dry_run is {dry_run!r}, it is 0 or 1")
-        body = await request.clone(client_max_size=MAX_BODY_BYTES).read()
-        path, text = _parse(body)
+        path, text = _parse(await request.read())
         done = self._controller.apply.apply(text, path, dry_run=dry_run == "1")
         return value_answer(
             {
@@ -45,6 +38,44 @@ class ApplyRoutes:
                 "changes": [change.to_json() for change in done.changes],
             }
         )
+
+    ROUTES: ClassVar[tuple[Route, ...]] = (
+        Route(
+            method="POST",
+            path="/v1/admin/apply",
+            name="apply",
+            summary="Take a changed cluster.yaml, or only say what would change.",
+            access=Access.ADMIN,
+            handler=_apply,
+            parameters=(
+                Parameter(
+                    name="dry_run",
+                    description="`1`: change nothing.",
+                    schema={"type": "string", "enum": ["0", "1"]},
+                ),
+            ),
+            request={
+                "type": "object",
+                "required": ["path", "text"],
+                "properties": {
+                    "path": {"type": "string", "pattern": "^/[^\\u0000]*$"},
+                    "text": {"type": "string"},
+                },
+                "additionalProperties": False,
+            },
+            answer={
+                "type": "object",
+                "required": ["applied", "usual_path", "problems", "changes"],
+                "properties": {
+                    "applied": {"type": "boolean"},
+                    "usual_path": {"type": "string"},
+                    "problems": {"type": "array", "items": {"type": "object"}},
+                    "changes": {"type": "array", "items": {"type": "object"}},
+                },
+            },
+            max_body_bytes=MAX_BODY_BYTES,
+        ),
+    )
 
 
 def _parse(body: bytes) -> tuple[Path, str]:

@@ -6,31 +6,33 @@ TLS against the control CA) or by its bearer token; both are only handed on here
 
 from __future__ import annotations
 
-import contextlib
-import ssl
 import time
-from collections.abc import AsyncIterator
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from aiohttp import web
 
-from agent.orders import DESIRED, EEPROM
+from agent.orders import DESIRED, EEPROM, SignedOrder
 from agent.protocol import (
     MAX_BODY_BYTES,
     Hello,
     InstallComplete,
+    InstallPlan,
     InstallProgress,
+    JoinMaterial,
     Proof,
     Status,
+    StatusAccepted,
+    Verdict,
+    Welcome,
     decode,
     encode,
 )
-from fleet.api.agents import add_node_routes
-from fleet.api.answers import answer_errors, json_answer
+from fleet.api.answers import json_answer
+from fleet.api.guard import bearer
 from fleet.api.limits import RateLimit
 from fleet.api.peer import peer_certificate
+from fleet.api.routes import Access, Route
 from fleet.controller import Controller
-from fleet.errors import FleetError
 from fleet.refusal import RefusedError
 
 ANONYMOUS_BURST: Final = 20
@@ -41,32 +43,17 @@ SERIAL_PER_SECOND: Final = 1.0
 """Hellos of one claimed serial, from whatever addresses."""
 MAX_ANONYMOUS_BODY_BYTES: Final = 16 * 1024
 """Of hello and prove. The largest are a hello with sixteen MACs and a proof with a request, 3 KiB each."""
-SHUTDOWN_GRACE_S: Final = 2.0
 
 Message = TypeVar("Message")
 
 
-class ControlApi:
+class ControlRoutes:
     """The routes of the protocol over one controller."""
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
         self._anonymous = RateLimit(burst=ANONYMOUS_BURST, per_second=ANONYMOUS_PER_SECOND)
         self._serials = RateLimit(burst=SERIAL_BURST, per_second=SERIAL_PER_SECOND)
-
-    def app(self) -> web.Application:
-        app = web.Application(middlewares=[answer_errors], client_max_size=MAX_BODY_BYTES)
-        app.router.add_post("/v1/hello", self._hello)
-        app.router.add_post("/v1/prove", self._prove)
-        app.router.add_get("/v1/install/plan", self._plan)
-        app.router.add_post("/v1/install/progress", self._progress)
-        app.router.add_post("/v1/install/complete", self._complete)
-        app.router.add_get("/v1/node/desired", self._desired)
-        app.router.add_post("/v1/node/status", self._status)
-        app.router.add_get("/v1/node/eeprom", self._eeprom)
-        app.router.add_post("/v1/node/join-material", self._join_material)
-        add_node_routes(app, self._controller)
-        return app
 
     async def _hello(self, request: web.Request) -> web.Response:
         self._limit(request)
@@ -82,14 +69,14 @@ class ControlApi:
         return _answer(self._controller.admission.prove(proof, peer_certificate(request)))
 
     async def _plan(self, request: web.Request) -> web.Response:
-        return _answer(self._controller.installs.plan(_bearer(request)))
+        return _answer(self._controller.installs.plan(bearer(request)))
 
     async def _progress(self, request: web.Request) -> web.Response:
-        self._controller.installs.progress(_bearer(request), await _read(request, InstallProgress))
+        self._controller.installs.progress(bearer(request), await _read(request, InstallProgress))
         return json_answer(b"{}")
 
     async def _complete(self, request: web.Request) -> web.Response:
-        self._controller.installs.complete(_bearer(request), await _read(request, InstallComplete))
+        self._controller.installs.complete(bearer(request), await _read(request, InstallComplete))
         return json_answer(b"{}")
 
     async def _desired(self, request: web.Request) -> web.Response:
@@ -117,10 +104,104 @@ class ControlApi:
                 429, "too-many", "too many requests from this address", "Ask again in seconds."
             )
 
-
-def _bearer(request: web.Request) -> str:
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
+    ROUTES: ClassVar[tuple[Route, ...]] = (
+        Route(
+            method="POST",
+            path="/v1/hello",
+            name="hello",
+            summary="Say who is there, before it is proved.",
+            access=Access.ENROLMENT,
+            handler=_hello,
+            request=Hello,
+            answer=Welcome,
+            refusals=(429,),
+        ),
+        Route(
+            method="POST",
+            path="/v1/prove",
+            name="prove",
+            summary="Prove it, and hear what was decided.",
+            access=Access.ENROLMENT,
+            handler=_prove,
+            request=Proof,
+            answer=Verdict,
+            refusals=(409, 429),
+            holds_secret=True,
+        ),
+        Route(
+            method="GET",
+            path="/v1/install/plan",
+            name="installPlan",
+            summary="What the installer is to write, and where.",
+            access=Access.INSTALLER,
+            handler=_plan,
+            answer=InstallPlan,
+            refusals=(409,),
+            holds_secret=True,
+        ),
+        Route(
+            method="POST",
+            path="/v1/install/progress",
+            name="installProgress",
+            summary="Where the installer is.",
+            access=Access.INSTALLER,
+            handler=_progress,
+            request=InstallProgress,
+            refusals=(409,),
+        ),
+        Route(
+            method="POST",
+            path="/v1/install/complete",
+            name="installComplete",
+            summary="The disk is written, verified and committed.",
+            access=Access.INSTALLER,
+            handler=_complete,
+            request=InstallComplete,
+            refusals=(409,),
+        ),
+        Route(
+            method="GET",
+            path="/v1/node/desired",
+            name="desired",
+            summary="What the server wants of the node.",
+            access=Access.NODE,
+            handler=_desired,
+            answer=SignedOrder,
+            refusals=(409,),
+        ),
+        Route(
+            method="POST",
+            path="/v1/node/status",
+            name="status",
+            summary="How the node is.",
+            access=Access.NODE,
+            handler=_status,
+            request=Status,
+            answer=StatusAccepted,
+            refusals=(409,),
+        ),
+        Route(
+            method="GET",
+            path="/v1/node/eeprom",
+            name="eepromOrder",
+            summary="The newest order of bootloader settings.",
+            access=Access.NODE,
+            handler=_eeprom,
+            answer=SignedOrder,
+            refusals=(404,),
+        ),
+        Route(
+            method="POST",
+            path="/v1/node/join-material",
+            name="joinMaterial",
+            summary="Tokens and settings to join k3s, when it is the node's turn.",
+            access=Access.NODE,
+            handler=_join_material,
+            answer=JoinMaterial,
+            refusals=(409,),
+            holds_secret=True,
+        ),
+    )
 
 
 async def _read(request: web.Request, kind: type[Message], limit: int = MAX_BODY_BYTES) -> Message:
@@ -135,33 +216,3 @@ async def _read(request: web.Request, kind: type[Message], limit: int = MAX_BODY
 
 def _answer(message: Any) -> web.Response:
     return json_answer(encode(message))
-
-
-class PortTakenError(FleetError):
-    """The control port cannot be had."""
-
-
-@contextlib.asynccontextmanager
-async def serve_control(
-    controller: Controller, host: str, port: int, tls: ssl.SSLContext
-) -> AsyncIterator[int]:
-    """Listen while the block runs; gives the port (for `port=0`: the one that was free).
-
-    Raises:
-        PortTakenError: The address cannot be bound.
-    """
-    # No access log: one line for each status of each node tells nobody anything.
-    runner = web.AppRunner(ControlApi(controller).app(), access_log=None, shutdown_timeout=SHUTDOWN_GRACE_S)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, host, port, ssl_context=tls)
-        try:
-            await site.start()
-        except OSError as error:
-            raise PortTakenError(
-                f"the control API cannot listen on {host} port {port}: {error.strerror}",
-                f"'ss -tlnp sport = :{port}' shows who has it; is another 'bramble serve' running?",
-            ) from error
-        yield int(runner.addresses[0][1])
-    finally:
-        await runner.cleanup()

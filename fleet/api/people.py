@@ -1,23 +1,16 @@
-"""The admin routes of people's decisions: approve, reject, revoke, device keys.
-
-POST /v1/admin/nodes/{name}/approve?key=HEX   {"message": text}; 409 when another key waits by now
-POST /v1/admin/nodes/{name}/reject?key=HEX    {"message": text}; as above
-POST /v1/admin/nodes/{name}/revoke            {"message": text}
-POST /v1/admin/nodes/{name}/forget-device     {"message": text}
-GET  /v1/admin/devices                        [{board, node, fingerprint, source, at}]
-POST /v1/admin/devices                        {"board": "sha256 of its key"} -> {"message": text}
-"""
+"""The admin routes of people's decisions: approve, reject, revoke, device keys."""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Final
+from typing import ClassVar, Final
 
 from aiohttp import web
 
 from agent.proofs import FINGERPRINT_DIGITS, fingerprint, parse_fingerprint
 from fleet.api.answers import value_answer
+from fleet.api.routes import MESSAGE, NAME, Access, Parameter, Route
 from fleet.controller import Controller
 from fleet.refusal import RefusedError
 
@@ -26,20 +19,28 @@ MAX_IMPORT: Final = 10_000
 _BOARD: Final = re.compile(r"[0-9a-f]{8}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
+_KEY = Parameter(
+    name="key",
+    description="The fingerprint that was compared with the board's screen; without it, whatever waits.",
+    schema={"type": "string", "maxLength": 100},
+)
+DEVICES = {
+    "type": "array",
+    "items": {"type": "object", "required": ["board", "node", "fingerprint", "source", "at"]},
+}
+DEVICE_KEYS = {
+    "type": "object",
+    "maxProperties": MAX_IMPORT,
+    "propertyNames": {"pattern": "^[0-9a-f]{8}$"},
+    "additionalProperties": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+}
+
 
 class PeopleRoutes:
-    """Added to the admin API."""
+    """Decisions about nodes, and the boards' device keys."""
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
-
-    def add_to(self, app: web.Application) -> None:
-        app.router.add_post("/v1/admin/nodes/{name}/approve", self._approve)
-        app.router.add_post("/v1/admin/nodes/{name}/reject", self._reject)
-        app.router.add_post("/v1/admin/nodes/{name}/revoke", self._revoke)
-        app.router.add_post("/v1/admin/nodes/{name}/forget-device", self._forget_device)
-        app.router.add_get("/v1/admin/devices", self._devices)
-        app.router.add_post("/v1/admin/devices", self._import)
 
     async def _approve(self, request: web.Request) -> web.Response:
         name, key = request.match_info["name"], _key(request)
@@ -84,6 +85,72 @@ class PeopleRoutes:
                     400, "devices", f"{board!r}: expected 8 hex digits of a serial, and a SHA-256 in hex"
                 )
         return value_answer({"message": self._controller.people.import_devices(keys)})
+
+    ROUTES: ClassVar[tuple[Route, ...]] = (
+        Route(
+            method="POST",
+            path="/v1/admin/nodes/{name}/approve",
+            name="approve",
+            summary="Let a waiting node in; 409 when another key waits by now.",
+            access=Access.ADMIN,
+            handler=_approve,
+            parameters=(NAME, _KEY),
+            answer=MESSAGE,
+            refusals=(404,),
+        ),
+        Route(
+            method="POST",
+            path="/v1/admin/nodes/{name}/reject",
+            name="reject",
+            summary="Turn away the key that waits.",
+            access=Access.ADMIN,
+            handler=_reject,
+            parameters=(NAME, _KEY),
+            answer=MESSAGE,
+            refusals=(404,),
+        ),
+        Route(
+            method="POST",
+            path="/v1/admin/nodes/{name}/revoke",
+            name="revoke",
+            summary="Make everything void that the node was given.",
+            access=Access.ADMIN,
+            handler=_revoke,
+            parameters=(NAME,),
+            answer=MESSAGE,
+            refusals=(404,),
+        ),
+        Route(
+            method="POST",
+            path="/v1/admin/nodes/{name}/forget-device",
+            name="forgetDevice",
+            summary="Forget which board the node is.",
+            access=Access.ADMIN,
+            handler=_forget_device,
+            parameters=(NAME,),
+            answer=MESSAGE,
+            refusals=(404,),
+        ),
+        Route(
+            method="GET",
+            path="/v1/admin/devices",
+            name="listDevices",
+            summary="The device keys on record.",
+            access=Access.VIEWER,
+            handler=_devices,
+            answer=DEVICES,
+        ),
+        Route(
+            method="POST",
+            path="/v1/admin/devices",
+            name="importDevices",
+            summary="Put device keys on record: low half of the serial to SHA-256.",
+            access=Access.ADMIN,
+            handler=_import,
+            request=DEVICE_KEYS,
+            answer=MESSAGE,
+        ),
+    )
 
 
 def _key(request: web.Request) -> str | None:

@@ -19,6 +19,8 @@ from fleet.store.transaction import Reader, Transaction
 from fleet.store.version import LATEST, REVISIONS, VERSION, Standing, standing_of
 
 BATCH_ROWS: Final = 500
+_COUNTED: Final = ("events", "audit")
+"""Tables whose ids the database gives."""
 
 
 class DumpError(ValueError):
@@ -52,13 +54,13 @@ def load_rows(
         connection = tx.connection
         tables = metadata if revision == LATEST else _make_older(connection, revision)
         counts = _insert(connection, tables, lines)
-        _set_counters(connection)
         if revision != LATEST:
             from fleet.store.migrate import upgrade
 
             upgrade(connection)
         if standing_of(connection) is not Standing.CURRENT:
             raise DumpError("its tables could not be brought up to date")
+        _set_counters(connection)
         afterwards(tx)
     return counts
 
@@ -111,6 +113,7 @@ def _parse(line: bytes, number: int) -> tuple[str, dict[str, Any]]:
 def _set_counters(connection: sa.Connection) -> None:
     """PostgreSQL's counters do not see ids that were given; SQLite's do."""
     if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(
-            "SELECT setval('events_id_seq', (SELECT coalesce(max(id), 0) + 1 FROM events), false)"
-        )
+        for table in _COUNTED:
+            connection.exec_driver_sql(
+                f"SELECT setval('{table}_id_seq', (SELECT coalesce(max(id), 0) + 1 FROM {table}), false)"  # noqa: S608
+            )

@@ -151,3 +151,43 @@ kv = sa.Table(
     sa.Column("key", sa.Text, primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
 )
+
+api_tokens = sa.Table(
+    "api_tokens",
+    metadata,
+    # The part of the token that is no secret, for people.
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False, unique=True),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("expires", sa.Float),
+    sa.Column("revoked", sa.Float),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", _LONG, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.Float, nullable=False),
+    # "socket", or the name of a token.
+    sa.Column("who", sa.Text, nullable=False),
+    # The operation's id in the API.
+    sa.Column("what", sa.Text, nullable=False),
+    sa.Column("request_id", sa.Text, nullable=False),
+    sa.Column("detail", sa.JSON, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+repeats = sa.Table(
+    "repeats",
+    metadata,
+    # Who asked, and the idempotency key.
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("request_sha256", sa.Text, nullable=False),
+    sa.Column("at", sa.Float, nullable=False, index=True),
+    # NULL while the request is under way.
+    sa.Column("status", sa.Integer),
+    # NULL also where the answer holds a secret.
+    sa.Column("answer", sa.Text),
+)

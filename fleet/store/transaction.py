@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from fleet.events import Entry
 from fleet.lifecycle import Happening, advance
+from fleet.store.access import AccessReads, AccessWrites
 from fleet.store.records import (
     BoardRecord,
     EventRecord,
@@ -30,7 +31,7 @@ TIMELINE_LIMIT: Final = 1000
 """Entries that one question answers at most; the newest."""
 
 
-class Reader(TrustReads):
+class Reader(TrustReads, AccessReads):
     """Questions. Every answer is a frozen value."""
 
     @property
@@ -139,7 +140,7 @@ class Reader(TrustReads):
         return {key: value for key, value in self._connection.execute(query)}
 
 
-class Transaction(Reader, TrustWrites):
+class Transaction(Reader, TrustWrites, AccessWrites):
     """Questions and changes; all become durable together."""
 
     def add_node(self, record: NodeRecord) -> None:

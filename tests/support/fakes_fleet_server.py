@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from typing import Any
 from fakes_fleet import AgentKey, Clock, Fleet, open_fleet
 
 from agent.protocol import encode
-from fleet.api.admin import serve_admin
-from fleet.api.control import serve_control
+from fleet.api.doors import serve_admin, serve_control
+from fleet.api.guard import Limits
 from fleet.spec.model import ClusterSpec
+from fleet.tokens import TokenRole
 
 TIMEOUT_S = 20.0
 
@@ -30,6 +31,7 @@ TIMEOUT_S = 20.0
 class Answer:
     status: int
     body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def error(self) -> str:
@@ -49,7 +51,9 @@ class Caller:
         self._tls = tls or ssl._create_unverified_context()
         self.token = ""
 
-    def ask(self, method: str, path: str, body: bytes | None = None) -> Answer:
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> Answer:
         connection = http.client.HTTPSConnection(
             "127.0.0.1", self._port, context=self._tls, timeout=TIMEOUT_S
         )
@@ -59,10 +63,12 @@ class Caller:
             shown = connection.sock.getpeercert(binary_form=True)
             assert shown is not None
             assert hashlib.sha256(shown).hexdigest() == self._pin
-            headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+            headers = dict(headers or {})
+            if self.token:
+                headers["Authorization"] = f"Bearer {self.token}"
             connection.request(method, path, body, headers)
             response = connection.getresponse()
-            return Answer(response.status, response.read())
+            return Answer(response.status, response.read(), dict(response.getheaders()))
         finally:
             connection.close()
 
@@ -91,6 +97,13 @@ class Running:
         context.load_cert_chain(certificate, private)
         return context
 
+    def person(self, name: str, role: TokenRole) -> Caller:
+        """Somebody elsewhere, with a token of that role."""
+        caller = self.caller()
+        _record, secret = self.in_loop(lambda: self.fleet.controller.tokens.create(name, role))
+        caller.token = secret.reveal()
+        return caller
+
     def in_loop(self, call: Any) -> Any:
         """Run `call` where the controller lives."""
 
@@ -101,7 +114,7 @@ class Running:
 
 
 @contextmanager
-def running(state: Path, spec: ClusterSpec) -> Iterator[Running]:
+def running(state: Path, spec: ClusterSpec, limits: Limits | None = None) -> Iterator[Running]:
     """A server on a free port of loopback, in a thread with its own loop; ended and joined afterwards."""
     ready, stop = threading.Event(), asyncio.Event()
     made: list[Running] = []
@@ -114,7 +127,8 @@ def running(state: Path, spec: ClusterSpec) -> Iterator[Running]:
                 [IPv4Address("127.0.0.1")], ["bramble.invalid"], fleet.clock()
             )
             async with AsyncExitStack() as stack:
-                control = serve_control(fleet.controller, "127.0.0.1", 0, fleet.pki.server_context())
+                tls = fleet.pki.server_context()
+                control = serve_control(fleet.controller, "127.0.0.1", 0, tls, limits)
                 port = await stack.enter_async_context(control)
                 await stack.enter_async_context(serve_admin(fleet.controller, state / "control.sock"))
                 loop = asyncio.get_running_loop()

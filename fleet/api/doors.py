@@ -1,0 +1,96 @@
+"""The server's two doors: TLS for nodes and people elsewhere, a unix socket for this machine's command line.
+
+On the socket there are the routes of people only, and whoever can open it (its owner, 0600) is an admin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+from fleet.api.guard import Limits
+from fleet.api.table import make_app
+from fleet.controller import Controller
+from fleet.errors import FleetError
+
+SHUTDOWN_GRACE_S: Final = 2.0
+
+
+class PortTakenError(FleetError):
+    """The control port cannot be had."""
+
+
+@contextlib.asynccontextmanager
+async def serve_control(
+    controller: Controller, host: str, port: int, tls: ssl.SSLContext, limits: Limits | None = None
+) -> AsyncIterator[int]:
+    """Listen while the block runs; gives the port (for `port=0`: the one that was free).
+
+    Raises:
+        PortTakenError: The address cannot be bound.
+    """
+    # No access log: one line for each status of each node tells nobody anything.
+    runner = web.AppRunner(
+        make_app(controller, is_socket=False, limits=limits),
+        access_log=None,
+        shutdown_timeout=SHUTDOWN_GRACE_S,
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port, ssl_context=tls)
+        try:
+            await site.start()
+        except OSError as error:
+            raise PortTakenError(
+                f"the control API cannot listen on {host} port {port}: {error.strerror}",
+                f"'ss -tlnp sport = :{port}' shows who has it; is another 'bramble serve' running?",
+            ) from error
+        yield int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def serve_admin(controller: Controller, path: Path) -> AsyncIterator[None]:
+    """Listen on the unix socket `path` while the block runs; it is gone afterwards."""
+    runner = web.AppRunner(make_app(controller, is_socket=True), access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        listener = _private_socket(path)
+        await web.SockSite(runner, listener).start()
+        yield
+    finally:
+        await runner.cleanup()
+        _remove(path)
+
+
+def _private_socket(path: Path) -> socket.socket:
+    """A bound unix socket, 0600 from its first moment.
+
+    An old one is of a server that was killed: only one server at a time has the store open.
+    """
+    _remove(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    previous = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise FleetError(
+            f"the admin socket {path} cannot be made: {error.strerror or error}",
+            "Is the state directory yours, and its path shorter than 100 characters?",
+        ) from error
+    finally:
+        os.umask(previous)
+    return listener
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
