@@ -143,7 +143,10 @@ class Guard:
                 certificate = peer_certificate(request)
                 if certificate is None:
                     raise RefusedError(
-                        401, "certificate", "this needs the client certificate of an enrolled node"
+                        401,
+                        "certificate",
+                        "this needs the client certificate of an enrolled node",
+                        "The node was installed again, removed or revoked: enrol again.",
                     )
                 self._limit(self._nodes, certificate)
                 return f"certificate {certificate}"
