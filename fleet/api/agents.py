@@ -55,7 +55,7 @@ class AgentRoutes:
             access=Access.NODE,
             handler=order,
             answer=SignedOrder,
-            refusals=(404,),
+            refusals=(404, 409),
         ),
         Route(
             method="GET",
@@ -74,7 +74,7 @@ class AgentRoutes:
             ),
             answer={"type": "string", "format": "binary"},
             media="application/octet-stream",
-            refusals=(404,),
+            refusals=(404, 409),
         ),
         Route(
             method="GET",
@@ -84,6 +84,7 @@ class AgentRoutes:
             access=Access.VIEWER,
             handler=agents,
             answer={"type": "object"},
+            refusals=(409,),
         ),
         Route(
             method="POST",
@@ -100,7 +101,7 @@ class AgentRoutes:
                 },
             },
             answer=MESSAGE,
-            refusals=(404,),
+            refusals=(404, 409),
         ),
         Route(
             method="POST",
