@@ -38,7 +38,13 @@ def _duration(_context: click.Context, _parameter: click.Parameter, value: str) 
 @token.command()
 @click.argument("name")
 @_FILE
-@click.option("--role", type=click.Choice(["viewer", "admin"]), default="viewer", show_default=True)
+@click.option(
+    "--role",
+    type=click.Choice(["viewer", "admin"]),
+    default="viewer",
+    show_default=True,
+    help="viewer sees everything; admin may do what the command line may.",
+)
 @click.option(
     "--ttl",
     "ttl_s",
