@@ -305,6 +305,14 @@ def old_member_removed() -> Entry:
     )
 
 
+def expelled() -> Entry:
+    return Entry(
+        kind=Kind.STATE,
+        text="its etcd member was removed while it was away: it joins anew, its old data is set aside",
+        hint="To keep it out, remove it from cluster.yaml and run 'bramble apply'.",
+    )
+
+
 def server_changed(url: str | None) -> Entry:
     text = f"finds the cluster at {url} from now on" if url else "is told of no other server from now on"
     return Entry(kind=Kind.JOIN, text=text, detail={"server": url})

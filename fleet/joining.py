@@ -313,7 +313,16 @@ class JoinDesk:
         node = self._health.take(tx, node, status, now)
         if node.state in WANTS_TO_JOIN and node.join_allowed:
             return self._answer_failures(tx, node, status, now)
+        if node.state in _HAS_JOINED and _was_expelled(node, status):
+            return self._let_rejoin(tx, node, now)
         return node
+
+    def _let_rejoin(self, tx: Transaction, node: NodeRecord, now: float) -> NodeRecord:
+        """A server whose member is gone never starts with its old data: it waits for its turn and joins
+        anew."""
+        JoinState(answered=(REMOVED_MEMBER,)).save(tx, node.name)
+        node = tx.move(node, Happening.EXPELLED, events.expelled(), now)
+        return tx.update_node(node, join_allowed=False)
 
     def _answer_failures(self, tx: Transaction, node: NodeRecord, status: Status, now: float) -> NodeRecord:
         """Do what helps by itself, once for each class; k3s goes on trying with the new material."""
@@ -360,7 +369,13 @@ class JoinDesk:
             node = tx.note_progress(node, Happening.WAITED, now, "joining k3s")
         server = None if turn.founds else choose_server(node.name, None, self._servers(records), self.virtual)
         generation = node.generation + 1
-        join = JoinState(material=generation, server=server, settings=self._digest(node, server))
+        answered = tuple(code for code in JoinState.load(tx, node.name).answered if code == REMOVED_MEMBER)
+        join = JoinState(
+            material=generation,
+            server=server,
+            settings=self._digest(node, server),
+            answered=answered,
+        )
         join.save(tx, node.name)
         node = tx.update_node(node, join_allowed=True, generation=generation)
         tx.add_event(events.may_join(turn.reason), now, node=node.name, board=node.board_id)
@@ -378,6 +393,12 @@ def _no_certificate() -> RefusedError:
 
 def _has_material(node: NodeRecord) -> bool:
     return node.state in _HAS_JOINED or (node.state in WANTS_TO_JOIN and node.join_allowed)
+
+
+def _was_expelled(node: NodeRecord, status: Status) -> bool:
+    """Its k3s ends at each start because etcd does not know its member any more."""
+    told = any(problem.code == REMOVED_MEMBER for problem in status.problems)
+    return node.role is Role.SERVER and told and status.k3s is not K3sState.RUNNING
 
 
 def _problem_entry(problem: Problem) -> events.Entry:

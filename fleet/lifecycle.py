@@ -77,6 +77,8 @@ class Happening(StrEnum):
     BECAME_UNREADY = "became-unready"
     FELL_ILL = "fell-ill"
     """Its own reports say that something is wrong with it: under-voltage, a failing disk."""
+    EXPELLED = "expelled"
+    """A server's etcd member was removed while the server was away: it has to join anew."""
     FELL_SILENT = "fell-silent"
     HEARD_AGAIN = "heard-again"
     EXHAUSTED = "exhausted"
@@ -157,6 +159,7 @@ TRANSITIONS: Final[Mapping[Happening, Mapping[State, State]]] = {
     Happening.BECAME_READY: _all_from(State.JOINING, State.FAILED_JOINING, State.DEGRADED, to=State.READY),
     Happening.BECAME_UNREADY: {State.READY: State.DEGRADED},
     Happening.FELL_ILL: {State.READY: State.DEGRADED},
+    Happening.EXPELLED: _all_from(State.READY, State.DEGRADED, State.LOST, to=State.JOINING),
     Happening.FELL_SILENT: _all_from(State.READY, State.DEGRADED, to=State.LOST),
     Happening.HEARD_AGAIN: {State.LOST: State.DEGRADED},
     Happening.EXHAUSTED: _all_from(*_BEFORE_IMAGE, to=State.QUARANTINED),

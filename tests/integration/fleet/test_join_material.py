@@ -134,6 +134,22 @@ def test_agent_joins_with_its_bootstrap_token_and_lives_on_when_that_is_deleted(
     asyncio.run(ready_nodes(port, keys, {"pi5-1", "pi4-1"}))
 
 
+def test_server_of_another_cluster_gets_no_credentials_and_is_named(lab: Lab, tmp_path: Path) -> None:
+    """Somebody answers at the join address in the server's place."""
+    port = free_port()
+    theirs = open_k3s(tmp_path / "theirs", "attic", time.time())
+    put(lab, SERVER.name, material_for(SERVER, theirs, InitialiseCluster()).files)
+    server = start_server(lab, port)
+    ours = open_k3s(tmp_path / "ours", "attic", time.time())
+    put(lab, AGENT.name, material_for(AGENT, ours, JoinServer(f"https://127.0.0.1:{port}")).files)
+    agent = lab.start(AGENT.name, "agent")
+    agent.wait_for_log("token CA hash does not match")
+    problem = classify(agent.log.splitlines())
+    assert problem is not None
+    assert problem.code == "ca_mismatch"
+    assert AGENT.name not in server.log
+
+
 def test_second_server_joins_the_first_ones_cluster(lab: Lab, keys: K3sMaterial) -> None:
     port = free_port()
     put(lab, SERVER.name, material_for(SERVER, keys, InitialiseCluster()).files)

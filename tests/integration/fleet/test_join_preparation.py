@@ -460,3 +460,79 @@ def test_nodes_are_told_the_apis_own_address_while_it_answers(tmp_path: Path) ->
         asyncio.run(story())
     finally:
         cluster.fleet.store.close()
+
+
+def test_server_that_comes_back_from_the_grave_joins_anew_without_its_old_data(cluster: Cluster) -> None:
+    removed = Problem("removed_member", "was removed", "h")
+
+    async def story() -> None:
+        async with cluster.running():
+            three_servers(cluster)
+            cluster.fleet.clock.advance(60)
+            for node in (S1, S2):
+                cluster.report(node, K3sState.RUNNING)
+            cluster.controller.tick()
+            assert state_of(cluster.fleet, S3) is State.LOST
+            del cluster.kube.ready["s3"]
+            cluster.report(S3, K3sState.FAILED, removed)
+            assert state_of(cluster.fleet, S3) is State.JOINING
+            await cluster.prepare(S3)
+            material = cluster.controller.joins.join_material(cluster.certificates["s3"])
+            assert material.set_aside == ("/var/lib/rancher/k3s/server/db",)
+            assert not any("cluster-init" in file.content for file in material.files)
+            cluster.kube.ready["s3"] = True
+            await cluster.controller.watch.poll()
+            assert state_of(cluster.fleet, S3) is State.READY
+
+    asyncio.run(story())
+
+
+def test_running_server_is_not_expelled_by_an_old_line_of_its_journal(cluster: Cluster) -> None:
+    async def story() -> None:
+        async with cluster.running():
+            three_servers(cluster)
+            cluster.report(S3, K3sState.RUNNING, Problem("removed_member", "was removed", "h"))
+            assert state_of(cluster.fleet, S3) is State.READY
+
+    asyncio.run(story())
+
+
+def test_first_server_that_is_installed_again_joins_and_founds_nothing(cluster: Cluster) -> None:
+    async def story() -> None:
+        async with cluster.running():
+            three_servers(cluster)
+            cluster.kube.ready["s1"] = False
+            reinstall(cluster, S1)
+            with pytest.raises(RefusedError, match="is being removed"):
+                await cluster.prepare(S1)
+            await cluster.prepare(S1)
+            material = cluster.controller.joins.join_material(cluster.certificates["s1"])
+            contents = "".join(file.content for file in material.files)
+            assert "cluster-init" not in contents
+            assert "server: https://10.77.0.1" in contents
+            assert not any("/server/tls/" in file.path for file in material.files)
+
+    asyncio.run(story())
+
+
+def test_slow_join_that_ends_after_its_limit_is_left_alone_and_counts(cluster: Cluster) -> None:
+    async def story() -> None:
+        async with cluster.running():
+            cluster.begin(S1)
+            cluster.ready(S1)
+            cluster.begin(S2)
+            await cluster.prepare(S2)
+            cluster.kube.ready = {"s1": True}
+            cluster.fleet.clock.advance(20 * 60 + 1)
+            cluster.report(S1, K3sState.RUNNING)
+            cluster.report(S2, K3sState.STARTING)
+            cluster.controller.tick()
+            assert state_of(cluster.fleet, S2) is State.FAILED_JOINING
+            changes = list(cluster.kube.changes)
+            cluster.kube.ready["s2"] = True
+            cluster.kube.voters = {"s1": True, "s2": True}
+            await cluster.controller.watch.poll()
+            assert state_of(cluster.fleet, S2) is State.READY
+            assert not [change for change in cluster.kube.changes[len(changes) :] if "DELETE" in change]
+
+    asyncio.run(story())
