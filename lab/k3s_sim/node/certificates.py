@@ -1,4 +1,4 @@
-"""Keys and certificates, made by the `openssl` command: the one module here that starts a process.
+"""Keys and certificates, made by the `openssl` command.
 
 Elliptic curve P-256 throughout, as k3s. Each call costs about 0.2 s on an emulated board, so callers make as
 few as they can. A leaf is valid from the moment it is made (k3s dates it back to its CA's first day).

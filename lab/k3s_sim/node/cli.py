@@ -19,6 +19,7 @@ NAME:
 
 USAGE:
    k3s server|agent [OPTIONS]
+   k3s etcd-snapshot save|ls|delete|prune [OPTIONS]
    k3s kubectl get nodes [NAME] [-o wide|json]
    k3s --version
 """
@@ -43,6 +44,10 @@ def main(argv: Sequence[str], version: str) -> int:
             _run_server(rest, version)
         elif command == "agent":
             _run_agent(rest, version)
+        elif command == "etcd-snapshot":
+            from lab.k3s_sim.node import etcd_snapshot
+
+            etcd_snapshot.run(rest, os.environ)
         elif command in _LINKS:
             _show(command, rest)
         else:

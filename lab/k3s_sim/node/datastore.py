@@ -121,6 +121,11 @@ class FileDatastore:
         with self._changed:
             return self._objects.get(key)
 
+    def everything(self) -> dict[Key, Object]:
+        """All objects, to move them to another datastore."""
+        with self._changed:
+            return {key: copy.deepcopy(stored.value) for key, stored in self._objects.items()}
+
     def select(self, resource: str, namespace: str) -> tuple[list[Stored], int]:
         """See Datastore."""
         with self._changed:

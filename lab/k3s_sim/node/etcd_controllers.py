@@ -190,19 +190,25 @@ class EtcdControllers:
     def _state(self, member: Member) -> tuple[str, str]:
         if member.is_learner:
             return "learner", ""
+        client = self.member.client(*member.client_urls[:1])
         try:
-            self.member.client(*member.client_urls[:1]).status()
+            client.status()
         except EtcdError as error:
             return "unhealthy", f"failed to check etcd member status: {error}"
+        finally:
+            client.close()
         return "voter", ""
 
 
 def _applied_index(own: EtcdMember, learner: Member) -> int:
     for url in learner.client_urls:
+        client = own.client(url)
         try:
-            return own.client(url).status().applied_index
+            return client.status().applied_index
         except EtcdError:
             continue
+        finally:
+            client.close()
     return 0
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from lab.k3s_sim.node import credentials, etcd_member, log
 from lab.k3s_sim.node.auto_deploy import AutoDeploy
+from lab.k3s_sim.node.bootstrap_data import keep_bootstrap_data, restore_bootstrap_data
 from lab.k3s_sim.node.client import TrustedServer
-from lab.k3s_sim.node.cluster import Cluster
+from lab.k3s_sim.node.cluster import SYSTEM_NAMESPACE, Cluster
 from lab.k3s_sim.node.controllers import Controllers
 from lab.k3s_sim.node.credentials import Passwords
+from lab.k3s_sim.node.datastore import FileDatastore
 from lab.k3s_sim.node.errors import K3sError, StatusError
 from lab.k3s_sim.node.etcd_client import EtcdClient, EtcdError, Member
 from lab.k3s_sim.node.etcd_controllers import EtcdControllers, require_voter
@@ -20,6 +22,7 @@ from lab.k3s_sim.node.etcd_join import join_etcd
 from lab.k3s_sim.node.etcd_member import EtcdMember, InitialCluster
 from lab.k3s_sim.node.local_cluster import local_cluster
 from lab.k3s_sim.node.messages import Application
+from lab.k3s_sim.node.node_password import secret_name
 from lab.k3s_sim.node.objects import Object
 from lab.k3s_sim.node.relay import join_cluster
 from lab.k3s_sim.node.settings import ServerSettings
@@ -28,6 +31,7 @@ from lab.k3s_sim.node.simulation import Simulation
 _TEST_S = 0.5
 """How often a start asks whether its member votes yet; k3s asks every five seconds."""
 _COMPLAIN_S = 5.0
+_CONTROL_STOP_S = 2.0
 _RESET_DONE = (
     "Managed etcd cluster membership has been reset, restart without --cluster-reset flag now. Backup and "
     "delete ${datadir}/server/db on each peer etcd server and rejoin the nodes"
@@ -56,6 +60,7 @@ class EtcdGround:
         self._server: TrustedServer | None = None
         self._client: EtcdClient | None = None
         self._cluster: Cluster | None = None
+        self._password = ""
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
 
@@ -81,6 +86,7 @@ class EtcdGround:
         """See server.Ground."""
         self._client = self._member.client()
         self._cluster = Cluster(EtcdDatastore(self._client))
+        self._password = passwords.server
         return local_cluster(self._settings, self._version, self._cluster, passwords, self._members)
 
     def _members(self) -> list[Object]:
@@ -100,10 +106,13 @@ class EtcdGround:
         if self._settings.cluster_reset:
             self._reset(stop)
             return False
+        was_reset = self._member.reset_flag.exists()
         self._member.reset_flag.unlink(missing_ok=True)
         if not self._start(stop) or not self._wait_for_vote(stop):
             return False
-        self._cluster.prepare()
+        self._open(self._cluster, self._client)
+        if was_reset:
+            self._forget_own_password(self._cluster)
         controllers = Controllers(self._cluster, self._simulation.orphan_age_s)
         node = "" if self._settings.disable_agent else self._settings.agent.node_name
         members = EtcdControllers(
@@ -115,6 +124,35 @@ class EtcdGround:
         )
         self._thread.start()
         return True
+
+    def _open(self, cluster: Cluster, client: EtcdClient) -> None:
+        """Make this etcd the cluster of our token, with what a file held before.
+
+        Raises:
+            K3sError: it is the cluster of another token, or etcd went away.
+        """
+        try:
+            keep_bootstrap_data(client, self._settings.server_dir, self._password)
+            self._migrate(EtcdDatastore(client))
+            cluster.prepare()
+        except (EtcdError, StatusError) as error:
+            raise K3sError(f"failed to open the datastore: {error}") from error
+
+    def _migrate(self, datastore: EtcdDatastore) -> None:
+        """A server that began without etcd and was told `cluster-init` takes its objects along."""
+        file = self._settings.server_dir / "db" / "sim.json"
+        if not file.exists():
+            return
+        log.info("Migrating content from sqlite to etcd")
+        for key, value in FileDatastore(file).everything().items():
+            datastore.swap(key, value, 0)
+        file.rename(file.with_name(f"{file.name}.migrated"))
+
+    def _forget_own_password(self, cluster: Cluster) -> None:
+        """The password on this disk may be newer than the one in the snapshot."""
+        name = secret_name(self._settings.agent.node_name)
+        if cluster.find("secrets", SYSTEM_NAMESPACE, name) is not None:
+            cluster.delete("secrets", SYSTEM_NAMESPACE, name)
 
     def _start(self, stop: threading.Event) -> bool:
         if self._member.is_initialized:
@@ -184,6 +222,10 @@ class EtcdGround:
     def close(self) -> None:
         """See server.Ground."""
         self._stop.set()
+        if self._thread is not None:
+            self._thread.join(_CONTROL_STOP_S)
+        if self._client is not None:
+            self._client.close()
         self._member.stop()
 
     def _reset(self, stop: threading.Event) -> None:
@@ -204,6 +246,8 @@ class EtcdGround:
         self._member.start(None, reset=path is None)
         self._correct_address(stop)
         if self._wait_for_vote(stop):
+            assert self._client is not None
+            restore_bootstrap_data(self._client, self._settings.server_dir, self._password)
             self._member.reset_flag.touch(mode=0o600)
             log.info(_RESET_DONE)
 

@@ -125,7 +125,18 @@ _SERVER_FLAGS: Mapping[str, Flag] = {
     ),
 }
 
-FLAGS: Mapping[str, Mapping[str, Flag]] = {"server": _SERVER_FLAGS, "agent": _AGENT_FLAGS}
+_SNAPSHOT_FLAGS: Mapping[str, Flag] = {
+    **_SERVER_FLAGS,
+    "dir": Flag(Kind.VALUE),
+    "name": Flag(Kind.VALUE),
+    "snapshot-retention": Flag(Kind.VALUE),
+}
+
+FLAGS: Mapping[str, Mapping[str, Flag]] = {
+    "server": _SERVER_FLAGS,
+    "agent": _AGENT_FLAGS,
+    "etcd-snapshot": _SNAPSHOT_FLAGS,
+}
 _SHORT = {
     "c": "config",
     "d": "data-dir",
