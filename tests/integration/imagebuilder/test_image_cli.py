@@ -104,3 +104,21 @@ def test_bases_are_listed_with_their_place(world: Path, tmp_path: Path) -> None:
     empty = bramble(tmp_path / "nothing", "base", "list")
     assert "bramble base build debian-trixie" in empty.stdout
     assert "bramble base fetch ubuntu-24.04" in empty.stdout
+
+
+def test_one_wrong_node_of_many_stops_the_build_before_anything_is_made(world: Path) -> None:
+    lines = [
+        f"  - {{name: n{number:03}, board: cm5, role: agent, mac: '2c:cf:67:40:{number >> 8:02x}:"
+        f"{number & 255:02x}', address: 10.77.{2 + number // 250}.{1 + number % 250}}}\n"
+        for number in range(500)
+    ]
+    lines[376] = lines[376].replace("role: agent", "role: agnet")
+    text = CLUSTER.replace("10.77.0.0/24", "10.77.0.0/16").replace("upstream", str(world / "k3s"))
+    (world / "cluster.yaml").write_text(text + "".join(lines))
+    before = sorted((world / "cache").rglob("*"))
+    result = bramble(world, "build", str(world / "cluster.yaml"))
+    assert result.returncode == 2
+    assert "nodes[377].role" in result.stderr
+    assert "'agnet'" in result.stderr
+    assert result.stderr.count("nodes[") == 1
+    assert sorted((world / "cache").rglob("*")) == before

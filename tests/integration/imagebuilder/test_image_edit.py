@@ -23,6 +23,9 @@ from imagebuilder.errors import CommandFailed, ImageBuilderError
 
 pytestmark = pytest.mark.integration
 
+HUGE_FILE = 0x40000
+"""EXT4_HUGE_FILE_FL: this inode's i_blocks is in blocks of the filesystem."""
+
 XATTRS = {
     "security.capability": bytes.fromhex("0100000200200000000000000000000000000000"),
     "user.long": b"x" * 900,  # too long for the inode: a block of its own
@@ -189,6 +192,38 @@ def test_what_debugfs_could_misread_is_refused(disk: DiskImage, pristine: Path, 
     with pytest.raises(ImageBuilderError):
         disk.put_root([edit])
     assert is_same(disk.path, pristine)
+
+
+def test_inodes_that_count_in_filesystem_blocks_are_read_and_replaced(tmp_path: Path) -> None:
+    """With huge_file an inode may give its i_blocks in blocks of the filesystem instead of 512 bytes: the
+    kernel does so from 2 TiB on, and nothing that we read or write depends on the field."""
+    (tmp_path / "scratch").mkdir()
+    disk = DiskImage(make_disk(tmp_path / "disk.img", features="huge_file,64bit"), tmp_path / "scratch")
+    content = disk.read_root("/usr/bin/scattered")
+    with open_source(disk.path) as source:
+        root = disk.mbr().partition(2)
+        volume = Ext4Volume(source, root.offset)
+        assert "huge_file" in volume.superblock.features
+        inode = volume.require("/usr/bin/scattered")
+        blocks = -(-inode.size_bytes // 4096)
+    disk.edit_root(
+        [
+            f'sif "/usr/bin/scattered" flags {inode.flags | HUGE_FILE:#x}',
+            f'sif "/usr/bin/scattered" blocks {blocks}',
+        ]
+    )
+    disk.check()  # e2fsck counts again, and finds that it is right
+    with open_source(disk.path) as source:
+        volume = Ext4Volume(source, root.offset)
+        assert volume.require("/usr/bin/scattered").flags & HUGE_FILE
+        assert volume.read("/usr/bin/scattered") == content
+        assert sum(length for _, length in volume.extents("/usr/bin/scattered")) == inode.size_bytes
+        free = volume.free_bytes
+    disk.grow_root(free + 2**20)
+    disk.put_root([PutFile(path="/usr/bin/scattered", content=b"short")])
+    disk.check()
+    with open_source(disk.path) as source:
+        assert Ext4Volume(source, root.offset).free_bytes >= free + blocks * 4096 - 4096
 
 
 @pytest.mark.parametrize(
