@@ -14,6 +14,7 @@ An entry of the store is there completely or not at all.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -74,6 +75,7 @@ from imagebuilder.steps.step import Context, Step
 from imagebuilder.steps.units import UnitsStep
 from imagebuilder.still import FileState
 from imagebuilder.store import Store, flush_file, require_room
+from imagebuilder.store_gc import keep_budget
 
 KIND: Final = "images"
 COMPRESSED: Final = "disk.img.zst"
@@ -208,6 +210,7 @@ def build_image(
             _build(spec, inputs, into, store, progress)
 
     entry = store.get_or_create(KIND, image_id, build)
+    keep_budget(store, time.time())
     return Image(id=image_id, root=entry, manifest=load_manifest(entry))
 
 

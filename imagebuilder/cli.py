@@ -16,10 +16,12 @@ import click
 from imagebuilder.cli_export import ExportOptions, export_options, plan_export, write_export
 from imagebuilder.errors import ImageBuilderError
 from imagebuilder.packages.install import AptAccess
+from imagebuilder.sizes import parse_size
 from imagebuilder.store import Store
 
 MIRROR_VARIABLE = "BRAMBLE_MIRROR"
 APT_MIRRORS_VARIABLE = "BRAMBLE_APT_MIRRORS"
+BUDGET_VARIABLE = "BRAMBLE_CACHE_BUDGET"
 
 _CLUSTER = click.Path(exists=True, dir_okay=False, path_type=Path)
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -98,15 +100,26 @@ def build(cluster: Path, release: Path | None, export: ExportOptions, as_json: b
 
 
 def store() -> Store:
-    """The store that ``BRAMBLE_CACHE_DIR`` names, else the one in the user's cache directory."""
+    """The store that ``BRAMBLE_CACHE_DIR`` names, else the one in the user's cache directory.
+
+    Builds keep it below ``BRAMBLE_CACHE_BUDGET``, where that is set.
+
+    Raises:
+        ImageBuilderError: the budget is no size.
+    """
     directory = os.environ.get("BRAMBLE_CACHE_DIR")
-    return _store_at(Path(directory) if directory else Store.default().root)
+    budget = os.environ.get(BUDGET_VARIABLE)
+    try:
+        budget_bytes = parse_size(budget) if budget else None
+    except ValueError as exc:
+        raise ImageBuilderError(f"{BUDGET_VARIABLE}: {exc}", "Or unset it: then nothing is removed.") from exc
+    return _store_at(Path(directory) if directory else Store.default().root, budget_bytes)
 
 
 @functools.cache
-def _store_at(root: Path) -> Store:
+def _store_at(root: Path, budget_bytes: int | None) -> Store:
     """One object per process: what a command was handed stays in use until the command ends."""
-    return Store(root)
+    return Store(root, budget_bytes=budget_bytes)
 
 
 def apt_access() -> AptAccess:

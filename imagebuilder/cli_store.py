@@ -11,13 +11,12 @@ from pathlib import Path
 
 import click
 
-from imagebuilder.cli import ProgressLine, agent_package, apt_access, store
+from imagebuilder.cli import BUDGET_VARIABLE, ProgressLine, agent_package, apt_access, store
 from imagebuilder.errors import ImageBuilderError
+from imagebuilder.sizes import parse_size
 from imagebuilder.store import Store
 
-BUDGET_VARIABLE = "BRAMBLE_CACHE_BUDGET"
 _CLUSTER = click.Path(exists=True, dir_okay=False, path_type=Path)
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?")
 _AGE = re.compile(r"(\d+)([dhw])")
 
 
@@ -25,11 +24,10 @@ def _parse_size(ctx: click.Context, param: click.Parameter, value: str | None) -
     """Bytes from 500M, 20G or 1.5Ti."""
     if value is None:
         return None
-    match = _SIZE.fullmatch(value.strip())
-    if match is None:
-        raise click.BadParameter(f"{value!r} is not a size; write 500M, 20G or 20Gi", ctx, param)
-    power = " kMGT".index(match[2] or " ")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+    try:
+        return parse_size(value)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), ctx, param) from exc
 
 
 def _parse_age(ctx: click.Context, param: click.Parameter, value: str) -> float:
@@ -64,7 +62,8 @@ def _parse_age(ctx: click.Context, param: click.Parameter, value: str) -> float:
     callback=_parse_size,
     metavar="SIZE",
     envvar=BUDGET_VARIABLE,
-    help=f"Remove the least recently used until the cache takes no more than this; ${BUDGET_VARIABLE}.",
+    help="Remove the least recently used until the cache takes no more than this "
+    f"(500M, 20G); ${BUDGET_VARIABLE}.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -78,7 +77,9 @@ def gc(
 ) -> None:
     """Remove from the cache what nobody needs: leftovers of killed builds, old bases, images and downloads.
 
-    What a running process uses, and what the cluster needs to be built, stays.
+    What a running process uses, and what the cluster needs to be built, stays. Over the budget, images and
+    other things that can be made again here go before bases and releases, which have to be fetched.
+    With $BRAMBLE_CACHE_BUDGET set, every build ends with that by itself.
 
     \b
     Examples:

@@ -56,10 +56,15 @@ kind, which tells the two apart in ``tmp``."""
 
 
 class Store:
-    """A directory of finished, content-addressed entries; safe for several processes and threads at once."""
+    """A directory of finished, content-addressed entries; safe for several processes and threads at once.
 
-    def __init__(self, root: Path) -> None:
+    ``budget_bytes`` is what it may take on the disk; builds keep to it when they end
+    (``imagebuilder.store_gc.keep_budget``). None: any amount.
+    """
+
+    def __init__(self, root: Path, *, budget_bytes: int | None = None) -> None:
         self.root = root
+        self.budget_bytes = budget_bytes
         self._held: dict[Path, int] = {}
         weakref.finalize(self, _close_all, self._held)
 

@@ -8,6 +8,8 @@ removes.
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,11 +17,17 @@ from pathlib import Path
 from typing import Final
 
 from imagebuilder.bases.origins import ORIGINS, RECORD_NAME, parse_origin
+from imagebuilder.errors import ImageBuilderError
 from imagebuilder.store import DOWNLOADS, Store, allocated_bytes, remove_tree
+
+log = logging.getLogger(__name__)
 
 KEEP_UNUSED_S: Final = 30 * 86400.0
 KEEP_DOWNLOADS_S: Final = 7 * 86400.0
 """A download that nobody went on with for a week is of a release that has a successor by then."""
+
+FETCHED_KINDS: Final = frozenset(("bases", "k3s", DOWNLOADS))
+"""Getting them again takes the network; everything else is made here from them."""
 
 SMALL_KINDS: Final = frozenset((ORIGINS,))
 """Records of a few hundred bytes: they go with what they belong to, never for their own age or size."""
@@ -39,8 +47,7 @@ class Item:
     """Something in the store.
 
     ``size_bytes`` is what it takes on the disk, ``last_used`` seconds since 1970. ``faulty`` says why it is
-    of
-    no use to anybody (left by a killed builder, a record of a base that is gone); empty otherwise.
+    of no use to anybody (left by a killed builder, a record of a base that is gone); empty otherwise.
     """
 
     place: Place
@@ -62,9 +69,10 @@ class Removal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a collection did, or with ``dry_run`` would do. ``kept_busy``: what should have gone and is in
-    use.
-    ``size_bytes`` is what the store takes afterwards."""
+    """What a collection did, or with ``dry_run`` would do.
+
+    ``kept_busy``: what should have gone and is in use. ``size_bytes`` is what the store takes afterwards.
+    """
 
     removed: tuple[Removal, ...]
     kept_busy: tuple[Removal, ...]
@@ -88,8 +96,8 @@ def plan_removals(
     unused_s: float,
     now: float,
 ) -> list[Removal]:
-    """What should go: what is of no use, then what was not used for long, then, least recently used first,
-    what exceeds the budget.
+    """What should go: what is of no use, then what was not used for long, then what exceeds the budget, least
+    recently used first, and what has to be fetched only after all that is made here.
 
     Args:
         items: everything in the store.
@@ -114,7 +122,9 @@ def plan_removals(
         else:
             rest.append(item)
     size -= sum(removal.item.size_bytes for removal in removals)
-    for item in sorted(rest, key=lambda item: (item.last_used, item.kind, item.id)):
+    for item in sorted(
+        rest, key=lambda item: (item.kind in FETCHED_KINDS, item.last_used, item.kind, item.id)
+    ):
         if budget_bytes is None or size <= budget_bytes:
             break
         removals.append(Removal(item=item, reason=f"over the budget of {budget_bytes / 1e9:.1f} GB"))
@@ -157,6 +167,38 @@ def collect(
     return Report(
         removed=tuple(removed), kept_busy=tuple(busy), size_bytes=size - freed, budget_bytes=budget_bytes
     )
+
+
+def keep_budget(store: Store, now: float) -> Report | None:
+    """Keep the store to its own budget, where it has one; what this object or another process uses stays.
+
+    Called when a build has ended, so a failure is only logged: the build has succeeded.
+
+    Returns:
+        What was done, None where there is no budget or the store could not be written.
+    """
+    if store.budget_bytes is None:
+        return None
+    try:
+        report = collect(
+            Store(store.root),
+            needed=store.held,
+            budget_bytes=store.budget_bytes,
+            unused_s=math.inf,
+            now=now,
+        )
+    except (ImageBuilderError, OSError) as exc:
+        log.warning("the cache could not be kept to its budget", extra={"error": str(exc)})
+        return None
+    if report.removed:
+        names = [f"{removal.item.kind}/{removal.item.id}" for removal in report.removed]
+        log.info("cache trimmed", extra={"freed_bytes": report.freed_bytes, "removed": names})
+    if report.is_over_budget:
+        log.warning(
+            "the cache takes more than its budget, and all of it is in use or needed",
+            extra={"size_bytes": report.size_bytes, "budget_bytes": report.budget_bytes},
+        )
+    return report
 
 
 def _entries(store: Store) -> list[Item]:

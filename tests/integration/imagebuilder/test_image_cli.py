@@ -122,3 +122,30 @@ def test_one_wrong_node_of_many_stops_the_build_before_anything_is_made(world: P
     assert "'agnet'" in result.stderr
     assert result.stderr.count("nodes[") == 1
     assert sorted((world / "cache").rglob("*")) == before
+
+
+def test_a_build_keeps_the_cache_to_its_budget(world: Path) -> None:
+    def build(zone: str, **env: str) -> Path:
+        text = CLUSTER.replace("upstream", str(world / "k3s")).replace("Europe/Madrid", zone)
+        (world / "cluster.yaml").write_text(text)
+        result = bramble(world, "build", str(world / "cluster.yaml"), "--json", env=env)
+        assert result.returncode == 0, result.stderr
+        return Path(json.loads(result.stdout)["path"])
+
+    first = build("Europe/Madrid")
+    second = build("Europe/Paris")
+    assert first.is_dir()
+    listed = json.loads(bramble(world, "store", "list", "--json").stdout)
+    size = sum(item["size_bytes"] for item in listed)
+    image = next(item["size_bytes"] for item in listed if item["kind"] == "images")
+    third = build("Europe/Rome", BRAMBLE_CACHE_BUDGET=f"{size + image // 2}")
+    assert not first.exists()
+    assert second.is_dir()
+    assert third.is_dir()
+    build("Europe/Oslo", BRAMBLE_CACHE_BUDGET="1k")
+    kinds = {item["kind"] for item in json.loads(bramble(world, "store", "list", "--json").stdout)}
+    assert kinds == {"bases", "images", "base-chunks", "installer-runtimes"}
+    assert len(list((world / "cache/images").iterdir())) == 1
+    wrong = bramble(world, "build", str(world / "cluster.yaml"), env={"BRAMBLE_CACHE_BUDGET": "lots"})
+    assert wrong.returncode == 1
+    assert "BRAMBLE_CACHE_BUDGET: 'lots' is not a size" in wrong.stderr

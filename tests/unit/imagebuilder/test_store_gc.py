@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagebuilder.bases.origins import Origin, Proof, write_origin
+from imagebuilder.sizes import parse_size
 from imagebuilder.store import Store, allocated_bytes
-from imagebuilder.store_gc import Item, Place, collect, plan_removals, survey
+from imagebuilder.store_gc import Item, Place, collect, keep_budget, plan_removals, survey
 
 DAY = 86400.0
 NOW = 1_000_000_000.0
@@ -64,6 +65,18 @@ def test_budget_takes_the_least_recently_used_first_and_no_more_than_it_must() -
     assert set(plan(items, budget=250)) == {"old", "older"}
     assert set(plan(items, budget=399)) == {"older"}
     assert set(plan(items, budget=0)) == {"new", "old", "older", "mid"}
+
+
+def test_what_can_be_made_again_goes_before_what_has_to_be_fetched() -> None:
+    items = [
+        item("image", days=1),
+        item("base", days=300, kind="bases"),
+        item("release", days=200, kind="k3s"),
+        item("chunks", days=2, kind="base-chunks"),
+    ]
+    assert set(plan(items, budget=399, unused_days=1000)) == {"chunks"}
+    assert set(plan(items, budget=299, unused_days=1000)) == {"chunks", "image"}
+    assert set(plan(items, budget=199, unused_days=1000)) == {"chunks", "image", "base"}
 
 
 def test_needed_entries_stay_but_count_in_the_budget() -> None:
@@ -256,3 +269,63 @@ def test_holes_and_second_names_take_no_room(tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(os.urandom(100_000))
     os.link(tmp_path / "data", tmp_path / "again")
     assert 100_000 <= allocated_bytes(tmp_path) < 200_000
+
+
+def test_store_with_a_budget_gives_up_what_nobody_uses_and_no_more(tmp_path: Path) -> None:
+    for name, used in (("old", 1.0), ("older", 0.5), ("young", 2.0)):
+        put(Store(tmp_path), "images", name)
+        os.utime(tmp_path / "images" / name, (used, used))
+    other = Store(tmp_path)
+    other.find("images", "older")  # a server that hands it to boards
+    size = sum(one.size_bytes for one in survey(other))
+    store = Store(tmp_path, budget_bytes=size - 5_000)
+    store.find("images", "young")
+    report = keep_budget(store, NOW)
+    assert report is not None
+    assert [removal.item.id for removal in report.removed] == ["old"]
+    assert not report.is_over_budget
+    tight = Store(tmp_path, budget_bytes=1)
+    assert store.held
+    report = keep_budget(tight, NOW)
+    assert report is not None
+    assert (report.removed, report.is_over_budget) == ((), True)
+    assert {removal.item.id for removal in report.kept_busy} == {"older", "young"}
+
+
+def test_store_without_a_budget_keeps_everything(tmp_path: Path) -> None:
+    put(Store(tmp_path), "images", "a")
+    assert keep_budget(Store(tmp_path), NOW) is None
+    assert Store(tmp_path).find("images", "a")
+
+
+def test_store_that_cannot_be_cleaned_does_not_spoil_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(Store(tmp_path), "images", "a")
+
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("imagebuilder.store_gc.survey", fail)
+    assert keep_budget(Store(tmp_path, budget_bytes=1), NOW) is None
+    assert "could not be kept to its budget" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("4096", 4096),
+        ("500M", 500_000_000),
+        ("20 GB", 20_000_000_000),
+        ("1.5Ti", 1_649_267_441_664),
+        ("2kiB", 2048),
+    ],
+)
+def test_sizes_of_every_form(text: str, expected: int) -> None:
+    assert parse_size(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "lots", "-1", "1e9", "5 X", "G", "1.G", "\u0663M\n1"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size; write 500M"):
+        parse_size(text)
