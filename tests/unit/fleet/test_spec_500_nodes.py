@@ -68,7 +68,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
     "mac": ({"mac": "2c:cf:67:40:1"}, "mac", "2c:cf:67:40:1"),
     "name of another": ({"name": "n007"}, "name", "n007"),
     "address of another": ({"address": "10.40.1.9"}, "address", "n009"),
-    "unknown key": ({"adress": "10.40.3.3"}, "adress", "address"),
+    "unknown key": ({"addres5": "10.40.3.3"}, "addres5", "address"),
     "no mapping": ({}, "", "mapping"),
 }
 
