@@ -181,7 +181,7 @@ class InstallDesk:
                 Happening.INSTALLED,
                 entry,
                 now,
-                image_id=complete.image_id,
+                image_id=printable(complete.image_id, 64),
                 certificate=None,
                 previous_certificate=None,
                 agent_key=None,

@@ -43,6 +43,7 @@ from fleet.update_desk import UpdateDesk
 JOINING_INTERVAL_S: Final = 3.0
 STEADY_INTERVAL_S: Final = 10.0
 MAX_SEQUENCE: Final = 2**53
+MAX_BOOT_ID: Final = 64
 FOUNDER: Final = "k3s.founder"
 """kv: the one server that may initialise the cluster; set once, before it is told."""
 FOUNDED: Final = "k3s.founded"
@@ -90,6 +91,10 @@ class JoinDesk:
         now = self._ground.clock()
         if not 0 <= status.sequence <= MAX_SEQUENCE:
             raise RefusedError(400, "message", f"Status.sequence: {status.sequence} is out of range")
+        if len(status.boot_id) > MAX_BOOT_ID or not (
+            status.boot_id.isascii() and status.boot_id.isprintable()
+        ):
+            raise RefusedError(400, "message", "Status.boot_id is no boot id of Linux")
         with self._ground.store.write() as tx:
             node = self._caller(tx, certificate)
             # A second board with a copy of the disk has another boot id: only then is there a need to look.

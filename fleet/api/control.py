@@ -32,6 +32,7 @@ from fleet.api.guard import bearer
 from fleet.api.limits import RateLimit
 from fleet.api.peer import peer_certificate
 from fleet.api.routes import Access, Route
+from fleet.api.schema import Newer
 from fleet.controller import Controller
 from fleet.refusal import RefusedError
 
@@ -176,7 +177,7 @@ class ControlRoutes:
             summary="How the node is.",
             access=Access.NODE,
             handler=_status,
-            request=Status,
+            request=Newer(Status),
             answer=StatusAccepted,
             refusals=(409,),
         ),

@@ -70,11 +70,8 @@ def _no_cursor(text: str) -> RefusedError:
 
 
 def limit_of(request: web.Request) -> int:
-    text = request.query.get("limit", str(DEFAULT_LIMIT))
-    limit = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
-    if not 1 <= limit <= MAX_LIMIT:
-        raise RefusedError(400, "limit", f"limit is {text[:20]!r}, it is a number from 1 to {MAX_LIMIT}")
-    return limit
+    """Items of a page; the guard let only numbers within the limits through."""
+    return int(request.query.get("limit", DEFAULT_LIMIT))
 
 
 def page(

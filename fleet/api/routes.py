@@ -7,7 +7,8 @@ written.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -49,6 +50,23 @@ class Parameter:
     schema: dict[str, Any]
     is_required: bool = False
 
+    def fault_of(self, text: str) -> str | None:
+        """What is wrong with a value, by the schema; None where it is sound."""
+        schema = self.schema
+        if not text.isprintable():
+            return "it holds a character that cannot be shown"
+        if "enum" in schema and text not in schema["enum"]:
+            return f"it is one of {', '.join(schema['enum'])}"
+        if "pattern" in schema and not re.search(schema["pattern"].replace("$", r"\Z"), text):
+            return f"it has to match {schema['pattern']}"
+        if not schema.get("minLength", 0) <= len(text) <= schema.get("maxLength", len(text)):
+            return f"it has {schema.get('minLength', 0)} to {schema['maxLength']} characters"
+        if schema["type"] == "integer":
+            number = int(text) if re.fullmatch("[0-9]{1,18}", text) else -1
+            if not schema["minimum"] <= number <= schema["maximum"]:
+                return f"it is a number from {schema['minimum']} to {schema['maximum']}"
+        return None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
@@ -79,15 +97,33 @@ class Route:
     media: str = "application/json"
     max_body_bytes: int = 1024 * 1024
 
+    def fault_of(self, path: Mapping[str, str], query: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+        """The first parameter that is unsound, unknown or given twice, and what is wrong with it."""
+        known = {one.name: one for one in self.parameters}
+        seen = set(path)
+        for name, _text in query:
+            if name not in known or name in path:
+                return name, f"this route has no parameter {name!r}"
+            if name in seen:
+                return name, f"{name} is given twice"
+            seen.add(name)
+        for name, text in (*path.items(), *query):
+            fault = known[name].fault_of(text) if name in known else None
+            if fault is not None:
+                return name, f"{name} is {text[:40]!r}, {fault}"
+        return None
+
     @property
     def is_write(self) -> bool:
         return self.method != "GET"
 
 
+PRINTABLE = "^[^\\x00-\\x1f\\x7f]*$"
+"""What a document can say of it; the check is stricter."""
 NAME = Parameter(
     name="name",
     description="Name of a node.",
-    schema={"type": "string", "minLength": 1, "maxLength": 80},
+    schema={"type": "string", "minLength": 1, "maxLength": 80, "pattern": PRINTABLE},
     is_required=True,
 )
 MESSAGE = {

@@ -30,11 +30,19 @@ class Page:
     kind: type
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Newer:
+    """`kind` as a newer peer may send it: with fields that are not known here, which are left out."""
+
+    kind: type
+
+
 class Schemas:
     """Collects the named schemas that others refer to."""
 
-    def __init__(self) -> None:
-        self.components: dict[str, dict[str, Any]] = {}
+    def __init__(self, components: dict[str, dict[str, Any]] | None = None, *, newer: bool = False) -> None:
+        self.components: dict[str, dict[str, Any]] = {} if components is None else components
+        self._newer = newer
 
     def of(self, kind: Any) -> dict[str, Any]:
         """The schema of a type; a dataclass becomes a reference to its component."""
@@ -49,6 +57,8 @@ class Schemas:
                     "next": {"type": ["string", "null"]},
                 },
             }
+        if isinstance(kind, Newer):
+            return Schemas(self.components, newer=True).of(kind.kind)
         if kind in _PLAIN:
             return dict(_PLAIN[kind])
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -66,7 +76,7 @@ class Schemas:
         raise TypeError(f"{kind!r} has no schema")
 
     def _named(self, kind: Any, make: typing.Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        name = kind.__name__
+        name = f"{kind.__name__}OfAnyVersion" if self._newer else kind.__name__
         if name not in self.components:
             self.components[name] = {}  # a value may hold values of its own kind
             self.components[name] = {**_description(kind), **make()}
@@ -86,7 +96,7 @@ class Schemas:
                 field.name: {**self.of(hints[field.name]), **field.metadata.get("schema", {})}
                 for field in fields
             },
-            "additionalProperties": False,
+            "additionalProperties": self._newer,
         }
         return {**found, "required": required} if required else found
 

@@ -188,7 +188,18 @@ def test_who_follows_the_events_misses_none(server: Running, viewer: Caller) -> 
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=1001", "limit=x", "limit=", "cursor=!", "cursor=WzFd", "cursor=MQ", "limit=٣"]
+    "query",
+    [
+        "limit=0",
+        "limit=1001",
+        "limit=x",
+        "limit=",
+        "cursor=!",
+        "cursor=WzFd",
+        "cursor=MQ",
+        "limit=٣",
+        "more=1",
+    ],
 )
 def test_pages_that_cannot_be_are_refused(server: Running, viewer: Caller, query: str) -> None:
     from urllib.parse import quote

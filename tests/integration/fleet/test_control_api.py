@@ -7,6 +7,7 @@ import json
 import ssl
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -300,3 +301,35 @@ def test_an_eeprom_order_that_is_not_sound_is_refused(
 ) -> None:
     with pytest.raises(FleetError, match=words):
         FleetReader(tmp_path).order_eeprom(node, settings)
+
+
+@pytest.mark.parametrize(
+    "odd", ["\0", "\ud800", "\x1b[31m", "x" * 5000], ids=["nul", "surrogate", "escape", "long"]
+)
+def test_texts_that_no_database_keeps_alike_are_no_mistake_of_ours(server: Running, odd: str) -> None:
+    install(server)
+    node = enrol(server)
+    report = replace(status_report(hardware_of(SERVER), 1), k3s_version=odd, image_id=odd, agent_version=odd)
+    assert node.post("/v1/node/status", report).status == 200
+    assert node.post("/v1/node/status", replace(report, sequence=2, boot_id=odd)).status == 400
+    installer = server.caller()
+    hello = replace(installer_hello(hardware_of(SERVER), KEY), image_id=odd)
+    say_hello(installer, replace(hello, hardware=replace(hello.hardware, model=odd)))
+    reader = FleetReader(server.state)
+    for name in (odd, f"pi5-1{odd}"):
+        with pytest.raises(FleetError):
+            reader.approve(name.encode("utf-8", "replace").decode(), "")
+    assert reader.nodes()["nodes"][0]["name"] == "pi5-1"
+
+
+@pytest.mark.parametrize("odd", ["\0", "\ud800"], ids=["nul", "surrogate"])
+def test_an_installer_may_call_its_image_anything(server: Running, odd: str) -> None:
+    caller = server.caller()
+    prove_installer(caller)
+    server.in_loop(lambda: server.fleet.controller.people.approve("pi5-1"))
+    prove_installer(caller)
+    plan = decode(InstallPlan, caller.ask("GET", "/v1/install/plan").body)
+    failed = InstallProgress(plan.intent, InstallStep.WRITE, 50.0, message=odd, hint=odd)
+    assert caller.post("/v1/install/progress", failed).status == 200
+    done = InstallComplete(plan.intent, odd, odd, 1, 1, 1.0)
+    assert caller.post("/v1/install/complete", done).status == 200
