@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import selectors
 import shlex
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +15,7 @@ from agent.errors import AgentError
 
 DEFAULT_TIMEOUT_S = 30.0
 STDERR_LINES_SHOWN = 20
+PIECE_BYTES = 64 * 1024
 
 
 class CommandError(AgentError):
@@ -102,6 +105,66 @@ def run(
             returncode=completed.returncode,
         )
     return completed
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """What a command wrote, as far as it was kept. `returncode` is negative where a signal ended it."""
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+    dropped: int
+    timed_out: bool
+
+
+def run_bounded(argv: Sequence[str], *, timeout_s: float, limit_bytes: int) -> Bounded:
+    """Run a command of which nothing is known: keep `limit_bytes` of each output, drop the rest as it comes.
+
+    It has no input. When its time is over it is killed, and what it wrote by then is the answer.
+
+    Raises:
+        CommandError: it could not be started.
+    """
+    try:
+        process = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(),
+        )
+    except OSError as exc:
+        raise CommandError(argv, f"could not start: {exc.strerror}") from exc
+    deadline = time.monotonic() + timeout_s
+    kept: dict[int, bytearray] = {}
+    dropped, timed_out = 0, False
+    with process, selectors.DefaultSelector() as selector:
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                kept[pipe.fileno()] = bytearray()
+                selector.register(pipe.fileno(), selectors.EVENT_READ)
+        outputs = list(kept.values())
+        while selector.get_map():
+            events = selector.select(max(deadline - time.monotonic(), 0.0))
+            if not events or time.monotonic() > deadline:
+                timed_out = True
+                process.kill()
+                break
+            for key, _ in events:
+                piece = os.read(key.fd, PIECE_BYTES)
+                if not piece:
+                    selector.unregister(key.fd)
+                    continue
+                room = limit_bytes - len(kept[key.fd])
+                kept[key.fd] += piece[:room]
+                dropped += max(len(piece) - room, 0)
+        try:
+            process.wait(max(deadline - time.monotonic(), 0.0))
+        except subprocess.TimeoutExpired:
+            timed_out = True
+            process.kill()
+    return Bounded(process.returncode, bytes(outputs[0]), bytes(outputs[1]), dropped, timed_out)
 
 
 def start_filter(argv: Sequence[str]) -> subprocess.Popen[bytes]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,11 @@ from pathlib import Path
 from agent import __version__
 from agent.client import ControlClient, Unreachable
 from agent.commands import Runner
+from agent.errands import LOGS, RUN, Errand
 from agent.errors import AgentError
-from agent.orders import EEPROM, UPDATE, AgentOrder, SignedOrder
+from agent.orders import EEPROM, ERRAND, UPDATE, AgentOrder, SignedOrder
 from agent.protocol import EepromOrder, Hardware
+from agent.ring import Ring
 from agent.state import StateStore
 from agent.update import Releases, refuse_unsuitable
 from agent.verify import OrderVerifier
@@ -37,6 +40,9 @@ class Place:
     run: Runner
     hardware: Hardware
     release: str
+    may_run: bool = False
+    """Whether this node's image lets the control server run commands."""
+    ring: Ring = dataclasses.field(default_factory=Ring)
 
 
 class Duties:
@@ -52,12 +58,15 @@ class Duties:
         self._note = note
         self._releases = Releases(place.state_directory)
         self._was_heard = False
+        self.done_errand = 0
+        """The last errand that was done, or is not to be done again."""
 
     def begin(self) -> None:
         """At the start: tell how the last change of this program ended.
 
         Its number is used up, whoever is left to say so.
         """
+        self.done_errand = max(self.done_errand, self._store.state.errand)
         outcome = self._releases.outcome()
         if outcome is None:
             return
@@ -105,6 +114,25 @@ class Duties:
             self._note("eeprom_written", text, "It takes effect when the board restarts.")
         else:
             self._note("eeprom_unchanged", f"order {order.number}: the EEPROM holds all of it already", "")
+
+    def do_errand(self, number: int) -> None:
+        """Answer the person who waits. One that can not be answered is not begun again: they ask anew."""
+        self.done_errand = max(self.done_errand, number)
+        errand = self.orders.open(self._client.get("/v1/node/errand", SignedOrder), ERRAND, Errand)
+        if errand.number < number or errand.number <= self._store.state.errand:
+            return
+        self.done_errand = max(self.done_errand, errand.number)
+        if errand.kind == LOGS:
+            from agent.logs import collect
+
+            self._client.send("/v1/node/logs", collect(errand, self._place.run, self._place.ring))
+        elif errand.kind == RUN:
+            from agent.remote_run import carry_out
+
+            # Before it is begun: a command is never run twice, whatever becomes of the answer.
+            self._store.save(dataclasses.replace(self._store.state, errand=errand.number))
+            log.warning("runs for the control server: %s", shlex.join(errand.argv))
+            self._client.send("/v1/node/run", carry_out(errand, permitted=self._place.may_run))
 
     def update(self) -> bool:
         """Put another release in force; True when this process is to end, so that systemd starts it."""

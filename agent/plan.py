@@ -42,6 +42,13 @@ class Update:
 
 
 @dataclass(frozen=True)
+class DoErrand:
+    """A person waits for log lines, or for the output of a command."""
+
+    number: int
+
+
+@dataclass(frozen=True)
 class FetchDesired:
     """The server has a newer order than the one that is known."""
 
@@ -82,6 +89,7 @@ Action = (
     | Renew
     | WriteEeprom
     | Update
+    | DoErrand
     | FetchDesired
     | Join
     | FinishJoin
@@ -108,6 +116,8 @@ class Observed:
     done_eeprom: int = 0
     newest_update: int = 0
     done_update: int = 0
+    newest_errand: int = 0
+    done_errand: int = 0
     join: JoinRecord | None = None
 
 
@@ -126,6 +136,8 @@ def plan(observed: Observed) -> tuple[Action, ...]:
         actions.append(Renew())
     if observed.newest_eeprom > observed.done_eeprom:
         actions.append(WriteEeprom(observed.newest_eeprom))
+    if observed.newest_errand > observed.done_errand:
+        actions.append(DoErrand(observed.newest_errand))
     if observed.newest_update > observed.done_update:
         # Last: the process ends with it, and its successor goes on from the state file.
         return (*actions, Update(observed.newest_update))

@@ -16,6 +16,9 @@ admitted carries `Authorization: Bearer <session token>`; an enrolled agent pres
     POST /v1/node/join-material       (certificate)  -> JoinMaterial
     GET  /v1/node/eeprom              (certificate)  -> SignedOrder of an EepromOrder
     GET  /v1/node/update              (certificate)  -> SignedOrder of an AgentOrder
+    GET  /v1/node/errand              (certificate)  -> SignedOrder of an Errand
+    POST /v1/node/logs                (certificate) LogUpload  -> {}
+    POST /v1/node/run                 (certificate) RunResult  -> {}
     GET  /v1/node/agent/<sha256>      (certificate)  -> the zipapp
 
 An error answers with a 4xx/5xx status and `{"error": code, "message": text, "hint": text}`.
@@ -329,6 +332,8 @@ class StatusAccepted:
     """Number of the newest `EepromOrder`; 0: there is none."""
     update: int = 0
     """Number of the newest `AgentOrder` for this node; 0: there is none."""
+    errand: int = 0
+    """Number of the `Errand` that waits for this node; 0: there is none."""
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from agent.orders import DESIRED, SignedOrder
 from agent.plan import (
     Action,
     Configure,
+    DoErrand,
     Enrol,
     FetchDesired,
     FinishJoin,
@@ -65,6 +66,7 @@ from agent.protocol import (
     StatusAccepted,
     Verdict,
 )
+from agent.ring import Ring
 from agent.sampler import Sampler
 from agent.state import NodeConfig, StateStore, forget_ticket, load_node_config
 from agent.verify import OrderVerifier
@@ -95,6 +97,8 @@ class Host:
     min_interval_s: float = MIN_INTERVAL_S
     release: str = ""
     """SHA-256 of the zipapp that this process runs from."""
+    ring: Ring = dataclasses.field(default_factory=Ring)
+    """What the agent logged last."""
 
     @property
     def node_file(self) -> Path:
@@ -138,7 +142,7 @@ class Service:
             OrderVerifier(host.run, config.ca_pem, config.node),
             self._client,
             self._store,
-            Place(host.state_directory, host.run, self._hardware, host.release),
+            Place(host.state_directory, host.run, self._hardware, host.release, config.remote_run, host.ring),
             self._note,
         )
         self._enrolled = False
@@ -146,6 +150,7 @@ class Service:
         self._newest_generation = 0
         self._newest_eeprom = 0
         self._newest_update = 0
+        self._newest_errand = 0
         self._behind_s: float | None = None
         self._places = Places.find(host.root)
         self._sync_ms: float | None = None
@@ -221,6 +226,8 @@ class Service:
         self._newest_eeprom = accepted.eeprom
         behind |= accepted.update > self._store.state.update
         self._newest_update = accepted.update
+        behind |= accepted.errand > self._duties.done_errand
+        self._newest_errand = accepted.errand
         self._status(
             f"{self._config.node}: k3s {observed.k3s.value}, order {self._store.state.generation} done"
         )
@@ -246,6 +253,8 @@ class Service:
             done_eeprom=state.eeprom,
             newest_update=self._newest_update,
             done_update=state.update,
+            newest_errand=self._newest_errand,
+            done_errand=self._duties.done_errand,
             join=state.join,
         )
 
@@ -277,6 +286,8 @@ class Service:
             self._renew()
         elif isinstance(action, WriteEeprom):
             self._duties.write_eeprom()
+        elif isinstance(action, DoErrand):
+            self._duties.do_errand(action.number)
         elif isinstance(action, Update):
             if self._duties.update():
                 self._status("another release of the agent takes over")
@@ -489,6 +500,8 @@ def main() -> int:
     """Run under systemd until SIGTERM."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
     host = Host(release=os.environ.get(RELEASE_VARIABLE) or _own_digest())
+    host.ring.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(host.ring)
     service = Service(load_node_config(host.node_file), host, parse_environment(dict(os.environ)))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())

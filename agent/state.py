@@ -34,6 +34,8 @@ class NodeConfig:
     ca_pem: str = dataclasses.field(repr=False)
     serial: str | None = None
     ticket: str | None = dataclasses.field(default=None, repr=False)
+    remote_run: bool = False
+    """Whether the control server may run commands here; as it was when the node was installed."""
 
 
 def parse_node_config(data: bytes, where: str = "node.json") -> NodeConfig:
@@ -62,6 +64,7 @@ def parse_node_config(data: bytes, where: str = "node.json") -> NodeConfig:
         ca_pem=_text(value, "ca_pem", where),
         serial=value.get("serial") or None,
         ticket=value.get("ticket") or None,
+        remote_run=value.get("remote_run") is True,
     )
 
 
@@ -122,6 +125,8 @@ class AgentState:
     """The last EEPROM order that was carried out or refused."""
     update: int = 0
     """The last order to run another release of the agent that was carried out or refused."""
+    errand: int = 0
+    """The last command that was run for a person; log lines may be asked for again."""
 
 
 def parse_state(data: bytes) -> AgentState:

@@ -35,6 +35,8 @@ COMMANDS = {
     "doctor": "bramble.doctor.cli:doctor",
     "eeprom": "fleet.cli_eeprom:eeprom",
     "agent": "fleet.cli_agent:agent",
+    "logs": "fleet.cli_errands:logs",
+    "run": "fleet.cli_errands:run",
     "approve": "fleet.cli_people:approve",
     "reject": "fleet.cli_people:reject",
     "revoke": "fleet.cli_people:revoke",

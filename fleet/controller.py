@@ -8,6 +8,7 @@ It owns no sockets. Everything runs on one thread (the event loop's); calls take
     installs   plan, progress, complete                               fleet.installs
     joins      status, desired, join material                         fleet.joining
     updates    releases of the agent, in waves                        fleet.update_desk
+    errands    log lines and single commands, for a moment            fleet.errands
     watch      time limits, silence, Ready                            fleet.watch
 """
 
@@ -28,6 +29,7 @@ from fleet.boards import Serial
 from fleet.boots import BootDesk, BootReport, NodeBoot
 from fleet.changes import was_installed
 from fleet.eeprom_orders import EepromDesk
+from fleet.errands import ErrandDesk
 from fleet.errors import FleetError
 from fleet.events import Entry
 from fleet.ground import Ground
@@ -109,7 +111,8 @@ class Controller:
         self.handouts = HandoutDesk(ground, control)
         self.pki = pki
         self.updates = UpdateDesk(ground)
-        self.joins = JoinDesk(ground, self.updates)
+        self.errands = ErrandDesk(ground)
+        self.joins = JoinDesk(ground, self.updates, self.errands)
         self.eeprom = EepromDesk(ground)
         self.tokens = TokenDesk(ground)
         self.boots = BootDesk(ground)

@@ -36,6 +36,7 @@ class Kind(StrEnum):
     ALARM = "alarm"
     EEPROM = "eeprom"
     AGENT = "agent"
+    AUDIT = "audit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -416,6 +417,10 @@ def update_ordered(number: int, version: str, nodes: int) -> Entry:
 def update_told(number: int, version: str) -> Entry:
     text = f"order {number}: told to run agent {version}"
     return Entry(kind=Kind.AGENT, text=text, detail={"order": number, "version": version})
+
+
+def run_ordered(command: str, who: str) -> Entry:
+    return Entry(kind=Kind.AUDIT, text=f"command by {who}: {command}", detail={"who": who})
 
 
 def declared() -> Entry:

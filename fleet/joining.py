@@ -15,6 +15,7 @@ from agent.protocol import Desired, JoinMaterial, K3sState, NodeFile, Problem, S
 from fleet import events
 from fleet.clones import is_copied, suspend_cloned
 from fleet.eeprom_orders import number_of
+from fleet.errands import ErrandDesk
 from fleet.ground import Ground
 from fleet.health_desk import HealthDesk
 from fleet.join_failures import Answer, failure_of
@@ -56,9 +57,10 @@ _HAS_JOINED: Final = (State.READY, State.DEGRADED, State.LOST)
 class JoinDesk:
     """Answers enrolled agents."""
 
-    def __init__(self, ground: Ground, updates: UpdateDesk) -> None:
+    def __init__(self, ground: Ground, updates: UpdateDesk, errands: ErrandDesk) -> None:
         self._ground = ground
         self._updates = updates
+        self._errands = errands
         self._reconciled: object = None
         self.virtual: str | None = None
         """URL of the API's own address, while that answers."""
@@ -117,9 +119,12 @@ class JoinDesk:
         waits = node.state in WANTS_TO_JOIN
         return StatusAccepted(
             generation=node.generation,
-            interval_s=JOINING_INTERVAL_S if waits else STEADY_INTERVAL_S,
+            interval_s=self._errands.interval_s(
+                node.name, JOINING_INTERVAL_S if waits else STEADY_INTERVAL_S
+            ),
             eeprom=eeprom,
             update=update,
+            errand=self._errands.number_for(node.name),
         )
 
     def caller(self, certificate: str | None) -> NodeRecord:

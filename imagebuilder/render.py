@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import jinja2
 
-from fleet.spec.model import ClusterSpec, NodeSpec, PackagesAt
+from fleet.spec.model import ClusterSpec, NodeSpec, PackagesAt, RemoteRun
 from imagebuilder.delta import NodeValues
 from imagebuilder.resources import data_dir
 
@@ -119,6 +119,8 @@ def node_values(
         "ca_pem": ca_pem,
         "ticket": ticket,
     }
+    if spec.policy.remote_run is RemoteRun.ON:
+        node_json["remote_run"] = True
     return NodeValues(
         name=node.name,
         fqdn=fqdn,

@@ -13,6 +13,7 @@ from fleet.api.agents import AgentRoutes
 from fleet.api.answers import answer_errors
 from fleet.api.apply import ApplyRoutes
 from fleet.api.control import ControlRoutes
+from fleet.api.errands import ErrandRoutes
 from fleet.api.guard import Guard, Limits, limit_time, number_requests
 from fleet.api.lists import ListRoutes
 from fleet.api.openapi import document, openapi_path
@@ -37,6 +38,7 @@ GROUPS: Final[tuple[type[Group], ...]] = (
     PeopleRoutes,
     ApplyRoutes,
     AgentRoutes,
+    ErrandRoutes,
     TokenRoutes,
     DocumentRoutes,
 )

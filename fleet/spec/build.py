@@ -36,6 +36,7 @@ from fleet.spec.model import (
     PortsSpec,
     PowerSpec,
     ReimagePolicy,
+    RemoteRun,
     ShellyPower,
     SlowDisk,
     SnmpPoePower,
@@ -242,4 +243,5 @@ def _policy(policy: PolicySection) -> PolicySpec:
         ),
         join=JoinPolicy(_or(join.batch, DEFAULT_JOIN_BATCH), _or(join.slow_disk, SlowDisk.WARN)),
         certificate_life_s=_or(policy.certificate_life, DEFAULT_CERTIFICATE_LIFE_S),
+        remote_run=_or(policy.remote_run, RemoteRun.OFF),
     )

@@ -77,6 +77,7 @@ def to_document(spec: ClusterSpec) -> dict[str, Any]:
                 "server": policy.first_boot.server.value,
             },
             "certificate_life": f"{policy.certificate_life_s}s",
+            "remote_run": policy.remote_run.value,
             "reimage": {
                 "when_failed": policy.reimage.when_failed,
                 "max_parallel": policy.reimage.max_parallel,

@@ -350,6 +350,13 @@ class JoinPolicy:
     slow_disk: SlowDisk = SlowDisk.WARN
 
 
+class RemoteRun(StrEnum):
+    """Whether people may run commands on nodes through the agents."""
+
+    OFF = "off"
+    ON = "on"
+
+
 @dataclass(frozen=True, slots=True)
 class PolicySpec:
     """What Bramble may decide without asking."""
@@ -360,6 +367,7 @@ class PolicySpec:
     join: JoinPolicy = JoinPolicy()
     certificate_life_s: int = 7 * 86400
     """Of a node's certificate. Renewed at a third, so a node survives two thirds without this server."""
+    remote_run: RemoteRun = RemoteRun.OFF
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from fleet.spec.model import (
     FirstBoot,
     KernelPages,
     PackagesAt,
+    RemoteRun,
     Role,
     SlowDisk,
     Taint,
@@ -374,6 +375,11 @@ class PolicySection(_Section):
     certificate_life: Annotated[int, Field(ge=600), BeforeValidator(values.parse_duration)] | None = Field(
         default=None,
         description="How long a node's certificate is good, at least 10m; renewed after a third of that.",
+    )
+    remote_run: Annotated[RemoteRun, BeforeValidator(values.enum_parser(RemoteRun))] | None = Field(
+        default=None,
+        description="Whether `bramble run NODE -- COMMAND` works: `off`, or `on`. The node wants the same "
+        "word in what it was installed with, so `on` counts for nodes that are installed from then on.",
     )
     reimage: ReimageSection | None = Field(
         default=None, description="When Bramble re-installs by itself. Checked, so far nothing acts on it."

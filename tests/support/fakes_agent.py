@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from agent.orders import DESIRED, EEPROM, UPDATE, AgentOrder, SignedOrder, signed_bytes
+from agent.errands import Errand, LogUpload, RunResult
+from agent.orders import DESIRED, EEPROM, ERRAND, UPDATE, AgentOrder, SignedOrder, signed_bytes
 from agent.protocol import (
     Desired,
     DiskSelector,
@@ -163,6 +164,8 @@ class ControlServer:
         self.eeprom: EepromOrder | None = None
         self.update: AgentOrder | None = None
         self.archive: bytes | None = None
+        self.errand: Errand | None = None
+        self.answers: list[LogUpload | RunResult] = []
         self.signer: Authority | None = None
         """Signs orders in the authority's place."""
         self.signs_for = "pi-1"
@@ -314,12 +317,23 @@ class ControlServer:
                 self.statuses.append(decode(Status, body))
                 eeprom = self.eeprom.number if self.eeprom else 0
                 update = self.update.number if self.update else 0
-                return encode(StatusAccepted(self.desired.generation, self.interval_s, eeprom, update))
+                errand = self.errand.number if self.errand else 0
+                return encode(
+                    StatusAccepted(self.desired.generation, self.interval_s, eeprom, update, errand)
+                )
             case "/v1/node/eeprom" if self.eeprom is not None:
                 self.eeprom_requests += 1
                 return self._sign(EEPROM, self.eeprom)
             case "/v1/node/update" if self.update is not None:
                 return self._sign(UPDATE, self.update)
+            case "/v1/node/errand" if self.errand is not None:
+                return self._sign(ERRAND, self.errand)
+            case "/v1/node/logs":
+                self.answers.append(decode(LogUpload, body))
+                return b"{}"
+            case "/v1/node/run":
+                self.answers.append(decode(RunResult, body))
+                return b"{}"
             case path if path.startswith("/v1/node/agent/") and self.archive is not None:
                 return self.archive
             case "/v1/node/join-material" if self.material is not None:

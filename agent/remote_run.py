@@ -1,0 +1,65 @@
+"""Runs one command for a person, where the node's own image permits it.
+
+Twice off by default: the server wants `policy.remote_run: on` in cluster.yaml, and the node wants the same
+word in the node.json that it was installed with, which no order can change. The command is a list, no shell
+reads it; systemd runs it in a unit of its own, because in this service's sandbox half of all commands would
+lie.
+"""
+
+from __future__ import annotations
+
+import time
+
+from agent.commands import CommandError, run_bounded
+from agent.errands import MAX_ARGUMENT_BYTES, MAX_ARGUMENTS, MAX_OUTPUT_BYTES, MAX_RUN_S, Errand, RunResult
+from agent.redact import redact_lines
+
+GRACE_S = 5.0
+"""For systemd to end the unit, before this side gives up."""
+
+
+def find_objection(errand: Errand, *, permitted: bool) -> str:
+    """Why a command is not run; empty where nothing speaks against it."""
+    if not permitted:
+        return "the image of this node says remote_run: off"
+    if not errand.argv or not errand.argv[0]:
+        return "no command is named"
+    if len(errand.argv) > MAX_ARGUMENTS:
+        return f"it has {len(errand.argv)} arguments, the limit is {MAX_ARGUMENTS}"
+    if any("\0" in word or len(word.encode()) > MAX_ARGUMENT_BYTES for word in errand.argv):
+        return f"an argument holds a NUL or more than {MAX_ARGUMENT_BYTES} bytes"
+    if not 0 < errand.timeout_s <= MAX_RUN_S:
+        return f"its time limit is {errand.timeout_s:g} s, expected up to {MAX_RUN_S:g}"
+    return ""
+
+
+def carry_out(errand: Errand, *, permitted: bool) -> RunResult:
+    """Run the command to its end, or to the end of its time; never raises for what the command does."""
+    objection = find_objection(errand, permitted=permitted)
+    if objection:
+        return RunResult(errand.number, refused=objection)
+    unit = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--service-type=exec"]
+    limit = f"--property=RuntimeMaxSec={errand.timeout_s:g}"
+    started = time.monotonic()
+    try:
+        done = run_bounded(
+            [*unit, limit, "--", *errand.argv],
+            timeout_s=errand.timeout_s + GRACE_S,
+            limit_bytes=MAX_OUTPUT_BYTES,
+        )
+    except CommandError as exc:
+        return RunResult(errand.number, refused=exc.message)
+    seconds = time.monotonic() - started
+    in_time = not done.timed_out and seconds < errand.timeout_s
+    return RunResult(
+        number=errand.number,
+        returncode=done.returncode if in_time else None,
+        stdout=_clean(done.stdout),
+        stderr=_clean(done.stderr),
+        dropped_bytes=done.dropped,
+        seconds=round(seconds, 3),
+    )
+
+
+def _clean(output: bytes) -> str:
+    return "\n".join(redact_lines(output.decode("utf-8", "replace").split("\n")))
