@@ -35,6 +35,7 @@ from agent.protocol import (
     Welcome,
     ticket_proof,
 )
+from agent.trusted import TrustedAuthorities
 
 RENEW_AFTER = 1 / 3
 """Part of a certificate's life after which it is renewed: two thirds are left for a server that is away."""
@@ -179,6 +180,7 @@ def ask(
     ticket: str | None = None,
     on_server_time: Callable[[float], None] = lambda _: None,
     prove_device: ProveDevice = prove_nothing,
+    authorities: TrustedAuthorities | None = None,
 ) -> Verdict:
     """One hello and one proof. An ENROLLED verdict's certificate is stored when this returns.
 
@@ -186,6 +188,7 @@ def ask(
         kind: TICKET needs `ticket`; PREVIOUS needs a client that presents the old certificate.
         on_server_time: told the server's clock before the proof is made.
         prove_device: has the board's firmware sign the conversation, whatever else is shown.
+        authorities: takes over the CAs that come with a certificate.
 
     Raises:
         AgentError: unreachable, refused, or the answer can not be stored.
@@ -216,6 +219,8 @@ def ask(
                 "the control server enrolled this node without a certificate", "Update the server."
             )
         identity.store(verdict.certificate_pem)
+        if authorities is not None:
+            authorities.take(verdict.ca_pem)
         client.close()  # the next connection presents the new certificate
     return verdict
 

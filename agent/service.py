@@ -69,6 +69,7 @@ from agent.protocol import (
 from agent.ring import Ring
 from agent.sampler import Sampler
 from agent.state import NodeConfig, StateStore, forget_ticket, load_node_config
+from agent.trusted import TrustedAuthorities
 from agent.verify import OrderVerifier
 
 log = logging.getLogger("bramble.agent")
@@ -131,7 +132,8 @@ class Service:
         self._store = StateStore(host.state_directory)
         self._identity = Identity(host.state_directory, host.run)
         self._device_key = DeviceKey(host.run)
-        self._client = ControlClient(config.control_urls, AuthorityTrust(ca_pem=config.ca_pem))
+        self._authorities = TrustedAuthorities(host.state_directory, config.ca_pem)
+        self._client = ControlClient(config.control_urls, AuthorityTrust(ca_pem=self._authorities.pem))
         self._k3s = K3s(config.role, host.run, host.root)
         self._sampler = Sampler(host.root, host.run)
         self._boot_id = read_boot_id(host.root)
@@ -139,7 +141,7 @@ class Service:
         self._hardware = read_hardware(host.root)
         self._notes: list[Problem] = []
         self._duties = Duties(
-            OrderVerifier(host.run, config.ca_pem, config.node),
+            OrderVerifier(host.run, self._authorities, config.node),
             self._client,
             self._store,
             Place(host.state_directory, host.run, self._hardware, host.release, config.remote_run, host.ring),
@@ -349,6 +351,7 @@ class Service:
             ticket=ticket,
             on_server_time=lambda server_time: self._consider_clock(server_time - self._host.now()),
             prove_device=self._device_key.prove,
+            authorities=self._authorities,
         )
 
     def _report(self, observed: Observed, problems: list[Problem]) -> StatusAccepted:
@@ -412,7 +415,7 @@ class Service:
         identity = self._identity if self._enrolled else None
         self._client.trust(
             AuthorityTrust(
-                ca_pem=self._config.ca_pem,
+                ca_pem=self._authorities.pem,
                 certificate=identity.certificate if identity else None,
                 key=identity.key if identity else None,
                 check_time=trusted,

@@ -11,18 +11,19 @@ from agent.commands import CommandError, Runner
 from agent.errors import AgentError
 from agent.orders import SignedOrder, signed_bytes
 from agent.protocol import decode
+from agent.trusted import TrustedAuthorities, split_bundle
 
 Message = TypeVar("Message")
 
 
 class OrderVerifier:
-    """Checks orders for one node against the control CA of its node.json."""
+    """Checks orders for one node against the control CAs that it trusts."""
 
-    def __init__(self, run: Runner, ca_pem: str, node: str) -> None:
+    def __init__(self, run: Runner, authorities: TrustedAuthorities, node: str) -> None:
         self._run = run
-        self._ca_pem = ca_pem
+        self._authorities = authorities
         self._node = node
-        self._key: bytes | None = None
+        self._keys: dict[str, bytes] = {}
 
     def open(self, order: SignedOrder, kind: str, message: type[Message]) -> Message:
         """The message of an order that is sound.
@@ -45,18 +46,24 @@ class OrderVerifier:
             raise _refused(f"it is not understood: {exc}") from exc
 
     def _verify(self, data: bytes, signature: bytes) -> None:
-        if self._key is None:
-            self._key = self._run(
-                ["openssl", "x509", "-noout", "-pubkey"], input_bytes=self._ca_pem.encode()
-            ).stdout
-        with _in_memory(self._key) as key, _in_memory(signature) as proof:
+        for certificate in split_bundle(self._authorities.pem):
+            if self._is_signed_by(certificate, data, signature):
+                return
+        raise _refused("the control CA did not sign it for this node")
+
+    def _is_signed_by(self, certificate: str, data: bytes, signature: bytes) -> bool:
+        if certificate not in self._keys:
+            argv = ["openssl", "x509", "-noout", "-pubkey"]
+            self._keys[certificate] = self._run(argv, input_bytes=certificate.encode()).stdout
+        with _in_memory(self._keys[certificate]) as key, _in_memory(signature) as proof:
             argv = ["openssl", "dgst", "-sha256", "-verify", key, "-signature", proof]
             try:
                 self._run(argv, input_bytes=data)
             except CommandError as exc:
                 if exc.returncode is None:
                     raise
-                raise _refused("the control CA did not sign it for this node") from exc
+                return False
+        return True
 
 
 @contextlib.contextmanager

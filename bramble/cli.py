@@ -43,6 +43,7 @@ COMMANDS = {
     "devices": "fleet.cli_people:devices",
     "token": "fleet.cli_token:token",
     "api": "fleet.cli_token:api",
+    "ca": "fleet.cli_ca:ca",
     "backup": "fleet.cli_backup:backup",
     "restore": "fleet.cli_backup:restore",
     "lab": "bramble.lab_commands:lab",

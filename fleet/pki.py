@@ -1,7 +1,8 @@
 """The control server's own PKI: one CA, its server and node certificates, and the key behind tickets.
 
 Owns these files of the state directory, all 0600: `control-ca.crt`, `control-ca.key`, `control.crt`,
-`control.key`, `ticket.key`. The CA is made once and never replaced: every installed node trusts exactly it.
+`control.key`, `ticket.key`; while the CA is being replaced (`fleet.pki_rotation`) also `control-ca.next.crt`,
+`control-ca.next.key` and `control-ca.previous.crt`. Installed nodes trust what they were handed out.
 Nodes are known by the serial number of their certificate, which the store keeps; forgetting the number
 revokes the certificate.
 """
@@ -38,7 +39,7 @@ from fleet.certificates import (
     utc,
 )
 from fleet.errors import FleetError
-from fleet.files import write_private
+from fleet.files import sync_directory, write_private
 from fleet.secret import Secret
 
 CA_LIFETIME: Final = timedelta(days=3650)
@@ -46,6 +47,11 @@ SERVER_LIFETIME: Final = timedelta(days=365)
 SERVER_RENEW_BEFORE: Final = timedelta(days=30)
 NODE_LIFETIME: Final = timedelta(days=7)
 """The agent renews at a third of it, so a node survives four days without the control server."""
+CA_CERTIFICATE: Final = "control-ca.crt"
+CA_KEY: Final = "control-ca.key"
+NEXT_CERTIFICATE: Final = "control-ca.next.crt"
+NEXT_KEY: Final = "control-ca.next.key"
+PREVIOUS_CERTIFICATE: Final = "control-ca.previous.crt"
 VERIFY_NO_CHECK_TIME: Final = ssl.VerifyFlags(0x200000)
 """X509_V_FLAG_NO_CHECK_TIME, which `ssl` has no name for. Source: OpenSSL, <openssl/x509_vfy.h>."""
 MAX_CSR_BYTES: Final = 8 * 1024
@@ -81,7 +87,18 @@ class ControlPki:
 
     @property
     def ca_pem(self) -> str:
-        return certificate_pem(self._authority.certificate).decode()
+        """What nodes are to trust: the CA, and the one that will follow it while that is announced."""
+        return certificate_pem(self._authority.certificate).decode() + self._read(NEXT_CERTIFICATE)
+
+    @property
+    def accepted_pem(self) -> str:
+        """Issuers of certificates that nodes may present: also the CA before the present one, until each node
+        has a newer certificate."""
+        return self.ca_pem + self._read(PREVIOUS_CERTIFICATE)
+
+    def _read(self, name: str) -> str:
+        path = self._directory / name
+        return path.read_text("ascii") if path.exists() else ""
 
     @property
     def server_certificate_path(self) -> Path:
@@ -139,7 +156,7 @@ class ControlPki:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.load_cert_chain(self.server_certificate_path, self.server_key_path)
-        context.load_verify_locations(cadata=self.ca_pem)
+        context.load_verify_locations(cadata=self.accepted_pem)
         context.verify_mode = ssl.CERT_OPTIONAL
         # The store is the revocation list: a certificate counts for as long as its serial number is a node's.
         # Its end date only paces renewals. If it were enforced here, a node that was off for a week could not
@@ -222,6 +239,14 @@ def key_sha256(key: ec.EllipticCurvePublicKey) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
+def finish_switch(directory: Path) -> None:
+    """Go on where an exchange of the CA was cut short: its key was exchanged, its certificate was not."""
+    following, key = directory / NEXT_CERTIFICATE, directory / NEXT_KEY
+    if following.exists() and not key.exists():
+        following.replace(directory / CA_CERTIFICATE)
+        sync_directory(directory)
+
+
 def open_pki(directory: Path, cluster: str, now: float) -> ControlPki:
     """Read the PKI of the state directory, or make it there when there is none at all.
 
@@ -229,7 +254,8 @@ def open_pki(directory: Path, cluster: str, now: float) -> ControlPki:
         PkiError: A part is missing or damaged. Nothing is replaced: installed nodes trust the old CA.
     """
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    certificate_path, key_path = directory / "control-ca.crt", directory / "control-ca.key"
+    finish_switch(directory)
+    certificate_path, key_path = directory / CA_CERTIFICATE, directory / CA_KEY
     ticket_path = directory / "ticket.key"
     if not ticket_path.exists():
         write_private(ticket_path, secrets.token_bytes(32))

@@ -23,6 +23,7 @@ from agent.protocol import (
     ProofKind,
     StatusAccepted,
 )
+from agent.trusted import TrustedAuthorities
 from agent.verify import OrderVerifier
 from fleet.lifecycle import State
 from fleet.spec.model import Role
@@ -78,7 +79,7 @@ def test_installer_and_agent_go_the_whole_way(server: Running, tmp_path: Path) -
     known = AuthorityTrust(ca_pem=ca_pem, certificate=identity.certificate, key=identity.key)
     client.trust(known)
     accepted = client.post("/v1/node/status", status_report(HARDWARE, 1), StatusAccepted)
-    orders = OrderVerifier(commands.run, ca_pem, "pi5-1")
+    orders = OrderVerifier(commands.run, TrustedAuthorities(tmp_path / "none", ca_pem), "pi5-1")
     desired = orders.open(client.get("/v1/node/desired", SignedOrder), DESIRED, Desired)
     assert (desired.join, desired.generation) == (True, accepted.generation)
     assert client.post("/v1/node/join-material", None, JoinMaterial).unit == "k3s.service"
