@@ -25,7 +25,7 @@ def prepare(file: Path) -> None:
     """Make the next control CA, and begin to hand it out beside the present one.
 
     \b
-    bramble ca prepare      # then restart 'bramble serve', and wait for a third of policy.certificate_life
+    bramble ca prepare      # restart 'bramble serve', wait a third of policy.certificate_life
     bramble ca switch
     bramble ca retire
     """
