@@ -53,11 +53,21 @@ def test_a_server_says_pong_to_anybody(hosts: Hosts) -> None:
     assert hosts.anybody().call("GET", "/ping") == (200, b"pong")
 
 
-def test_our_own_certificate_is_the_administrators_and_nobody_is_not(hosts: Hosts) -> None:
+def test_a_certificate_of_our_ca_is_an_administrators_and_nobody_is_none(hosts: Hosts) -> None:
     assert hosts.anybody().call("GET", "/readyz")[0] == 401
     status, namespaces = hosts.api().call("GET", "/api/v1/namespaces")
     assert status == 200
     assert {"default", "kube-system"} <= {item["metadata"]["name"] for item in namespaces["items"]}
+
+
+def test_the_control_server_may_do_what_its_role_says_and_no_more(hosts: Hosts) -> None:
+    wait_until(lambda: hosts.control().call("GET", "/api/v1/nodes")[0] == 200, "our manifest is applied", 120)
+    ours, theirs = f"{SECRETS}?limit=1", "/api/v1/namespaces/default/secrets?limit=1"
+    assert hosts.control().call("GET", ours)[0] == 200
+    for path in (theirs, "/api/v1/namespaces", "/api/v1/namespaces/default/configmaps"):
+        status, refusal = hosts.control().call("GET", path)
+        assert (status, refusal["reason"]) == (403, "Forbidden")
+    assert 'User "bramble-control" cannot list resource "configmaps"' in refusal["message"]
 
 
 @pytest.mark.parametrize(
@@ -131,8 +141,37 @@ def test_a_server_with_a_foreign_pin_does_not_join(hosts: Hosts) -> None:
     assert hosts.members() == {"s1": True}
 
 
+@pytest.mark.parametrize(
+    ("given", "cause"),
+    [
+        (
+            ("--agent-token", "ours", "--cluster-cidr", "10.77.0.0/16"),
+            "critical configuration value mismatch",
+        ),
+        ((), "401"),
+    ],
+    ids=["another network for pods", "without the agents' token"],
+)
+def test_a_server_whose_settings_differ_does_not_join(
+    hosts: Hosts, given: tuple[str, ...], cause: str
+) -> None:
+    ours = hosts.keys.agent_password.reveal()
+    argv = [ours if word == "ours" else word for word in given]
+    token = hosts.keys.server_token.reveal()
+    stranger = hosts.start("s8", "--server", hosts.url("s1"), "--token", token, *argv)
+    stranger.wait_for_log(cause, 60)
+    stranger.stop()
+    assert hosts.members() == {"s1": True}
+
+
 def test_a_second_server_joins_leaves_and_joins_again_under_its_name(hosts: Hosts) -> None:
-    join = ("--server", hosts.url("s1"), "--token", hosts.keys.server_token.reveal())
+    tokens = (
+        "--token",
+        hosts.keys.server_token.reveal(),
+        "--agent-token",
+        hosts.keys.agent_password.reveal(),
+    )
+    join = ("--server", hosts.url("s1"), *tokens)
     first = hosts.start("s2", *join)
     wait_until(lambda: hosts.members() == {"s1": True, "s2": True}, "s2 votes", JOIN_S)
     hosts.wait_ready("s2")

@@ -19,7 +19,8 @@ from k3s_release import Release
 from k3s_sim_etcd import etcd_directory
 from k3s_sim_processes import Admin, wait_until
 
-from fleet.k3s import TLS_DIRECTORY, K3sMaterial, open_k3s
+from fleet.k3s import ClientIdentity, K3sMaterial, open_k3s
+from fleet.k3s_manifests import render_access
 
 PORT = 6443
 ETCD_TLS = "server/tls/etcd"
@@ -73,11 +74,13 @@ class Hosts:
         return self.directory / name
 
     def put_authorities(self, name: str) -> None:
-        """The cluster's CAs where k3s looks for them before its first start."""
-        for path, content in self.keys.tls_files().items():
-            file = self.data(name) / "server" / "tls" / path.removeprefix(f"{TLS_DIRECTORY}/")
+        """The cluster's CAs, and our role in it, where k3s looks for them before its first start."""
+        access = render_access()
+        files = {path: content.reveal() for path, content in self.keys.tls_files().items()}
+        for path, text in {**files, access.path: access.content}.items():
+            file = self.data(name) / path.removeprefix("/var/lib/rancher/k3s/")
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(content.reveal())
+            file.write_text(text)
 
     def start(self, name: str, *argv: str) -> Server:
         """Start a server, which may have run before."""
@@ -110,7 +113,7 @@ class Hosts:
         return server
 
     def wait_ready(self, name: str) -> None:
-        """Until our own certificate is told that the API is ready."""
+        """Until an administrator is told that the API is ready."""
         server = self.servers[name]
 
         def is_ready() -> bool:
@@ -123,8 +126,14 @@ class Hosts:
         wait_until(is_ready, f"{name} is ready", self.release.ready_s)
 
     def api(self, name: str = "s1") -> Admin:
-        """The API of a server, asked with the control server's own certificate."""
-        ours = self.keys.client_identity(time.time())
+        """The API of a server, asked by an administrator."""
+        return self._as(name, self.keys.admin_identity(time.time()))
+
+    def control(self, name: str = "s1") -> Admin:
+        """The same, asked with the certificate that the control server uses."""
+        return self._as(name, self.keys.client_identity(time.time()))
+
+    def _as(self, name: str, ours: ClientIdentity) -> Admin:
         return Admin(
             PORT, self._ca(), ours.certificate_path, ours.key_path, self.address(name), self.fabric.dial
         )

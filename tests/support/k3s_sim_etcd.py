@@ -71,8 +71,9 @@ class EtcdCluster:
         """Start a server with what is given, or start it again."""
         given = {"K3S_SIM_ETCD": str(etcd_directory()), **self.environ, **(environ or {})}
         address = self.address(name)
+        own = [] if "--node-ip" in argv else ["--node-ip", address]
         started = self.lab.start(
-            name, "server", "--bind-address", address, "--node-ip", address,
+            name, "server", "--bind-address", address, *own,
             "--write-kubeconfig", str(self.lab.kubeconfig(name)), *argv,
             environ=given, inside=self._host(name, address),
         )  # fmt: skip
@@ -95,7 +96,8 @@ class EtcdCluster:
 
     def joining(self, name: str, through: str = "s1", *argv: str) -> Simulated:
         """Start a further server."""
-        return self.start(name, "--server", self.url(through), "--token", SERVER_TOKEN, *argv)
+        tokens = ("--token", SERVER_TOKEN, "--agent-token", AGENT_TOKEN)
+        return self.start(name, "--server", self.url(through), *tokens, *argv)
 
     def join(self, name: str, through: str = "s1", *argv: str) -> Simulated:
         """Start a further server, and wait until its member votes and its node says so."""

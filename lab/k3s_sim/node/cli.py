@@ -63,6 +63,7 @@ def main(argv: Sequence[str], version: str) -> int:
 
 def _run_server(argv: Sequence[str], version: str) -> None:
     from lab.k3s_sim.node import settings
+    from lab.k3s_sim.node.critical_config import critical_values
     from lab.k3s_sim.node.server import Server
     from lab.k3s_sim.node.simulation import simulation
 
@@ -71,7 +72,8 @@ def _run_server(argv: Sequence[str], version: str) -> None:
         log.warning(warning)
     log.info(f"Starting k3s {version} (simulator)")
     try:
-        Server(settings.server_settings(chosen), version, _stop_event(), simulation(os.environ)).run()
+        chosen_settings = settings.server_settings(chosen, critical_values(chosen))
+        Server(chosen_settings, version, _stop_event(), simulation(os.environ)).run()
     except K3sError as error:
         raise K3sError(f"preparing server: {error.message}") from error
 

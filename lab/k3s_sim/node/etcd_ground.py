@@ -13,6 +13,7 @@ from lab.k3s_sim.node.client import TrustedServer
 from lab.k3s_sim.node.cluster import SYSTEM_NAMESPACE, Cluster
 from lab.k3s_sim.node.controllers import Controllers
 from lab.k3s_sim.node.credentials import Passwords
+from lab.k3s_sim.node.critical_config import require_same_configuration
 from lab.k3s_sim.node.datastore import FileDatastore
 from lab.k3s_sim.node.errors import K3sError, StatusError
 from lab.k3s_sim.node.etcd_client import EtcdClient, EtcdError, Member
@@ -75,8 +76,10 @@ class EtcdGround:
         self._member.move_aside_if_removed()
         joins = bool(self._settings.join_url) and not self._settings.cluster_reset
         if joins and not self._member.is_initialized:
-            self._server = join_cluster(
-                self._settings.join_url, self._settings.token, self._settings.server_dir
+            settings = self._settings
+            self._server = join_cluster(settings.join_url, settings.token, settings.server_dir)
+            require_same_configuration(
+                settings.join_url, settings.agent_token, settings.token, settings.critical
             )
         names = (*credentials.AUTHORITIES, *etcd_member.AUTHORITIES)
         credentials.ensure_authorities(self._tls, names)

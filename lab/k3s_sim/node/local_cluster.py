@@ -43,6 +43,12 @@ def local_cluster(
         certificate_subject(directory / "tls" / "request-header-ca.crt"),
     )
     supervisor = Supervisor(
-        directory, cluster, authenticator, settings.https_port, settings.agent.node_ips, members
+        directory,
+        cluster,
+        authenticator,
+        settings.https_port,
+        settings.agent.node_ips,
+        members,
+        settings.critical,
     )
     return LocalCluster(supervisor, KubeApi(cluster, authenticator, version))

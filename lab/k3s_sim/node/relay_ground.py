@@ -11,6 +11,7 @@ from lab.k3s_sim.node import certificates
 from lab.k3s_sim.node.certificates import Authority, Profile
 from lab.k3s_sim.node.client import KeyPair
 from lab.k3s_sim.node.credentials import Passwords
+from lab.k3s_sim.node.critical_config import require_same_configuration
 from lab.k3s_sim.node.files import write_atomically
 from lab.k3s_sim.node.https_server import certificate_subject
 from lab.k3s_sim.node.messages import Application
@@ -37,6 +38,9 @@ class RelayGround:
             return
         self._url = self.settings.join_url
         join_cluster(self._url, self.settings.token, self.settings.server_dir)
+        require_same_configuration(
+            self._url, self.settings.agent_token, self.settings.token, self.settings.critical
+        )
         write_atomically(self.joined, json.dumps({"url": self._url}).encode())
 
     def application(self, passwords: Passwords) -> Application:

@@ -61,6 +61,8 @@ class ServerSettings:
     join_url: str
     kubeconfig: Path
     kubeconfig_mode: int
+    critical: Mapping[str, str] = field(default_factory=dict)
+    """What all servers must share; see critical_config."""
 
     @property
     def server_dir(self) -> Path:
@@ -113,8 +115,8 @@ def agent_settings(chosen: Options) -> AgentSettings:
     )
 
 
-def server_settings(chosen: Options) -> ServerSettings:
-    """Settings of a server."""
+def server_settings(chosen: Options, critical: Mapping[str, str] | None = None) -> ServerSettings:
+    """Settings of a server; `critical` is what critical_config finds in the same options."""
     agent = agent_settings(chosen)
     restored = chosen.text("cluster-reset-restore-path")
     return ServerSettings(
@@ -131,6 +133,7 @@ def server_settings(chosen: Options) -> ServerSettings:
         join_url=agent.server_url,
         kubeconfig=Path(chosen.text("write-kubeconfig", options.KUBECONFIG)),
         kubeconfig_mode=int(chosen.text("write-kubeconfig-mode", "600"), 8),
+        critical=critical or {},
     )
 
 

@@ -52,6 +52,8 @@ class Supervisor:
     addresses: tuple[str, ...]
     members: Callable[[], list[Object]] | None = None
     """Members of etcd, where the datastore is etcd."""
+    critical: Mapping[str, str] = field(default_factory=dict)
+    """Settings that further servers must share."""
     _verified: dict[str, str] = field(default_factory=dict, repr=False)
     _hashing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -104,8 +106,7 @@ class Supervisor:
     def _config(self) -> Object:
         """The part of the agent configuration that means something without containers."""
         return {
-            "ClusterDomain": "cluster.local",
-            "ClusterIPRange": {"IP": "10.42.0.0", "Mask": "//8AAA=="},
+            **self.critical,
             "HTTPSPort": self.https_port,
             "SupervisorPort": self.https_port,
             "Simulator": True,

@@ -333,7 +333,8 @@ def test_old_agents_get_a_shared_key_with_their_certificate(cluster: Running, tm
 
 def test_a_second_server_joins_and_relays(cluster: Running) -> None:
     port = free_port()
-    second = cluster.lab.server("s2", port, "--server", cluster.url, "--token", cluster.lab.token("s1"))
+    tokens = ("--token", cluster.lab.token("s1"), "--agent-token", "agentpw")
+    second = cluster.lab.server("s2", port, "--server", cluster.url, *tokens)
     second.wait_ready()
     wait_until(lambda: cluster.admin.ready("s2") == "True", "the second server's node is Ready")
     assert (cluster.lab.tls("s2") / "client-ca.key").read_bytes() == (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
-from k3s_sim_etcd import EtcdCluster
+from k3s_sim_etcd import EtcdCluster, etcd_directory
 from k3s_sim_processes import Simulated, wait_until
 
 pytestmark = pytest.mark.integration
@@ -134,3 +136,35 @@ def test_a_member_can_not_be_added_while_another_is_away(etcd_cluster: EtcdClust
     wiped.wait_ready(60)
     etcd_cluster.wait_voter("s4")
     assert etcd_cluster.members() == {"s1": True, "s2": True, "s4": True}
+
+
+def add_ghost(cluster: EtcdCluster) -> None:
+    """Have etcd expect a member that will never start."""
+    tls = cluster.lab.tls("s1") / "etcd"
+    argv = [str(etcd_directory() / "etcdctl"), "--endpoints", f"https://{cluster.address('s1')}:2379"]
+    argv += ["--cacert", str(tls / "server-ca.crt"), "--cert", str(tls / "client.crt")]
+    argv += ["--key", str(tls / "client.key"), "member", "add", "ghost", "--learner"]
+    argv += ["--peer-urls", f"https://{cluster.address('s66')}:2380"]
+    subprocess.run(argv, check=True, capture_output=True, env={"ETCDCTL_API": "3"})
+
+
+def test_a_learner_that_never_comes_hurts_nobody_and_is_evicted(etcd_cluster: EtcdCluster) -> None:
+    etcd_cluster.init("s1", "--disable-agent", environ={"K3S_SIM_LEARNER_STALL_S": "4"})
+    add_ghost(etcd_cluster)
+    assert etcd_cluster.admin().call("GET", "/api/v1/nodes")[0] == 200
+    second = etcd_cluster.joining("s2", "s1", "--disable-agent")
+    second.wait_for_log(
+        "Waiting for other members to finish joining etcd cluster: "
+        "etcdserver: too many learner members in cluster"
+    )
+    etcd_cluster.servers["s1"].wait_for_log("Removed learner")
+    second.wait_ready(60)
+    assert etcd_cluster.members() == {"s1": True, "s2": True}
+
+
+def test_a_server_whose_address_changed_says_that_it_is_no_member(etcd_cluster: EtcdCluster) -> None:
+    etcd_cluster.init("s1", "--disable-agent")
+    etcd_cluster.kill("s1")
+    moved = etcd_cluster.start("s1", "--disable-agent", "--node-ip", etcd_cluster.address("s7"))
+    assert moved.wait_exit() == 1
+    assert "this server is a not a member of the etcd cluster. Found [s1-" in moved.log
