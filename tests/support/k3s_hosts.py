@@ -172,8 +172,8 @@ class Hosts:
         )
 
     def close(self) -> None:
-        for server in self.servers.values():
-            server.process.terminate()
+        for server in self.servers.values():  # at once: nobody wants their data
+            server.process.kill()
         for server in self.servers.values():
             server.stop()
 

@@ -153,8 +153,8 @@ def running_lab(directory: Path, program: Path) -> Iterator[Lab]:
     try:
         yield lab
     finally:
-        for simulated in lab.running:
-            simulated.process.terminate()
+        for simulated in lab.running:  # at once: nobody wants their data, or to see a leader elected
+            simulated.process.kill()
         for simulated in lab.running:
             lab.stop(simulated)
 
