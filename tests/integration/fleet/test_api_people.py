@@ -50,7 +50,7 @@ def admin(server: Running) -> Caller:
     return server.person("ci", TokenRole.ADMIN)
 
 
-VALUES = {"intent": "7", "sha256": "0" * 64}
+VALUES = {"intent": "7", "number": "7", "sha256": "0" * 64}
 
 
 def example(route: Route) -> str:
@@ -89,7 +89,8 @@ def test_viewers_see_and_change_nothing(server: Running, viewer: Caller) -> None
 def test_an_admin_reads_every_list(server: Running, admin: Caller) -> None:
     for route in ROUTES:
         if route.access.is_of_people and not route.is_write:
-            assert admin.ask("GET", example(route)).status in (200, 409), route.name
+            # 404: nobody was asked errand 7. 409: no release of the agent here, and no node that reports.
+            assert admin.ask("GET", example(route)).status in (200, 404, 409), route.name
 
 
 def test_a_token_that_is_over_opens_nothing(server: Running, viewer: Caller, tmp_path: Path) -> None:
