@@ -66,12 +66,12 @@ class ErrandRoutes:
 
     async def take_logs(self, request: web.Request) -> web.Response:
         node = self._controller.joins.caller(peer_certificate(request))
-        self._controller.errands.take(node, decode(LogUpload, await request.read(), newer_peer=True))
+        self._controller.errands.take(node, decode(LogUpload, await request.read()))
         return json_answer(b"{}")
 
     async def take_run(self, request: web.Request) -> web.Response:
         node = self._controller.joins.caller(peer_certificate(request))
-        self._controller.errands.take(node, decode(RunResult, await request.read(), newer_peer=True))
+        self._controller.errands.take(node, decode(RunResult, await request.read()))
         return json_answer(b"{}")
 
     async def logs(self, request: web.Request) -> web.Response:
