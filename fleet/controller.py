@@ -34,6 +34,7 @@ from fleet.errors import FleetError
 from fleet.events import Entry
 from fleet.ground import Ground
 from fleet.handouts import HandoutDesk
+from fleet.heartbeats import StatusIntake
 from fleet.installs import ControlInfo, ImageProvider, InstallDesk
 from fleet.join_preparation import JoinPreparation
 from fleet.joining import FOUNDED, FOUNDER, JoinDesk
@@ -113,6 +114,7 @@ class Controller:
         self.updates = UpdateDesk(ground)
         self.errands = ErrandDesk(ground)
         self.joins = JoinDesk(ground, self.updates, self.errands)
+        self.heartbeats = StatusIntake(store, self.joins)
         self.eeprom = EepromDesk(ground)
         self.tokens = TokenDesk(ground)
         self.boots = BootDesk(ground)

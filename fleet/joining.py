@@ -7,7 +7,6 @@ the cluster before a node is handed its material is made by `fleet.join_preparat
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -33,6 +32,7 @@ from fleet.k3s_config import (
 )
 from fleet.k3s_versions import Feature, K3sVersion, has
 from fleet.lifecycle import Happening, State
+from fleet.plain import plain
 from fleet.refusal import RefusedError
 from fleet.registration import ServerSeen, choose_server
 from fleet.restored import observe, unobserved, unobserved_servers
@@ -45,6 +45,8 @@ JOINING_INTERVAL_S: Final = 3.0
 STEADY_INTERVAL_S: Final = 10.0
 MAX_SEQUENCE: Final = 2**53
 MAX_BOOT_ID: Final = 64
+READ_WITH_STATUS: Final = ("unobserved.", "eeprom.")
+"""kv: what is asked of a node with each of its reports, by prefix; `fleet.heartbeats` reads it in one go."""
 FOUNDER: Final = "k3s.founder"
 """kv: the one server that may initialise the cluster; set once, before it is told."""
 FOUNDED: Final = "k3s.founded"
@@ -90,32 +92,50 @@ class JoinDesk:
 
     def status(self, certificate: str | None, status: Status) -> StatusAccepted:
         """Take a report; one that was taken before changes nothing."""
-        now = self._ground.clock()
+        self.check_status(certificate, status)
+        with self._ground.store.write() as tx:
+            answer = self.take_status(tx, certificate or "", status)
+        if isinstance(answer, RefusedError):  # raised out here: what it says must be durable
+            raise answer
+        return answer
+
+    @staticmethod
+    def check_status(certificate: str | None, status: Status) -> None:
+        """What can be seen without asking the store.
+
+        Raises:
+            RefusedError: No certificate, or a value that cannot be what it says.
+        """
+        if certificate is None:
+            raise _no_certificate()
         if not 0 <= status.sequence <= MAX_SEQUENCE:
             raise RefusedError(400, "message", f"Status.sequence: {status.sequence} is out of range")
         if len(status.boot_id) > MAX_BOOT_ID or not (
             status.boot_id.isascii() and status.boot_id.isprintable()
         ):
             raise RefusedError(400, "message", "Status.boot_id is no boot id of Linux")
-        with self._ground.store.write() as tx:
-            node = self._caller(tx, certificate)
-            # A second board with a copy of the disk has another boot id: only then is there a need to look.
-            is_copy = node.boot_id != status.boot_id and is_copied(tx, node, status.hardware)
-            if is_copy:
-                suspend_cloned(self._ground, tx, node, now)
-            is_repeat = is_copy or (
-                node.boot_id == status.boot_id and status.sequence <= node.status_sequence
-            )
-            if not is_copy:
-                node = self._observe(tx, node, status, now)
-            if not is_repeat:
-                node = self._take(tx, node, status, now)
-            if not is_copy:
-                node, _reason = self._give_turn(tx, node, now)
-            eeprom = number_of(tx, node.name)
-            update = 0 if is_copy else self._updates.hear(tx, node, status)
-        if is_copy:  # raised out here: the suspension must be durable
-            raise _no_certificate()
+
+    def take_status(self, tx: Transaction, certificate: str, status: Status) -> StatusAccepted | RefusedError:
+        """Take a report in a transaction that others may share.
+
+        Returns:
+            The answer; a refusal where something has to be kept with it.
+
+        Raises:
+            RefusedError: The certificate is nobody's; nothing was changed.
+        """
+        now = self._ground.clock()
+        node = self._caller(tx, certificate)
+        # A second board with a copy of the disk has another boot id: only then is there a need to look.
+        if node.boot_id != status.boot_id and is_copied(tx, node, status.hardware):
+            suspend_cloned(self._ground, tx, node, now)
+            return _no_certificate()
+        node = self._observe(tx, node, status, now)
+        if node.boot_id != status.boot_id or status.sequence > node.status_sequence:
+            node = self._take(tx, node, status, now)
+        node, _reason = self._give_turn(tx, node, now)
+        eeprom = number_of(tx, node.name)
+        update = self._updates.hear(tx, node, status)
         waits = node.state in WANTS_TO_JOIN
         return StatusAccepted(
             generation=node.generation,
@@ -315,8 +335,7 @@ class JoinDesk:
         for problem in status.problems:
             if problem.code not in known:
                 self._ground.say_once(tx, _problem_entry(problem), now, node=node)
-        # Through JSON: enums become their text, tuples become lists, as a later read gives them.
-        changes["status"] = json.loads(json.dumps(dataclasses.asdict(status)))
+        changes["status"] = plain(status)  # as a later read gives it
         node = tx.update_node(node, **changes)
         if node.state is State.LOST:
             node = tx.move(node, Happening.HEARD_AGAIN, events.heard_again(), now)

@@ -92,7 +92,7 @@ class ControlRoutes:
     async def _status(self, request: web.Request) -> web.Response:
         # A node may have been given a newer agent by a server that was set back since.
         status = decode(Status, await request.read(), newer_peer=True)
-        return _answer(self._controller.joins.status(peer_certificate(request), status))
+        return _answer(await self._controller.heartbeats.submit(peer_certificate(request), status))
 
     async def _join_material(self, request: web.Request) -> web.Response:
         certificate = peer_certificate(request)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 import sqlalchemy as sa
 
+from fleet.store.batch import BatchTransaction
 from fleet.store.errors import NoRecordError, StoreError
 from fleet.store.sqlite import READS, SqliteBackend
 from fleet.store.transaction import Reader, Transaction
@@ -93,9 +94,22 @@ class Store:
             with self._backend.engine.begin() as connection:
                 yield Transaction(connection)
         except sa.exc.DBAPIError as error:
-            raise StoreError(
-                f"{self.place} cannot be written: {_cause(error)}", self._backend.write_hint, self.place
-            ) from error
+            raise self._cannot_write(error) from error
+
+    @contextlib.contextmanager
+    def write_batch(self) -> Iterator[BatchTransaction]:
+        """A transaction for many nodes at once; as durable, and raising the same."""
+        try:
+            with self._backend.engine.begin() as connection:
+                batch = BatchTransaction(connection)
+                yield batch
+                batch.flush()
+        except sa.exc.DBAPIError as error:
+            raise self._cannot_write(error) from error
+
+    def _cannot_write(self, error: sa.exc.DBAPIError) -> StoreError:
+        message = f"{self.place} cannot be written: {_cause(error)}"
+        return StoreError(message, self._backend.write_hint, self.place)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Reader]:

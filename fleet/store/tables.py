@@ -45,8 +45,8 @@ nodes = sa.Table(
     sa.Column("image_id", sa.Text),
     sa.Column("disk_signature", sa.BigInteger),
     # Hex serial numbers of the certificate in force, and of the one before until the newer was used once.
-    sa.Column("certificate", sa.Text),
-    sa.Column("previous_certificate", sa.Text),
+    sa.Column("certificate", sa.Text, index=True),
+    sa.Column("previous_certificate", sa.Text, index=True),
     sa.Column("agent_key", sa.Text),
     # SHA-256 of the key that waits for approval, and of the one that a person approved.
     sa.Column("pending_key", sa.Text),
@@ -73,7 +73,7 @@ intents = sa.Table(
     sa.Column("closed", sa.Float),
     sa.Column("why", sa.Text),
     # SHA-256 of the bearer token of the installer that was admitted last.
-    sa.Column("token_sha256", sa.Text),
+    sa.Column("token_sha256", sa.Text, index=True),
     # Random name of the installation, for the marker on the disk.
     sa.Column("installation", sa.Text),
     # The installation (JSON of `agent.protocol.Occupant`) on whose account the installer was refused.

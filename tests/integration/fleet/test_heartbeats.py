@@ -1,0 +1,209 @@
+"""Reports of many nodes in one transaction: the same outcome as one by one, durable before the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from fakes_fleet import Clock, Fleet, cluster_spec, hardware_of, node_spec, open_fleet, status_report
+
+from agent.protocol import K3sState, Problem, Status, StatusAccepted
+from fleet.refusal import RefusedError
+from fleet.secret import Secret
+from fleet.spec.model import Role
+from fleet.store.database import Store, StoreError
+from fleet.store.tables import nodes
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("backend")]
+
+STATES = ("ready", "degraded", "lost", "joining", "failed-joining", "joining")
+SERVERS = [node_spec(f"pi5-{number}", number, role=Role.SERVER) for number in (1, 2, 3)]
+AGENTS = [node_spec(f"pi4-{number}", number) for number in range(4, 16)]
+NODES = [*SERVERS, *AGENTS]
+SPEC = cluster_spec(*NODES)
+
+
+def enrolled(state: Path) -> Fleet:
+    """Nodes in every state in which an agent reports, without the way there."""
+    fleet = open_fleet(state, SPEC, Clock())
+    now = fleet.clock()
+    with fleet.store.write() as tx:
+        for number, node in enumerate(NODES):
+            values: dict[str, Any] = {
+                "state": "ready" if node is SERVERS[0] else STATES[number % len(STATES)],
+                "certificate": f"c{number}",
+                "since": now,
+                "progressed_at": now,
+                "join_allowed": number % 3 == 0,
+            }
+            if number % 4 == 1:
+                values["previous_certificate"] = f"old{number}"
+            tx.connection.execute(sa.update(nodes).where(nodes.c.name == node.name).values(**values))
+        tx.put_value("k3s.founder", SERVERS[0].name)
+        tx.put_value("k3s.founded", SERVERS[0].name)
+        tx.put_value(f"eeprom.{AGENTS[0].name}", '{"number": 3, "settings": {}}')
+    return fleet
+
+
+def rounds(seed: int) -> list[list[tuple[str, Status]]]:
+    """What nodes send, round by round: most steady, some restarted, ill, repeating, or strangers."""
+    dice = random.Random(seed)
+    found = []
+    for sequence in range(1, 7):
+        reports = []
+        for number, node in enumerate(NODES):
+            report = status_report(
+                hardware_of(node),
+                dice.choice([sequence, sequence, sequence - 1]),
+                boot_id=dice.choice(["boot-2", "boot-2", "boot-2", "boot-3"]),
+                k3s=dice.choice([K3sState.RUNNING, K3sState.RUNNING, K3sState.FAILED]),
+            )
+            if dice.random() < 0.2:
+                problem = Problem(dice.choice(["clock", "unreachable"]), "it is so", "mend it")
+                report = replace(report, problems=(problem,))
+            certificate = f"old{number}" if number % 4 == 1 and dice.random() < 0.3 else f"c{number}"
+            reports.append(("nobody" if dice.random() < 0.1 else certificate, report))
+        # One node twice in one batch: the second sees what the first left.
+        again = dice.choice(reports)
+        found.append([*reports, (again[0], replace(again[1], sequence=again[1].sequence + 1))])
+    return found
+
+
+def outcome(call: Callable[[], StatusAccepted]) -> object:
+    try:
+        return call()
+    except RefusedError as error:
+        return error.status, error.code
+
+
+async def send(fleet: Fleet, reports: list[tuple[str, Status]]) -> list[object]:
+    found = await asyncio.gather(
+        *(fleet.controller.heartbeats.submit(*report) for report in reports), return_exceptions=True
+    )
+    return [(one.status, one.code) if isinstance(one, RefusedError) else one for one in found]
+
+
+def everything(fleet: Fleet) -> dict[str, object]:
+    with fleet.store.read() as reader:
+        read = reader.connection.exec_driver_sql
+        timeline = read("SELECT at, node, board, kind, text, hint FROM events ORDER BY id").all()
+        values = read("SELECT key, value FROM kv ORDER BY key").all()
+        records = [replace(node, uuid="", node_password=Secret("")) for node in reader.nodes()]
+        return {"nodes": records, "events": list(timeline), "kv": list(values)}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_batch_does_what_its_reports_would_have_done_one_by_one(tmp_path: Path, seed: int) -> None:
+    single, batched = enrolled(tmp_path / "single"), enrolled(tmp_path / "batched")
+    try:
+        for reports in rounds(seed):
+            one_by_one = [
+                outcome(lambda report=report: single.controller.joins.status(*report))  # type: ignore[misc]
+                for report in reports
+            ]
+            assert asyncio.run(send(batched, reports)) == one_by_one
+            for fleet in (single, batched):
+                fleet.clock.advance(5.0)
+        assert everything(batched) == everything(single)
+    finally:
+        single.store.close()
+        batched.store.close()
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Any:
+    opened = enrolled(tmp_path / "state")
+    yield opened
+    opened.store.close()
+
+
+def report_of(number: int, sequence: int = 1) -> tuple[str, Status]:
+    return f"c{number}", status_report(hardware_of(NODES[number]), sequence, k3s=K3sState.RUNNING)
+
+
+def sequences(fleet: Fleet) -> list[int]:
+    with fleet.store.read() as reader:
+        return [reader.require_node(node.name).status_sequence for node in NODES]
+
+
+def test_reports_share_a_commit_that_is_durable_when_they_are_answered(fleet: Fleet) -> None:
+    begun = []
+    write_batch = fleet.store.write_batch
+
+    def counted() -> Any:
+        begun.append(1)
+        return write_batch()
+
+    fleet.store.write_batch = counted  # type: ignore[method-assign]
+    other = Store.open_readonly(fleet.store.place)
+
+    async def tell(number: int) -> None:
+        await fleet.controller.heartbeats.submit(*report_of(number))
+        with other.read() as reader:
+            assert reader.require_node(NODES[number].name).status_sequence == 1
+
+    async def tell_all() -> None:
+        await asyncio.gather(*(tell(number) for number in range(len(NODES))))
+
+    try:
+        asyncio.run(tell_all())
+    finally:
+        other.close()
+    assert len(begun) == 1
+
+
+def test_a_full_disk_refuses_all_and_keeps_nothing(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args: object) -> None:
+        raise sa.exc.OperationalError("COMMIT", None, Exception("disk is full"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fleet.store.batch.BatchTransaction.flush", fail)
+        answers = asyncio.run(send(fleet, [report_of(number) for number in range(5)]))
+        assert [type(answer) for answer in answers] == [StoreError] * 5
+    assert set(sequences(fleet)) == {0}
+    assert all(
+        isinstance(one, StatusAccepted) for one in asyncio.run(send(fleet, [report_of(0), report_of(1)]))
+    )
+
+
+def test_a_mistake_with_one_report_does_not_cost_the_others_theirs(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = fleet.controller.joins.take_status
+
+    def fail_for_one(tx: Any, certificate: str, status: Status) -> Any:
+        answer = take(tx, certificate, status)
+        if certificate == "c2":
+            raise RuntimeError("a mistake")
+        return answer
+
+    monkeypatch.setattr(fleet.controller.joins, "take_status", fail_for_one)
+    answers = asyncio.run(send(fleet, [report_of(number) for number in range(5)]))
+    assert [isinstance(answer, StatusAccepted) for answer in answers] == [True, True, False, True, True]
+    assert sequences(fleet)[:6] == [1, 1, 0, 1, 1, 0]
+
+
+def test_a_caller_that_goes_away_takes_nothing_with_it(fleet: Fleet) -> None:
+    async def leave() -> None:
+        intake = fleet.controller.heartbeats
+        gone = asyncio.create_task(intake.submit(*report_of(0)))
+        kept = asyncio.create_task(intake.submit(*report_of(1)))
+        await asyncio.sleep(0)
+        gone.cancel()
+        assert isinstance(await kept, StatusAccepted)
+
+    asyncio.run(leave())
+    assert sequences(fleet)[:2] == [1, 1]
+
+
+def test_more_reports_than_a_batch_holds_are_all_taken(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fleet.heartbeats.MAX_BATCH", 4)
+    answers = asyncio.run(send(fleet, [report_of(number) for number in range(len(NODES))]))
+    assert len([one for one in answers if isinstance(one, StatusAccepted)]) == len(NODES)
+    assert set(sequences(fleet)) == {1}
