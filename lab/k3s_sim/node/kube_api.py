@@ -62,6 +62,7 @@ class KubeApi:
             raise StatusError(404, "NotFound", "the server could not find the requested resource")
         if "dryRun" in request.query:
             raise bad_request("the simulator does no dry runs: the change would be made")
+        _require_json(request)
         require_allowed(self.cluster, identity, _attempt(request, target))
         if target.subresource == "eviction":
             return self._evict(request, target)
@@ -231,6 +232,14 @@ class KubeApi:
         self._remove(request, target, body.get("deleteOptions") or {})
         success = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
         return Response.json(success, 201)
+
+
+def _require_json(request: Request) -> None:
+    """kubectl sends some objects in protobuf, which this server does not read and says so."""
+    kind = request.header("content-type").partition(";")[0].strip()
+    if kind.startswith("application/vnd.kubernetes."):
+        text = f"the body of the request was in an unknown format: {kind}; this server reads JSON"
+        raise StatusError(415, "UnsupportedMediaType", text)
 
 
 def _attempt(request: Request, target: Target) -> Attempt:

@@ -253,6 +253,13 @@ def test_discovery_names_every_kind_and_the_eviction(api: KubeApi) -> None:
     assert json.loads(ask(api, "GET", "/version").body)["minor"] == "33"
 
 
+def test_protobuf_is_refused_by_its_name(api: KubeApi) -> None:
+    headers = (("content-type", "application/vnd.kubernetes.protobuf"),)
+    with pytest.raises(StatusError, match="this server reads JSON") as caught:
+        api.handle(Request("POST", "/api/v1/nodes", "", headers, b"k8s\0", ADMIN))
+    assert caught.value.code == 415
+
+
 def test_a_server_is_not_ready_before_the_cluster_has_its_namespaces(tmp_path: Path) -> None:
     empty = Cluster(FileDatastore(tmp_path / "empty.json"))
     api = KubeApi(empty, Authenticator({}, lambda _: None, "proxy"), "v1.33.5+k3s1")
