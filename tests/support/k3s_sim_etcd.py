@@ -10,6 +10,7 @@ import importlib.util
 import secrets
 import shutil
 import socket
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -142,6 +143,15 @@ class EtcdCluster:
         wait_until(
             lambda: self.condition(node, through) == "MemberNotLearner", f"{node} votes", deadline_s=JOIN_S
         )
+
+    def add_ghost(self) -> None:
+        """Have etcd expect a learner that will never start."""
+        tls = self.lab.tls("s1") / "etcd"
+        argv = [str(etcd_directory() / "etcdctl"), "--endpoints", f"https://{self.address('s1')}:2379"]
+        argv += ["--cacert", str(tls / "server-ca.crt"), "--cert", str(tls / "client.crt")]
+        argv += ["--key", str(tls / "client.key"), "member", "add", "ghost", "--learner"]
+        argv += ["--peer-urls", f"https://{self.address('s66')}:2380"]
+        subprocess.run(argv, check=True, capture_output=True, env={"ETCDCTL_API": "3"})
 
     def members(self, through: str = "s1") -> dict[str, bool]:
         """Nodes of the members as one server names them, with whether they vote."""

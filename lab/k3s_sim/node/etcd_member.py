@@ -193,6 +193,7 @@ class EtcdMember:
     def bury(self) -> None:
         """Note that this data belongs to a member that is gone."""
         write_atomically(self._tombstone, b"")
+        log.warning(f"{_REMOVED}; the data-dir used by this member must be removed")  # etcd's own words
         log.info("this node has been removed from the cluster please restart k3s to rejoin the cluster")
 
     def stop(self) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
-from k3s_sim_etcd import EtcdCluster, etcd_directory
+from k3s_sim_etcd import EtcdCluster
 from k3s_sim_processes import Simulated, wait_until
 
 pytestmark = pytest.mark.integration
@@ -138,19 +136,9 @@ def test_a_member_can_not_be_added_while_another_is_away(etcd_cluster: EtcdClust
     assert etcd_cluster.members() == {"s1": True, "s2": True, "s4": True}
 
 
-def add_ghost(cluster: EtcdCluster) -> None:
-    """Have etcd expect a member that will never start."""
-    tls = cluster.lab.tls("s1") / "etcd"
-    argv = [str(etcd_directory() / "etcdctl"), "--endpoints", f"https://{cluster.address('s1')}:2379"]
-    argv += ["--cacert", str(tls / "server-ca.crt"), "--cert", str(tls / "client.crt")]
-    argv += ["--key", str(tls / "client.key"), "member", "add", "ghost", "--learner"]
-    argv += ["--peer-urls", f"https://{cluster.address('s66')}:2380"]
-    subprocess.run(argv, check=True, capture_output=True, env={"ETCDCTL_API": "3"})
-
-
 def test_a_learner_that_never_comes_hurts_nobody_and_is_evicted(etcd_cluster: EtcdCluster) -> None:
     etcd_cluster.init("s1", "--disable-agent", environ={"K3S_SIM_LEARNER_STALL_S": "4"})
-    add_ghost(etcd_cluster)
+    etcd_cluster.add_ghost()
     assert etcd_cluster.admin().call("GET", "/api/v1/nodes")[0] == 200
     second = etcd_cluster.joining("s2", "s1", "--disable-agent")
     second.wait_for_log(
