@@ -116,8 +116,10 @@ class Guard:
             if route is None:
                 raise RefusedError(403, "closed", "nobody may use this")
             request[CALLER] = self._caller(request, route)
-            if (fault := route.fault_of(request.match_info, tuple(request.query.items()))) is not None:
-                raise RefusedError(400, fault[0][:40], fault[1])
+            if route.parameters or request.query_string:
+                fault = route.fault_of(request.match_info, tuple(request.query.items()))
+                if fault is not None:
+                    raise RefusedError(400, fault[0][:40], fault[1])
             if (request.content_length or 0) > route.max_body_bytes:
                 raise web.HTTPRequestEntityTooLarge(route.max_body_bytes, request.content_length or 0)
             if route.access is Access.ADMIN and route.is_write:

@@ -1,0 +1,99 @@
+"""The quick decoder against the one of the protocol: the same values, and the same refusals."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.protocol import (
+    MAX_BODY_BYTES,
+    Hello,
+    InstallPlan,
+    InstallProgress,
+    ProtocolError,
+    Status,
+    decode,
+    encode,
+)
+from fleet.api import swift
+from fleet.api.swift import decode_of_any_version
+
+KINDS = [Status, Hello, InstallProgress, InstallPlan]
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def told(decoder: Any, kind: type, body: bytes) -> object:
+    try:
+        return decoder(kind, body)
+    except ProtocolError as error:
+        return str(error)
+
+
+def slowly(kind: type, body: bytes) -> object:
+    return decode(kind, body, newer_peer=True)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@given(data=st.data())
+def test_what_was_sent_is_read_alike(kind: type, data: st.DataObject) -> None:
+    message = data.draw(st.builds(kind))
+    body = encode(message)
+    assert told(decode_of_any_version, kind, body) == told(slowly, kind, body)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@given(data=st.data())
+def test_what_was_changed_is_read_or_refused_alike(kind: type, data: st.DataObject) -> None:
+    value = json.loads(encode(data.draw(st.builds(kind))))
+    place = value
+    for _ in range(data.draw(st.integers(0, 2))):
+        inner = [entry for entry in place.values() if isinstance(entry, dict)]
+        if inner:
+            place = data.draw(st.sampled_from(inner))
+    name = data.draw(st.sampled_from([*place, "more"]) if place else st.just("more"))
+    if data.draw(st.booleans()):
+        place.pop(name, None)
+    else:
+        place[name] = data.draw(values)
+    body = json.dumps(value).encode()
+    assert told(decode_of_any_version, kind, body) == told(slowly, kind, body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"\xff",
+        b"[" * 50_000,
+        b'{"a": NaN}',
+        b" " * (MAX_BODY_BYTES + 1),
+        '{"a": 1}'.encode("utf-16"),
+    ],
+    ids=["empty", "list", "torn", "not-utf8", "deep", "nan", "long", "utf16"],
+)
+def test_hostile_bodies_are_refused_alike(body: bytes) -> None:
+    assert told(decode_of_any_version, Status, body) == told(slowly, Status, body)
+
+
+def test_a_sound_status_never_takes_the_slow_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_args: object, **_more: object) -> None:
+        raise AssertionError("the slow way")
+
+    body = (
+        b'{"sequence":1,"boot_id":"b","hardware":{"serial":"","model":"","macs":["m"],"memory_bytes":1},'
+        b'"health":{"uptime_s":1,"load1":0.5,"memory_available_bytes":1,"root_free_bytes":1,'
+        b'"clock_synchronised":true,"pressure_some_avg10":{"cpu":1}},"addresses":["a"],"k3s":"running","newer":[]}'
+    )
+    expected = decode(Status, body, newer_peer=True)
+    monkeypatch.setattr(swift, "decode", slow)
+    assert decode_of_any_version(Status, body) == expected
