@@ -111,7 +111,10 @@ class FileDatastore:
                 f"{self._file} is damaged: {error}. Remove it to start with an empty cluster"
             ) from error
         if not isinstance(saved, dict) or saved.get("format") != _FORMAT:
-            raise K3sError(f"{self._file} is not of format {_FORMAT}, the one that this simulator reads")
+            raise K3sError(
+                f"{self._file} is not of format {_FORMAT}, the one that this simulator reads. "
+                "Remove it to start with an empty cluster"
+            )
         for item in saved["objects"]:
             self._objects[tuple(item["key"])] = Stored(item["value"], int(item["version"]))
         self._version = int(saved["version"])

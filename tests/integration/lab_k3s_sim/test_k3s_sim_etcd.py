@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from pathlib import Path
+
 import pytest
 from k3s_sim_etcd import EtcdCluster
 from k3s_sim_processes import Simulated, wait_until
@@ -156,3 +160,41 @@ def test_a_server_whose_address_changed_says_that_it_is_no_member(etcd_cluster: 
     moved = etcd_cluster.start("s1", "--disable-agent", "--node-ip", etcd_cluster.address("s7"))
     assert moved.wait_exit() == 1
     assert "this server is a not a member of the etcd cluster. Found [s1-" in moved.log
+
+
+def etcd_of(server: Simulated) -> int:
+    """The process id of a server's etcd, its only child."""
+    pid = server.process.pid
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(child)
+
+
+def make_map(cluster: EtcdCluster, through: str, name: str) -> bool:
+    path = "/api/v1/namespaces/default/configmaps"
+    try:
+        return cluster.admin(through).call("POST", path, {"metadata": {"name": name}})[0] in (201, 409)
+    except OSError:
+        return False
+
+
+def test_a_server_ends_with_its_etcd_and_goes_on_with_its_data(etcd_cluster: EtcdCluster) -> None:
+    server = etcd_cluster.init("s1", "--disable-agent")
+    assert make_map(etcd_cluster, "s1", "kept")
+    os.kill(etcd_of(server), signal.SIGKILL)
+    assert server.wait_exit() == 1
+    assert "etcd exited with -9" in server.log
+    etcd_cluster.start("s1", "--disable-agent").wait_ready()
+    assert etcd_cluster.admin().call("GET", "/api/v1/namespaces/default/configmaps/kept")[0] == 200
+
+
+def test_a_leader_that_hangs_is_replaced_and_follows_when_it_wakes(etcd_cluster: EtcdCluster) -> None:
+    etcd_cluster.grow(3, "--disable-agent")
+    hung = etcd_of(etcd_cluster.servers["s1"])
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        wait_until(lambda: make_map(etcd_cluster, "s2", "without-s1"), "a new leader", ELECTION_S)
+    finally:
+        os.kill(hung, signal.SIGCONT)
+    wait_until(lambda: make_map(etcd_cluster, "s1", "again"), "s1 follows", ELECTION_S)
+    found = etcd_cluster.admin("s1").call("GET", "/api/v1/namespaces/default/configmaps")[1]["items"]
+    assert {"without-s1", "again"} <= {item["metadata"]["name"] for item in found}
