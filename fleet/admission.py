@@ -105,6 +105,7 @@ class AdmissionDesk:
                 approved=node is not None and node.approved_key == key,
                 occupied=intent is not None and intent.occupant is not None,
                 contested=contested,
+                enrolled=node is not None and node.certificate is not None,
                 refused=node is not None and tx.is_refused(node.name, key),
                 revoked=node is not None and tx.is_refused(node.name),
             )
@@ -226,6 +227,7 @@ class AdmissionDesk:
                 other_board=self._is_other_board(tx, node, session, by_mac=not previous_valid),
                 approved=node is not None and node.approved_key == key,
                 vouched=node is not None and node.approved_key is not None,
+                enrolled=node is not None and node.certificate is not None,
                 refused=node is not None and tx.is_refused(node.name, key),
                 revoked=node is not None and tx.is_refused(node.name),
             )

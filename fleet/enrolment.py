@@ -89,6 +89,7 @@ class InstallerCase:
         approved: A person approved exactly this installer's session key.
         occupied: In this power-on its disk was found to hold an installation that the store does not know of.
         contested: Another board claims to be this node, under the same intent.
+        enrolled: A certificate of this node is in force.
         refused: A person rejected exactly this key.
         revoked: A person revoked the node.
     """
@@ -103,6 +104,7 @@ class InstallerCase:
     approved: bool
     occupied: bool
     contested: bool
+    enrolled: bool
     refused: bool
     revoked: bool
 
@@ -118,6 +120,7 @@ class AgentCase:
         other_board: The caller is not the board that this node was installed on, or last enrolled on.
         approved: A person approved exactly this agent's public key.
         vouched: A person approved the installation that this agent comes from.
+        enrolled: A certificate of this node is in force.
         refused: A person rejected exactly this key.
         revoked: A person revoked the node.
     """
@@ -131,6 +134,7 @@ class AgentCase:
     other_board: bool
     approved: bool
     vouched: bool
+    enrolled: bool
     refused: bool
     revoked: bool
 
@@ -143,7 +147,7 @@ def decide_installer(case: InstallerCase) -> Decision:
     if case.proof is not ProofKind.NONE:
         return Decision(Outcome.REJECTED, f"an installer has no '{case.proof.value}' proof", is_alarm=True)
     if not case.intent_open:
-        return Decision(Outcome.PENDING, "rebinding: no installation of this node is open")
+        return _rebinding("no installation of this node is open", case)
     if case.approved:
         pins = case.device is DeviceStanding.NEW
         return Decision(Outcome.ADMITTED, "approved by a person", pins_device=pins)
@@ -193,7 +197,14 @@ def decide_agent(case: AgentCase) -> Decision:
         return Decision(Outcome.ENROLLED, "approved by a person", pins_device=pins)
     if proven:
         return Decision(Outcome.ENROLLED, "proved its device key")
-    return Decision(Outcome.PENDING, "rebinding: an agent without ticket or certificate")
+    return _rebinding("an agent without ticket or certificate", case)
+
+
+def _rebinding(what: str, case: InstallerCase | AgentCase) -> Decision:
+    """Somebody without a proof would like to be a node that is somebody else by now, as far as is known."""
+    if case.enrolled:
+        return Decision(Outcome.PENDING, f"rebinding: {what}, and the node is enrolled", is_alarm=True)
+    return Decision(Outcome.PENDING, f"rebinding: {what}")
 
 
 def _barred(case: InstallerCase | AgentCase) -> Decision | None:

@@ -99,6 +99,7 @@ def test_rogue_agent_with_serial_and_mac_but_no_proof_waits(fleet: Fleet) -> Non
     enrol(board, SERVER)
     verdict = rogue_of(board).enrol()
     assert (verdict.outcome, verdict.certificate_pem) == (Outcome.PENDING, None)
+    assert "the node is enrolled" in alarms(fleet, SERVER)[-1]
 
 
 def test_two_boards_with_one_serial_both_wait_for_a_person(fleet: Fleet) -> None:

@@ -28,6 +28,8 @@ from fleet.lifecycle import State
 from fleet.spec.model import FirstBoot, Role
 
 STATES = (None, *State)
+KINDS_OF_STATES = (None, *sorted(BARRED), State.NETBOOTING, State.READY)
+"""Enough for the enumeration: a test of its own shows that all other states are answered alike."""
 BOTH = (False, True)
 
 
@@ -63,7 +65,7 @@ def row_of(decision: Decision) -> Row:
 
 def installer_cases() -> Iterator[InstallerCase]:
     names = [field.name for field in dataclasses.fields(InstallerCase)]
-    values = (Recognition, STATES, ProofKind, DeviceStanding, BOTH, Role, FirstBoot, *(BOTH,) * 5)
+    values = (Recognition, KINDS_OF_STATES, ProofKind, DeviceStanding, BOTH, Role, FirstBoot, *(BOTH,) * 6)
     for combination in itertools.product(*values):
         yield InstallerCase(**dict(zip(names, combination, strict=True)))
 
@@ -71,7 +73,7 @@ def installer_cases() -> Iterator[InstallerCase]:
 def agent_cases() -> Iterator[AgentCase]:
     names = [field.name for field in dataclasses.fields(AgentCase)]
     tickets = (None, *TicketStanding)
-    values = (Recognition, STATES, ProofKind, DeviceStanding, tickets, *(BOTH,) * 6)
+    values = (Recognition, KINDS_OF_STATES, ProofKind, DeviceStanding, tickets, *(BOTH,) * 7)
     for combination in itertools.product(*values):
         yield AgentCase(**dict(zip(names, combination, strict=True)))
 
@@ -89,6 +91,7 @@ BEGINNING: list[tuple[str, Callable[[InstallerCase | AgentCase], bool], Row]] = 
 INSTALLER_TABLE: list[tuple[str, Callable[[InstallerCase], bool], Row]] = [
     *BEGINNING,
     ("proof of another kind", lambda c: c.proof is not ProofKind.NONE, Row.REJECT_ALARM),
+    ("no intent, but enrolled", lambda c: not c.intent_open and c.enrolled, Row.PEND_ALARM),
     ("no intent", lambda c: not c.intent_open, Row.PEND),
     ("key approved", lambda c: c.approved, Row.ADMIT),
     ("two boards", lambda c: c.contested, Row.PEND_ALARM),
@@ -125,6 +128,7 @@ AGENT_TABLE: list[tuple[str, Callable[[AgentCase], bool], Row]] = [
     ("certificate not in force", lambda c: c.proof is ProofKind.PREVIOUS, Row.REJECT_ALARM),
     ("key approved", lambda c: c.approved, Row.ENROL),
     ("device key", lambda c: c.device is DeviceStanding.PROVEN, Row.ENROL),
+    ("nothing shown, but enrolled", lambda c: c.proof is ProofKind.NONE and c.enrolled, Row.PEND_ALARM),
     ("nothing shown", lambda c: c.proof is ProofKind.NONE, Row.PEND),
 ]
 
@@ -159,6 +163,7 @@ INSTALLERS = st.builds(
     approved=st.booleans(),
     occupied=st.booleans(),
     contested=st.booleans(),
+    enrolled=st.booleans(),
     refused=st.booleans(),
     revoked=st.booleans(),
 )
@@ -173,6 +178,7 @@ AGENTS = st.builds(
     other_board=st.booleans(),
     approved=st.booleans(),
     vouched=st.booleans(),
+    enrolled=st.booleans(),
     refused=st.booleans(),
     revoked=st.booleans(),
 )
@@ -181,6 +187,12 @@ CASES = INSTALLERS | AGENTS
 
 def decide(case: InstallerCase | AgentCase) -> Decision:
     return decide_installer(case) if isinstance(case, InstallerCase) else decide_agent(case)
+
+
+@given(case=CASES)
+def test_states_that_bar_nobody_are_answered_alike(case: InstallerCase | AgentCase) -> None:
+    answers = {decide(dataclasses.replace(case, state=state)) for state in set(State) - BARRED}
+    assert len(answers) == 1
 
 
 @given(case=INSTALLERS)
