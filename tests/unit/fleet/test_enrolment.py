@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,7 +66,16 @@ def row_of(decision: Decision) -> Row:
 
 def installer_cases() -> Iterator[InstallerCase]:
     names = [field.name for field in dataclasses.fields(InstallerCase)]
-    values = (Recognition, KINDS_OF_STATES, ProofKind, DeviceStanding, BOTH, Role, FirstBoot, *(BOTH,) * 6)
+    values: tuple[Iterable[Any], ...] = (
+        Recognition,
+        KINDS_OF_STATES,
+        ProofKind,
+        DeviceStanding,
+        BOTH,
+        Role,
+        FirstBoot,
+        *(BOTH,) * 6,
+    )
     for combination in itertools.product(*values):
         yield InstallerCase(**dict(zip(names, combination, strict=True)))
 
@@ -73,7 +83,14 @@ def installer_cases() -> Iterator[InstallerCase]:
 def agent_cases() -> Iterator[AgentCase]:
     names = [field.name for field in dataclasses.fields(AgentCase)]
     tickets = (None, *TicketStanding)
-    values = (Recognition, KINDS_OF_STATES, ProofKind, DeviceStanding, tickets, *(BOTH,) * 7)
+    values: tuple[Iterable[Any], ...] = (
+        Recognition,
+        KINDS_OF_STATES,
+        ProofKind,
+        DeviceStanding,
+        tickets,
+        *(BOTH,) * 7,
+    )
     for combination in itertools.product(*values):
         yield AgentCase(**dict(zip(names, combination, strict=True)))
 
