@@ -35,7 +35,7 @@ from fleet.age import MAGIC as AGE_MAGIC
 from fleet.age import WORK_FACTOR, AgeError, AgeReader, AgeWriter
 from fleet.errors import FleetError
 from fleet.files import sync_directory
-from fleet.restored import epoch_of, mark_restored
+from fleet.restored import BACKUP, epoch_of, mark_restored
 from fleet.secret import Secret
 from fleet.store.database import Store
 from fleet.store.dump import DumpError, dump_rows, load_rows
@@ -164,6 +164,8 @@ def restore_backup(
 ) -> Manifest:
     """Make a server's state from a backup: the state directory, and the record at `place`.
 
+    A database that holds this very backup's record already keeps it: so keys get to a second server of it.
+
     Raises:
         BackupError: The backup is unsound or another cluster's, or there is a state already.
     """
@@ -211,9 +213,18 @@ def _spool(place: Place, rows: IO[bytes]) -> tuple[int, int]:
 
 def _load(place: Place, lines: IO[bytes], manifest: Manifest, now: float) -> None:
     store = Store.open(place)
+    digest = manifest.members[RECORD].sha256
     try:
+        with store.read() as reader:
+            # A restore that was cut off before the keys were in place, or another server of this database:
+            # what it holds is this backup's record, or newer.
+            if reader.value(BACKUP) == digest:
+                return
         load_rows(
-            store, lines, manifest.revision, lambda tx: mark_restored(tx, backup_at=manifest.created, now=now)
+            store,
+            lines,
+            manifest.revision,
+            lambda tx: mark_restored(tx, backup_at=manifest.created, now=now, digest=digest),
         )
     except DumpError as error:
         raise BackupError(

@@ -28,6 +28,8 @@ from fleet.store.transaction import Reader, Transaction
 
 EPOCH: Final = "store.epoch"
 """kv: how often the record came from a backup; absent for never."""
+BACKUP: Final = "store.backup"
+"""kv: digest of the backup that the record came from last."""
 GAP: Final = 1000
 """More intents, and more orders, than a node gets between two backups."""
 _UNOBSERVED: Final = "unobserved."
@@ -48,12 +50,13 @@ def epoch_of(reader: Reader) -> int:
     return int(reader.value(EPOCH) or 0)
 
 
-def mark_restored(tx: Transaction, *, backup_at: float, now: float) -> int:
+def mark_restored(tx: Transaction, *, backup_at: float, now: float, digest: str = "") -> int:
     """Make a record that was just loaded safe to act on; the new epoch."""
     epoch = epoch_of(tx) + 1
     # One that was revoked since the backup would be in force again.
     tx.revoke_all_tokens(now)
     tx.put_value(EPOCH, str(epoch))
+    tx.put_value(BACKUP, digest)
     last = tx.last_intent_numbers()
     mark = json.dumps({"epoch": epoch, "backup_at": backup_at, "restored_at": now})
     for node in tx.nodes():

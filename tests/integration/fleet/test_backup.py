@@ -25,6 +25,7 @@ from agent.protocol import K3sState
 from fleet.backup import BackupError, make_backup, restore_backup, verify_backup
 from fleet.events import Entry, Kind
 from fleet.lifecycle import State
+from fleet.restored import epoch_of
 from fleet.secret import Secret
 from fleet.spec.model import ClusterSpec, Role
 from fleet.store.database import Store
@@ -296,6 +297,34 @@ def test_a_database_that_holds_a_record_is_not_filled(
     with pytest.raises(BackupError, match="holds a record already"):
         restore_backup("attic", sound, tmp_path / "new", place)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_second_server_of_a_restored_database_gets_the_keys_and_leaves_the_record(
+    sound: Path, tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = postgres.new_database()
+    real = Path.rename
+
+    def cut(*_args: object) -> None:
+        raise OSError(5, "the power failed")
+
+    monkeypatch.setattr(Path, "rename", cut)
+    with pytest.raises(BackupError, match="power failed"):
+        restore_backup("attic", sound, tmp_path / "new", place)
+    assert not list(tmp_path.glob("*new*"))
+    monkeypatch.setattr(Path, "rename", real)
+    store = Store.open(place)
+    with store.write() as tx:
+        tx.add_event(Entry(kind=Kind.BOOT, text="after the restore"), NOW)
+    store.close()
+    for name in ("new", "second"):
+        restore_backup("attic", sound, tmp_path / name, place)
+        assert (tmp_path / name / "ticket.key").read_bytes() == (tmp_path / "old" / "ticket.key").read_bytes()
+    store = Store.open(place)
+    with store.read() as reader:
+        assert epoch_of(reader) == 1
+        assert reader.timeline()[-1].text == "after the restore"
+    store.close()
 
 
 def test_another_clusters_backup_is_refused(sound: Path, tmp_path: Path) -> None:
