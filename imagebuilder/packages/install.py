@@ -53,6 +53,9 @@ APT_SETTINGS: Final = (
     'Dir::Etc::sourcelist "/dev/null";',
     'Dir::Etc::sourceparts "/run/bramble/sources.list.d";',
 )
+UNPROVEN: Final = ("is not signed", "no longer signed", "is not valid", "is expired", "signature")
+"""What apt says of a Release file that is signed by nobody it knows, or at the wrong time."""
+
 AT_FIRST_BOOT: Final = "image.packages_at: first-boot"
 WAYS_AROUND: Final = (
     "Or let every node install them when it boots for the first time, which needs the network there: "
@@ -337,6 +340,13 @@ def _explained(exc: CommandFailed, log: Sequence[str], uris: Sequence[str]) -> I
             f"image.packages: the base's archives have no package {names}; asked were {', '.join(uris)}",
             "Correct the name (packages.debian.org has a search), or add the archive that has it to the "
             "base.",
+        )
+    if any(line.startswith("E: ") and any(mark in line for mark in UNPROVEN) for line in log):
+        return PackagesError(
+            f"image.packages: nothing proves what an archive says, so nothing was taken from it:\n{words}",
+            f"The archives are {', '.join(uris)}; their keys are those in the base. A mirror has to serve "
+            "them unchanged (BRAMBLE_APT_MIRRORS, BRAMBLE_MIRROR), this machine's clock has to be right, and "
+            "a base that is older than a change of keys has to be fetched anew.",
         )
     if any(line.startswith("E: ") and ("fetch" in line or "resolv" in line) for line in log) and not any(
         line.startswith("bramble: capture") for line in log

@@ -12,9 +12,11 @@ WORK=$1 DISK=$2 PYTHON=$3 CAPTURE=$4 TREE=$1/tree
 say() { echo "bramble: $*"; }
 
 # Nothing of the caller's environment gets into the image, but for the ways to the archive.
+# Ubuntu's flash-kernel would look which board it is on, find this machine, and fail: its own switch keeps it from that. So the
+# boot partition keeps the kernel and the initramfs that it has.
 in_tree() {
     env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 TZ=UTC DEBIAN_FRONTEND=noninteractive \
-        DEBCONF_NONINTERACTIVE_SEEN=true SYSTEMD_OFFLINE=1 APT_CONFIG=/run/bramble/apt.conf \
+        DEBCONF_NONINTERACTIVE_SEEN=true SYSTEMD_OFFLINE=1 FLASH_KERNEL_SKIP=true APT_CONFIG=/run/bramble/apt.conf \
         ${http_proxy:+"http_proxy=$http_proxy"} ${https_proxy:+"https_proxy=$https_proxy"} \
         ${no_proxy:+"no_proxy=$no_proxy"} ${EPOCH:+"SOURCE_DATE_EPOCH=$EPOCH"} chroot "$TREE" "$@"
 }

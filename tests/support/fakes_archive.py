@@ -7,7 +7,7 @@ import functools
 import hashlib
 import http.server
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,14 @@ SUITE = "local"
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        pass
+        if isinstance(self.server, _Server):
+            self.server.asked.append(self.path)
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    """Notes the paths that it is asked for."""
+
+    asked: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +40,19 @@ class Deb:
     scripts: Mapping[str, str] = field(default_factory=dict)
 
 
-def build_archive(root: Path, packages: list[Deb]) -> Path:
-    """Build the packages and the index of ``dists/local/main/binary-arm64`` below ``root``."""
+def build_archive(
+    root: Path,
+    packages: list[Deb],
+    *,
+    suites: Sequence[str] = (SUITE,),
+    components: Sequence[str] = ("main",),
+    sign: Callable[[bytes], bytes] | None = None,
+) -> Path:
+    """Build the packages and the indices ``dists/SUITE/COMPONENT/binary-arm64`` below ``root``.
+
+    The packages are in the first suite's first component; the other indices are empty, as a release's are on
+    its first day. ``sign`` makes a signed InRelease of a Release's text.
+    """
     pool = root / "pool"
     pool.mkdir(parents=True)
     stanzas = []
@@ -46,15 +64,25 @@ def build_archive(root: Path, packages: list[Deb]) -> Path:
             f"{control}Filename: pool/{file.name}\nSize: {len(content)}\n"
             f"SHA256: {hashlib.sha256(content).hexdigest()}\n"
         )
-    index = root / "dists" / SUITE / "main" / "binary-arm64" / "Packages"
-    index.parent.mkdir(parents=True)
-    index.write_text("\n".join(stanzas))
-    listed = index.read_bytes()
-    (root / "dists" / SUITE / "Release").write_text(
-        f"Origin: tests\nSuite: {SUITE}\nCodename: {SUITE}\nArchitectures: arm64\nComponents: main\n"
-        "Date: Sat, 01 Aug 2026 12:00:00 UTC\nSHA256:\n"
-        f" {hashlib.sha256(listed).hexdigest()} {len(listed)} main/binary-arm64/Packages\n"
-    )
+    for suite in suites:
+        listed = []
+        for component in components:
+            first = (suite, component) == (suites[0], components[0])
+            index = root / "dists" / suite / component / "binary-arm64" / "Packages"
+            index.parent.mkdir(parents=True)
+            index.write_text("\n".join(stanzas) if first else "")
+            content = index.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            listed.append(f" {digest} {len(content)} {component}/binary-arm64/Packages\n")
+        release = root / "dists" / suite / "Release"
+        release.write_text(
+            f"Origin: tests\nSuite: {suite}\nCodename: {suite.partition('-')[0]}\nArchitectures: arm64\n"
+            f"Components: {' '.join(components)}\n"
+            f"Date: Sat, 01 Aug 2026 12:00:00 UTC\nSHA256:\n{''.join(listed)}"
+        )
+        if sign is not None:
+            release.with_name("InRelease").write_bytes(sign(release.read_bytes()))
+            release.unlink()
     return root
 
 
@@ -89,10 +117,11 @@ def _build(package: Deb, target: Path, work: Path) -> str:
 
 
 @contextlib.contextmanager
-def serving(root: Path) -> Iterator[str]:
-    """The archive's address while the block runs."""
+def serving(root: Path, asked: list[str] | None = None) -> Iterator[str]:
+    """The archive's address while the block runs; ``asked`` gets the paths that were asked for."""
     handler = functools.partial(_Handler, directory=str(root))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with _Server(("127.0.0.1", 0), handler) as server:
+        server.asked = [] if asked is None else asked
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:

@@ -177,6 +177,10 @@ class SigningKey:
         form = ["--armor"] if armour else []
         return self._gpg(*form, "--local-user", self.fingerprint, "--detach-sign", data=data)
 
+    def sign_clearly(self, data: bytes) -> bytes:
+        """``data`` with a signature around it, as an archive's InRelease."""
+        return self._gpg("--local-user", self.fingerprint, "--clear-sign", data=data)
+
     def _gpg(self, *words: str, data: bytes = b"") -> bytes:
         return run(["gpg", "--homedir", self.home, "--batch", "--quiet", *words], input=data).stdout
 

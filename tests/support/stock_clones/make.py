@@ -8,14 +8,13 @@ import os
 import shutil
 import struct
 import uuid
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from imagebuilder.bases import DEBIAN_TRIXIE, find_base
 from imagebuilder.disk.mbr import Mbr, Partition, parse_mbr
-from imagebuilder.disk.sparse import copy_range
+from imagebuilder.disk.sparse import copy_range, data_runs
 from imagebuilder.runner import run
 from imagebuilder.store import Store
 from stock_clones.plan import BootFiles, BootSources, ClonePlan, Layout
@@ -55,7 +54,7 @@ def make_clone(name: str, store: Store) -> Clone:
     if base is None:
         raise LookupError("the clones are made from the base: bramble base build debian-trixie")
     source = base.disk
-    entry_id = f"{name}-{_content_id(base.id)}"
+    entry_id = f"{name}-{_content_id(base.content_id)}"
     entry = store.get_or_create(KIND, entry_id, lambda into: _make(plan, source, into))
     return Clone(name=name, file_name=plan.file_name, disk=entry / "disk.img", layout=plan.layout)
 
@@ -168,23 +167,11 @@ def _assemble(layout: Layout, boot_volume: Path, root_volume: Path, disk: Path) 
 def _copy_into(source: Path, disk: Path, offset: int) -> None:
     """Copy what is not a hole or zero."""
     with source.open("rb") as reader, disk.open("r+b") as writer:
-        for start, end in _data(reader.fileno(), source.stat().st_size):
+        for start, end in data_runs(reader.fileno(), 0, source.stat().st_size):
             for at in range(start, end, 1 << 20):
                 piece = os.pread(reader.fileno(), min(1 << 20, end - at), at)
                 if piece.strip(b"\0"):
                     os.pwrite(writer.fileno(), piece, offset + at)
-
-
-def _data(descriptor: int, size: int) -> Iterable[tuple[int, int]]:
-    at = 0
-    while at < size:
-        try:
-            at = os.lseek(descriptor, at, os.SEEK_DATA)
-        except OSError:  # ENXIO: nothing but a hole is left
-            return
-        hole = os.lseek(descriptor, at, os.SEEK_HOLE)
-        yield at, hole
-        at = hole
 
 
 def _e2fsck(volume: Path, mode: str) -> None:

@@ -3,11 +3,14 @@
 Open in the facts and chosen here: the length of 22.04's and 26.04's root partitions, that 22.04's boot
 partition has 256 MiB, the signatures of 22.04 and 26.04, which ext4 features 24.04 has beyond 22.04's (none
 here), the text of 26.04's config.txt beyond ``os_prefix`` and ``[tryboot]``, what autoboot.txt says (a
-comment here), and the name of the file that points cloud-init at system-boot.
+comment here), and the name of the file that points cloud-init at system-boot. apt's sources name
+ports.ubuntu.com as Ubuntu's do; the keyring that they name is not here, tests bring their own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -128,6 +131,35 @@ datasource:
   NoCloud:
     fs_label: system-boot
 """
+SOURCES_LIST: Final = """\
+deb http://ports.ubuntu.com/ubuntu-ports {codename} main restricted universe multiverse
+# deb-src http://ports.ubuntu.com/ubuntu-ports {codename} main restricted universe multiverse
+deb http://ports.ubuntu.com/ubuntu-ports {codename}-updates main restricted universe multiverse
+deb http://ports.ubuntu.com/ubuntu-ports {codename}-security main restricted universe multiverse
+"""
+KEYRING: Final = "/usr/share/keyrings/ubuntu-archive-keyring.gpg"
+UBUNTU_SOURCES: Final = f"""\
+# The archive, and what was changed in it after the release.
+Types: deb
+URIs: http://ports.ubuntu.com/ubuntu-ports/
+Suites: {{codename}} {{codename}}-updates {{codename}}-backports
+Components: main universe restricted multiverse
+Signed-By: {KEYRING}
+
+## Security updates come from the same place on this architecture.
+Types: deb
+URIs: http://ports.ubuntu.com/ubuntu-ports/
+Suites: {{codename}}-security
+Components: main universe restricted multiverse
+Signed-By: {KEYRING}
+"""
+MOVED: Final = "# Ubuntu sources have moved to /etc/apt/sources.list.d/ubuntu.sources\n"
+DEB822: Final = {"/etc/apt/sources.list": MOVED, "/etc/apt/sources.list.d/ubuntu.sources": UBUNTU_SOURCES}
+DPKG_CFG: Final = (
+    "# to update this file, run dpkg-reconfigure cloud-init\ndatasource_list: [ NoCloud, None ]\n"
+)
+PACKAGES: Final = {"ubuntu-server-raspi": "1.500", "flash-kernel": "3.107ubuntu13"}
+BOOT_START: Final = 2048
 BOOTARGS: Final = "coherent_pool=1M 8250.nr_uarts=1"
 DEFAULT_USER: Final = """\
    default_user:
@@ -140,6 +172,18 @@ DEFAULT_USER: Final = """\
    network:
      renderers: ['netplan', 'eni', 'sysconfig', 'networkd']
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """What differs between the releases' root filesystems. ``sources``: path → apt's sources."""
+
+    version: str
+    point: str
+    codename: str
+    title: str
+    packages: Mapping[str, str]
+    sources: Mapping[str, str] = field(default_factory=lambda: DEB822)
 
 
 def _assets(sources: BootSources, prefix: str, cmdline: str) -> dict[str, bytes | Path]:
@@ -166,14 +210,12 @@ def _seed(user_data: str) -> dict[str, bytes | Path]:
     }
 
 
-def _boot_2204(layout: Layout, sources: BootSources) -> BootFiles:
-    config = {"config.txt": CONFIG_TXT.encode()}
-    return {**_firmware(sources), **_assets(sources, "", CMDLINE_2204), **_seed(USER_DATA_2204), **config}
+def _boot(cmdline: str, user_data: str) -> Callable[[Layout, BootSources], BootFiles]:
+    def files(layout: Layout, sources: BootSources) -> BootFiles:
+        config = {"config.txt": CONFIG_TXT.encode()}
+        return {**_firmware(sources), **_assets(sources, "", cmdline), **_seed(user_data), **config}
 
-
-def _boot_2404(layout: Layout, sources: BootSources) -> BootFiles:
-    config = {"config.txt": CONFIG_TXT.encode()}
-    return {**_firmware(sources), **_assets(sources, "", CMDLINE_2404), **_seed(USER_DATA_2404), **config}
+    return files
 
 
 def _boot_2604(layout: Layout, sources: BootSources) -> BootFiles:
@@ -187,24 +229,32 @@ def _boot_2604(layout: Layout, sources: BootSources) -> BootFiles:
     }
 
 
-def _root(tree: Tree, *, version: str, point: str, codename: str, title: str) -> None:
-    debian.neutralise(tree)
-    debian.remove_user(tree, "pi")
-    debian.add_group(tree, "lxd", 105)
-    debian.add_group(tree, "netdev", 106)
-    release = {"version": version, "point": point, "codename": codename, "title": title}
-    tree.put("/usr/lib/os-release", OS_RELEASE.format(**release))
-    tree.put("/etc/lsb-release", LSB_RELEASE.format(**release))
-    tree.put("/etc/fstab", FSTAB)
-    tree.put("/etc/hostname", "ubuntu\n")
-    tree.put("/etc/hosts", "127.0.0.1 localhost\n\n::1 ip6-localhost ip6-loopback\nff02::1 ip6-allnodes\n")
-    tree.edit("/etc/cloud/cloud.cfg", _cloud_cfg)
-    tree.put("/etc/cloud/cloud.cfg.d/90_dpkg.cfg", "# to update this file, run dpkg-reconfigure cloud-init\n"
-                                                   "datasource_list: [ NoCloud, None ]\n")  # fmt: skip
-    tree.put("/etc/cloud/cloud.cfg.d/99-fake_cloud.cfg", FAKE_CLOUD)
-    tree.put("/etc/cloud/templates/hosts.ubuntu.tmpl", tree.read("/etc/cloud/templates/hosts.debian.tmpl"))
-    tree.package("ubuntu-server-raspi", "1.500")
-    tree.package("flash-kernel", "3.107ubuntu13")
+def _root(release: Release) -> Callable[[Layout, Tree], None]:
+    def change(layout: Layout, tree: Tree) -> None:
+        debian.neutralise(tree)
+        debian.remove_user(tree, "pi")
+        debian.add_group(tree, "lxd", 105)
+        debian.add_group(tree, "netdev", 106)
+        words = {"version": release.version, "point": release.point, "codename": release.codename}
+        tree.put("/usr/lib/os-release", OS_RELEASE.format(**words, title=release.title))
+        tree.put("/etc/lsb-release", LSB_RELEASE.format(**words))
+        tree.put("/etc/fstab", FSTAB)
+        tree.put("/etc/hostname", "ubuntu\n")
+        tree.put(
+            "/etc/hosts", "127.0.0.1 localhost\n\n::1 ip6-localhost ip6-loopback\nff02::1 ip6-allnodes\n"
+        )
+        tree.remove("/etc/apt/sources.list.d/debian.sources")
+        for path, text in release.sources.items():
+            tree.put(path, text.format(codename=release.codename))
+        tree.edit("/etc/cloud/cloud.cfg", _cloud_cfg)
+        tree.put("/etc/cloud/cloud.cfg.d/90_dpkg.cfg", DPKG_CFG)
+        tree.put("/etc/cloud/cloud.cfg.d/99-fake_cloud.cfg", FAKE_CLOUD)
+        hosts = tree.read("/etc/cloud/templates/hosts.debian.tmpl")
+        tree.put("/etc/cloud/templates/hosts.ubuntu.tmpl", hosts)
+        for name, version in {**PACKAGES, **release.packages}.items():
+            tree.package(name, version)
+
+    return change
 
 
 def _cloud_cfg(text: str) -> str:
@@ -214,41 +264,46 @@ def _cloud_cfg(text: str) -> str:
     return head.replace("distro: debian", "distro: ubuntu") + DEFAULT_USER + tail
 
 
-def _root_2204(layout: Layout, tree: Tree) -> None:
-    _root(tree, version="22.04", point="22.04.5", codename="jammy", title="Jammy Jellyfish")
-    tree.package("linux-image-5.15.0-1061-raspi", "5.15.0-1061.64")
-
-
-def _root_2404(layout: Layout, tree: Tree) -> None:
-    _root(tree, version="24.04", point="24.04.4", codename="noble", title="Noble Numbat")
-    tree.package("linux-image-6.8.0-1010-raspi", "6.8.0-1010.11")
-
-
-def _root_2604(layout: Layout, tree: Tree) -> None:
-    _root(tree, version="26.04", point="26.04.1", codename="resolute", title="Resolute Raccoon")
-    tree.package("linux-image-7.0.0-1005-raspi", "7.0.0-1005.5")
-    tree.package("piboot-try", "1.0")
+def _layout(
+    *, signature: int, boot_sectors: int = 1_048_576, root_sectors: int, disk_sectors: int, ext4_features: str
+) -> Layout:
+    return Layout(
+        signature=signature,
+        boot_start=BOOT_START,
+        boot_sectors=boot_sectors,
+        root_start=BOOT_START + boot_sectors,
+        root_sectors=root_sectors,
+        disk_sectors=disk_sectors,
+        boot_active=True,
+        fat_label="system-boot",
+        cluster_sectors=None,
+        ext4_label="writable",
+        ext4_features=ext4_features,
+        ext4_64bit=True,
+    )
 
 
 JAMMY: Final = ClonePlan(
     name="ubuntu-22.04",
     file_name="ubuntu-22.04.5-preinstalled-server-arm64+raspi.img",
-    layout=Layout(
+    layout=_layout(
         signature=0x2B41C0DE,
-        boot_start=2048,
         boot_sectors=524_288,
-        root_start=526_336,
         root_sectors=6_553_600,
         disk_sectors=7_079_936,
-        boot_active=True,
-        fat_label="system-boot",
-        cluster_sectors=None,
-        ext4_label="writable",
         ext4_features="^orphan_file,^metadata_csum_seed,huge_file",
-        ext4_64bit=True,
     ),
-    boot=_boot_2204,
-    root=_root_2204,
+    boot=_boot(CMDLINE_2204, USER_DATA_2204),
+    root=_root(
+        Release(
+            version="22.04",
+            point="22.04.5",
+            codename="jammy",
+            title="Jammy Jellyfish",
+            packages={"linux-image-5.15.0-1061-raspi": "5.15.0-1061.64"},
+            sources={"/etc/apt/sources.list": SOURCES_LIST},
+        )
+    ),
     bootargs=BOOTARGS,
 )
 
@@ -256,43 +311,43 @@ NOBLE: Final = ClonePlan(
     name="ubuntu-24.04",
     file_name="ubuntu-24.04.4-preinstalled-server-arm64+raspi.img",
     # The image is longer than its partitions, and the root's length is no multiple of 4 KiB.
-    layout=Layout(
+    layout=_layout(
         signature=0x1634EC00,
-        boot_start=2048,
-        boot_sectors=1_048_576,
-        root_start=1_050_624,
         root_sectors=6_196_636,
         disk_sectors=7_280_640,
-        boot_active=True,
-        fat_label="system-boot",
-        cluster_sectors=None,
-        ext4_label="writable",
         ext4_features="^orphan_file,^metadata_csum_seed,huge_file",
-        ext4_64bit=True,
     ),
-    boot=_boot_2404,
-    root=_root_2404,
+    boot=_boot(CMDLINE_2404, USER_DATA_2404),
+    root=_root(
+        Release(
+            version="24.04",
+            point="24.04.4",
+            codename="noble",
+            title="Noble Numbat",
+            packages={"linux-image-6.8.0-1010-raspi": "6.8.0-1010.11"},
+        )
+    ),
     bootargs=BOOTARGS,
 )
 
 RESOLUTE: Final = ClonePlan(
     name="ubuntu-26.04",
     file_name="ubuntu-26.04.1-preinstalled-server-arm64+raspi.img",
-    layout=Layout(
+    layout=_layout(
         signature=0x3C9D27A1,
-        boot_start=2048,
-        boot_sectors=1_048_576,
-        root_start=1_050_624,
         root_sectors=7_340_032,
         disk_sectors=8_390_656,
-        boot_active=True,
-        fat_label="system-boot",
-        cluster_sectors=None,
-        ext4_label="writable",
         ext4_features="huge_file",
-        ext4_64bit=True,
     ),
     boot=_boot_2604,
-    root=_root_2604,
+    root=_root(
+        Release(
+            version="26.04",
+            point="26.04.1",
+            codename="resolute",
+            title="Resolute Raccoon",
+            packages={"linux-image-7.0.0-1005-raspi": "7.0.0-1005.5", "piboot-try": "1.0"},
+        )
+    ),
     bootargs=BOOTARGS,
 )

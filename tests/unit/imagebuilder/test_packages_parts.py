@@ -30,6 +30,30 @@ deb [signed-by=/usr/share/keyrings/raspberrypi.pgp] http://archive.raspberrypi.c
 deb-src https://ftp.debian.org/debian trixie main
 deb http://security.debian.org/debian-security/ trixie-security main
 """
+UBUNTU_LIST = """\
+deb http://ports.ubuntu.com/ubuntu-ports jammy main restricted universe multiverse
+# deb-src http://ports.ubuntu.com/ubuntu-ports jammy main
+deb http://ports.ubuntu.com/ubuntu-ports/ jammy-security main
+"""
+UBUNTU = """\
+# See the manual of sources.list
+Types: deb
+URIs: http://ports.ubuntu.com/ubuntu-ports/
+Suites: noble noble-updates noble-backports
+Components: main universe restricted multiverse
+Signed-By: /usr/share/keyrings/ubuntu-archive-keyring.gpg
+
+## Security
+Types: deb
+URIs: http://ports.ubuntu.com/ubuntu-ports/
+Suites: noble-security
+Components: main
+Signed-By:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+ .
+ mQINBFufwdoBEADv/Gxytx/LcSXYuM0MwKojbBye81s0G1nEx+lz6VAUpIUZnbkq
+ -----END PGP PUBLIC KEY BLOCK-----
+"""
 DEB822 = """\
 Types: deb
 URIs: http://ftp.debian.org/debian/
@@ -59,6 +83,20 @@ def test_stanzas_are_moved_too_and_keep_their_other_fields() -> None:
     assert moved.text.startswith("Types: deb\nURIs: http://10.0.0.1/debian/\n https://")
     assert moved.text.endswith("Suites: trixie\nComponents: main\n")
     assert moved.flat_name == "debian.sources"
+
+
+def test_ubuntus_sources_of_both_forms_are_moved_and_nothing_else_of_them() -> None:
+    ports = parse_replacements("http://ports.ubuntu.com/ubuntu-ports=http://10.0.0.1/ports")
+    for source in (
+        SourceFile("sources.list", UBUNTU_LIST),
+        SourceFile("sources.list.d/ubuntu.sources", UBUNTU),
+    ):
+        [moved] = with_replacements([source], {**MIRROR, **ports})
+        assert {uri.rstrip("/") for uri in find_uris([moved])} == {"http://10.0.0.1/ports"}
+        before = source.text.splitlines()
+        changed = [line for line in before if line not in moved.text.splitlines()]
+        assert all("ports.ubuntu.com" in line for line in changed)
+        assert len(moved.text.splitlines()) == len(before)
 
 
 def test_without_a_security_mirror_security_stays_where_it_is() -> None:
