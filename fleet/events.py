@@ -314,6 +314,14 @@ def expelled() -> Entry:
     )
 
 
+def lost_its_certificate() -> Entry:
+    return Entry(
+        kind=Kind.STATE,
+        text="the cluster does not know it any more, its kubelet's certificate is lost: it joins anew",
+        hint="If it comes again, look at its disk (dmesg).",
+    )
+
+
 def server_changed(url: str | None) -> Entry:
     text = f"finds the cluster at {url} from now on" if url else "is told of no other server from now on"
     return Entry(kind=Kind.JOIN, text=text, detail={"server": url})

@@ -30,7 +30,7 @@ from fleet.join_secrets import (
 )
 from fleet.join_state import JoinState
 from fleet.join_turn import WANTS_TO_JOIN
-from fleet.joining import JoinDesk
+from fleet.joining import HAS_JOINED, JoinDesk
 from fleet.k3s_versions import K3sVersion
 from fleet.kube import KubeApi, KubeError, KubeNode
 from fleet.kube_door import KubeDoor
@@ -80,7 +80,10 @@ class JoinPreparation:
             ) from error
 
     async def tidy(self, api: KubeApi, listing: Mapping[str, KubeNode]) -> None:
-        """Delete the tokens of nodes that are not joining.
+        """Delete the tokens that nobody needs any more.
+
+        A node that is Ready needs its token until it has said that it flushed what stands in for it: a
+        power cut in the first seconds takes the kubelet's certificate, and with it the way back.
 
         Raises:
             KubeError: The API refuses; the next round tries again.
@@ -92,12 +95,14 @@ class JoinPreparation:
             current = {
                 token.object_name
                 for node in reader.nodes()
-                if node.state in WANTS_TO_JOIN and node.join_allowed
-                for token in [self._joins.token_of(node, JoinState.load(reader, node.name))]
+                for join in [JoinState.load(reader, node.name)]
+                if needs_token(node, join)
+                for token in [self._joins.token_of(node, join)]
                 if token is not None
             }
+        now = self._ground.clock()
         for secret in made:
-            if secret["metadata"]["name"] in current:
+            if secret["metadata"]["name"] in current and expires_at(secret) > now:
                 continue
             await api.delete_secret(secret)
             self._say(secret["metadata"].get("labels", {}).get(NODE_LABEL), events.token_removed())
@@ -160,6 +165,14 @@ class JoinPreparation:
             node = tx.node(name) if name else None
             if node is not None:
                 tx.add_event(entry, self._ground.clock(), node=node.name, board=node.board_id)
+
+
+def needs_token(node: NodeRecord, join: JoinState) -> bool:
+    """Whether the node joins, or has joined and not yet confirmed that it can do without."""
+    if node.state in WANTS_TO_JOIN:
+        return node.join_allowed
+    done = (node.status or {}).get("generation")
+    return node.state in HAS_JOINED and isinstance(done, int) and done < join.material
 
 
 def members_of(listing: Mapping[str, KubeNode]) -> list[Member]:

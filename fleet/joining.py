@@ -52,8 +52,9 @@ FOUNDER: Final = "k3s.founder"
 FOUNDED: Final = "k3s.founded"
 """kv: set when that server was Ready."""
 REMOVED_MEMBER: Final = "removed_member"
+TOKEN_REJECTED: Final = "token_rejected"
 ETCD_DATA: Final = "/var/lib/rancher/k3s/server/db"
-_HAS_JOINED: Final = (State.READY, State.DEGRADED, State.LOST)
+HAS_JOINED: Final = (State.READY, State.DEGRADED, State.LOST)
 
 
 class JoinDesk:
@@ -80,7 +81,7 @@ class JoinDesk:
             node, reason = self._give_turn(tx, node, now)
             join = JoinState.load(tx, node.name)
             # What it is to keep goes to a node that has joined; one that joins gets it with its material.
-            files = self._kept(node, join.server) if node.state in _HAS_JOINED and join.settings else ()
+            files = self._kept(node, join.server) if node.state in HAS_JOINED and join.settings else ()
         desired = Desired(
             generation=node.generation,
             join=node.join_allowed,
@@ -342,15 +343,25 @@ class JoinDesk:
         node = self._health.take(tx, node, status, now)
         if node.state in WANTS_TO_JOIN and node.join_allowed:
             return self._answer_failures(tx, node, status, now)
-        if node.state in _HAS_JOINED and _was_expelled(node, status):
-            return self._let_rejoin(tx, node, now)
+        if node.state in HAS_JOINED and status.k3s is not K3sState.RUNNING:
+            return self._let_rejoin(tx, node, status, now)
         return node
 
-    def _let_rejoin(self, tx: Transaction, node: NodeRecord, now: float) -> NodeRecord:
-        """A server whose member is gone never starts with its old data: it waits for its turn and joins
-        anew."""
-        JoinState(answered=(REMOVED_MEMBER,)).save(tx, node.name)
-        node = tx.move(node, Happening.EXPELLED, events.expelled(), now)
+    def _let_rejoin(self, tx: Transaction, node: NodeRecord, status: Status, now: float) -> NodeRecord:
+        """A node that can not come back by itself waits for its turn, and joins anew.
+
+        A server whose etcd member is gone never starts with its old data. An agent that lost its kubelet's
+        certificate, to a power cut in its first seconds or to a bad disk, has no token any more either.
+        """
+        codes = {problem.code for problem in status.problems}
+        if node.role is Role.SERVER and REMOVED_MEMBER in codes:
+            join, entry = JoinState(answered=(REMOVED_MEMBER,)), events.expelled()
+        elif node.role is Role.AGENT and TOKEN_REJECTED in codes:
+            join, entry = JoinState(), events.lost_its_certificate()
+        else:
+            return node
+        join.save(tx, node.name)
+        node = tx.move(node, Happening.EXPELLED, entry, now)
         return tx.update_node(node, join_allowed=False)
 
     def _answer_failures(self, tx: Transaction, node: NodeRecord, status: Status, now: float) -> NodeRecord:
@@ -421,13 +432,7 @@ def _no_certificate() -> RefusedError:
 
 
 def _has_material(node: NodeRecord) -> bool:
-    return node.state in _HAS_JOINED or (node.state in WANTS_TO_JOIN and node.join_allowed)
-
-
-def _was_expelled(node: NodeRecord, status: Status) -> bool:
-    """Its k3s ends at each start because etcd does not know its member any more."""
-    told = any(problem.code == REMOVED_MEMBER for problem in status.problems)
-    return node.role is Role.SERVER and told and status.k3s is not K3sState.RUNNING
+    return node.state in HAS_JOINED or (node.state in WANTS_TO_JOIN and node.join_allowed)
 
 
 def _problem_entry(problem: Problem) -> events.Entry:

@@ -130,6 +130,11 @@ class K3sMaterial:
         self._make_client(certificate_path, key_path, "bramble-admin", "system:masters", now, ADMIN_LIFETIME)
         return ClientIdentity(certificate_path, key_path, self.server_ca_pem)
 
+    def forget_admin(self) -> None:
+        """Take the administrator's certificate off the disk: it has done its one act."""
+        for name in ("admin.key", "admin.crt"):
+            (self._directory / name).unlink(missing_ok=True)
+
     def _make_client(
         self, certificate_path: Path, key_path: Path, user: str, group: str, now: float, lifetime: timedelta
     ) -> None:

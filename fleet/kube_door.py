@@ -106,9 +106,12 @@ class KubeDoor:
         return listing
 
     async def _grant_role(self, url: str, now: float) -> None:
-        async with self._connect_as(url, self._ground.k3s.admin_identity(now)) as admin:
-            for item in access_objects():
-                await admin.put_object(*object_path(item), item)
+        try:
+            async with self._connect_as(url, self._ground.k3s.admin_identity(now)) as admin:
+                for item in access_objects():
+                    await admin.put_object(*object_path(item), item)
+        finally:
+            self._ground.k3s.forget_admin()
         log.warning("the control server's role was missing in the cluster, and was put there")
 
     def _connect_with_certificate(self, url: str) -> KubeApi:

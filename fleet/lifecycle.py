@@ -78,7 +78,8 @@ class Happening(StrEnum):
     FELL_ILL = "fell-ill"
     """Its own reports say that something is wrong with it: under-voltage, a failing disk."""
     EXPELLED = "expelled"
-    """A server's etcd member was removed while the server was away: it has to join anew."""
+    """It can not come back by itself: its etcd member was removed, or its certificate is lost. It joins
+    anew."""
     FELL_SILENT = "fell-silent"
     HEARD_AGAIN = "heard-again"
     EXHAUSTED = "exhausted"

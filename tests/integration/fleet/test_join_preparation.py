@@ -80,10 +80,12 @@ class Cluster:
     def ready(self, *nodes: NodeSpec) -> None:
         self.controller.watch.apply_kubernetes(kube_ready(*nodes))
 
-    def report(self, node: NodeSpec, k3s: K3sState, *problems: Problem, material: int = 0) -> None:
+    def report(
+        self, node: NodeSpec, k3s: K3sState, *problems: Problem, material: int = 0, done: int = 0
+    ) -> None:
         self.sequence += 1
         status = status_report(hardware_of(node), self.sequence, k3s=k3s)
-        status = dataclasses.replace(status, problems=problems, material=material)
+        status = dataclasses.replace(status, problems=problems, material=material, generation=done)
         self.controller.joins.status(self.certificates[node.name], status)
 
     async def prepare(self, node: NodeSpec) -> None:
@@ -138,9 +140,14 @@ def test_agent_joins_with_a_token_that_lives_from_its_turn_to_ready(cluster: Clu
             changes = list(cluster.kube.changes)
             await cluster.prepare(A1)
             assert cluster.kube.changes == changes
+            generation = cluster.generation(A1)
             cluster.kube.ready |= {"s1": True, "a1": True}
+            cluster.report(A1, K3sState.RUNNING, material=generation)
             await cluster.controller.watch.poll()
             assert state_of(cluster.fleet, A1) is State.READY
+            assert cluster.tokens() == [name]  # until the node has flushed what stands in for it
+            cluster.report(A1, K3sState.RUNNING, material=generation, done=generation)
+            await cluster.controller.watch.poll()
             assert cluster.tokens() == []
             assert texts(cluster.fleet, "a1")[-1] == "its join token was deleted from the cluster"
 
@@ -534,5 +541,62 @@ def test_slow_join_that_ends_after_its_limit_is_left_alone_and_counts(cluster: C
             await cluster.controller.watch.poll()
             assert state_of(cluster.fleet, S2) is State.READY
             assert not [change for change in cluster.kube.changes[len(changes) :] if "DELETE" in change]
+
+    asyncio.run(story())
+
+
+def test_token_of_a_node_that_never_confirms_ends_all_the_same(cluster: Cluster) -> None:
+    async def story() -> None:
+        async with cluster.running():
+            cluster.begin(S1)
+            cluster.ready(S1)
+            cluster.begin(A1)
+            await cluster.prepare(A1)
+            cluster.kube.ready |= {"s1": True, "a1": True}
+            cluster.report(A1, K3sState.RUNNING)
+            await cluster.controller.watch.poll()
+            assert len(cluster.tokens()) == 1
+            cluster.fleet.clock.advance(601)
+            await cluster.controller.watch.poll()
+            assert cluster.tokens() == []
+
+    asyncio.run(story())
+
+
+def test_agent_that_lost_its_certificate_to_a_power_cut_joins_anew(cluster: Cluster) -> None:
+    rejected = Problem("token_rejected", "401", "h")
+
+    async def story() -> None:
+        async with cluster.running():
+            cluster.begin(S1)
+            cluster.ready(S1)
+            cluster.begin(A1)
+            await cluster.prepare(A1)
+            first, generation = cluster.token_file(A1), cluster.generation(A1)
+            cluster.kube.ready |= {"s1": True, "a1": True}
+            cluster.report(A1, K3sState.RUNNING, material=generation, done=generation)
+            await cluster.controller.watch.poll()
+            cluster.kube.ready["a1"] = False
+            cluster.report(A1, K3sState.STARTING, rejected, material=generation, done=generation)
+            assert state_of(cluster.fleet, A1) is State.JOINING
+            desired = cluster.controller.joins.desired(cluster.certificates["a1"])
+            assert desired.join
+            assert desired.material == desired.generation > generation
+            await cluster.prepare(A1)
+            assert cluster.token_file(A1) != first
+            assert len(cluster.tokens()) == 1
+
+    asyncio.run(story())
+
+
+def test_running_agent_is_not_joined_anew_for_an_old_line_of_its_journal(cluster: Cluster) -> None:
+    async def story() -> None:
+        async with cluster.running():
+            cluster.begin(S1)
+            cluster.ready(S1)
+            cluster.begin(A1)
+            cluster.ready(S1, A1)
+            cluster.report(A1, K3sState.RUNNING, Problem("token_rejected", "401", "h"))
+            assert state_of(cluster.fleet, A1) is State.READY
 
     asyncio.run(story())

@@ -125,6 +125,7 @@ def test_cluster_without_the_role_is_given_it_after_a_while(tmp_path: Path, prog
         async with door.open() as (api, _listing):
             assert await api.secret("absent") is None
         assert cluster.admins == ["admin.crt"]
+        assert not list((cluster.state / "k3s").glob("admin.*"))
         async with door.open():
             pass
         assert cluster.admins == ["admin.crt"]

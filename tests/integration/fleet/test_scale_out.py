@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import ssl
 import threading
 import time
@@ -82,6 +83,7 @@ class Board:
         joins = self.server.fleet.controller.joins
         self.sequence += 1
         report = status_report(hardware_of(self.spec), self.sequence, k3s=self.k3s_state)
+        report = dataclasses.replace(report, generation=self.done)
         accepted = joins.status(self.certificate, report)
         if accepted.generation == self.done:
             return
@@ -196,6 +198,13 @@ def are_ready(server: Running, boards: list[Board]) -> bool:
     return all(state_of(server.fleet, board.spec) is State.READY and board.is_clean for board in boards)
 
 
+def tokens(cluster: EtcdCluster) -> list[str]:
+    """Bootstrap tokens that are left in the cluster."""
+    _, secrets = cluster.admin("s1").call("GET", "/api/v1/namespaces/kube-system/secrets")
+    names = [str(secret["metadata"]["name"]) for secret in secrets["items"]]
+    return [name for name in names if name.startswith("bootstrap-token-")]
+
+
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[EtcdCluster]:
     build_release(tmp_path / "release", "v1.33.5+k3s1")
@@ -223,7 +232,8 @@ def test_one_server_becomes_three_and_the_api_never_stops(
             boards = [*first, *(begin(server, cluster, name) for name in ("s2", "s3"))]
 
             def is_whole() -> bool:
-                return are_ready(server, boards) and "server: https://" in boards[0].settings
+                settled = "server: https://" in boards[0].settings
+                return are_ready(server, boards) and settled and not tokens(cluster)
 
             until(server, boards, is_whole, "all three servers vote")
             assert cluster.members("s3") == {"s1": True, "s2": True, "s3": True}
