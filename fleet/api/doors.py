@@ -5,6 +5,7 @@ On the socket there are the routes of people only, and whoever can open it (its 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -16,6 +17,7 @@ from typing import Final
 from aiohttp import web
 
 from fleet.api.guard import Limits
+from fleet.api.silence import Silence
 from fleet.api.table import make_app
 from fleet.controller import Controller
 from fleet.errors import FleetError
@@ -37,8 +39,9 @@ async def serve_control(
         PortTakenError: The address cannot be bound.
     """
     # No access log: one line for each status of each node tells nobody anything.
+    silence = Silence()
     runner = web.AppRunner(
-        make_app(controller, is_socket=False, limits=limits),
+        make_app(controller, is_socket=False, limits=limits, outermost=[silence.middleware]),
         access_log=None,
         shutdown_timeout=SHUTDOWN_GRACE_S,
     )
@@ -52,7 +55,13 @@ async def serve_control(
                 f"the control API cannot listen on {host} port {port}: {error.strerror}",
                 f"'ss -tlnp sport = :{port}' shows who has it; is another 'bramble serve' running?",
             ) from error
-        yield int(runner.addresses[0][1])
+        assert runner.server is not None  # set up above
+        watch = asyncio.create_task(silence.run(runner.server), name="silent connections")
+        try:
+            yield int(runner.addresses[0][1])
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
     finally:
         await runner.cleanup()
 

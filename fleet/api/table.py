@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final, Protocol
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from fleet.api.admin import AdminRoutes
 from fleet.api.agents import AgentRoutes
@@ -50,7 +51,13 @@ def openapi() -> dict[str, Any]:
     return document(ROUTES)
 
 
-def make_app(controller: Controller, *, is_socket: bool, limits: Limits | None = None) -> web.Application:
+def make_app(
+    controller: Controller,
+    *,
+    is_socket: bool,
+    limits: Limits | None = None,
+    outermost: Sequence[Middleware] = (),
+) -> web.Application:
     """The application behind one door: all routes over TLS, those of people on the unix socket."""
     open_here = {
         (route.method, openapi_path(route.path)): route
@@ -59,7 +66,7 @@ def make_app(controller: Controller, *, is_socket: bool, limits: Limits | None =
     }
     guard = Guard(controller, open_here, is_socket=is_socket, limits=limits or Limits())
     app = web.Application(
-        middlewares=[number_requests, answer_errors, limit_time, guard.middleware],
+        middlewares=[*outermost, number_requests, answer_errors, limit_time, guard.middleware],
         client_max_size=max(route.max_body_bytes for route in ROUTES),
     )
     app[DOCUMENT] = openapi()

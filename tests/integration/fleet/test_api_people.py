@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from socket import create_connection
 from typing import Any
 
 import fakes_fleet
@@ -299,16 +303,46 @@ def test_a_store_that_is_away_is_told_and_may_be_asked_again(
     assert (answer.status, answer.error, answer.headers["Retry-After"]) == (503, "unavailable", "5")
 
 
-def test_a_body_that_trickles_in_is_cut_off(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fleet.api.guard.REQUEST_S", 0.2)
-    import ssl
-    from socket import create_connection
-
+@contextmanager
+def connected(server: Running) -> Iterator[ssl.SSLSocket]:
     tls = ssl._create_unverified_context()
     with create_connection(("127.0.0.1", server.port), 20) as plain, tls.wrap_socket(plain) as sock:
-        sock.sendall(b"POST /v1/hello HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         sock.settimeout(20)
+        yield sock
+
+
+def test_a_body_that_trickles_in_is_cut_off(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fleet.api.guard.REQUEST_S", 0.2)
+    with connected(server) as sock:
+        sock.sendall(b"POST /v1/hello HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         assert sock.recv(4096).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"GET /v1/nodes HTTP/1.1\r\nHost: x\r\nX-Slow: "], ids=["nothing", "a-part"]
+)
+def test_a_connection_that_does_not_ask_is_closed(
+    server: Running, monkeypatch: pytest.MonkeyPatch, start: bytes
+) -> None:
+    monkeypatch.setattr("fleet.api.silence.FIRST_REQUEST_S", 0.1)
+    with connected(server) as sock:
+        sock.sendall(start)
+        with suppress(ConnectionResetError):
+            assert sock.recv(4096) == b""
+
+
+def test_a_connection_that_asks_now_and_then_is_kept(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fleet.api.silence.FIRST_REQUEST_S", 0.1)
+    with connected(server) as sock:
+        for _ in range(3):
+            sock.sendall(b"GET /v1/nodes HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert sock.recv(4096).startswith(b"HTTP/1.1 401 ")
+            # The next look at silent connections, and the one after it.
+            looked = threading.Event()
+            server.loop.call_soon_threadsafe(server.loop.call_later, 2.2, looked.set)
+            assert looked.wait(20)
 
 
 def test_commands_make_list_and_end_tokens(tmp_path: Path, server: Running) -> None:
