@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import random
 import signal
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from agent_archives import VERSION, make_release
 from agent_nodes import FakeSystem, make_node_root
 from agent_services import make_service, serving
 from fakes_agent import TICKET, ControlServer, make_authority, running
@@ -27,12 +26,10 @@ from agent.orders import AgentOrder
 from agent.releases import MAX_STARTS
 from agent.state import StateStore
 from agent.update import TRIAL_TIMER, Releases, launch
-from imagebuilder.steps.agent import pack_agent
 
 pytestmark = pytest.mark.integration
 
 CHECKOUT = Path(agent.__file__).parents[1]
-VERSION = "9.9.0"
 
 
 class Machine(FakeSystem):
@@ -44,19 +41,6 @@ class Machine(FakeSystem):
         if argv[0] == sys.executable:
             return run_command(argv, input_bytes=input_bytes, timeout_s=timeout_s, check=check)
         return super().__call__(argv, input_bytes=input_bytes, timeout_s=timeout_s, check=check)
-
-
-def make_release(version: str = VERSION) -> bytes:
-    """This checkout's agent that calls itself `version`."""
-    source = io.BytesIO(pack_agent(CHECKOUT / "agent"))
-    target = io.BytesIO()
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
-        for name in old.namelist():
-            content = old.read(name)
-            if name == "agent/__init__.py":
-                content = content.replace(agent.__version__.encode(), version.encode())
-            new.writestr(name, content)
-    return target.getvalue()
 
 
 RELEASE = make_release()
