@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import hashlib
 import logging
 import re
@@ -42,9 +41,6 @@ SOCKET_CALLER: Final = "socket"
 _SOUND_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SOUND_KEY: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
-current_request: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
-"""The id of the request that is answered, for the log."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -61,16 +57,12 @@ class Limits:
 
 @web.middleware
 async def number_requests(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give each request its id, here, in its answer and in the log."""
+    """Give each request its id, for its answer and for what the log says of it."""
     given = request.headers.get("X-Request-Id", "")
     request[REQUEST_ID] = given if _SOUND_ID.fullmatch(given) else secrets.token_hex(8)
-    mark = current_request.set(request[REQUEST_ID])
-    try:
-        response = await handler(request)
-        response.headers["X-Request-Id"] = request[REQUEST_ID]
-        return response
-    finally:
-        current_request.reset(mark)
+    response = await handler(request)
+    response.headers["X-Request-Id"] = request[REQUEST_ID]
+    return response
 
 
 @web.middleware
