@@ -245,8 +245,8 @@ class EtcdGround:
         elif not self._member.is_initialized:
             raise K3sError("cluster-reset was asked for, and there is no etcd data to reset")
         else:
-            self._member.rename()
-        self._member.start(None, reset=path is None)
+            self._member.take_data_along()
+        self._member.start(None)
         self._correct_address(stop)
         if self._wait_for_vote(stop):
             assert self._client is not None

@@ -130,7 +130,7 @@ def _remove(member: EtcdMember, file: Path) -> None:
 
 
 def _files(directory: Path) -> list[Path]:
-    """By age: names end in the second of their making."""
+    """By age, the oldest first."""
     if not directory.is_dir():
         return []
     return sorted(

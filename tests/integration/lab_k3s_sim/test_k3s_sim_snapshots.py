@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from k3s_sim_etcd import SERVER_TOKEN, EtcdCluster, etcd_directory
+from k3s_sim_etcd import AGENT_TOKEN, SERVER_TOKEN, EtcdCluster, etcd_directory
 from k3s_sim_processes import wait_until
 
 pytestmark = pytest.mark.integration
@@ -90,7 +90,7 @@ def test_the_survivor_of_two_is_reset_and_the_other_joins_again(etcd_cluster: Et
     etcd_cluster.grow(2)
     make_map(etcd_cluster, "kept")
     etcd_cluster.kill("s2")
-    etcd_cluster.stop("s1")
+    etcd_cluster.kill("s1")
     done = etcd_cluster.start("s1", "--cluster-reset")
     assert done.wait_exit() == 0, done.log
     assert RESET_DONE in done.log
@@ -116,7 +116,7 @@ def test_a_snapshot_that_is_none_is_refused_before_anything_is_touched(
 
 
 def test_a_file_becomes_a_cluster_when_it_is_told_to(etcd_cluster: EtcdCluster) -> None:
-    etcd_cluster.start("s1", "--token", SERVER_TOKEN).wait_ready()
+    etcd_cluster.start("s1", "--token", SERVER_TOKEN, "--agent-token", AGENT_TOKEN).wait_ready()
     assert etcd_cluster.admin().call("GET", "/db/info")[0] == 404
     make_map(etcd_cluster, "old")
     etcd_cluster.stop("s1")
