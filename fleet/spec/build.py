@@ -66,6 +66,9 @@ from fleet.spec.schema import (
 T = TypeVar("T")
 
 DEFAULT_BASE: Final = "debian-trixie"
+"""Needs nothing but a Debian mirror, so a file that names no base can be built anywhere. The starter file
+names a stock image, which is what boards want; 'bramble check' warns where a board needs another kernel."""
+
 DEFAULT_USER: Final = "pi"
 DEFAULT_TIMEZONE: Final = "Etc/UTC"
 DEFAULT_HTTP_PORT: Final = 7080

@@ -119,7 +119,9 @@ class ClusterSection(_Section):
 class BaseSection(_Section):
     name: Text | None = Field(
         default=None,
-        description="A base that Bramble knows, see 'bramble base list'. Only one of `name`, `url`, `path`.",
+        description="A base that Bramble knows, see 'bramble base list'. Only one of `name`, `url`, `path`. "
+        "The default is the one that is made here from Debian's own packages and needs no other site; "
+        "a cluster with boards of the Pi 5 family names a stock image, like `raspios-lite-trixie`.",
     )
     url: Url | None = Field(
         default=None,

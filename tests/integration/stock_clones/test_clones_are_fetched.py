@@ -51,11 +51,11 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SigningKey]:
     end_agent(home)
 
 
-@pytest.mark.parametrize("name", ["raspios-lite-trixie"])
+@pytest.mark.parametrize("name", ["ubuntu-24.04", "raspios-lite-trixie"])
 def test_a_whole_stock_image_comes_from_its_site_signed_and_compressed(
     name: str, key: SigningKey, tmp_path: Path
 ) -> None:
-    """A signature beside the file, a redirect to the newest, and a connection that breaks on the way.
+    """A signed list, or a signature beside the file and a redirect to the newest; the connection breaks once.
 
     The catalogue's own entry is used: its file names, folders and limits. Only the pinned key is another.
     """
@@ -66,8 +66,10 @@ def test_a_whole_stock_image_comes_from_its_site_signed_and_compressed(
     (tmp_path / "key.asc").write_bytes(key.armoured)
     store = Store(tmp_path / "store")
     with image_site() as site:
-        put = put_raspios if name.startswith("raspios") else put_ubuntu
-        path = put(site, published.archive.read_bytes(), key)
+        if name.startswith("raspios"):
+            path = put_raspios(site, published.archive.read_bytes(), key)
+        else:
+            path = put_ubuntu(site, published.archive.read_bytes(), key, clone.file_name.split("-")[1])
         assert path.endswith(f"/{published.archive.name}"), "the site's name is the clone's"
         site.pages[path].drop_after = [published.archive.stat().st_size // 2]
         fetched = fetch_image(image, store=store, mirror=site.url, key_files=[tmp_path / "key.asc"])
