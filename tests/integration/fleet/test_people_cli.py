@@ -1,0 +1,95 @@
+"""`bramble reject`, `revoke` and `devices` from the keyboard to the record, over the server's socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from fakes_device import DeviceKey, board_of
+from fakes_fleet_server import Running, running
+
+from agent.protocol import Outcome
+from fleet.cli_people import approve, devices, reject, revoke
+from fleet.spec import load_cluster
+
+pytestmark = pytest.mark.integration
+
+CLUSTER = """
+version: 1
+cluster: {name: attic, domain: attic.internal, k3s: {version: v1.33.5+k3s1}}
+image:
+  base: debian-trixie
+  user: {name: pi, ssh_authorized_keys: []}
+network: {interface: eth0, dhcp: full, subnet: 10.77.0.0/24, server_address: 10.77.0.1}
+nodes:
+  - {name: pi5-1, board: pi5, role: server, serial: 10000000abcd0001, address: 10.77.0.11, disk: nvme}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BRAMBLE_STATE_DIR", str(tmp_path / "state"))
+    path = tmp_path / "cluster.yaml"
+    path.write_text(CLUSTER)
+    return path
+
+
+@pytest.fixture
+def server(file: Path, tmp_path: Path) -> Iterator[Running]:
+    with running(tmp_path / "state" / "attic", load_cluster(file)) as one:
+        yield one
+
+
+def typed(command: click.Command, *arguments: object, answer: str | None = None) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments], input=answer)
+
+
+def ask(server: Running, device: DeviceKey | None = None) -> Outcome:
+    """The server node's installer asks."""
+    node = server.fleet.controller.spec.nodes[0]
+    outcome: Outcome = server.in_loop(lambda: board_of(server.fleet, node, device).install()).outcome
+    return outcome
+
+
+def test_reject_turns_the_compared_key_away(
+    server: Running, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ask(server) is Outcome.PENDING
+    assert typed(reject, "pi5-1", file).exit_code == 2  # there is no terminal to ask on
+    wrong = typed(reject, "pi5-1", file, "--key", "0" * 20)
+    assert "that waits now is" in str(wrong.exception)
+    monkeypatch.setattr("fleet.cli_people._is_terminal", lambda: True)
+    assert typed(reject, "pi5-1", file, answer="n\n").exit_code == 1
+    assert ask(server) is Outcome.PENDING
+    assert "is rejected" in typed(reject, "pi5-1", file, answer="y\n").output
+    assert ask(server) is Outcome.REJECTED
+
+
+def test_revoke_and_approve_that_lifts_it(server: Running, file: Path) -> None:
+    assert "is revoked" in typed(revoke, "pi5-1", file, "--yes").output
+    assert ask(server) is Outcome.REJECTED
+    assert "no longer revoked" in typed(approve, "pi5-1", file, "--yes").output
+    assert ask(server) is Outcome.PENDING
+    nobody = typed(revoke, "nobody", file, "--yes")
+    assert "there is no node 'nobody'" in str(nobody.exception)
+
+
+def test_devices_are_imported_listed_and_forgotten(server: Running, file: Path, tmp_path: Path) -> None:
+    device, keys = DeviceKey(), tmp_path / "keys"
+    keys.mkdir()
+    assert "no device key is on record" in typed(devices, "list", file).output
+    empty = typed(devices, "import", keys, file)
+    assert "no file's name ends in .pub" in str(empty.exception)
+    (keys / "10000000abcd0001.pub").write_bytes(device.der)
+    assert "1 device key(s) imported" in typed(devices, "import", keys, file).output
+    assert ask(server) is Outcome.REJECTED
+    assert ask(server, device) is Outcome.ADMITTED
+    (listed,) = json.loads(typed(devices, "list", file, "--json").output)
+    assert (listed["board"], listed["node"], listed["source"]) == ("abcd0001", "pi5-1", "imported")
+    assert listed["fingerprint"] in typed(devices, "list", file).output
+    assert "1 device key(s) of pi5-1 are forgotten" in typed(devices, "forget", "pi5-1", file, "--yes").output
+    assert json.loads(typed(devices, "list", file, "--json").output) == []
