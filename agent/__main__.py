@@ -40,7 +40,7 @@ def _launch_release() -> None:
 
     def execute(path: Path, sha256: str) -> None:
         os.environ[RELEASE_VARIABLE] = sha256
-        os.execv(sys.executable, [sys.executable, str(path), "service"])  # noqa: S606 - same program, newer
+        os.execv(sys.executable, [sys.executable, "-I", "-S", str(path), "service"])  # noqa: S606 - same program, newer
 
     launch(STATE_DIRECTORY, run_command, execute)
 

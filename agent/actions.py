@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -76,6 +75,8 @@ def set_aside(root: Path, paths: Iterable[str]) -> None:
         aside = path.with_name(f"{path.name}.before-rejoin")
         try:
             if aside.exists():
+                import shutil  # half a MiB of a service that needs it once in a year
+
                 shutil.rmtree(aside)
             path.rename(aside)
             sync_directory(path.parent)

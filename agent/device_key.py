@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import re
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Optional
@@ -73,6 +72,8 @@ class DeviceKey:
         return self._public_key
 
     def _sign(self, message: bytes) -> str | None:
+        import tempfile  # half a MiB of a service that enrols once
+
         with tempfile.NamedTemporaryFile(prefix="bramble-", suffix=".proof") as file:
             file.write(message)
             file.flush()

@@ -21,6 +21,7 @@ from benchmarks.measure import Better, Row, Table
 from benchmarks.processes import LOOPBACK, Words, accepts_tcp, free_port, resident_bytes, server
 from benchmarks.programs import Program, not_installed
 from fleet.joining import STEADY_INTERVAL_S
+from imagebuilder.resources import data_dir
 from imagebuilder.steps.agent import pack_agent
 
 WINDOW_S: Final = 60.0
@@ -133,15 +134,23 @@ def cpu_seconds(pid: int) -> float:
     return own / 1e9 + (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
 
+def unit_environment() -> dict[str, str]:
+    """What the agent's unit sets."""
+    unit = data_dir("overlays") / "agent/rootfs/etc/systemd/system/bramble-agent.service"
+    lines = [line for line in unit.read_text("utf-8").splitlines() if line.startswith("Environment=")]
+    pairs = [word for line in lines for word in line.removeprefix("Environment=").split()]
+    return dict(word.split("=", 1) for word in pairs)
+
+
 @contextlib.contextmanager
 def _agent(work: Path) -> Iterator[Subject]:
     root, packed, log = _node_root(work), work / "agent.pyz", work / "control.log"
     packed.write_bytes(pack_agent(Path(agent.__file__).parent))
     control: Words = [sys.executable, "-m", "benchmarks.agent_server", work / "state", root]
     python = PYTHON if Path(PYTHON).exists() else sys.executable
-    environment = {**os.environ, "PATH": f"{work / 'bin'}:{os.environ['PATH']}"}
+    environment = {**os.environ, **unit_environment(), "PATH": f"{work / 'bin'}:{os.environ['PATH']}"}
     with server(control, log=log, answers=lambda: b'"port"' in log.read_bytes()):
-        argv: Words = [python, "-I", "-c", AGENT, packed, root]
+        argv: Words = [python, "-I", "-S", "-c", AGENT, packed, root]
         with server(argv, log=work / "agent.log", answers=lambda: True, environment=environment) as pid:
             deadline = time.monotonic() + READY_TIMEOUT_S
             while b'"ready"' not in log.read_bytes():
