@@ -245,6 +245,11 @@ class EtcdGround:
         elif not self._member.is_initialized:
             raise K3sError("cluster-reset was asked for, and there is no etcd data to reset")
         else:
+            self._member.start(None, alone=True)
+            self._correct_address(stop)
+            self._member.stop()
+            if stop.is_set():
+                return
             self._member.take_data_along()
         self._member.start(None)
         self._correct_address(stop)

@@ -126,13 +126,15 @@ class EtcdMember:
         tls = EtcdTls(etcd / "server-ca.crt", etcd / "client.crt", etcd / "client.key")
         return EtcdClient(endpoints or (self.client_url,), tls)
 
-    def start(self, initial: InitialCluster | None) -> None:
-        """Start etcd. A member that has data needs no `initial`.
+    def start(self, initial: InitialCluster | None, *, alone: bool = False) -> None:
+        """Start etcd. A member that has data needs no `initial`; `alone` makes it a cluster of its own.
 
         The process is bound to the thread that calls this: it is killed when the thread ends. It must not see
         NOTIFY_SOCKET, or it would tell systemd that k3s is ready.
         """
-        write_atomically(self.directory / "config", json.dumps(self._config(initial), indent=2).encode())
+        write_atomically(
+            self.directory / "config", json.dumps(self._config(initial, alone), indent=2).encode()
+        )
         self.directory.chmod(0o700)
         argv = ["setpriv", "--pdeathsig", "KILL", str(self._programs / "etcd")]
         argv += ["--config-file", str(self.directory / "config")]
@@ -143,7 +145,7 @@ class EtcdMember:
         except FileNotFoundError as error:
             raise K3sError("the simulator needs the 'setpriv' command (Debian package util-linux)") from error
 
-    def _config(self, initial: InitialCluster | None) -> dict[str, Any]:
+    def _config(self, initial: InitialCluster | None, alone: bool) -> dict[str, Any]:
         etcd = self._tls / "etcd"
         listen = [self.client_url]
         metrics = f"http://{_bracketed(self.address)}:{METRICS_PORT}"
@@ -163,6 +165,7 @@ class EtcdMember:
             "heartbeat-interval": HEARTBEAT_MS,
             "election-timeout": ELECTION_MS,
             "snapshot-count": SNAPSHOT_COUNT,
+            "force-new-cluster": alone,
             "logger": "zap",
             "log-outputs": ["stderr"],
         }
@@ -209,12 +212,11 @@ class EtcdMember:
         file.chmod(0o600)
 
     def take_data_along(self) -> None:
-        """Make a cluster of this member alone of what it has.
+        """Of a member that was started `alone` and stopped: begin again with its data and no log.
 
-        k3s starts etcd with `force-new-cluster` for that. A member that was killed may have applied what its
-        log does not yet call committed; that start takes it out of the log and leaves it in the data, and
-        members that join later have other data. Source: measured on etcd 3.5.1. A copy of the data as a
-        snapshot has no log.
+        A member that was killed may have applied what its log does not yet call committed; etcd's
+        `force-new-cluster` takes that out of the log and leaves it in the data, and members that join later
+        have other data. Source: measured on etcd 3.5.1. k3s lives with it.
         """
         copied = self.directory.with_name(".etcd.db")
         shutil.copyfile(self.directory / "member" / "snap" / "db", copied)
