@@ -184,12 +184,21 @@ class Controller:
 
     def declare(self, spec: ClusterSpec) -> None:
         """Put another cluster.yaml of this cluster in force; it must have been compared with the present
-        one."""
+        one.
+
+        Raises:
+            StoreError: It could not be recorded; the present one stays in force.
+        """
+        before = self.spec
         self.spec = self._ground.spec = spec
-        self._sync_declared()
+        try:
+            self._sync_declared()
+        except BaseException:
+            self.spec = self._ground.spec = before
+            raise
         self._on_declare(spec)
-        self.joins.reconcile()
         self._tell_boot_change()
+        self.joins.reconcile()  # last: where it fails, `fleet.watch` tries it again
 
     def _sync_declared(self) -> None:
         """Bring the store's nodes in line with cluster.yaml."""

@@ -44,6 +44,7 @@ from fleet.update_desk import UpdateDesk
 JOINING_INTERVAL_S: Final = 3.0
 STEADY_INTERVAL_S: Final = 10.0
 MAX_SEQUENCE: Final = 2**53
+"""Of every number that a report carries: the store counts on from them, and holds 63 bits."""
 MAX_BOOT_ID: Final = 64
 READ_WITH_STATUS: Final = ("unobserved.", "eeprom.")
 """kv: what is asked of a node with each of its reports, by prefix; `fleet.heartbeats` reads it in one go."""
@@ -109,8 +110,9 @@ class JoinDesk:
         """
         if certificate is None:
             raise _no_certificate()
-        if not 0 <= status.sequence <= MAX_SEQUENCE:
-            raise RefusedError(400, "message", f"Status.sequence: {status.sequence} is out of range")
+        for name in ("sequence", "generation", "material"):
+            if not 0 <= getattr(status, name) <= MAX_SEQUENCE:
+                raise RefusedError(400, "message", f"Status.{name}: {getattr(status, name)} is out of range")
         if len(status.boot_id) > MAX_BOOT_ID or not (
             status.boot_id.isascii() and status.boot_id.isprintable()
         ):

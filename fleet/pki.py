@@ -87,8 +87,13 @@ class ControlPki:
 
     @property
     def ca_pem(self) -> str:
-        """What nodes are to trust: the CA, and the one that will follow it while that is announced."""
-        return certificate_pem(self._authority.certificate).decode() + self._read(NEXT_CERTIFICATE)
+        """What nodes are to trust: the CA, and the one that will follow it while that is announced.
+
+        From the exchange of the CA until this process starts again, that is what is on the disk: this process
+        signs with the old one still, and whom it told of that one alone would not know the next start.
+        """
+        own, on_disk = certificate_pem(self._authority.certificate).decode(), self._read(CA_CERTIFICATE)
+        return own + ("" if on_disk == own else on_disk) + self._read(NEXT_CERTIFICATE)
 
     @property
     def accepted_pem(self) -> str:

@@ -26,6 +26,7 @@ from fleet.pki import (
     CA_LIFETIME,
     NEXT_CERTIFICATE,
     NEXT_KEY,
+    NODE_LIFETIME,
     PREVIOUS_CERTIFICATE,
     finish_switch,
     key_sha256,
@@ -63,6 +64,10 @@ def prepare(directory: Path, cluster: str, now: float) -> str:
 def switch(directory: Path, now: float, certificate_life_s: int, *, force: bool = False) -> str:
     """Put the next CA in force.
 
+    Args:
+        certificate_life_s: Of the policy now. An agent renews at a third of the life of the one that it
+            holds, and that may be from before the policy was made shorter: the usual life counts at least.
+
     Raises:
         RotationError: There is none, or nodes may not have heard of it yet.
     """
@@ -72,7 +77,8 @@ def switch(directory: Path, now: float, certificate_life_s: int, *, force: bool 
         raise RotationError("there is no next control CA", "'bramble ca prepare' makes it.")
     load_authority(following.read_bytes(), key.read_bytes())
     announced = x509.load_pem_x509_certificate(following.read_bytes()).not_valid_before_utc + CLOCK_SLACK
-    ready = announced + timedelta(seconds=certificate_life_s * RENEWED_WITHIN) + SLACK
+    longest_s = max(certificate_life_s, NODE_LIFETIME.total_seconds())
+    ready = announced + timedelta(seconds=longest_s * RENEWED_WITHIN) + SLACK
     if utc(now) < ready and not force:
         raise RotationError(
             f"not every node has heard of the next control CA before {ready:%F %H:%M} UTC",

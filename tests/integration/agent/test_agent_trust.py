@@ -224,3 +224,26 @@ def test_exchange_that_was_cut_short_goes_on_at_the_next_start(tmp_path: Path) -
     assert opened.ca_pem.encode() == following == (tmp_path / CA_CERTIFICATE).read_bytes()
     with pytest.raises(RotationError, match="no next control CA"):
         switch(tmp_path, now, 600)
+
+
+def test_node_that_renews_between_the_exchange_and_the_restart_knows_the_new_ca(tmp_path: Path) -> None:
+    now = time.time()
+    serving = open_pki(tmp_path / "server", "attic", now)
+    (tmp_path / "node").mkdir()
+    trusted = TrustedAuthorities(tmp_path / "node", serving.ca_pem)
+    prepare(tmp_path / "server", "attic", now)
+    assert trusted.take(serving.ca_pem)
+    switch(tmp_path / "server", now, 600, force=True)
+    trusted.take(serving.ca_pem)  # the process that serves signs with the old CA still
+    started_again = open_pki(tmp_path / "server", "attic", now)
+    assert set(split_bundle(started_again.ca_pem)) <= set(split_bundle(trusted.pem))
+    assert trusted.take(started_again.ca_pem)
+
+
+def test_shorter_life_of_certificates_does_not_shorten_the_wait_for_those_from_before(tmp_path: Path) -> None:
+    now = time.time()
+    open_pki(tmp_path, "attic", now)
+    prepare(tmp_path, "attic", now)
+    with pytest.raises(RotationError, match="not every node has heard"):
+        switch(tmp_path, now + 86400, 600)
+    switch(tmp_path, now + 3 * 86400, 600)

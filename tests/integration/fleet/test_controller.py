@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import sqlalchemy as sa
 from fakes_fleet import (
     AgentKey,
     Fleet,
     certificate_serial,
+    cluster_spec,
     hardware_of,
     status_report,
 )
@@ -36,6 +38,7 @@ from agent.protocol import (
 from fleet.boots import BootStage
 from fleet.lifecycle import MAX_ATTEMPTS, State
 from fleet.refusal import RefusedError
+from fleet.store.database import StoreError
 from fleet.views import fleet_view, timeline_view
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("backend")]
@@ -206,3 +209,24 @@ def test_progress_shows_percent_without_filling_the_timeline(fleet: Fleet) -> No
         fleet.controller.installs.progress(token, InstallProgress(1, InstallStep.WRITE, float(percent)))
     assert fleet_view(fleet.store).nodes[0].detail == "write 99 %"
     assert sum("installer: write" in text for text in texts(fleet, "pi4-1")) == 1
+
+
+def test_cluster_yaml_that_can_not_be_recorded_is_not_in_force_by_half(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object) -> None:
+        raise sa.exc.OperationalError("INSERT", None, Exception("disk is full"))
+
+    controller, told = fleet.controller, list[object]()
+    before = controller.spec
+    controller.set_declare_listener(told.append)
+    with monkeypatch.context() as patch:
+        patch.setattr("fleet.controller.release_declared", fail)
+        with pytest.raises(StoreError, match="disk is full"):
+            controller.declare(cluster_spec(SERVER))
+    assert controller.spec is before
+    assert [state.name for state in controller.boot_states()] == ["pi5-1", "pi4-1"]
+    assert told == []
+    controller.declare(smaller := cluster_spec(SERVER))
+    assert (controller.spec, told) == (smaller, [smaller])
+    assert [state.name for state in controller.boot_states()] == ["pi5-1"]

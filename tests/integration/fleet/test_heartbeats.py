@@ -207,3 +207,17 @@ def test_more_reports_than_a_batch_holds_are_all_taken(fleet: Fleet, monkeypatch
     answers = asyncio.run(send(fleet, [report_of(number) for number in range(len(NODES))]))
     assert len([one for one in answers if isinstance(one, StatusAccepted)]) == len(NODES)
     assert set(sequences(fleet)) == {1}
+
+
+@pytest.mark.parametrize("name", ["sequence", "generation", "material"])
+@pytest.mark.parametrize("number", [-1, 2**53 + 1, 2**63 - 1, 2**64])
+def test_number_that_no_node_counts_to_is_refused(fleet: Fleet, name: str, number: int) -> None:
+    with fleet.store.write() as tx:
+        tx.put_value(f"unobserved.{NODES[0].name}", '{"epoch": 1, "backup_at": 0.0, "restored_at": 0.0}')
+    certificate, report = report_of(0)
+    value: dict[str, Any] = {name: number}
+    wrong = replace(report, **value)
+    assert asyncio.run(send(fleet, [(certificate, wrong)])) == [(400, "message")]
+    with fleet.store.read() as reader:
+        assert reader.require_node(NODES[0].name).generation == 0
+    fleet.controller.joins.reconcile()
