@@ -168,7 +168,12 @@ class JoinPreparation:
 
 
 def needs_token(node: NodeRecord, join: JoinState) -> bool:
-    """Whether the node joins, or has joined and not yet confirmed that it can do without."""
+    """Whether the node joins, or has joined and not yet confirmed that it can do without.
+
+    One without a certificate was revoked or removed: it gets none, and keeps none.
+    """
+    if node.certificate is None:
+        return False
     if node.state in WANTS_TO_JOIN:
         return node.join_allowed
     done = (node.status or {}).get("generation")

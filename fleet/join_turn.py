@@ -62,10 +62,20 @@ def turn_of(
         if joining >= policy.batch:
             return Turn(False, f"{joining} agents are joining, {policy.batch} at a time")
         return Turn(True, "a server is Ready")
-    busy = [server.name for server in servers if server.state in WANTS_TO_JOIN and server.join_allowed]
+    busy = [server for server in servers if server.state in WANTS_TO_JOIN and server.join_allowed]
     if busy:
-        return Turn(False, f"server {busy[0]} is joining, one at a time")
+        return Turn(False, _server_before(busy[0]))
     return Turn(True, "a server is Ready and no other server is joining")
+
+
+def _server_before(server: NodeRecord) -> str:
+    """Why a server waits for another one. One that failed keeps its turn: etcd may have it as a learner."""
+    if server.state is not State.FAILED_JOINING:
+        return f"server {server.name} is joining, one at a time"
+    return (
+        f"server {server.name} failed to join and still tries, one at a time: mend it "
+        f"('bramble show {server.name}' tells what it lacks), or 'bramble revoke {server.name}'"
+    )
 
 
 def is_joining(node: NodeRecord) -> bool:

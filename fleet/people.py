@@ -8,6 +8,7 @@ from typing import Final
 from agent.proofs import fingerprint, parse_fingerprint
 from fleet import events
 from fleet.ground import Ground
+from fleet.join_turn import WANTS_TO_JOIN
 from fleet.lifecycle import Happening, State
 from fleet.refusal import RefusedError
 from fleet.store.records import NodeRecord
@@ -100,7 +101,13 @@ class PeopleDesk:
             if intent is not None:
                 tx.update_intent(intent, token_sha256=None)
             tx.update_node(
-                node, certificate=None, previous_certificate=None, pending_key=None, approved_key=None
+                node,
+                certificate=None,
+                previous_certificate=None,
+                pending_key=None,
+                approved_key=None,
+                # It joins no more: another server may have its turn.
+                join_allowed=node.join_allowed and node.state not in WANTS_TO_JOIN,
             )
             tx.add_event(events.revoked(name), now, node=name, board=node.board_id)
         ground.on_boot_change()

@@ -236,3 +236,18 @@ def test_running_agent_is_not_joined_anew_for_an_old_line_of_its_journal(cluster
             assert state_of(cluster.fleet, A1) is State.READY
 
     asyncio.run(story())
+
+
+def test_token_of_an_agent_that_is_revoked_is_deleted(cluster: Cluster) -> None:
+    async def story() -> None:
+        async with cluster.running():
+            cluster.found_and_begin_agent()
+            cluster.kube.ready |= {"s1": True}
+            await cluster.prepare(A1)
+            await cluster.controller.watch.poll()
+            assert len(cluster.tokens()) == 1
+            cluster.controller.people.revoke("a1")
+            await cluster.controller.watch.poll()
+            assert cluster.tokens() == []
+
+    asyncio.run(story())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from fakes_device import DeviceKey, board_of
-from fakes_fleet import AgentKey, Fleet, cluster_spec, open_fleet
+from fakes_fleet import AgentKey, Fleet, cluster_spec, node_spec, open_fleet
 from fleet_story import (
     AGENT,
     SERVER,
@@ -14,6 +14,7 @@ from fleet_story import (
     ask_without_proof,
     enrol,
     install,
+    kube_ready,
     let_in,
     prove_ticket,
     renew,
@@ -23,7 +24,7 @@ from fleet_story import (
 
 from agent.protocol import Outcome
 from fleet.refusal import RefusedError
-from fleet.spec.model import FirstBoot
+from fleet.spec.model import FirstBoot, Role
 
 pytestmark = pytest.mark.integration
 
@@ -137,5 +138,23 @@ def test_every_decision_is_an_entry_of_the_timeline(tmp_path: Path) -> None:
             "a person lifted the revocation",
         ):
             assert words in told, words
+    finally:
+        fleet.store.close()
+
+
+def test_server_that_is_revoked_while_it_joins_lets_the_next_one_join(tmp_path: Path) -> None:
+    servers = [node_spec(f"s{number}", number, role=Role.SERVER) for number in (1, 2, 3)]
+    fleet = open_fleet(tmp_path, cluster_spec(*servers))
+    joins = fleet.controller.joins
+    try:
+        for server in servers:
+            install(fleet, server)
+        first, second, third = (enrol(fleet, server) for server in servers)
+        assert joins.desired(first).join
+        fleet.controller.watch.apply_kubernetes(kube_ready(servers[0]))
+        assert joins.desired(second).join
+        assert not joins.desired(third).join
+        fleet.controller.people.revoke("s2")
+        assert joins.desired(third).join
     finally:
         fleet.store.close()

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from node_records import record
 
+from fleet.join_preparation import needs_token
+from fleet.join_state import JoinState
 from fleet.join_turn import slow_disk_text, turn_of
 from fleet.lifecycle import State
 from fleet.spec.model import JoinPolicy, Role, SlowDisk
@@ -124,3 +126,16 @@ def test_nobody_founds_a_second_cluster(roles: list[tuple[Role, State, bool]], f
         if turn_of(node, nodes, founder=founder, founded=False).founds:
             assert node.role is Role.SERVER
             assert founder in (None, node.name)
+
+
+def test_who_waits_for_a_server_that_failed_is_told_what_helps() -> None:
+    failed = record("s2", Role.SERVER, State.FAILED_JOINING, allowed=True)
+    reason = turn_in_running_cluster(S3, S1_UP, failed)
+    assert reason.startswith("server s2 failed to join")
+    assert "'bramble revoke s2'" in reason
+
+
+def test_node_without_a_certificate_keeps_no_token() -> None:
+    joining = record("a1", Role.AGENT, State.JOINING, allowed=True)
+    assert not needs_token(joining, JoinState())
+    assert needs_token(dataclasses.replace(joining, certificate="c1"), JoinState())
