@@ -17,6 +17,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from aiohttp import web
@@ -36,7 +37,8 @@ REQUEST_S: Final = 30.0
 """From a request's headers to its answer; a body that trickles in is cut off."""
 REPEATS_KEPT_S: Final = 86400.0
 UNDER_WAY_S: Final = 60.0
-"""After so long a request without an outcome was cut off by the end of its server."""
+"""After so long a request without an outcome was cut off by the end of its server: done, half or not at
+all. It is not run again."""
 SOCKET_CALLER: Final = "socket"
 _SOUND_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SOUND_KEY: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
@@ -220,13 +222,21 @@ class Guard:
         """The answer of an earlier request with this key; None where this is the first."""
         with self._controller.store.write() as tx:
             known = tx.repeat(asked.key)
-            if known is None or (known.status is None and asked.at - known.at > UNDER_WAY_S):
+            if known is None:
                 tx.forget_repeats(asked.at - REPEATS_KEPT_S)
                 tx.put_repeat(asked)
                 return None
         if known.request_sha256 != asked.request_sha256:
             raise RefusedError(
                 422, "idempotency-key", "this Idempotency-Key was used for another request", "Take a new one."
+            )
+        if known.status is None and asked.at - known.at > UNDER_WAY_S:
+            begun = datetime.fromtimestamp(known.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+            raise RefusedError(
+                409,
+                "outcome-unknown",
+                f"this request began at {begun} UTC, and nobody knows how it ended",
+                "See what it did, and if it has to be done again, take a new key.",
             )
         if known.status is None:
             raise RefusedError(409, "under-way", "the same request is under way", "Ask again in seconds.")

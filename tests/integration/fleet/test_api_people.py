@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sqlite3
@@ -9,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,12 +24,13 @@ from fakes_fleet_server import Caller, Running, running
 from fakes_spec import changed
 
 from fleet.admin_client import FleetReader
-from fleet.api.guard import Limits
+from fleet.api.guard import UNDER_WAY_S, Limits
 from fleet.api.openapi import openapi_path
 from fleet.api.routes import Access, Route
 from fleet.api.table import ROUTES
 from fleet.errors import FleetError
 from fleet.events import Entry, Kind
+from fleet.store.access import RepeatRecord
 from fleet.store.database import Store
 from fleet.tokens import TokenRole
 
@@ -387,3 +390,31 @@ def test_a_restored_record_holds_no_token_in_force(server: Running, viewer: Call
             assert [(one.name, one.revoked is not None) for one in reader.all_tokens()] == [("grafana", True)]
     finally:
         store.close()
+
+
+@pytest.mark.parametrize(
+    ("age_s", "error"), [(UNDER_WAY_S - 30, "under-way"), (UNDER_WAY_S + 30, "outcome-unknown")]
+)
+def test_a_request_whose_outcome_nobody_knows_is_not_run_again(
+    server: Running, admin: Caller, age_s: float, error: str
+) -> None:
+    admin.ask("POST", "/v1/tokens", b'{"name": "kept"}')
+    ours = next(one for one in server.fleet.controller.tokens.tokens() if one.name == "ci")
+    path = "/v1/tokens/kept/revoke"
+    cut_off = RepeatRecord(
+        key=f"token ci ({ours.id})/a-key-of-mine",
+        request_sha256=hashlib.sha256(f"POST {path}\n".encode()).hexdigest(),
+        at=time.time() - age_s,
+        status=None,
+        answer=None,
+    )
+
+    def leave() -> None:
+        with server.fleet.store.write() as tx:
+            tx.put_repeat(cut_off)
+
+    server.in_loop(leave)
+    answer = admin.ask("POST", path, None, {"Idempotency-Key": "a-key-of-mine"})
+    assert (answer.status, answer.error) == (409, error)
+    assert all(one.revoked is None for one in server.fleet.controller.tokens.tokens())
+    assert admin.ask("POST", path, None, {"Idempotency-Key": "a-key-of-ours"}).status == 200
