@@ -30,6 +30,8 @@ class BatchTransaction(Transaction):
     def __init__(self, connection: sa.Connection) -> None:
         self._raw = connection
         self._nodes: dict[str, NodeRecord] = {}
+        self._has_all = False
+        """`_nodes` holds every node, in the order of `nodes()`."""
         self._of_certificate: dict[str, str] = {}
         self._values: dict[str, str | None] = {}
         self._changes: dict[str, dict[str, Any]] = {}
@@ -74,6 +76,18 @@ class BatchTransaction(Transaction):
         if known is None and (found := super().node(name)) is not None:
             known = self._keep(found)
         return known
+
+    def nodes(self) -> list[NodeRecord]:
+        if not self._has_all:
+            for node in super().nodes():
+                self._nodes.pop(node.name, None)
+                self._keep(node)
+            self._has_all = True
+        return list(self._nodes.values())
+
+    def add_node(self, record: NodeRecord) -> None:
+        super().add_node(record)
+        self._has_all = False
 
     def node_of_certificate(self, serial: str) -> NodeRecord | None:
         name = self._of_certificate.get(serial)

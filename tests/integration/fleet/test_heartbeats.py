@@ -18,7 +18,9 @@ from fleet.refusal import RefusedError
 from fleet.secret import Secret
 from fleet.spec.model import Role
 from fleet.store.database import Store, StoreError
+from fleet.store.records import NodeRecord
 from fleet.store.tables import nodes
+from fleet.store.transaction import Transaction
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("backend")]
 
@@ -221,3 +223,33 @@ def test_number_that_no_node_counts_to_is_refused(fleet: Fleet, name: str, numbe
     with fleet.store.read() as reader:
         assert reader.require_node(NODES[0].name).generation == 0
     fleet.controller.joins.reconcile()
+
+
+def test_reports_that_wait_for_their_turn_read_the_nodes_once(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fleet.store.write() as tx:
+        waits = {"state": "joining", "join_allowed": False}
+        tx.connection.execute(sa.update(nodes).where(nodes.c.name != SERVERS[0].name).values(**waits))
+    read = Transaction.nodes
+    times: list[int] = []
+
+    def counted(tx: Transaction) -> list[NodeRecord]:
+        times.append(1)
+        return read(tx)
+
+    monkeypatch.setattr(Transaction, "nodes", counted)
+    answers = asyncio.run(send(fleet, [report_of(number) for number in range(1, len(NODES))]))
+    assert all(isinstance(one, StatusAccepted) for one in answers)
+    assert len(times) == 1
+    with fleet.store.write_batch() as batch:
+        batch.fetch(["c5"], ())
+        batch.update_node(batch.require_node(NODES[5].name), detail="changed")
+        assert batch.nodes() == batch.nodes()
+        batch.update_node(batch.require_node(NODES[7].name), detail="changed as well")
+        kept = batch.nodes()
+        assert kept == read(batch)
+    assert [node.detail for node in kept if node.detail.startswith("changed")] == [
+        "changed",
+        "changed as well",
+    ]
