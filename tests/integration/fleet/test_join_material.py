@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from agent.protocol import JoinMaterial
 from fleet.join_secrets import bootstrap_token, bootstrap_token_object, node_password_object
 from fleet.k3s import K3sMaterial, open_k3s
 from fleet.k3s_config import InitialiseCluster, JoinServer, Way, render_join_material
-from fleet.kube import KubeApi
+from fleet.kube import KubeApi, KubeRefusedError
 from fleet.secret import Secret
 from fleet.spec.model import NodeSpec, Role
 from lab.k3s_sim.release import build_release
@@ -66,9 +67,25 @@ async def ready_nodes(port: int, keys: K3sMaterial, wanted: set[str]) -> None:
             await asyncio.sleep(0.1)
 
 
-def start_server(lab: Lab, port: int) -> Simulated:
+async def role_in_force(port: int, keys: K3sMaterial) -> None:
+    """k3s applies the manifest with our role some time after the server is ready."""
+    identity = keys.client_identity(time.time())
+    async with asyncio.timeout(DEADLINE_S), KubeApi(f"https://127.0.0.1:{port}", identity) as api:
+        while True:
+            try:
+                await api.nodes()
+                await api.bootstrap_tokens()
+                return
+            except KubeRefusedError as error:
+                if error.status != HTTPStatus.FORBIDDEN:
+                    raise
+                await asyncio.sleep(0.1)
+
+
+def start_server(lab: Lab, port: int, keys: K3sMaterial) -> Simulated:
     server = lab.server(SERVER.name, port)
     server.wait_ready()
+    asyncio.run(role_in_force(port, keys))
     return server
 
 
@@ -76,7 +93,7 @@ def test_first_server_and_agent_become_ready_and_live_on_without_token(lab: Lab,
     port = free_port()
     founder = material_for(SERVER, keys, InitialiseCluster())
     put(lab, SERVER.name, founder.files)
-    server = start_server(lab, port)
+    server = start_server(lab, port, keys)
     joining = material_for(AGENT, keys, JoinServer(f"https://127.0.0.1:{port}"))
     put(lab, AGENT.name, joining.files)
     agent = lab.start(AGENT.name, "agent")
@@ -86,7 +103,7 @@ def test_first_server_and_agent_become_ready_and_live_on_without_token(lab: Lab,
     finish(lab, AGENT.name, joining)
     for process in (agent, server):
         lab.stop(process)
-    server = start_server(lab, port)
+    server = start_server(lab, port, keys)
     agent = lab.start(AGENT.name, "agent")
     agent.wait_ready()
     asyncio.run(ready_nodes(port, keys, {"pi5-1", "pi4-1"}))
@@ -97,7 +114,7 @@ def test_agent_joins_with_its_bootstrap_token_and_lives_on_when_that_is_deleted(
 ) -> None:
     port = free_port()
     put(lab, SERVER.name, material_for(SERVER, keys, InitialiseCluster()).files)
-    start_server(lab, port)
+    start_server(lab, port, keys)
     token = bootstrap_token(keys.server_token, "uuid of pi4-1", 3)
     way, password = JoinServer(f"https://127.0.0.1:{port}"), Secret("password of pi4-1")
     joining = render_join_material(
@@ -139,7 +156,7 @@ def test_server_of_another_cluster_gets_no_credentials_and_is_named(lab: Lab, tm
     port = free_port()
     theirs = open_k3s(tmp_path / "theirs", "attic", time.time())
     put(lab, SERVER.name, material_for(SERVER, theirs, InitialiseCluster()).files)
-    server = start_server(lab, port)
+    server = start_server(lab, port, theirs)
     ours = open_k3s(tmp_path / "ours", "attic", time.time())
     put(lab, AGENT.name, material_for(AGENT, ours, JoinServer(f"https://127.0.0.1:{port}")).files)
     agent = lab.start(AGENT.name, "agent")
@@ -153,7 +170,7 @@ def test_server_of_another_cluster_gets_no_credentials_and_is_named(lab: Lab, tm
 def test_second_server_joins_the_first_ones_cluster(lab: Lab, keys: K3sMaterial) -> None:
     port = free_port()
     put(lab, SERVER.name, material_for(SERVER, keys, InitialiseCluster()).files)
-    start_server(lab, port)
+    start_server(lab, port, keys)
     put(lab, SECOND.name, material_for(SECOND, keys, JoinServer(f"https://127.0.0.1:{port}")).files)
     lab.server(SECOND.name, free_port()).wait_ready()
     asyncio.run(ready_nodes(port, keys, {"pi5-1", "pi5-2"}))
@@ -164,7 +181,7 @@ def test_reinstalled_node_is_accepted_with_the_password_that_the_store_kept(
 ) -> None:
     port = free_port()
     put(lab, SERVER.name, material_for(SERVER, keys, InitialiseCluster()).files)
-    start_server(lab, port)
+    start_server(lab, port, keys)
     joining = material_for(AGENT, keys, JoinServer(f"https://127.0.0.1:{port}"))
     put(lab, AGENT.name, joining.files)
     first = lab.start(AGENT.name, "agent")
