@@ -32,6 +32,7 @@ import functools
 import hashlib
 import hmac
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -412,7 +413,9 @@ def decode(kind: type[Message], body: bytes, *, newer_peer: bool = False) -> Mes
         raise ProtocolError(f"the body has {len(body)} bytes, the limit is {MAX_BODY_BYTES}")
     try:
         value = json.loads(body, parse_constant=_refuse_constant)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as exc:
+    except ProtocolError:
+        raise
+    except (ValueError, RecursionError) as exc:  # ValueError also of integers with thousands of digits
         raise ProtocolError(f"the body is not JSON: {exc}") from exc
     decoded: Message = _convert(kind, value, kind.__name__, newer_peer)
     return decoded
@@ -446,9 +449,14 @@ def _convert(kind: Any, value: Any, where: str, lenient: bool) -> Any:
             choices = ", ".join(str(member.value) for member in kind)
             raise ProtocolError(f"{where}: {value!r} is none of {choices}") from exc
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as exc:
+            raise ProtocolError(f"{where}: the number is too large") from exc
     if type(value) is not kind:
         raise ProtocolError(f"{where}: expected {kind.__name__}, got {type(value).__name__}")
+    if kind is float and not math.isfinite(value):  # 1e999 is JSON, and no measurement
+        raise ProtocolError(f"{where}: the number is too large")
     return value
 
 

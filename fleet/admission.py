@@ -272,7 +272,7 @@ class AdmissionDesk:
         holder = tx.node_of_certificate(certificate) if certificate else None
         if holder is None or (node is not None and node.name == holder.name):
             return
-        suspend_cloned(self._ground, tx, holder, now)
+        suspend_cloned(tx, holder, now)
 
     def _device_standing(
         self, tx: Transaction, session: Session, node: NodeRecord | None, shown: Shown

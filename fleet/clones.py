@@ -10,15 +10,15 @@ from agent.protocol import Hardware
 from fleet import events
 from fleet.bindings import bind, has_other_serial
 from fleet.boards import BoardError, MacAddress, Serial
-from fleet.ground import Ground
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Transaction
 
 
-def suspend_cloned(ground: Ground, tx: Transaction, node: NodeRecord, now: float) -> None:
+def suspend_cloned(tx: Transaction, node: NodeRecord, now: float) -> None:
     """Make the node's certificate worthless, with an alarm."""
     tx.update_node(node, certificate=None, previous_certificate=None)
-    ground.say_once(tx, events.cloned(node.name), now, node=node)
+    # Not `say_once`: it happens once for each certificate anyway.
+    tx.add_event(events.cloned(node.name), now, node=node.name, board=node.board_id)
 
 
 def is_copied(tx: Transaction, node: NodeRecord, hardware: Hardware) -> bool:

@@ -38,6 +38,10 @@ class Repeats:
             self._said[what] = now
         return True
 
+    def take_back(self, since: float) -> None:
+        """Nothing that was said from a moment on was kept: it is new again."""
+        self._said = {what: at for what, at in self._said.items() if at < since}
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Ground:

@@ -47,10 +47,25 @@ class HealthDesk:
 
     def __init__(self) -> None:
         self._courses: dict[str, Course] = {}
+        self._before: dict[str, Course | None] = {}
+
+    def begin(self) -> None:
+        """A transaction begins in which reports are taken."""
+        self._before = {}
+
+    def take_back(self) -> None:
+        """Nothing of that transaction was kept: what it taught is not known either."""
+        for name, course in self._before.items():
+            if course is None:
+                self._courses.pop(name, None)
+            else:
+                self._courses[name] = course
+        self._before = {}
 
     def take(self, tx: Transaction, node: NodeRecord, status: Status, now: float) -> NodeRecord:
         """Take a report into account; a READY node becomes DEGRADED when a condition says so."""
         course = self._courses.get(node.name)
+        self._before.setdefault(node.name, course)
         if course is None:
             known = {held.condition: (held.since, held.evidence) for held in held_by(tx, node.name)}
             course = restore_course(known)

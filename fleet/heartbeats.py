@@ -2,8 +2,8 @@
 
 A commit waits for the disk, for milliseconds; a report by itself takes a fraction of one. So reports that
 arrive while others are written, or within `WINDOW_S`, share a commit, and each is answered when that is
-durable. One that is refused does not hold up the others, and where a transaction of many fails by a mistake,
-each is tried by itself.
+durable. One that is refused does not hold up the others, and where a transaction of many fails by a mistake
+or by what one of them says, each is tried by itself.
 """
 
 from __future__ import annotations
@@ -64,7 +64,11 @@ class StatusIntake:
         try:
             answers = self._take(reports)
         except StoreError as error:
-            answers = [error] * len(reports)
+            if error.refuses_values and len(reports) > 1:
+                log.warning("a report could not be taken; each is tried by itself: %s", error.message)
+                answers = [self._take_alone(report) for report in reports]
+            else:
+                answers = [error] * len(reports)
         except Exception:
             log.exception("a report could not be taken; each is tried by itself")
             answers = [self._take_alone(report) for report in reports]
@@ -77,7 +81,7 @@ class StatusIntake:
                 report.answer.set_result(answer)
 
     def _take(self, reports: list[_Report]) -> list[StatusAccepted | Exception]:
-        with self._store.write_batch() as tx:
+        with self._joins.memory(), self._store.write_batch() as tx:
             tx.fetch((report.certificate for report in reports), READ_WITH_STATUS)
             answers: list[StatusAccepted | Exception] = []
             for report in reports:

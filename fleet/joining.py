@@ -6,8 +6,9 @@ the cluster before a node is handed its material is made by `fleet.join_preparat
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from agent.protocol import Desired, JoinMaterial, K3sState, NodeFile, Problem, Status, StatusAccepted
@@ -95,11 +96,25 @@ class JoinDesk:
     def status(self, certificate: str | None, status: Status) -> StatusAccepted:
         """Take a report; one that was taken before changes nothing."""
         self.check_status(certificate, status)
-        with self._ground.store.write() as tx:
+        with self.memory(), self._ground.store.write() as tx:
             answer = self.take_status(tx, certificate or "", status)
         if isinstance(answer, RefusedError):  # raised out here: what it says must be durable
             raise answer
         return answer
+
+    @contextlib.contextmanager
+    def memory(self) -> Iterator[None]:
+        """Around a transaction in which reports are taken: what is remembered of them goes where it goes."""
+        began = self._ground.clock()
+        self._health.begin()
+        try:
+            yield
+        except RefusedError:
+            raise  # of nobody's agent: nothing was changed
+        except BaseException:
+            self._health.take_back()
+            self._ground.repeats.take_back(began)
+            raise
 
     @staticmethod
     def check_status(certificate: str | None, status: Status) -> None:
@@ -131,7 +146,7 @@ class JoinDesk:
         node = self._caller(tx, certificate)
         # A second board with a copy of the disk has another boot id: only then is there a need to look.
         if node.boot_id != status.boot_id and is_copied(tx, node, status.hardware):
-            suspend_cloned(self._ground, tx, node, now)
+            suspend_cloned(tx, node, now)
             return _no_certificate()
         node = self._observe(tx, node, status, now)
         if node.boot_id != status.boot_id or status.sequence > node.status_sequence:

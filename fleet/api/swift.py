@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import math
 import types
 import typing
 from collections.abc import Callable
@@ -42,7 +43,7 @@ def decode_of_any_version(kind: type[Message], body: bytes) -> Message:
         try:
             converter = _CONVERTERS.get(kind) or _CONVERTERS.setdefault(kind, _make(kind))
             message: Message = converter(_JSON.decode(body.decode()))
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, OverflowError):
             pass
         else:
             return message
@@ -88,7 +89,7 @@ def _make_dataclass(kind: Any) -> Converter:
 
 def _float(value: Any) -> float:
     if type(value) is float:
-        return value
+        return value if math.isfinite(value) else _refuse("")
     return float(value) if type(value) is int else _refuse("")
 
 

@@ -109,7 +109,8 @@ class Store:
 
     def _cannot_write(self, error: sa.exc.DBAPIError) -> StoreError:
         message = f"{self.place} cannot be written: {_cause(error)}"
-        return StoreError(message, self._backend.write_hint, self.place)
+        is_of_values = isinstance(error, sa.exc.DataError | sa.exc.IntegrityError)
+        return StoreError(message, self._backend.write_hint, self.place, refuses_values=is_of_values)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Reader]:

@@ -7,11 +7,16 @@ from fleet.store_place import Place
 
 
 class StoreError(FleetError):
-    """The store cannot be used."""
+    """The store cannot be used.
 
-    def __init__(self, message: str, hint: str, place: Place) -> None:
+    Attributes:
+        refuses_values: It can, but not keep these values: others it would take.
+    """
+
+    def __init__(self, message: str, hint: str, place: Place, *, refuses_values: bool = False) -> None:
         super().__init__(message, hint)
         self.place = place
+        self.refuses_values = refuses_values
 
 
 class NoRecordError(StoreError):

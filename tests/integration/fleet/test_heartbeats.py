@@ -14,9 +14,12 @@ import sqlalchemy as sa
 from fakes_fleet import Clock, Fleet, cluster_spec, hardware_of, node_spec, open_fleet, status_report
 
 from agent.protocol import K3sState, Problem, Status, StatusAccepted
+from fleet.health import BAD_SAMPLES, Condition
+from fleet.health_desk import Held, held_by
 from fleet.refusal import RefusedError
 from fleet.secret import Secret
 from fleet.spec.model import Role
+from fleet.store.batch import BatchTransaction
 from fleet.store.database import Store, StoreError
 from fleet.store.records import NodeRecord
 from fleet.store.tables import nodes
@@ -253,3 +256,70 @@ def test_reports_that_wait_for_their_turn_read_the_nodes_once(
         "changed",
         "changed as well",
     ]
+
+
+def fail_to_flush(batch: BatchTransaction) -> None:
+    if batch._changes or batch._events:
+        raise sa.exc.OperationalError("COMMIT", None, Exception("disk is full"))
+
+
+def test_what_a_lost_transaction_taught_is_learned_again(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report that makes a brown-out of some comes while the disk is full, and once more afterwards."""
+    certificate, report = report_of(0)
+    ill = replace(report, health=replace(report.health, throttled=0x50001, under_voltage=True))
+
+    def tell(sequence: int) -> list[object]:
+        fleet.clock.advance(10)
+        return asyncio.run(send(fleet, [(certificate, replace(ill, sequence=sequence))]))
+
+    def conditions() -> tuple[Held, ...]:
+        with fleet.store.read() as reader:
+            return held_by(reader, NODES[0].name)
+
+    for sequence in range(1, BAD_SAMPLES):
+        tell(sequence)
+    with monkeypatch.context() as patch:
+        patch.setattr("fleet.store.batch.BatchTransaction.flush", fail_to_flush)
+        assert [type(one) for one in tell(BAD_SAMPLES)] == [StoreError]
+    assert conditions() == ()
+    tell(BAD_SAMPLES)
+    assert [held.condition for held in conditions()] == [Condition.UNDER_VOLTAGE]
+
+
+@pytest.mark.parametrize("kind", ["copy", "problem"])
+def test_alarm_is_not_lost_with_its_transaction(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    certificate, report = report_of(0)
+    asyncio.run(send(fleet, [(certificate, report)]))
+    changed = {
+        "copy": replace(report, boot_id="boot-9", hardware=hardware_of(NODES[1])),
+        "problem": replace(report, sequence=2, problems=(Problem("clock", "it is so", "mend it"),)),
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr("fleet.store.batch.BatchTransaction.flush", fail_to_flush)
+        asyncio.run(send(fleet, [(certificate, changed[kind])]))
+    fleet.clock.advance(10)
+    asyncio.run(send(fleet, [(certificate, changed[kind])]))
+    with fleet.store.read() as reader:
+        told = [event.text for event in reader.timeline(node=NODES[0].name)]
+    words = {"copy": "suspended", "problem": "it is so"}
+    assert [text for text in told if words[kind] in text] != []
+
+
+def test_report_whose_values_the_database_refuses_does_not_cost_the_others_theirs(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = fleet.controller.joins.take_status
+
+    def refuse_one(tx: Any, certificate: str, status: Status) -> Any:
+        if certificate == "c2":
+            raise sa.exc.DataError("UPDATE", None, Exception("invalid input syntax for type json"))
+        return take(tx, certificate, status)
+
+    monkeypatch.setattr(fleet.controller.joins, "take_status", refuse_one)
+    answers = asyncio.run(send(fleet, [report_of(number) for number in range(4)]))
+    assert [type(one) for one in answers] == [StatusAccepted, StatusAccepted, StoreError, StatusAccepted]
+    assert sequences(fleet)[:5] == [1, 1, 0, 1, 0]

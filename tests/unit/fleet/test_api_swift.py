@@ -97,3 +97,23 @@ def test_a_sound_status_never_takes_the_slow_way(monkeypatch: pytest.MonkeyPatch
     expected = decode(Status, body, newer_peer=True)
     monkeypatch.setattr(swift, "decode", slow)
     assert decode_of_any_version(Status, body) == expected
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "1" + 400 * "0", "1" + 5000 * "0"])
+@pytest.mark.parametrize("field", ["load1", "pressure_some_avg10"])
+def test_number_that_is_no_measurement_is_refused_by_both(number: str, field: str) -> None:
+    value = f'{{"cpu":{number}}}' if field == "pressure_some_avg10" else number
+    health = {"uptime_s": 1, "load1": 0.5, "memory_available_bytes": 1, "root_free_bytes": 1}
+    text = json.dumps({**health, "clock_synchronised": True, field: 0}).replace(
+        f'"{field}": 0', f'"{field}":{value}'
+    )
+    hardware = {"serial": "", "model": "", "macs": ["m"], "memory_bytes": 1}
+    head = json.dumps(
+        {"sequence": 1, "boot_id": "b", "hardware": hardware, "addresses": [], "k3s": "running"}
+    )
+    body = f'{head[:-1]}, "health": {text}}}'.encode()
+    refused = told(decode_of_any_version, Status, body)
+    assert refused == told(slowly, Status, body)
+    assert isinstance(refused, str)
+    assert "too large" in refused or "not JSON" in refused
+    assert isinstance(told(slowly, Status, body.replace(number.encode(), b"1e9")), Status)
