@@ -11,7 +11,7 @@ from fleet import events
 from fleet.eeprom.keys import KEYS
 from fleet.ground import Ground
 from fleet.refusal import RefusedError
-from fleet.restored import require_observed
+from fleet.restored import GAP, epoch_of, require_observed
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Reader
 
@@ -56,7 +56,8 @@ class EepromDesk:
                     "Install the node first, or run rpi-eeprom-config on the board with 'bramble eeprom "
                     "config'.",
                 )
-            number = number_of(tx, name) + 1
+            # After a restore above what the lost hours can have used: a node takes no number twice.
+            number = max(number_of(tx, name), epoch_of(tx) * GAP) + 1
             value = {"number": number, "settings": dict(settings)}
             tx.put_value(_key(name), json.dumps(value, sort_keys=True))
             entry = events.eeprom_ordered(number, settings)

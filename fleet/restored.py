@@ -5,8 +5,8 @@ it. So a restore marks every node as *unobserved*, and
 
 - open intents end and approvals with them: the first sign of a board opens a new intent, whose name no disk
   carries yet, so an installer that finds one of our installations waits for a person (`fleet.installs`);
-- intents and orders go on counting far above what the lost hours can have used: no ticket is minted twice,
-  and no node takes a new order for an old one;
+- intents and orders, those for firmware and agents too, go on counting far above what the lost hours can have
+  used: no ticket is minted twice, and no node takes a new order for an old one;
 - no server is told to found the cluster before all servers were observed: the lost hours may have seen it;
 - every token of the API ends: one may have been revoked since;
 - nothing else that cannot be taken back is done to a node (`require_observed`).

@@ -16,6 +16,7 @@ from fleet.ground import Ground
 from fleet.health_desk import find_write_obstacle
 from fleet.lifecycle import State
 from fleet.refusal import RefusedError
+from fleet.restored import GAP, epoch_of
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Reader, Transaction
 from fleet.updates import NodeSight, Release, Rollout, advance, find_refusal, parse, render
@@ -98,7 +99,8 @@ class UpdateDesk:
                     raise RefusedError(409, "downgrade", f"{node.name}: {objection}", hint)
             previous = self._read(tx)
             rollout = Rollout(
-                number=1 if previous is None else previous.number + 1,
+                # After a restore above what the lost hours can have used: a node takes no number twice.
+                number=max(previous.number if previous else 0, epoch_of(tx) * GAP) + 1,
                 release=release,
                 targets=tuple(sorted(node.name for node in targets)),
                 allow_downgrade=allow_downgrade,

@@ -31,6 +31,7 @@ from fleet.lifecycle import State
 from fleet.refusal import RefusedError
 from fleet.restored import GAP, epoch_of, require_observed
 from fleet.spec.model import FirstBoot, Role
+from fleet.update_desk import Archive
 
 pytestmark = pytest.mark.integration
 
@@ -189,7 +190,20 @@ def test_firmware_is_not_written_before_the_node_was_heard_of(story: Story) -> N
         fleet.controller.eeprom.order("pi5-1", order)
     assert (refused.value.status, refused.value.code) == (409, "unobserved")
     fleet.controller.joins.status(certificate, status_report(hardware_of(SERVER), 1))
-    assert "order 1" in fleet.controller.eeprom.order("pi5-1", order)
+    assert f"order {GAP + 1} " in fleet.controller.eeprom.order("pi5-1", order)
+    assert f"order {GAP + 2} " in fleet.controller.eeprom.order("pi5-1", order)
+
+
+def test_orders_of_the_lost_hour_do_not_hide_the_next_ones(story: Story) -> None:
+    install(story.fleet, SERVER)
+    certificate = enrol(story.fleet, SERVER)
+    file = story.save()
+    fleet = story.lose_and_restore(file)
+    release = Archive("9.9.9", b"a release")
+    fleet.controller.updates.set_source(lambda: release)
+    report = replace(status_report(hardware_of(SERVER), 1), agent_version="0.1.0")
+    fleet.controller.joins.status(certificate, report)
+    assert f"order {GAP + 1}:" in fleet.controller.updates.order(["pi5-1"])
 
 
 def test_each_restore_is_a_new_epoch(tmp_path: Path, story: Story) -> None:
