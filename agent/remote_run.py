@@ -43,7 +43,7 @@ def carry_out(errand: Errand, *, permitted: bool) -> RunResult:
     started = time.monotonic()
     try:
         done = run_bounded(
-            [*unit, limit, "--", *errand.argv],
+            [*unit, limit, "--", *_escape(errand.argv)],
             timeout_s=errand.timeout_s + GRACE_S,
             limit_bytes=MAX_OUTPUT_BYTES,
         )
@@ -59,6 +59,14 @@ def carry_out(errand: Errand, *, permitted: bool) -> RunResult:
         dropped_bytes=done.dropped,
         seconds=round(seconds, 3),
     )
+
+
+def _escape(argv: tuple[str, ...]) -> list[str]:
+    """systemd puts its environment in place of `$NAME` in arguments, and takes `$$` for `$`.
+
+    Source: systemd.service(5), "Command lines". The program's own name is left as it is.
+    """
+    return [argv[0], *(word.replace("$", "$$") for word in argv[1:])]
 
 
 def _clean(output: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,16 @@ from typing import Any
 
 from agent.commands import Completed
 from agent.commands import run as run_command
+
+SYSTEMD_RUN = f"""\
+#!{sys.executable} -IS
+import os, sys
+program, *words = sys.argv[sys.argv.index("--") + 1 :]
+if any("$" in word.replace("$$", "") for word in words):
+    sys.exit("systemd would put its environment here")
+os.execvp(program, [program, *(word.replace("$$", "$") for word in words)])
+"""
+"""Runs what stands behind '--', as 'systemd-run --wait --pipe' does; '$$' is '$' there."""
 
 
 def write_tree(root: Path, files: dict[str, str | bytes]) -> Path:

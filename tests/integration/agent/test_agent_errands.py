@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agent_nodes import FakeSystem, make_node_root
+from agent_nodes import SYSTEMD_RUN, FakeSystem, make_node_root
 from agent_services import make_service, serving
 from fakes_agent import TICKET, ControlServer, running
 
@@ -15,14 +15,6 @@ from agent.commands import CommandError, run_bounded
 from agent.errands import LOGS, MAX_OUTPUT_BYTES, RUN, Errand, LogUpload, RunResult
 
 pytestmark = pytest.mark.integration
-
-SYSTEMD_RUN = """\
-#!/bin/sh
-# runs what stands behind '--', as 'systemd-run --wait --pipe' does
-while [ "$1" != -- ]; do shift; done
-shift
-exec "$@"
-"""
 
 
 @pytest.fixture
@@ -74,7 +66,9 @@ def test_command_runs_without_a_shell_and_says_how_it_ended(control: ControlServ
     root = make_root(tmp_path, control, remote_run=True)
     result = run(control, root, 1, "printf", "%s|", "$HOME", "a b", ";reboot", "token=hunter2")
     assert (result.returncode, result.stdout, result.refused) == (0, "$HOME|a b|;reboot|token=[hidden]", "")
-    failed = run(control, root, 2, "sh", "-c", "echo why >&2; exit 3")
+    priced = run(control, root, 2, "printf", "%s|", "${HOME}", "5$", "$$", "a$HOME.b")
+    assert (priced.returncode, priced.stdout) == (0, "${HOME}|5$|$$|a$HOME.b|")
+    failed = run(control, root, 3, "sh", "-c", "echo why >&2; exit 3")
     assert (failed.returncode, failed.stderr) == (3, "why\n")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from agent_archives import VERSION, make_release, without_service
-from agent_nodes import make_node_root, write_tree
+from agent_nodes import SYSTEMD_RUN, make_node_root, write_tree
 from fakes_fleet import cluster_spec
 from fakes_fleet_server import Running, running
 from fleet_story import SERVER, install, texts
@@ -36,11 +36,11 @@ pytestmark = pytest.mark.integration
 
 TIMEOUT_S = 60.0
 PROGRAMS = {
-    "systemctl": "printf 'LoadState=loaded\\nActiveState=inactive\\nSubState=dead\\n'",
-    "journalctl": "echo 'pi5-1 k3s[1]: K10"
+    "systemctl": "#!/bin/sh\nprintf 'LoadState=loaded\\nActiveState=inactive\\nSubState=dead\\n'",
+    "journalctl": "#!/bin/sh\necho 'pi5-1 k3s[1]: K10"
     + "0f" * 32
     + "::server:hunter2 rejected'; echo '-- cursor: s=1;i=2'",
-    "systemd-run": 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"',
+    "systemd-run": SYSTEMD_RUN,
 }
 AGENT = """
 import sys
@@ -78,7 +78,7 @@ class Node:
         self.programs = directory / "bin"
         self.programs.mkdir()
         for name, script in PROGRAMS.items():
-            (self.programs / name).write_text(f"#!/bin/sh\n{script}\n")
+            (self.programs / name).write_text(script)
             (self.programs / name).chmod(0o755)
         self.process: subprocess.Popen[bytes] | None = None
 
