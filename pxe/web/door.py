@@ -65,7 +65,10 @@ class Door:
         self._silent_until[request.protocol] = math.inf
         try:
             response = await handler(request)
-            await response.prepare(request)  # sends a file, which may take minutes
+            try:
+                await response.prepare(request)  # sends a file, which may take minutes
+            except ConnectionError:
+                request.protocol.force_close()  # the client has gone or stands still: daily life, no error
             return response
         finally:
             now = asyncio.get_running_loop().time()

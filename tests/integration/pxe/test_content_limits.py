@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import socket
+import struct
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -202,7 +204,25 @@ async def test_a_flood_of_headers_is_cut_off(tmp_path: Path, flood: bytes) -> No
 
 
 @pytest.mark.asyncio
-async def test_a_client_that_reads_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_resets_while_it_is_sent_a_file_is_no_error_of_ours(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(tmp_path, Door()) as port:
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(sock, (str(LOOPBACK), port))
+            await asyncio.get_running_loop().sock_sendall(sock, LARGE_REQUEST)
+            assert (await asyncio.get_running_loop().sock_recv(sock, 100)).startswith(b"HTTP/1.1 200")
+        assert (await ask(port))[1] == IMAGE
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@pytest.mark.asyncio
+async def test_a_client_that_reads_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(files, "PIECE_TIMEOUT_S", 0.3)
     async with serving(tmp_path, Door()) as port:
         with socket.socket() as sock:
@@ -216,6 +236,7 @@ async def test_a_client_that_reads_nothing_is_left(tmp_path: Path, monkeypatch: 
                 while list(connections(port)):  # noqa: ASYNC110  # the kernel's table has no event
                     await asyncio.sleep(0.05)
         assert (await ask(port))[1] == IMAGE
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 def open_descriptors() -> int:
