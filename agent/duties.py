@@ -12,10 +12,11 @@ import logging
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 from agent import __version__
-from agent.client import ControlClient, Unreachable
+from agent.client import ControlClient, Refused, Unreachable
 from agent.commands import Runner
 from agent.errands import LOGS, RUN, Errand
 from agent.errors import AgentError
@@ -118,6 +119,14 @@ class Duties:
     def do_errand(self, number: int) -> None:
         """Answer the person who waits. One that can not be answered is not begun again: they ask anew."""
         self.done_errand = max(self.done_errand, number)
+        try:
+            self._answer_errand(number)
+        except Refused as exc:
+            if exc.status != HTTPStatus.NOT_FOUND:
+                raise
+            log.info("errand %d: nobody waits for it any more", number)
+
+    def _answer_errand(self, number: int) -> None:
         errand = self.orders.open(self._client.get("/v1/node/errand", SignedOrder), ERRAND, Errand)
         if errand.number < number or errand.number <= self._store.state.errand:
             return

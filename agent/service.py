@@ -261,20 +261,30 @@ class Service:
         )
 
     def _apply_all(self, actions: tuple[Action, ...], problems: list[Problem]) -> bool:
-        """Carry the actions out; False when one failed and planning again would only repeat it."""
+        """Carry the actions out; False when one failed and planning again would only repeat it.
+
+        A call that fails is a problem to report like others: only the report itself tells whether the server
+        is away. What a person ordered beside the desired state does not hold up what is behind it.
+        """
+        done = True
         for action in actions:
+            self._manager.tell("WATCHDOG=1")
             try:
                 with _disk_errors():
                     self._apply(action)
-            except (_Waiting, Unreachable, Untrusted):
+            except (_Waiting, Untrusted):
                 raise
             except AgentError as exc:
+                if isinstance(exc, Unreachable) and isinstance(action, Enrol | Renew):
+                    raise
                 log.error("%s failed: %s", type(action).__name__, exc.message)
                 problems.append(Problem(_problem_code(action), exc.message, exc.hint))
                 if isinstance(action, Enrol):
                     raise
-                return False
-        return True
+                done = False
+                if not isinstance(action, WriteEeprom | DoErrand):
+                    break
+        return done
 
     def _apply(self, action: Action) -> None:
         log.info("doing %s", type(action).__name__)
@@ -480,6 +490,8 @@ def _problem_code(action: Action) -> str:
         FinishJoin: "join_cleanup",
         Configure: "settings",
         FetchDesired: "desired",
+        WriteEeprom: "eeprom",
+        DoErrand: "errand",
     }
     return codes.get(type(action), "state_not_saved")
 

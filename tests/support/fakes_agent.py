@@ -176,6 +176,8 @@ class ControlServer:
         self._seen_certificates: set[str] = set()
         self.refuse_progress: Refusal | None = None
         """Answer to every report but the question of FIND_DISK."""
+        self.refuse: dict[str, Refusal] = {}
+        """Answers of the routes below /v1/node/, by their path."""
         self.refuse_disk: list[Refusal] = []
         """Answers to the question of FIND_DISK before the default; consumed."""
         # what it saw
@@ -282,6 +284,8 @@ class ControlServer:
             if certificate["serialNumber"] in self._unknown_certificates:
                 raise Refusal(401, "certificate", "this needs the certificate of an enrolled node")
             self.clients.append(certificate["subject"][0][0][1])
+            if request.path in self.refuse:
+                raise self.refuse[request.path]
         match request.path:
             case "/v1/hello":
                 hello = decode(Hello, body)

@@ -16,11 +16,12 @@ from agent_nodes import FakeSystem, make_node_root
 from agent_services import make_service, serving
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from fakes_agent import TICKET, ControlServer, running
+from fakes_agent import TICKET, ControlServer, Refusal, running
 
 from agent.client import AuthorityTrust, ControlClient, Untrusted
 from agent.commands import Completed
 from agent.commands import run as run_command
+from agent.errands import LOGS, Errand
 from agent.protocol import Desired, EepromOrder, JoinMaterial, K3sState, NodeFile, Outcome, ProofKind, Verdict
 from lab import eeprom_stand_in
 
@@ -195,6 +196,59 @@ def test_certificate_that_the_server_forgot_is_replaced_after_approval(
         control.approve_everybody = True
         seen = len(control.statuses)
         control.wait_for(lambda: len(control.statuses) > seen)
+
+
+FAILED, GONE = Refusal(500, "internal", "odd"), Refusal(404, "not-found", "gone")
+
+
+def codes(control: ControlServer) -> set[str]:
+    return {problem.code for status in control.statuses for problem in status.problems}
+
+
+def test_route_that_fails_does_not_silence_the_report(
+    control: ControlServer, root: Path, system: FakeSystem
+) -> None:
+    control.desired = Desired(generation=2, join=True)
+    control.material = MATERIAL
+    control.refuse = {"/v1/node/join-material": FAILED}
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: codes(control) == {"join"})
+        told = next(status.problems[0] for status in control.statuses if status.problems)
+        assert "status 500: odd" in told.message
+        control.refuse = {}
+        control.wait_for(lambda: control.statuses[-1].k3s is K3sState.STARTING)
+    assert control.statuses[-1].problems == ()
+
+
+@pytest.mark.parametrize(
+    ("route", "refusal", "expected"),
+    [
+        ("eeprom", FAILED, {"eeprom"}),
+        ("eeprom", GONE, {"eeprom"}),
+        ("errand", FAILED, {"errand"}),
+        ("errand", GONE, set()),
+        ("logs", GONE, set()),
+    ],
+)
+def test_order_that_can_not_be_opened_does_not_hold_up_the_others(
+    control: ControlServer,
+    root: Path,
+    system: FakeSystem,
+    route: str,
+    refusal: Refusal,
+    expected: set[str],
+) -> None:
+    control.eeprom = EepromOrder(4, 0x11, {"BOOT_ORDER": "0xf12"}) if route == "eeprom" else None
+    control.errand = Errand(4, LOGS) if route != "eeprom" else None
+    control.desired = Desired(generation=9, join=False)
+    path = f"/v1/node/{route}"
+    control.refuse = {path: refusal}
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: any(path in request for request in control.requests))
+        control.wait_for(lambda: bool(control.statuses) and control.statuses[-1].generation == 9)
+        seen = len(control.statuses)
+        control.wait_for(lambda: len(control.statuses) > seen + 1)
+    assert codes(control) == expected
 
 
 def test_missing_memory_cgroup_holds_the_join_back(
