@@ -28,6 +28,10 @@ class NoServerError(FleetError):
     """No 'bramble serve' of this cluster is running."""
 
 
+class BusyError(FleetError):
+    """Somebody else has the server's or the node's attention; it may be asked again in seconds."""
+
+
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
@@ -239,5 +243,6 @@ class FleetReader:
         finally:
             connection.close()
         if status != 200:
-            raise FleetError(answer.get("message", f"the server answered {status}"), answer.get("hint", ""))
+            kind = BusyError if answer.get("error") == "busy" else FleetError
+            raise kind(answer.get("message", f"the server answered {status}"), answer.get("hint", ""))
         return answer

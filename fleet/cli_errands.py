@@ -11,13 +11,12 @@ from urllib.parse import quote, urlencode
 
 import click
 
-from fleet.admin_client import FleetReader
+from fleet.admin_client import BusyError, FleetReader
 from fleet.cli_agent import file_option, reader_of
+from fleet.errands import ANSWER_TIMEOUT_S
 from fleet.errors import FleetError
 
 POLL_S: Final = 0.3
-ANSWER_TIMEOUT_S: Final = 60.0
-"""A node reports every ten seconds, and a command may take twenty-five."""
 NOT_RUN: Final = 125
 """Exit code where the command was not run or did not end, as `timeout` and `docker run` have it."""
 
@@ -105,13 +104,16 @@ def run(node: str, command: tuple[str, ...], timeout_s: float, as_json: bool, fi
 
 
 def ask(reader: FleetReader, node: str, what: str, value: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Ask a node, and wait for its answer.
+    """Ask a node, and wait for its answer; for log lines also while somebody else waits for some.
 
     Raises:
+        BusyError: Somebody else waits for a command, or for too long.
         FleetError: It refuses, or does not answer in time.
     """
     path = f"/v1/admin/nodes/{quote(node, safe='')}"
-    number = reader.ask("GET" if value is None else "POST", f"{path}/{what}", value)["number"]
+    number = (
+        _begin(reader, f"{path}/{what}") if value is None else _number_of(reader, f"{path}/{what}", value)
+    )
     deadline = time.monotonic() + ANSWER_TIMEOUT_S
     while time.monotonic() < deadline:
         answer: dict[str, Any] = reader.ask("GET", f"{path}/errand/{number}")
@@ -121,3 +123,19 @@ def ask(reader: FleetReader, node: str, what: str, value: dict[str, Any] | None 
     raise FleetError(
         f"{node} did not answer within {ANSWER_TIMEOUT_S:.0f} s", f"'bramble show {node}' tells why."
     )
+
+
+def _begin(reader: FleetReader, path: str) -> int:
+    deadline = time.monotonic() + ANSWER_TIMEOUT_S
+    while True:
+        try:
+            return _number_of(reader, path)
+        except BusyError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(POLL_S)
+
+
+def _number_of(reader: FleetReader, path: str, value: dict[str, Any] | None = None) -> int:
+    number: int = reader.ask("GET" if value is None else "POST", path, value)["number"]
+    return number

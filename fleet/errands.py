@@ -31,6 +31,10 @@ from fleet.store.records import NodeRecord
 
 EXPIRES_S: Final = 120.0
 """An errand that was not fetched by then is forgotten, and so is an answer that nobody fetched."""
+ANSWER_TIMEOUT_S: Final = 60.0
+"""How long who asked for log lines waits for them. A node reports every ten seconds."""
+UNFETCHED_S: Final = 3.0
+"""Who waits for log lines looks several times a second: after so long without a look nobody does."""
 FOLLOW_INTERVAL_S: Final = 2.0
 """How often a node reports while somebody follows its log."""
 FOLLOWED_S: Final = 15.0
@@ -45,6 +49,18 @@ class _Waiting:
     errand: Errand
     asked_at: float
     answer: LogUpload | RunResult | None = None
+    answered_at: float = 0.0
+    fetched: bool = False
+
+    def holds_place(self, now: float) -> bool:
+        """Whether somebody still waits for it. Output of a command is kept for its asker until it expires."""
+        if self.fetched:
+            return False
+        if self.errand.kind == RUN:
+            return True
+        if self.answer is None:
+            return now - self.asked_at < ANSWER_TIMEOUT_S
+        return now - self.answered_at < UNFETCHED_S
 
 
 class ErrandDesk:
@@ -127,7 +143,7 @@ class ErrandDesk:
         if waiting is None or (waiting.errand.number, waiting.errand.kind) != (answer.number, kind):
             return
         if waiting.answer is None:
-            self._waiting[node.name] = replace(waiting, answer=answer)
+            self._waiting[node.name] = replace(waiting, answer=answer, answered_at=self._ground.clock())
 
     def fetch(self, name: str, number: int) -> dict[str, Any]:
         """The answer as JSON values, `done` false while it is not there yet; kept until it expires.
@@ -142,6 +158,7 @@ class ErrandDesk:
             )
         if waiting.answer is None:
             return {"done": False}
+        self._waiting[name] = replace(waiting, fetched=True)
         return {"done": True, **asdict(waiting.answer)}
 
     def _put(self, name: str, errand: Errand, now: float) -> int:
@@ -164,13 +181,16 @@ class ErrandDesk:
 
     def _require_free(self, name: str, now: float) -> None:
         waiting = self._current(name)
-        if waiting is not None and waiting.answer is None and waiting.errand.kind == RUN:
-            raise RefusedError(
-                409,
-                "busy",
-                f"{name} has a command to run already",
-                f"It is given up after {EXPIRES_S:.0f} s.",
-            )
+        if waiting is None or not waiting.holds_place(now):
+            return
+        what = "the output of a command" if waiting.errand.kind == RUN else "log lines"
+        until = EXPIRES_S if waiting.errand.kind == RUN else ANSWER_TIMEOUT_S
+        raise RefusedError(
+            409,
+            "busy",
+            f"somebody waits for {what} of {name}",
+            f"Ask again in seconds; it is given up {until:.0f} s after it was asked.",
+        )
 
     def _require_reporting(self, name: str) -> NodeRecord:
         with self._ground.store.read() as reader:
