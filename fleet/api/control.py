@@ -13,7 +13,6 @@ from aiohttp import web
 
 from agent.orders import DESIRED, EEPROM, SignedOrder
 from agent.protocol import (
-    MAX_BODY_BYTES,
     Hello,
     InstallComplete,
     InstallPlan,
@@ -60,7 +59,7 @@ class ControlRoutes:
 
     async def _hello(self, request: web.Request) -> web.Response:
         self._limit(request)
-        hello = await _read(request, Hello, MAX_ANONYMOUS_BODY_BYTES)
+        hello = await _read(request, Hello)
         # The low half in one spelling: another one is the same board, and has no share of its own.
         if not self._serials.allows(hello.hardware.serial.strip().lower()[-8:], time.monotonic()):
             raise RefusedError(429, "too-many", "too many requests for this serial", "Ask again in seconds.")
@@ -68,7 +67,7 @@ class ControlRoutes:
 
     async def _prove(self, request: web.Request) -> web.Response:
         self._limit(request)
-        proof = await _read(request, Proof, MAX_ANONYMOUS_BODY_BYTES)
+        proof = await _read(request, Proof)
         return _answer(self._controller.admission.prove(proof, peer_certificate(request)))
 
     async def _plan(self, request: web.Request) -> web.Response:
@@ -117,6 +116,7 @@ class ControlRoutes:
             access=Access.ENROLMENT,
             handler=_hello,
             request=Hello,
+            max_body_bytes=MAX_ANONYMOUS_BODY_BYTES,
             answer=Welcome,
             refusals=(429,),
         ),
@@ -128,6 +128,7 @@ class ControlRoutes:
             access=Access.ENROLMENT,
             handler=_prove,
             request=Proof,
+            max_body_bytes=MAX_ANONYMOUS_BODY_BYTES,
             answer=Verdict,
             refusals=(409, 429),
             holds_secret=True,
@@ -208,14 +209,9 @@ class ControlRoutes:
     )
 
 
-async def _read(request: web.Request, kind: type[Message], limit: int = MAX_BODY_BYTES) -> Message:
-    """The request's body; one that is too long is refused before it is read, where it says how long it is."""
-    if (request.content_length or 0) > limit:
-        raise web.HTTPRequestEntityTooLarge(limit, request.content_length or 0)
-    body = await request.read()
-    if len(body) > limit:
-        raise web.HTTPRequestEntityTooLarge(limit, len(body))
-    return decode(kind, body)
+async def _read(request: web.Request, kind: type[Message]) -> Message:
+    """The request's body, of which the guard lets no more in than the route takes."""
+    return decode(kind, await request.read())
 
 
 def _answer(message: Any) -> web.Response:

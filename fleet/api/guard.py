@@ -114,8 +114,7 @@ class Guard:
                 fault = route.fault_of(request.match_info, tuple(request.query.items()))
                 if fault is not None:
                     raise RefusedError(400, fault[0][:40], fault[1])
-            if (request.content_length or 0) > route.max_body_bytes:
-                raise web.HTTPRequestEntityTooLarge(route.max_body_bytes, request.content_length or 0)
+            request = _with_limit(request, route.body_limit)
             if route.access is Access.ADMIN and route.is_write:
                 return await self._write(request, route, handler)
             return await handler(request)
@@ -265,6 +264,20 @@ class Guard:
             "admin request",
             extra={"who": request[CALLER], "what": route.name, "request": request[REQUEST_ID]},
         )
+
+
+def _with_limit(request: web.Request, limit: int) -> web.Request:
+    """Refuse a body that says to be too long; one that does not say is cut off where it becomes so.
+
+    Raises:
+        web.HTTPRequestEntityTooLarge: It says so.
+    """
+    length = request.content_length
+    if (length or 0) > limit:
+        raise web.HTTPRequestEntityTooLarge(limit, length or 0)
+    if request.can_read_body and (length is None or "Content-Encoding" in request.headers):
+        return request.clone(client_max_size=limit)
+    return request
 
 
 def bearer(request: web.Request) -> str:

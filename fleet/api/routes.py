@@ -15,6 +15,8 @@ from typing import Any
 
 from aiohttp import web
 
+from agent.protocol import MAX_BODY_BYTES
+
 Handler = Callable[[Any, web.Request], Awaitable[web.StreamResponse]]
 """A method of a group of routes, not bound to one yet."""
 
@@ -79,7 +81,7 @@ class Route:
         answer: The same of the answer; None for an empty object.
         refusals: Statuses with which it refuses, beside those of its access and of every body.
         media: What the answer is.
-        max_body_bytes: The largest body that it takes; a handler may have a narrower limit.
+        max_body_bytes: The largest body that it takes; of those that are no people's `MAX_BODY_BYTES` is.
         holds_secret: Its answer holds a secret, so no copy of it is kept.
     """
 
@@ -112,6 +114,11 @@ class Route:
             if fault is not None:
                 return name, f"{name} is {text[:40]!r}, {fault}"
         return None
+
+    @property
+    def body_limit(self) -> int:
+        """In bytes, as it comes and unpacked."""
+        return self.max_body_bytes if self.access.is_of_people else min(self.max_body_bytes, MAX_BODY_BYTES)
 
     @property
     def is_write(self) -> bool:

@@ -54,6 +54,26 @@ class Caller:
     def ask(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> Answer:
+        with self._connected() as connection:
+            headers = dict(headers or {})
+            if self.token:
+                headers["Authorization"] = f"Bearer {self.token}"
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            return Answer(response.status, response.read(), dict(response.getheaders()))
+
+    def begin(self, path: str, body: bytes) -> Answer:
+        """POST a chunked body of which more is to come, and does not: what the server says to that."""
+        with self._connected() as connection:
+            connection.putrequest("POST", path)
+            connection.putheader("Transfer-Encoding", "chunked")
+            connection.endheaders()
+            connection.send(f"{len(body):x}\r\n".encode() + body + b"\r\n")
+            response = connection.getresponse()
+            return Answer(response.status, response.read(), dict(response.getheaders()))
+
+    @contextmanager
+    def _connected(self) -> Iterator[http.client.HTTPSConnection]:
         connection = http.client.HTTPSConnection(
             "127.0.0.1", self._port, context=self._tls, timeout=TIMEOUT_S
         )
@@ -63,12 +83,7 @@ class Caller:
             shown = connection.sock.getpeercert(binary_form=True)
             assert shown is not None
             assert hashlib.sha256(shown).hexdigest() == self._pin
-            headers = dict(headers or {})
-            if self.token:
-                headers["Authorization"] = f"Bearer {self.token}"
-            connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            return Answer(response.status, response.read(), dict(response.getheaders()))
+            yield connection
         finally:
             connection.close()
 

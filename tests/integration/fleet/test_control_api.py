@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import ssl
@@ -40,9 +41,11 @@ from agent.protocol import (
     Verdict,
     Welcome,
     decode,
+    encode,
     ticket_proof,
 )
 from fleet.admin_client import FleetReader
+from fleet.api.control import MAX_ANONYMOUS_BODY_BYTES
 from fleet.errors import FleetError
 from fleet.kube import KubeNode
 from fleet.lifecycle import State
@@ -246,6 +249,24 @@ def test_hostile_bodies_get_an_error_answer(server: Running, body: bytes, status
     answer = server.caller().ask("POST", "/v1/hello", body)
     assert answer.status == status
     assert set(json.loads(answer.body)) == {"error", "message", "hint", "request_id"}
+
+
+def test_body_without_a_length_is_refused_where_it_becomes_too_long(server: Running) -> None:
+    answer = server.caller().begin("/v1/hello", b" " * (MAX_ANONYMOUS_BODY_BYTES + 1))
+    assert (answer.status, answer.error) == (413, "too-large")
+    install(server)
+    node = enrol(server)
+    for path in ("/v1/node/status", "/v1/node/logs"):
+        assert node.begin(path, b" " * (MAX_BODY_BYTES + 1)).status == 413
+
+
+def test_packed_body_is_measured_unpacked(server: Running) -> None:
+    install(server)
+    node = enrol(server)
+    bomb = gzip.compress(b" " * (4 * MAX_BODY_BYTES))
+    assert node.ask("POST", "/v1/node/status", bomb, {"Content-Encoding": "gzip"}).status == 413
+    small = gzip.compress(encode(status_report(hardware_of(SERVER), 1)))
+    assert node.ask("POST", "/v1/node/status", small, {"Content-Encoding": "gzip"}).status == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/admin", "/v1/node/../admin"])
