@@ -23,7 +23,7 @@ import stat
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -35,7 +35,7 @@ from fleet.age import MAGIC as AGE_MAGIC
 from fleet.age import WORK_FACTOR, AgeError, AgeReader, AgeWriter
 from fleet.errors import FleetError
 from fleet.files import sync_directory
-from fleet.restored import BACKUP, epoch_of, mark_restored
+from fleet.restored import BACKUP, epoch_of, mark_restored, revoke_again
 from fleet.secret import Secret
 from fleet.store.database import Store
 from fleet.store.dump import DumpError, dump_rows, load_rows
@@ -161,12 +161,17 @@ def restore_backup(
     *,
     passphrase: Secret | None = None,
     clock: Callable[[], float] = time.time,
+    revoked: Collection[str] = (),
 ) -> Manifest:
     """Make a server's state from a backup: the state directory, and the record at `place`.
 
     A database that holds this very backup's record already keeps it: so keys get to a second server of it.
 
+    Args:
+        revoked: Nodes that are not to be trusted again, whatever the backup says of them.
+
     Raises:
+        RefusedError: One of `revoked` is no node of the backup.
         BackupError: The backup is unsound or another cluster's, or there is a state already.
     """
     manifest = verify_backup(path, passphrase)
@@ -187,7 +192,7 @@ def restore_backup(
         with _open_backup(path, passphrase) as (manifest, members):
             for name, content in members:
                 if name == RECORD:
-                    _load(at, content, manifest, clock())
+                    _load(at, content, manifest, clock(), revoked)
                 else:
                     _put(staged / PurePosixPath(name.removeprefix(STATE)), content)
         for folder in (staged, *(one for one in staged.rglob("*") if one.is_dir())):
@@ -211,20 +216,21 @@ def _spool(place: Place, rows: IO[bytes]) -> tuple[int, int]:
         store.close()
 
 
-def _load(place: Place, lines: IO[bytes], manifest: Manifest, now: float) -> None:
+def _load(place: Place, lines: IO[bytes], manifest: Manifest, now: float, revoked: Collection[str]) -> None:
     store = Store.open(place)
     digest = manifest.members[RECORD].sha256
     try:
-        with store.read() as reader:
+        with store.write() as tx:
             # A restore that was cut off before the keys were in place, or another server of this database:
             # what it holds is this backup's record, or newer.
-            if reader.value(BACKUP) == digest:
+            if tx.value(BACKUP) == digest:
+                revoke_again(tx, revoked, now)
                 return
         load_rows(
             store,
             lines,
             manifest.revision,
-            lambda tx: mark_restored(tx, backup_at=manifest.created, now=now, digest=digest),
+            lambda tx: mark_restored(tx, backup_at=manifest.created, now=now, digest=digest, revoked=revoked),
         )
     except DumpError as error:
         raise BackupError(

@@ -77,6 +77,13 @@ def backup(
 @_passphrase_file
 @_store
 @click.option("--verify", is_flag=True, help="Read and check FILE, say what it holds, and restore nothing.")
+@click.option(
+    "--revoke",
+    "revoked",
+    metavar="NODE",
+    multiple=True,
+    help="Revoke NODE in what is restored: it was revoked after FILE was made. May be repeated.",
+)
 @_json
 def restore(
     file: Path,
@@ -84,6 +91,7 @@ def restore(
     passphrase_file: Path | None,
     store_url: str | None,
     verify: bool,
+    revoked: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Make a control server's state from a backup, on a machine that has none of this cluster.
@@ -92,26 +100,52 @@ def restore(
     PostgreSQL, and the other way round. Until a node is heard of again, nothing is done to it that cannot be
     taken back.
 
+    FILE does not know what people took back after it was made: name nodes that were revoked since, and say
+    the rest again when the server runs.
+
     \b
     bramble restore attic.bramble --verify
     bramble restore attic.bramble
+    bramble restore attic.bramble --revoke pi4-3 --revoke pi4-7
     bramble restore attic.bramble --store postgresql://bramble@db.attic.internal/bramble
     """
     spec = load_cluster(cluster)
     passphrase = _read_passphrase(passphrase_file)
     if passphrase is None and _is_age(file) and sys.stdin.isatty():
         passphrase = _ask(confirm=False)
+    if verify and revoked:
+        raise click.UsageError("--verify changes nothing, so there is nothing to --revoke.")
     if verify:
         _print(file, verify_backup(file, passphrase), file.stat().st_size, as_json=as_json)
         return
     if fleet_reader(spec).is_served():
         raise FleetError(f"a server of {spec.name} is running", "Stop it first.")
+    state = state_directory(spec.name)
     done = restore_backup(
-        spec.name, file, state_directory(spec.name), store_place(spec, store_url), passphrase=passphrase
+        spec.name, file, state, store_place(spec, store_url), passphrase=passphrase, revoked=revoked
     )
     _print(file, done, file.stat().st_size, as_json=as_json)
     if not as_json:
-        click.echo("restored; start 'bramble serve'. Nodes are trusted again as they are heard of.")
+        click.echo(_what_is_left(done, state, revoked))
+
+
+def _what_is_left(done: Manifest, state: Path, revoked: tuple[str, ...]) -> str:
+    """What people have to do again, before 'bramble serve' and after it."""
+    made = _time_text(done)
+    named = f"; revoked: {', '.join(revoked)}" if revoked else ""
+    return (
+        f"restored{named}. What was taken back after {made} is in force again, so before 'bramble serve':\n"
+        "  nodes revoked since, and nodes of which a key was rejected since:\n"
+        f"    move {state} away, and restore again with --revoke NODE for each\n"
+        "and as soon as it runs:\n"
+        "  devices forgotten since: 'bramble devices forget NODE'\n"
+        "  tokens of the API: all have ended, 'bramble token create NAME' makes new ones\n"
+        "Nodes are trusted again as they are heard of."
+    )
+
+
+def _time_text(manifest: Manifest) -> str:
+    return datetime.fromtimestamp(manifest.created, UTC).isoformat(timespec="seconds")
 
 
 def _is_age(file: Path) -> bool:
@@ -143,7 +177,7 @@ def _ask(*, confirm: bool) -> Secret:
 
 
 def _print(file: Path, manifest: Manifest, size: int, *, as_json: bool) -> None:
-    made = datetime.fromtimestamp(manifest.created, UTC).isoformat(timespec="seconds")
+    made = _time_text(manifest)
     if as_json:
         values: dict[str, Any] = {
             "file": str(file),

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 from agent.proofs import fingerprint, parse_fingerprint
 from fleet import events
 from fleet.ground import Ground
-from fleet.join_turn import WANTS_TO_JOIN
 from fleet.lifecycle import Happening, State
 from fleet.refusal import RefusedError
+from fleet.revocation import revoke_node
 from fleet.store.records import NodeRecord
-from fleet.store.transaction import Reader, Transaction
+from fleet.store.transaction import Reader
 from fleet.store.trust import DeviceKeyRecord, KeySource
-
-_REVOKED_BY: Final = "a person revoked the node"
 
 
 class PeopleDesk:
@@ -95,21 +92,7 @@ class PeopleDesk:
                 raise RefusedError(
                     409, "revoked", f"{name} is revoked already", f"'bramble approve {name}' lifts it."
                 )
-            tx.refuse(name, now)
-            _void_tickets(tx, node, now)
-            intent = tx.open_intent(name)
-            if intent is not None:
-                tx.update_intent(intent, token_sha256=None)
-            tx.update_node(
-                node,
-                certificate=None,
-                previous_certificate=None,
-                pending_key=None,
-                approved_key=None,
-                # It joins no more: another server may have its turn.
-                join_allowed=node.join_allowed and node.state not in WANTS_TO_JOIN,
-            )
-            tx.add_event(events.revoked(name), now, node=name, board=node.board_id)
+            revoke_node(tx, node, now)
         ground.on_boot_change()
         return f"{name} is revoked; end its Kubernetes credentials with 'kubectl delete node {name}'"
 
@@ -199,8 +182,3 @@ def _require_same_key(node: NodeRecord, key: str | None, verb: str) -> str:
             f"If no screen shows it, somebody else asked first: 'bramble reject {node.name} --key {shown}'.",
         )
     return shown
-
-
-def _void_tickets(tx: Transaction, node: NodeRecord, now: float) -> None:
-    for ticket in tx.tickets(node.name):
-        tx.burn_ticket(ticket.sha256, _REVOKED_BY, now)

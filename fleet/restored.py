@@ -9,6 +9,7 @@ it. So a restore marks every node as *unobserved*, and
   used: no ticket is minted twice, and no node takes a new order for an old one;
 - no server is told to found the cluster before all servers were observed: the lost hours may have seen it;
 - every token of the API ends: one may have been revoked since;
+- a node that was revoked since is in force again, and only people know of it: they name it to the restore;
 - nothing else that cannot be taken back is done to a node (`require_observed`).
 
 A node is observed again when its agent reports, or when its installer has looked at its disk.
@@ -17,11 +18,13 @@ A node is observed again when its agent reports, or when its installer has looke
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
 from fleet import events
 from fleet.refusal import RefusedError
+from fleet.revocation import revoke_node
 from fleet.spec.model import Role
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Reader, Transaction
@@ -50,8 +53,17 @@ def epoch_of(reader: Reader) -> int:
     return int(reader.value(EPOCH) or 0)
 
 
-def mark_restored(tx: Transaction, *, backup_at: float, now: float, digest: str = "") -> int:
-    """Make a record that was just loaded safe to act on; the new epoch."""
+def mark_restored(
+    tx: Transaction, *, backup_at: float, now: float, digest: str = "", revoked: Collection[str] = ()
+) -> int:
+    """Make a record that was just loaded safe to act on; the new epoch.
+
+    Args:
+        revoked: Nodes that a person revoked after the backup was taken, or revokes now.
+
+    Raises:
+        RefusedError: As `revoke_again`.
+    """
     epoch = epoch_of(tx) + 1
     # One that was revoked since the backup would be in force again.
     tx.revoke_all_tokens(now)
@@ -68,7 +80,27 @@ def mark_restored(tx: Transaction, *, backup_at: float, now: float, digest: str 
         tx.put_value(f"{_UNOBSERVED}{node.name}", mark)
         entry = events.restored_from_backup(now - backup_at)
         tx.add_event(entry, now, node=node.name, board=node.board_id)
+    revoke_again(tx, revoked, now)
     return epoch
+
+
+def revoke_again(tx: Transaction, names: Collection[str], now: float) -> None:
+    """Revoke nodes of which the record does not know that they are.
+
+    Raises:
+        RefusedError: Some are no nodes; all of those are named, and no node is revoked.
+    """
+    unknown = [name for name in dict.fromkeys(names) if tx.node(name) is None]
+    if unknown:
+        raise RefusedError(
+            404,
+            "node",
+            f"the record has no node {', '.join(map(repr, unknown))}; nothing was restored or revoked",
+            "Name nodes as cluster.yaml did when the backup was taken.",
+        )
+    for name in names:
+        if not tx.is_refused(name):
+            revoke_node(tx, tx.require_node(name), now)
 
 
 def unobserved(reader: Reader, name: str) -> Unobserved | None:

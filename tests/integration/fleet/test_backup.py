@@ -397,3 +397,11 @@ def test_commands_back_up_verify_and_restore(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     listed = bramble("elsewhere", "nodes", "--json")
     assert {node["name"] for node in json.loads(listed.stdout)["nodes"]} == {"pi4-1", "pi5-1"}
+    assert "is in force again, so before 'bramble serve'" in done.stdout
+    assert "restore again with --revoke NODE" in done.stdout
+    unknown = bramble("third", "restore", "--passphrase-file", str(secret), "--revoke", "pi9", file)
+    assert (unknown.returncode, "no node 'pi9'" in unknown.stderr) == (1, True)
+    done = bramble("third", "restore", "--passphrase-file", str(secret), "--revoke", "pi4-1", file)
+    assert done.returncode == 0, done.stderr
+    shown = bramble("third", "show", "pi4-1")
+    assert "revoked by a person" in shown.stdout

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import fakes_fleet
 import pytest
-from fakes_fleet import Clock, Fleet, cluster_spec, hardware_of, node_spec, open_fleet, status_report
+from fakes_fleet import (
+    AgentKey,
+    Clock,
+    Fleet,
+    cluster_spec,
+    hardware_of,
+    node_spec,
+    open_fleet,
+    status_report,
+)
 from fleet_story import (
     AGENT,
     KEY,
@@ -18,13 +27,14 @@ from fleet_story import (
     install,
     intent_of,
     kube_ready,
+    prove_ticket,
     require_token,
     see,
     state_of,
     texts,
 )
 
-from agent.protocol import InstallProgress, InstallStep, K3sState, Occupant
+from agent.protocol import InstallProgress, InstallStep, K3sState, Occupant, Outcome
 from fleet.backup import make_backup, restore_backup
 from fleet.boots import BootStage
 from fleet.lifecycle import State
@@ -52,13 +62,14 @@ class Story:
         make_backup("attic", self.directory / "state-0", self.fleet.store.place, file, clock=self.fleet.clock)
         return file
 
-    def lose_and_restore(self, file: Path) -> Fleet:
+    def lose_and_restore(self, file: Path, *, revoked: tuple[str, ...] = ()) -> Fleet:
         """An hour later the disk is gone, and the backup is all that there is."""
         spec, clock = self.fleet.controller.spec, self.fleet.clock
         self.fleet.store.close()
         clock.advance(3600)
         state = self.directory / "state-1"
-        restore_backup("attic", file, state, fakes_fleet.store_place(state), clock=clock)
+        place = fakes_fleet.store_place(state)
+        restore_backup("attic", file, state, place, clock=clock, revoked=revoked)
         images = self.fleet.images
         self.fleet = open_fleet(state, spec, clock)
         self.fleet.images.tickets |= images.tickets
@@ -219,3 +230,31 @@ def test_each_restore_is_a_new_epoch(tmp_path: Path, story: Story) -> None:
     story.fleet = open_fleet(state, SPEC, fleet.clock)
     with story.fleet.store.read() as reader:
         assert epoch_of(reader) == 2
+
+
+def test_node_that_was_revoked_in_the_lost_hour_is_revoked_by_the_restore(story: Story) -> None:
+    install(story.fleet, SERVER)
+    certificate = enrol(story.fleet, SERVER)
+    file = story.save()
+    story.fleet.controller.people.revoke("pi5-1")
+    fleet = story.lose_and_restore(file, revoked=("pi5-1", "pi5-1"))
+    with pytest.raises(RefusedError) as refused:
+        fleet.controller.joins.status(certificate, status_report(hardware_of(SERVER), 1))
+    assert (refused.value.status, refused.value.code) == (401, "certificate")
+    with fleet.store.read() as reader:
+        assert reader.is_refused("pi5-1")
+        assert not reader.is_refused("pi4-1")
+    assert texts(fleet, "pi5-1")[-1].startswith("revoked by a person")
+    assert prove_ticket(fleet, SERVER, AgentKey()).outcome is Outcome.REJECTED
+
+
+def test_restore_that_names_a_node_that_is_none_restores_nothing(tmp_path: Path, story: Story) -> None:
+    file = story.save()
+    state = tmp_path / "state-1"
+    place = fakes_fleet.store_place(state)
+    with pytest.raises(RefusedError, match="no node 'pi9', 'pi8'"):
+        restore_backup("attic", file, state, place, revoked=("pi9", "pi4-1", "pi8"))
+    assert not state.exists()
+    fleet = story.lose_and_restore(file, revoked=("pi4-1",))
+    with fleet.store.read() as reader:
+        assert reader.is_refused("pi4-1")
