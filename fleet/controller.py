@@ -49,6 +49,7 @@ from fleet.spec.model import ClusterSpec, NodeSpec, Role
 from fleet.store.database import Store, StoreError
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Transaction
+from fleet.timeline_limit import TimelineLimit
 from fleet.tokens import TokenDesk
 from fleet.update_desk import UpdateDesk
 from fleet.watch import Watch
@@ -121,6 +122,7 @@ class Controller:
         door = KubeDoor(ground, connect)
         self.preparation = JoinPreparation(ground, self.joins, door)
         self.watch = Watch(ground, self.joins, self.preparation, door)
+        self._timelines = TimelineLimit(ground)
         self._clock = clock
         self._random_hex = random_hex
         self._sync_declared()
@@ -152,6 +154,7 @@ class Controller:
         self.boots.flush()
         self.watch.tick()
         self.updates.tick()
+        self._timelines.tick()
 
     async def run(self) -> None:
         """Keep time until cancelled."""

@@ -85,6 +85,14 @@ class Reader(TrustReads, AccessReads):
         row = self._connection.execute(query.order_by(intents.c.number.desc())).mappings().first()
         return None if row is None else IntentRecord(**row)
 
+    def events_since(self, last: int) -> tuple[int, dict[tuple[str, str], int]]:
+        """Number of the newest entry, and how many came after `last`, of each node and kind."""
+        newest = self._connection.execute(sa.select(sa.func.max(events.c.id))).scalar() or last
+        since = sa.and_(events.c.id > last, events.c.id <= newest, events.c.node.is_not(None))
+        columns = events.c.node, events.c.kind
+        query = sa.select(*columns, sa.func.count()).where(since).group_by(*columns)
+        return newest, {(node, kind): count for node, kind, count in self._connection.execute(query)}
+
     def open_intents(self) -> dict[str, IntentRecord]:
         """Every node's open intent."""
         rows = self._connection.execute(sa.select(intents).where(intents.c.closed.is_(None))).mappings()
