@@ -291,7 +291,8 @@ def join_answered(code: str) -> Entry:
 
 def token_made(seconds: float) -> Entry:
     return Entry(
-        kind=Kind.JOIN, text=f"a join token was made for it alone, valid for {seconds / 60:.0f} min at most"
+        kind=Kind.JOIN,
+        text=f"a join token was made for it alone, valid for {seconds / 60:.0f} min unless it asks again",
     )
 
 

@@ -3,7 +3,7 @@
 A bootstrap token is derived, not stored: from the cluster's server token, the node and the number of its
 join material. The same material gives the same token, so an answer that was lost is given again; the next
 material has another. It lives in the cluster as a secret from the moment when a node may join until it is
-Ready, ten minutes at most.
+Ready, or until ten minutes have passed since the node asked for it last.
 
 A node password ties a name to a node: whoever joins under that name has to know it. Made before the node
 joins, it binds the join token to one name, and a node that is installed again is known again.

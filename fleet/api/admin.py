@@ -15,6 +15,7 @@ from typing import ClassVar
 from aiohttp import web
 
 from fleet.api.answers import value_answer
+from fleet.api.guard import add_to_audit
 from fleet.api.routes import MESSAGE, NAME, Access, Parameter, Route
 from fleet.controller import Controller
 from fleet.refusal import RefusedError
@@ -85,7 +86,11 @@ class AdminRoutes:
             raise RefusedError(400, "settings", "the body is not JSON") from error
         if not isinstance(settings, dict):
             raise RefusedError(400, "settings", "the body is no JSON object of settings")
-        return value_answer({"message": self._controller.eeprom.order(request.match_info["name"], settings)})
+        message = self._controller.eeprom.order(request.match_info["name"], settings)
+        add_to_audit(
+            request, settings=", ".join(f"{name}={value}" for name, value in sorted(settings.items()))
+        )
+        return value_answer({"message": message})
 
     async def _summary(self, _request: web.Request) -> web.Response:
         view = fleet_view(self._controller.store)

@@ -10,6 +10,7 @@ from aiohttp import web
 from agent.orders import SignedOrder
 from agent.protocol import encode
 from fleet.api.answers import json_answer, value_answer
+from fleet.api.guard import add_to_audit
 from fleet.api.peer import peer_certificate
 from fleet.api.routes import MESSAGE, Access, Parameter, Route
 from fleet.controller import Controller
@@ -41,7 +42,11 @@ class AgentRoutes:
             raise RefusedError(400, "nodes", "nodes is no list of names")
         if not isinstance(downgrade, bool):
             raise RefusedError(400, "allow_downgrade", "allow_downgrade is neither true nor false")
-        return value_answer({"message": self._controller.updates.order(names, allow_downgrade=downgrade)})
+        message = self._controller.updates.order(names, allow_downgrade=downgrade)
+        add_to_audit(
+            request, nodes=", ".join(names) or "all", allow_downgrade=str(downgrade).lower(), done=message
+        )
+        return value_answer({"message": message})
 
     async def halt(self, _request: web.Request) -> web.Response:
         return value_answer({"message": self._controller.updates.halt()})

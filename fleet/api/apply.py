@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final
 from aiohttp import web
 
 from fleet.api.answers import value_answer
+from fleet.api.guard import add_to_audit
 from fleet.api.routes import Access, Parameter, Route
 from fleet.controller import Controller
 from fleet.refusal import RefusedError
@@ -30,6 +31,7 @@ class ApplyRoutes:
             raise RefusedError(400, "dry_run", f"dry_run is {dry_run!r}, it is 0 or 1")
         path, text = _parse(await request.read())
         done = self._controller.apply.apply(text, path, dry_run=dry_run == "1")
+        add_to_audit(request, path=str(path), applied=str(done.applied).lower())
         return value_answer(
             {
                 "applied": done.applied,

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 import re
-import socket
-import struct
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from aiohttp import web
 
@@ -16,14 +12,12 @@ from agent.orders import SignedOrder
 from agent.protocol import decode, encode
 from fleet.api.agents import read_object
 from fleet.api.answers import json_answer, value_answer
-from fleet.api.guard import CALLER
+from fleet.api.guard import CALLER, add_to_audit
 from fleet.api.peer import peer_certificate
 from fleet.api.routes import NAME, Access, Parameter, Route
 from fleet.controller import Controller
 from fleet.refusal import RefusedError
 
-_CREDENTIALS: Final = struct.Struct("3i")
-"""pid, uid, gid. Source: unix(7), SO_PEERCRED."""
 _NUMBER: Final = {
     "type": "object",
     "required": ["number"],
@@ -97,8 +91,8 @@ class ErrandRoutes:
         if type(timeout_s) not in (int, float):
             raise RefusedError(400, "timeout_s", "timeout_s is no number")
         name = request.match_info["name"]
-        who = describe_peer(request)
-        number = self._controller.errands.ask_run(name, argv, float(timeout_s), who)
+        number = self._controller.errands.ask_run(name, argv, float(timeout_s), request[CALLER])
+        add_to_audit(request, number=str(number))
         return value_answer({"number": number})
 
     async def fetch(self, request: web.Request) -> web.Response:
@@ -180,16 +174,3 @@ class ErrandRoutes:
             refusals=(404,),
         ),
     )
-
-
-def describe_peer(request: web.Request) -> str:
-    """Who asks, for the record: on the socket the kernel says it, elsewhere the token does."""
-    connection: Any = request.get_extra_info("socket")
-    if connection is None or connection.family != socket.AF_UNIX:
-        return request[CALLER]
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _pid, uid, _gid = _CREDENTIALS.unpack(raw)
-    try:
-        return f"{pwd.getpwuid(uid).pw_name} (uid {uid}) on {os.uname().nodename}"
-    except KeyError:
-        return f"uid {uid} on {os.uname().nodename}"

@@ -24,7 +24,7 @@ from aiohttp import web
 
 from fleet.api.answers import REQUEST_ID, Handler, json_answer
 from fleet.api.limits import RateLimit
-from fleet.api.peer import peer_certificate
+from fleet.api.peer import peer_certificate, socket_user
 from fleet.api.routes import Access, Route
 from fleet.controller import Controller
 from fleet.refusal import RefusedError
@@ -33,6 +33,10 @@ from fleet.store.access import RepeatRecord
 log = logging.getLogger(__name__)
 
 CALLER: Final = web.RequestKey("caller", str)
+_AUDIT_DETAIL: Final = web.RequestKey("audit detail", dict[str, str])
+MAX_PARAMETER: Final = 200
+MAX_DETAIL: Final = 1000
+"""Characters of one value in the audit."""
 REQUEST_S: Final = 30.0
 """From a request's headers to its answer; a body that trickles in is cut off."""
 REPEATS_KEPT_S: Final = 86400.0
@@ -40,6 +44,7 @@ UNDER_WAY_S: Final = 60.0
 """After so long a request without an outcome was cut off by the end of its server: done, half or not at
 all. It is not run again."""
 SOCKET_CALLER: Final = "socket"
+"""One whose user the kernel does not tell any more."""
 _SOUND_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SOUND_KEY: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
@@ -50,8 +55,9 @@ class Limits:
 
     token_burst: int = 200
     token_per_second: float = 50.0
-    node_burst: int = 500
-    node_per_second: float = 100.0
+    node_burst: int = 60
+    node_per_second: float = 5.0
+    """A node that joins reports every three seconds, and fetches what it is told of."""
     refused_burst: int = 20
     refused_per_second: float = 1.0
     """Of one address, with a token that is none."""
@@ -148,7 +154,9 @@ class Guard:
                 self._limit(self._nodes, certificate)
                 return f"certificate {certificate}"
             case Access.VIEWER | Access.ADMIN:
-                return SOCKET_CALLER if self._is_socket else self._person(request, route)
+                if self._is_socket:
+                    return socket_user(request) or SOCKET_CALLER
+                return self._person(request, route)
 
     def _person(self, request: web.Request, route: Route) -> str:
         token = self._controller.tokens.find(bearer(request))
@@ -249,7 +257,8 @@ class Guard:
         return response
 
     def _record(self, request: web.Request, route: Route, repeat: RepeatRecord | None) -> None:
-        detail = {**request.match_info, **request.query}
+        parameters = {**request.match_info, **request.query}
+        detail = {name: text[:MAX_PARAMETER] for name, text in parameters.items()}
         with self._controller.store.write() as tx:
             if repeat is not None:
                 tx.put_repeat(repeat)
@@ -258,7 +267,7 @@ class Guard:
                 who=request[CALLER],
                 what=route.name,
                 request_id=request[REQUEST_ID],
-                detail={name: value[:200] for name, value in detail.items()},
+                detail={**detail, **request.get(_AUDIT_DETAIL, {})},
             )
         log.info(
             "admin request",
@@ -278,6 +287,12 @@ def _with_limit(request: web.Request, limit: int) -> web.Request:
     if request.can_read_body and (length is None or "Content-Encoding" in request.headers):
         return request.clone(client_max_size=limit)
     return request
+
+
+def add_to_audit(request: web.Request, **detail: str) -> None:
+    """Have the line of the audit say more of what is done than path and query do. Never a secret."""
+    known = request.get(_AUDIT_DETAIL, {})
+    request[_AUDIT_DETAIL] = {**known, **{name: text[:MAX_DETAIL] for name, text in detail.items()}}
 
 
 def bearer(request: web.Request) -> str:

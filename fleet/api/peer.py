@@ -1,7 +1,11 @@
-"""Who is at the other end of a TLS connection."""
+"""Who is at the other end of a connection: the certificate that TLS verified, or the user of the socket."""
 
 from __future__ import annotations
 
+import os
+import pwd
+import socket
+import struct
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -9,6 +13,22 @@ from aiohttp import web
 
 _KNOWN: Final[WeakKeyDictionary[object, str | None]] = WeakKeyDictionary()
 """Connections whose certificate was looked at: it does not change, and to unpack it takes long."""
+
+_CREDENTIALS: Final = struct.Struct("3i")
+"""pid, uid, gid. Source: unix(7), SO_PEERCRED."""
+
+
+def socket_user(request: web.Request) -> str | None:
+    """The user at the other end of the unix socket, as the kernel says; None where it is none any more."""
+    connection: Any = request.get_extra_info("socket")
+    if connection is None or connection.family != socket.AF_UNIX:
+        return None
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _pid, uid, _gid = _CREDENTIALS.unpack(raw)
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid}) on {os.uname().nodename}"
+    except KeyError:
+        return f"uid {uid} on {os.uname().nodename}"
 
 
 def peer_certificate(request: web.Request) -> str | None:

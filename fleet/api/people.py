@@ -10,6 +10,7 @@ from aiohttp import web
 
 from agent.proofs import FINGERPRINT_DIGITS, fingerprint, parse_fingerprint
 from fleet.api.answers import value_answer
+from fleet.api.guard import add_to_audit
 from fleet.api.routes import MESSAGE, NAME, Access, Parameter, Route
 from fleet.controller import Controller
 from fleet.refusal import RefusedError
@@ -84,7 +85,9 @@ class PeopleRoutes:
                 raise RefusedError(
                     400, "devices", f"{board!r}: expected 8 hex digits of a serial, and a SHA-256 in hex"
                 )
-        return value_answer({"message": self._controller.people.import_devices(keys)})
+        message = self._controller.people.import_devices(keys)
+        add_to_audit(request, done=message, boards=", ".join(sorted(keys)))
+        return value_answer({"message": message})
 
     ROUTES: ClassVar[tuple[Route, ...]] = (
         Route(

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from agent.protocol import decode
 from fleet.api.answers import value_answer
+from fleet.api.guard import add_to_audit
 from fleet.api.routes import MESSAGE, Access, Parameter, Route
 from fleet.controller import Controller
 from fleet.store.access import TokenRecord
@@ -58,6 +59,9 @@ class TokenRoutes:
     async def create(self, request: web.Request) -> web.Response:
         wanted = decode(TokenRequest, await request.read())
         record, secret = self._controller.tokens.create(wanted.name, wanted.role, wanted.ttl_s)
+        add_to_audit(
+            request, token=record.id, name=record.name, role=record.role, ttl_s=f"{wanted.ttl_s:.0f}"
+        )
         return value_answer({"token": secret.reveal(), "view": _view(record)})
 
     async def tokens(self, _request: web.Request) -> web.Response:

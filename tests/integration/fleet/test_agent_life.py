@@ -26,6 +26,7 @@ import agent
 from agent import commands
 from agent.update import Releases, launch
 from fleet.admin_client import FleetReader
+from fleet.api.guard import Limits
 from fleet.errors import FleetError
 from fleet.spec.model import RemoteRun
 from fleet.update_desk import Archive
@@ -108,7 +109,8 @@ class Node:
 def make_node(directory: Path, *, remote_run: bool = True) -> Iterator[Node]:
     spec = cluster_spec(SERVER)
     spec = replace(spec, policy=replace(spec.policy, remote_run=RemoteRun.ON))
-    with running(directory / "state", spec) as server, pytest.MonkeyPatch.context() as patch:
+    limits = Limits(node_burst=10**6)  # here a node reports ten times a second
+    with running(directory / "state", spec, limits) as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{directory / 'bin'}:{os.environ['PATH']}")
         patch.setattr("fleet.joining.JOINING_INTERVAL_S", 0.1)
         node = Node(server, directory, remote_run=remote_run)

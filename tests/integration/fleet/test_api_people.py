@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import pwd
 import re
 import sqlite3
 import ssl
@@ -143,10 +145,12 @@ def test_what_admins_do_is_recorded_with_who_and_the_request(
     FleetReader(tmp_path).revoke_token("second")
     admin.ask("POST", "/v1/tokens/nobody/revoke")  # refused: nothing was done
     lines = value(admin.ask("GET", "/v1/audit"))["items"]
+    user = pwd.getpwuid(os.getuid()).pw_name
     assert [(line["who"].split(" (")[0], line["what"]) for line in lines] == [
         ("token ci", "createToken"),
-        ("socket", "revokeToken"),
+        (user, "revokeToken"),
     ]
+    assert f"(uid {os.getuid()}) on " in lines[1]["who"]
     assert lines[0]["request_id"] == "from-a-test"
     assert lines[1]["detail"] == {"token": "second"}
     assert "bramble_" not in json.dumps(lines)
@@ -155,6 +159,18 @@ def test_what_admins_do_is_recorded_with_who_and_the_request(
 def test_an_unsound_request_id_is_replaced(server: Running) -> None:
     answer = server.caller().ask("GET", "/v1/nodes", None, {"X-Request-Id": "a b\tc" + "x" * 100})
     assert re.fullmatch("[0-9a-f]{16}", answer.headers["X-Request-Id"])
+
+
+def test_the_audit_says_what_was_done_not_only_where(server: Running, admin: Caller) -> None:
+    key = {"Idempotency-Key": "a-key-of-mine"}
+    made = admin.ask("POST", "/v1/tokens", b'{"name": "second", "role": "admin", "ttl_s": 60}', key)
+    ours = value(made)["view"]["id"]
+    admin.ask("POST", "/v1/admin/devices", json.dumps({"abcd0001": "0" * 64, "abcd0002": "1" * 64}).encode())
+    details = {line["what"]: line["detail"] for line in value(admin.ask("GET", "/v1/audit"))["items"]}
+    assert details["createToken"] == {"token": ours, "name": "second", "role": "admin", "ttl_s": "60"}
+    assert details["importDevices"]["boards"] == "abcd0001, abcd0002"
+    assert details["importDevices"]["done"].startswith("2 device key(s) imported")
+    assert value(made)["token"] not in str(details)
 
 
 @pytest.mark.parametrize("limit", [1, 5, 12, 100])

@@ -251,6 +251,14 @@ def test_hostile_bodies_get_an_error_answer(server: Running, body: bytes, status
     assert set(json.loads(answer.body)) == {"error", "message", "hint", "request_id"}
 
 
+def test_node_that_asks_without_end_is_slowed_down(server: Running) -> None:
+    install(server)
+    node = enrol(server)
+    answers = [node.ask("GET", "/v1/node/eeprom").status for _ in range(100)]
+    assert set(answers[:60]) == {404}
+    assert 429 in answers
+
+
 def test_body_without_a_length_is_refused_where_it_becomes_too_long(server: Running) -> None:
     answer = server.caller().begin("/v1/hello", b" " * (MAX_ANONYMOUS_BODY_BYTES + 1))
     assert (answer.status, answer.error) == (413, "too-large")
