@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -323,3 +324,12 @@ def test_report_whose_values_the_database_refuses_does_not_cost_the_others_their
     answers = asyncio.run(send(fleet, [report_of(number) for number in range(4)]))
     assert [type(one) for one in answers] == [StatusAccepted, StatusAccepted, StoreError, StatusAccepted]
     assert sequences(fleet)[:5] == [1, 1, 0, 1, 0]
+
+
+def test_value_that_only_the_database_refuses_costs_only_its_own_report(fleet: Fleet) -> None:
+    """PostgreSQL's json knows no infinity. The decoder lets none in; here it is not asked."""
+    certificate, report = report_of(2)
+    endless = replace(report, health=replace(report.health, load1=math.inf))
+    answers = asyncio.run(send(fleet, [report_of(0), (certificate, endless), report_of(1)]))
+    assert isinstance(answers[1], StatusAccepted if isinstance(fleet.store.place, Path) else StoreError)
+    assert sequences(fleet)[:2] == [1, 1]
