@@ -28,7 +28,7 @@ test: setup lint type test-fast base test-integration test-qemu ## Everything th
 base: setup ## The Debian base that the demo and the tests start from; minutes once, then found
 	@$(BIN)/bramble base build debian-trixie
 
-test-fast: ## Unit and protocol tests (< 60 s)
+test-fast: ## Unit and protocol tests (1–2 min)
 	$(PYTEST) -n 2 tests/unit tests/protocol $(TEST_ARGS)
 
 test-integration: ## Real tools, sockets and processes
