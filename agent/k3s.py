@@ -10,14 +10,13 @@ from pathlib import Path
 
 from agent.commands import CommandError, Runner
 from agent.protocol import K3sState, Problem
+from agent.redact import redact_lines, redact_pairs
 
 BINARY = Path("usr/local/bin/k3s")
 UNITS = {"server": "k3s.service", "agent": "k3s-agent.service"}
 JOURNAL_LINES = 50
 MAX_LINE = 300
 """So much of a line's end is reported: the cause stands there, and 50 lines fit into a report."""
-_TOKEN = re.compile(r"K10[0-9a-f]{64}::\S+|\b[a-z0-9]{6}\.[a-z0-9]{16}\b")
-"""A full token, or a short bootstrap token. Source: k3s documentation, "k3s token"."""
 VERSION_TIMEOUT_S = 30.0
 """The k3s binary unpacks itself on its first run; on an SD card that takes a while."""
 MAX_VERSION_FAILURES = 3
@@ -140,28 +139,24 @@ RULES = (
 
 def classify(lines: Sequence[str]) -> Problem | None:
     """The class of the newest journal line that tells one; None when no line does."""
-    for line in reversed(lines):
+    # Found in the line as it is: what is hidden behind "token:" may be the first word of the cause.
+    for line, shown in reversed(tuple(redact_pairs(lines))):
         for rule in RULES:
             if rule.pattern.search(line):
-                quoted = redact(line.strip())[-MAX_LINE:]
+                quoted = shown.strip()[-MAX_LINE:]
                 return Problem(code=rule.code, message=f"{rule.message}: {quoted}", hint=rule.hint)
     return None
 
 
 def explain_failure(lines: Sequence[str]) -> Problem:
     """Like `classify`, with the newest lines themselves when no class fits."""
-    told = tuple(redact(line.strip())[-MAX_LINE:] for line in lines if line.strip())[-JOURNAL_LINES:]
+    told = tuple(line.strip()[-MAX_LINE:] for line in redact_lines(lines) if line.strip())[-JOURNAL_LINES:]
     return classify(lines) or Problem(
         code="unknown",
         message=f"k3s does not run; its last line: {told[-1] if told else 'the journal is empty'}",
         hint="Read 'journalctl -u k3s -u k3s-agent' on the node.",
         lines=told,
     )
-
-
-def redact(line: str) -> str:
-    """The line without join tokens: what a node reports is kept and shown."""
-    return _TOKEN.sub("***", line)
 
 
 def parse_unit(text: str) -> K3sState:

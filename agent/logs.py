@@ -29,7 +29,7 @@ def collect(errand: Errand, run: Runner, ring: Ring) -> LogUpload:
         source = "journal"
     except CommandError:
         lines, cursor, source = list(ring.lines)[-wanted:], "", "memory"
-    kept, dropped = fit(list(redact_lines(line[:MAX_LINE_CHARACTERS] for line in lines)))
+    kept, dropped = fit([line[:MAX_LINE_CHARACTERS] for line in redact_lines(lines)])
     return LogUpload(errand.number, tuple(kept), cursor or errand.cursor, dropped, source)
 
 

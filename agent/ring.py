@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections import deque
 
+from agent.redact import redact
+
 RING_LINES = 200
 RING_LINE_CHARACTERS = 300
 
@@ -17,4 +19,5 @@ class Ring(logging.Handler):
         self.lines: deque[str] = deque(maxlen=RING_LINES)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(self.format(record)[:RING_LINE_CHARACTERS])
+        # Cut behind: half a secret would not be known as one.
+        self.lines.append(redact(self.format(record))[:RING_LINE_CHARACTERS])

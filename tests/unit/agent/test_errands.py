@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from agent.commands import CommandError, Completed
 from agent.errands import LOGS, MAX_ARGUMENTS, MAX_LOG_BYTES, MAX_RUN_S, RUN, Errand, LogUpload, RunResult
-from agent.logs import collect, fit, split_cursor
+from agent.logs import MAX_LINE_CHARACTERS, collect, fit, split_cursor
 from agent.plan import DoErrand, Observed, plan
 from agent.protocol import MAX_BODY_BYTES, decode, encode
 from agent.remote_run import carry_out, find_objection
-from agent.ring import RING_LINES, Ring
+from agent.ring import RING_LINE_CHARACTERS, RING_LINES, Ring
 
 JOURNAL = """\
 2026-11-26T00:00:01+0000 pi-1 k3s[812]: Starting k3s v1.33.5+k3s1
@@ -49,6 +49,17 @@ def test_nothing_new_keeps_the_cursor() -> None:
     upload = collect(Errand(5, LOGS, cursor="s=1"), system, Ring())
     assert (upload.lines, upload.cursor) == ((), "s=1")
     assert split_cursor(["-- No entries --"]) == ([], "")
+
+
+def test_line_is_cut_behind_its_secrets() -> None:
+    system = FakeSystem()
+    system.journal = "x" * (MAX_LINE_CHARACTERS - 10) + " abcdef.0123456789abcdef\n-- cursor: s=1\n"
+    (line,) = collect(Errand(5, LOGS), system, Ring()).lines
+    assert len(line) == MAX_LINE_CHARACTERS
+    assert line.endswith(" abcdef.[h")
+    ring = Ring()
+    ring.emit(logging.makeLogRecord({"msg": "x" * (RING_LINE_CHARACTERS - 10) + " abcdef.0123456789abcdef"}))
+    assert ring.lines[0].endswith(" abcdef.[h")
 
 
 class NoJournal(FakeSystem):

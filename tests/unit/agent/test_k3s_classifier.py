@@ -127,10 +127,21 @@ def test_tokens_are_not_reported() -> None:
     shown = problem.message + "".join(problem.lines)
     assert "deadbeef" not in shown
     assert "0123456789abcdef" not in shown
-    assert "panic: odd *** ***" in problem.message
+    assert f"panic: odd abcdef.[hidden] K10{'ab' * 32}::[hidden]" in problem.message
     known = classify([f"connection refused with {pinned}"])
     assert known is not None
     assert "deadbeef" not in known.message
+
+
+def test_other_secrets_of_the_journal_are_not_reported_and_hide_no_cause() -> None:
+    key = ["-----BEGIN EC PRIVATE KEY-----", "MHcCAQ", "-----END EC PRIVATE KEY-----"]
+    problem = explain_failure([*key, "datastore password=hunter2", "panic: odd --token hunter2"])
+    assert problem.code == "unknown"
+    assert "hunter2" not in problem.message + "".join(problem.lines)
+    assert "MHcCAQ" not in "".join(problem.lines)
+    wrapped = classify(["failed to validate token: x509: certificate has expired or is not yet valid: now"])
+    assert wrapped is not None
+    assert wrapped.code == "clock"
 
 
 def test_newest_lines_go_with_an_unknown_cause_and_are_bounded() -> None:
