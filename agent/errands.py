@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 LOGS, RUN = "logs", "run"
 MAX_LOG_LINES = 1000
 MAX_LOG_BYTES = 32 * 1024
-"""Of one upload, as text; with JSON's escapes it stays below the largest body."""
+"""Of the lines of one upload, as JSON: an escaped character takes up to 12 bytes."""
 MAX_OUTPUT_BYTES = 12 * 1024
 """Of each of a command's two outputs; what is beyond is dropped and counted."""
+MAX_OUTPUT_JSON_BYTES = 28 * 1024
+"""Of each of them as JSON: both stay below the largest body whatever they are made of."""
 MAX_RUN_S = 25.0
 """The agent does nothing else meanwhile, and a node that is silent for 35 s counts as lost."""
 MAX_ARGUMENTS = 64

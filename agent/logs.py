@@ -5,6 +5,7 @@ The agent's own last lines are kept in memory too, for a node whose journal can 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from agent.commands import CommandError, Runner
@@ -44,7 +45,7 @@ def fit(lines: Sequence[str]) -> tuple[list[str], int]:
     """The newest lines that fit into one upload, and how many did not."""
     size, kept = 0, 0
     for line in reversed(lines):
-        size += len(line.encode()) + 1
+        size += len(json.dumps(line)) + 1
         if size > MAX_LOG_BYTES:
             break
         kept += 1

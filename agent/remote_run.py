@@ -8,14 +8,25 @@ lie.
 
 from __future__ import annotations
 
+import json
 import time
 
 from agent.commands import CommandError, run_bounded
-from agent.errands import MAX_ARGUMENT_BYTES, MAX_ARGUMENTS, MAX_OUTPUT_BYTES, MAX_RUN_S, Errand, RunResult
+from agent.errands import (
+    MAX_ARGUMENT_BYTES,
+    MAX_ARGUMENTS,
+    MAX_OUTPUT_BYTES,
+    MAX_OUTPUT_JSON_BYTES,
+    MAX_RUN_S,
+    Errand,
+    RunResult,
+)
 from agent.redact import redact_lines
 
 GRACE_S = 5.0
 """For systemd to end the unit, before this side gives up."""
+STOP_S = 2.0
+"""From SIGTERM to SIGKILL: what ignores the first must not outlive the answer."""
 
 
 def find_objection(errand: Errand, *, permitted: bool) -> str:
@@ -39,11 +50,11 @@ def carry_out(errand: Errand, *, permitted: bool) -> RunResult:
     if objection:
         return RunResult(errand.number, refused=objection)
     unit = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--service-type=exec"]
-    limit = f"--property=RuntimeMaxSec={errand.timeout_s:g}"
+    limits = [f"--property=RuntimeMaxSec={errand.timeout_s:g}", f"--property=TimeoutStopSec={STOP_S:g}"]
     started = time.monotonic()
     try:
         done = run_bounded(
-            [*unit, limit, "--", *_escape(errand.argv)],
+            [*unit, *limits, "--", *_escape(errand.argv)],
             timeout_s=errand.timeout_s + GRACE_S,
             limit_bytes=MAX_OUTPUT_BYTES,
         )
@@ -51,12 +62,14 @@ def carry_out(errand: Errand, *, permitted: bool) -> RunResult:
         return RunResult(errand.number, refused=exc.message)
     seconds = time.monotonic() - started
     in_time = not done.timed_out and seconds < errand.timeout_s
+    stdout, cut_out = _fit(_clean(done.stdout))
+    stderr, cut_err = _fit(_clean(done.stderr))
     return RunResult(
         number=errand.number,
         returncode=done.returncode if in_time else None,
-        stdout=_clean(done.stdout),
-        stderr=_clean(done.stderr),
-        dropped_bytes=done.dropped,
+        stdout=stdout,
+        stderr=stderr,
+        dropped_bytes=done.dropped + cut_out + cut_err,
         seconds=round(seconds, 3),
     )
 
@@ -71,3 +84,17 @@ def _escape(argv: tuple[str, ...]) -> list[str]:
 
 def _clean(output: bytes) -> str:
     return "\n".join(redact_lines(output.decode("utf-8", "replace").split("\n")))
+
+
+def _fit(text: str) -> tuple[str, int]:
+    """As much of the beginning as may be sent, and how many bytes of the rest there are."""
+    kept, beyond = len(text), len(text) + 1
+    if len(json.dumps(text)) > MAX_OUTPUT_JSON_BYTES:
+        kept = 0
+        while beyond - kept > 1:
+            middle = (kept + beyond) // 2
+            if len(json.dumps(text[:middle])) > MAX_OUTPUT_JSON_BYTES:
+                beyond = middle
+            else:
+                kept = middle
+    return text[:kept], len(text[kept:].encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections.abc import Sequence
 
@@ -11,8 +12,19 @@ from agent_nodes import FakeSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.commands import CommandError, Completed
-from agent.errands import LOGS, MAX_ARGUMENTS, MAX_LOG_BYTES, MAX_RUN_S, RUN, Errand, LogUpload, RunResult
+from agent.commands import Bounded, CommandError, Completed
+from agent.errands import (
+    LOGS,
+    MAX_ARGUMENTS,
+    MAX_LOG_BYTES,
+    MAX_OUTPUT_BYTES,
+    MAX_OUTPUT_JSON_BYTES,
+    MAX_RUN_S,
+    RUN,
+    Errand,
+    LogUpload,
+    RunResult,
+)
 from agent.logs import MAX_LINE_CHARACTERS, collect, fit, split_cursor
 from agent.plan import DoErrand, Observed, plan
 from agent.protocol import MAX_BODY_BYTES, decode, encode
@@ -85,11 +97,13 @@ def test_without_a_journal_the_agents_own_last_lines_are_sent() -> None:
 def test_upload_fits_the_body_and_has_the_newest_lines(lines: list[str]) -> None:
     kept, dropped = fit(lines)
     assert kept == lines[dropped:]
-    assert sum(len(line.encode()) + 1 for line in kept) <= MAX_LOG_BYTES
+    assert sum(len(json.dumps(line)) + 1 for line in kept) <= MAX_LOG_BYTES
 
 
-def test_largest_upload_is_below_the_largest_body() -> None:
-    kept, _ = fit(["x" * 1999] * 100)
+@pytest.mark.parametrize("character", ["x", "\x01", "é", "\N{GRINNING FACE}"])
+def test_largest_upload_is_below_the_largest_body(character: str) -> None:
+    kept, _ = fit([character * MAX_LINE_CHARACTERS] * 100)
+    assert kept
     assert len(encode(LogUpload(1, tuple(kept), "c" * 200))) < MAX_BODY_BYTES
 
 
@@ -113,6 +127,26 @@ def test_unsound_command_is_refused(errand: Errand, words: str) -> None:
 def test_node_whose_image_does_not_permit_it_runs_nothing() -> None:
     result = carry_out(Errand(9, RUN, argv=("reboot",)), permitted=False)
     assert result == RunResult(9, refused="the image of this node says remote_run: off")
+
+
+@pytest.mark.parametrize("piece", [b"y\n", b"\x01", b"\xff", "é".encode(), "\N{GRINNING FACE}".encode()])
+def test_output_is_sent_whatever_it_is_made_of(monkeypatch: pytest.MonkeyPatch, piece: bytes) -> None:
+    output = piece * (MAX_OUTPUT_BYTES // len(piece))
+    ran: list[str] = []
+
+    def run(argv: Sequence[str], *, timeout_s: float, limit_bytes: int) -> Bounded:
+        ran.extend(argv)
+        return Bounded(0, output, output, 5, False)
+
+    monkeypatch.setattr("agent.remote_run.run_bounded", run)
+    result = carry_out(Errand(9, RUN, argv=("cat", "x")), permitted=True)
+    assert len(encode(result)) < MAX_BODY_BYTES
+    text = output.decode("utf-8", "replace")
+    assert text.startswith(result.stdout)
+    assert result.dropped_bytes == 5 + 2 * len(text[len(result.stdout) :].encode())
+    assert (result.dropped_bytes == 5) is (len(json.dumps(text)) <= MAX_OUTPUT_JSON_BYTES)
+    assert len(json.dumps(result.stderr)) >= min(len(json.dumps(text)), MAX_OUTPUT_JSON_BYTES) - 12
+    assert "--property=TimeoutStopSec=2" in ran
 
 
 def test_errand_is_done_once() -> None:
