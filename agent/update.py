@@ -11,10 +11,12 @@ Every step may be the last one before a power cut: the link is old or new, and w
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import fcntl
 import hashlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,7 +36,7 @@ Message = TypeVar("Message")
 
 
 class Releases:
-    """Owns the directory. Used by the launcher and the service, one after the other."""
+    """Owns the directory. Launcher, service and the trial's timer use it, in processes of their own."""
 
     def __init__(self, state_directory: Path) -> None:
         self._directory = state_directory / "agent"
@@ -77,12 +79,16 @@ class Releases:
         Raises:
             AgentError: the disk refuses.
         """
-        if start.outcome is not None:
-            self._switch(start.release)
-            write_atomically(self._outcome, encode(start.outcome))
-            self._trial.unlink(missing_ok=True)
-        elif start.trial is not None:
-            write_atomically(self._trial, encode(start.trial))
+        with self._alone():
+            if start.outcome is not None:
+                self._switch(start.release)
+                write_atomically(self._outcome, encode(start.outcome))
+                self._trial.unlink(missing_ok=True)
+            elif start.trial is not None:
+                known = self.trial()
+                # Its time may have ended since the decision: the next start is to know.
+                is_over = known is not None and known.number == start.trial.number and known.expired
+                write_atomically(self._trial, encode(dataclasses.replace(start.trial, expired=is_over)))
 
     def stage(self, order: AgentOrder, content: bytes, run: Runner) -> None:
         """Put a release in place under its own name, and see that it starts here.
@@ -121,14 +127,19 @@ class Releases:
     def switch(self, order: AgentOrder) -> None:
         """Make a staged release the one that is started next, on trial.
 
+        One that is in force already (a power cut came before the order's number was noted) is never its own
+        predecessor: it could not be given up then.
+
         Raises:
             AgentError: the disk refuses; the old release stays in force.
         """
-        current = self.current()
-        trial = Trial(order.number, order.sha256, order.version, current)
-        write_atomically(self._trial, encode(trial))
-        self._outcome.unlink(missing_ok=True)
-        self._switch(order.sha256)
+        with self._alone():
+            previous, known = self.current(), self.trial()
+            if previous == order.sha256:
+                previous = known.previous if known is not None and known.sha256 == order.sha256 else None
+            write_atomically(self._trial, encode(Trial(order.number, order.sha256, order.version, previous)))
+            self._outcome.unlink(missing_ok=True)
+            self._switch(order.sha256)
 
     def confirm(self, running: str) -> bool:
         """The running release was heard: its trial is over. False where it was not on trial.
@@ -136,13 +147,14 @@ class Releases:
         Raises:
             AgentError: the disk refuses.
         """
-        trial = self.trial()
-        if trial is None or trial.sha256 != running or self.current() != running:
-            return False
-        write_atomically(self._outcome, encode(Outcome(trial.number, trial.version, True)))
-        self._trial.unlink(missing_ok=True)
-        self._prune({running, trial.previous})
-        return True
+        with self._alone():
+            trial = self.trial()
+            if trial is None or trial.sha256 != running or self.current() != running:
+                return False
+            write_atomically(self._outcome, encode(Outcome(trial.number, trial.version, True)))
+            self._trial.unlink(missing_ok=True)
+            self._prune({running, trial.previous})
+            return True
 
     def expire(self) -> bool:
         """The trial's time is over: the next start goes back. False where nothing is on trial.
@@ -150,17 +162,32 @@ class Releases:
         Raises:
             AgentError: the disk refuses.
         """
-        trial = self.trial()
-        if trial is None or trial.sha256 != self.current():
-            return False
-        expired = Trial(trial.number, trial.sha256, trial.version, trial.previous, trial.starts, True)
-        write_atomically(self._trial, encode(expired))
-        return True
+        with self._alone():
+            trial = self.trial()
+            if trial is None or trial.sha256 != self.current():
+                return False
+            write_atomically(self._trial, encode(dataclasses.replace(trial, expired=True)))
+            return True
 
     def told(self) -> None:
         """The outcome was reported."""
         with contextlib.suppress(OSError):
             self._outcome.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from deciding on the same trial; the lock is on the directory itself."""
+        try:
+            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:  # not there: nothing is on trial
+            descriptor = -1
+        try:
+            if descriptor >= 0:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
 
     def _switch(self, sha256: str | None) -> None:
         try:
