@@ -87,8 +87,8 @@ class Store:
 
     @property
     def held(self) -> frozenset[tuple[str, str]]:
-        """Kind and id of every entry that this object handed out."""
-        return frozenset((path.parent.name, path.name) for path in self._held)
+        """Kind and id of every entry that this object handed out, in whatever thread."""
+        return frozenset((path.parent.name, path.name) for path in list(self._held))
 
     def kinds(self) -> list[str]:
         """The kinds of which there are entries, sorted."""

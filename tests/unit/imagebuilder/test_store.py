@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
+from pathlib import Path, PosixPath
+from typing import Self
 
 import pytest
 
@@ -21,6 +22,26 @@ def test_entry_exists_only_after_the_block_ends(tmp_path: Path) -> None:
         assert work.stat().st_dev == tmp_path.stat().st_dev
     assert store.find("images", "abc") == tmp_path / "images/abc"
     assert (tmp_path / "images/abc/disk.img").read_bytes() == b"x"
+
+
+def test_entries_may_be_handed_out_while_they_are_listed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for entry_id in ("abc", "def"):
+        with store.create("images", entry_id):
+            pass
+
+    class Meanwhile(PosixPath):
+        """A path that another thread's call comes in between of."""
+
+        @property
+        def parent(self) -> Self:
+            store.find("images", "def")
+            return type(self)(Path(self).parent)
+
+    store.find("images", "abc")
+    store._held.update({Meanwhile(path): store._held.pop(path) for path in list(store._held)})
+    assert ("images", "abc") in store.held
+    assert store.held == {("images", "abc"), ("images", "def")}
 
 
 def test_failed_build_leaves_nothing(tmp_path: Path) -> None:
