@@ -36,10 +36,11 @@ def resolve(root: Path, path: str) -> Path:
 
 
 def place_material(root: Path, run: Runner, material: JoinMaterial, *, restart: bool) -> JoinRecord:
-    """Write the files in their order, then enable and start the unit without waiting for it.
+    """Write the files in their order. The unit is not started before the record of it is stored
+    (`start_unit`): material that is put in place twice would set aside what k3s made of the first.
 
     Raises:
-        AgentError: nothing was started; asking again for the material and repeating is safe.
+        AgentError: asking again for the material and repeating is safe.
     """
     if material.unit not in ALLOWED_UNITS:
         raise AgentError(
@@ -51,15 +52,24 @@ def place_material(root: Path, run: Runner, material: JoinMaterial, *, restart: 
         run(["systemctl", "stop", material.unit])
         set_aside(root, material.set_aside)
     write_files(root, material.files)
-    run(["systemctl", "enable", "--quiet", material.unit])
-    # k3s notifies systemd only when it has joined: waiting here could take minutes.
-    run(["systemctl", "restart" if restart else "start", "--no-block", material.unit])
     return JoinRecord(
         generation=material.generation,
         unit=material.unit,
         files_after_ready=material.files_after_ready,
         remove_after_ready=material.remove_after_ready,
+        pending="restart" if restart else "start",
     )
+
+
+def start_unit(run: Runner, record: JoinRecord) -> None:
+    """Enable the unit and do what is pending with it, without waiting for its end.
+
+    Raises:
+        AgentError: systemd refuses; repeating is safe.
+    """
+    run(["systemctl", "enable", "--quiet", record.unit])
+    # k3s notifies systemd only when it has joined: waiting here could take minutes.
+    run(["systemctl", record.pending, "--no-block", record.unit])
 
 
 def set_aside(root: Path, paths: Iterable[str]) -> None:

@@ -62,6 +62,13 @@ class Join:
 
 
 @dataclass(frozen=True)
+class StartK3s:
+    """The material is in place, but the agent ended before it told systemd."""
+
+    record: JoinRecord
+
+
+@dataclass(frozen=True)
 class FinishJoin:
     """k3s runs: take the token out of its configuration, then off the disk."""
 
@@ -92,6 +99,7 @@ Action = (
     | DoErrand
     | FetchDesired
     | Join
+    | StartK3s
     | FinishJoin
     | Configure
     | MarkDone
@@ -160,6 +168,8 @@ def _plan_join(observed: Observed, desired: Desired) -> tuple[Action, ...]:
     newest = desired.material or desired.generation
     if record is None or (record.generation < newest and not running):
         return () if observed.gates else (Join(newest, restart=record is not None),)
+    if not running and (record.pending == "restart" or (record.pending and observed.k3s not in _TRIES)):
+        return (StartK3s(record),)
     actions: list[Action] = []
     if running and not record.cleaned:
         actions.append(FinishJoin(record))

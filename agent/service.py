@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agent import __version__, clock
-from agent.actions import configure, finish_join, place_material
+from agent.actions import configure, finish_join, place_material, start_unit
 from agent.backoff import Backoff
 from agent.client import AuthorityTrust, ControlClient, Refused, Unreachable, Untrusted
 from agent.commands import Runner
@@ -49,6 +49,7 @@ from agent.plan import (
     MarkDone,
     Observed,
     Renew,
+    StartK3s,
     Update,
     WriteEeprom,
     newer,
@@ -68,7 +69,7 @@ from agent.protocol import (
 )
 from agent.ring import Ring
 from agent.sampler import Sampler
-from agent.state import NodeConfig, StateStore, forget_ticket, load_node_config
+from agent.state import JoinRecord, NodeConfig, StateStore, forget_ticket, load_node_config
 from agent.trusted import TrustedAuthorities
 from agent.verify import OrderVerifier
 
@@ -313,16 +314,26 @@ class Service:
             material = self._client.post("/v1/node/join-material", None, JoinMaterial)
             record = place_material(self._host.root, self._host.run, material, restart=action.restart)
             # The order's number, not the material's: a server that lags behind must not make us join twice.
-            record = dataclasses.replace(record, generation=action.generation, started_at=self._host.now())
-            self._store.save(dataclasses.replace(state, join=record))
+            record = dataclasses.replace(record, generation=action.generation)
+            self._start_k3s(record)
+        elif isinstance(action, StartK3s):
+            self._start_k3s(action.record)
         elif isinstance(action, FinishJoin):
             finish_join(self._host.root, action.record)
-            cleaned = dataclasses.replace(action.record, cleaned=True, files_after_ready=())
+            cleaned = dataclasses.replace(action.record, cleaned=True, files_after_ready=(), pending="")
             self._store.save(dataclasses.replace(state, join=cleaned))
         elif isinstance(action, Configure) and state.join is not None:
             configure(self._host.root, self._host.run, state.join, action.files, restart=action.restart)
         elif isinstance(action, MarkDone):
             self._store.save(dataclasses.replace(state, generation=action.generation))
+
+    def _start_k3s(self, record: JoinRecord) -> None:
+        """Noted before and after: a record that is not on the disk is a join that would be begun again."""
+        record = dataclasses.replace(record, started_at=self._host.now())
+        self._store.save(dataclasses.replace(self._store.state, join=record))
+        start_unit(self._host.run, record)
+        record = dataclasses.replace(record, pending="")
+        self._store.save(dataclasses.replace(self._store.state, join=record))
 
     def _enrol(self) -> None:
         ticket = self._config.ticket
@@ -486,6 +497,7 @@ def _problem_code(action: Action) -> str:
     codes = {
         Renew: "renewal",
         Join: "join",
+        StartK3s: "join",
         Update: "agent_update",
         FinishJoin: "join_cleanup",
         Configure: "settings",

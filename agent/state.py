@@ -110,6 +110,8 @@ class JoinRecord:
     cleaned: bool = False
     started_at: float = 0.0
     """When k3s was started with it, UTC seconds: what its journal told before is of another attempt."""
+    pending: str = ""
+    """`start` or `restart`: what systemd was not told yet, as far as is known."""
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ from cryptography.hazmat.primitives import serialization
 from fakes_agent import TICKET, ControlServer, Refusal, running
 
 from agent.client import AuthorityTrust, ControlClient, Untrusted
-from agent.commands import Completed
+from agent.commands import CommandError, Completed
 from agent.commands import run as run_command
 from agent.errands import LOGS, Errand
 from agent.protocol import Desired, EepromOrder, JoinMaterial, K3sState, NodeFile, Outcome, ProofKind, Verdict
+from agent.state import JoinRecord, parse_state
 from lab import eeprom_stand_in
 
 pytestmark = pytest.mark.integration
@@ -102,6 +103,47 @@ def test_node_joins_and_the_token_leaves_the_disk(
     ]
     assert control.material_requests == 1
     assert b"secret" not in (root / "var/lib/bramble/state.json").read_bytes()
+
+
+class Unsteady(FakeSystem):
+    """k3s can not be started at first; remembers what the disk held of the join when it was tried."""
+
+    def __init__(self, state: Path) -> None:
+        super().__init__()
+        self.state, self.seen = state, list[JoinRecord | None]()
+
+    def __call__(
+        self, argv: Sequence[str], *, input_bytes: bytes = b"", timeout_s: float = 30.0, check: bool = True
+    ) -> Completed:
+        if argv[:2] == ["systemctl", "start"]:
+            self.seen.append(parse_state(self.state.read_bytes()).join)
+            if len(self.seen) == 1:
+                raise CommandError(argv, "ended with status 1")
+        return super().__call__(argv, input_bytes=input_bytes, timeout_s=timeout_s, check=check)
+
+
+def test_join_that_was_not_started_goes_on_without_being_begun_again(
+    control: ControlServer, root: Path
+) -> None:
+    """An etcd that the first attempt made must not be set aside by a second."""
+    control.desired = Desired(generation=2, join=True)
+    data = root / "var/lib/rancher/k3s/server/db"
+    control.material = replace(MATERIAL, set_aside=("/var/lib/rancher/k3s/server/db",))
+    system = Unsteady(root / "var/lib/bramble/state.json")
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: any(status.problems for status in control.statuses))
+        control.wait_for(lambda: control.statuses[-1].k3s is K3sState.STARTING)
+    data.mkdir(parents=True)
+    with serving(make_service(root, system)):
+        seen = len(control.statuses)
+        control.wait_for(lambda: len(control.statuses) > seen + 2)
+    assert codes(control) == {"join"}
+    assert [record.pending if record else None for record in system.seen] == ["start", "start"]
+    assert control.material_requests == 1
+    assert data.exists()
+    stored = parse_state(system.state.read_bytes()).join
+    assert stored is not None
+    assert (stored.generation, stored.pending) == (2, "")
 
 
 def test_restarted_service_does_not_join_or_enrol_again(

@@ -16,6 +16,7 @@ from agent.plan import (
     MarkDone,
     Observed,
     Renew,
+    StartK3s,
     newer,
     plan,
 )
@@ -27,6 +28,8 @@ JOIN = Desired(generation=4, join=True)
 WAIT = Desired(generation=3, join=False)
 RECORD = JoinRecord(generation=4, unit="k3s-agent.service")
 CLEAN = dataclasses.replace(RECORD, cleaned=True)
+UNTOLD = dataclasses.replace(RECORD, pending="start")
+AGAIN = dataclasses.replace(RECORD, pending="restart")
 GATE = Problem("clock", "m", "h")
 KEEP = (NodeFile("/etc/rancher/k3s/config.yaml.d/50-bramble.yaml", "0600", "server: https://s2:6443"),)
 SETTINGS = Desired(5, join=True, material=4, files=KEEP)
@@ -49,6 +52,14 @@ SETTINGS = Desired(5, join=True, material=4, files=KEEP)
         ({"desired": JOIN, "k3s": K3sState.RUNNING}, (Join(4, restart=False),)),
         ({"desired": JOIN, "join": RECORD, "k3s": K3sState.STARTING}, ()),
         ({"desired": JOIN, "join": RECORD, "k3s": K3sState.INACTIVE}, ()),
+        ({"desired": JOIN, "join": UNTOLD, "k3s": K3sState.INACTIVE}, (StartK3s(UNTOLD),)),
+        ({"desired": JOIN, "join": UNTOLD, "k3s": K3sState.STARTING}, ()),
+        ({"desired": JOIN, "join": UNTOLD, "k3s": K3sState.RUNNING}, (FinishJoin(UNTOLD), MarkDone(4))),
+        ({"desired": JOIN, "join": AGAIN, "k3s": K3sState.STARTING}, (StartK3s(AGAIN),)),
+        (
+            {"desired": Desired(5, join=True), "join": UNTOLD, "k3s": K3sState.INACTIVE},
+            (Join(5, restart=True),),
+        ),
         ({"desired": JOIN, "join": RECORD, "k3s": K3sState.RUNNING}, (FinishJoin(RECORD), MarkDone(4))),
         ({"desired": JOIN, "join": CLEAN, "k3s": K3sState.RUNNING}, (MarkDone(4),)),
         ({"desired": JOIN, "join": CLEAN, "k3s": K3sState.RUNNING, "done_generation": 4}, ()),
@@ -100,6 +111,11 @@ SETTINGS = Desired(5, join=True, material=4, files=KEEP)
         "power-cut-before-the-record",
         "joining",
         "stopped-by-a-person",
+        "power-cut-before-the-start",
+        "power-cut-behind-the-start",
+        "power-cut-and-joined",
+        "power-cut-before-the-restart",
+        "newer-material-than-what-was-not-started",
         "joined",
         "cleaned",
         "done",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agent import clock
-from agent.actions import finish_join, place_material, resolve, write_files
+from agent.actions import finish_join, place_material, resolve, start_unit, write_files
 from agent.backoff import Backoff
 from agent.commands import Completed
 from agent.enrol import parse_renewal_time
@@ -172,8 +172,10 @@ def test_material_is_placed_before_the_unit_starts(tmp_path: Path) -> None:
     record = place_material(tmp_path, recorder, material, restart=False)
     assert (tmp_path / TOKEN[1:]).read_text() == "t"
     assert stat.S_IMODE((tmp_path / CONFIG[1:]).stat().st_mode) == 0o644
+    assert record == JoinRecord(3, "k3s.service", pending="start")
+    assert recorder.calls == []
+    start_unit(recorder, record)
     assert [call[1] for call in recorder.calls] == ["enable", "start"]
-    assert record == JoinRecord(3, "k3s.service")
 
 
 def test_directories_of_k3s_server_are_for_root_only(tmp_path: Path) -> None:
