@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from agent.errors import AgentError
@@ -47,3 +48,14 @@ def sync_directory(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def disk_errors() -> Iterator[None]:
+    """A disk that fails in the middle of an action is a problem to report, not the end of the service."""
+    try:
+        yield
+    except OSError as exc:
+        raise AgentError(
+            f"the node's disk refuses: {exc}", "Is it full, read-only or failing (dmesg)?"
+        ) from exc

@@ -184,3 +184,19 @@ def _plan_join(observed: Observed, desired: Desired) -> tuple[Action, ...]:
 def newer(known: Desired | None, offered: Desired) -> Desired | None:
     """The order to keep: a stale or repeated one changes nothing."""
     return offered if known is None or offered.generation > known.generation else known
+
+
+def problem_code(action: Action) -> str:
+    """What the report calls it when the action fails."""
+    codes = {
+        Renew: "renewal",
+        Join: "join",
+        StartK3s: "join",
+        Update: "agent_update",
+        FinishJoin: "join_cleanup",
+        Configure: "settings",
+        FetchDesired: "desired",
+        WriteEeprom: "eeprom",
+        DoErrand: "errand",
+    }
+    return codes.get(type(action), "state_not_saved")

@@ -30,6 +30,7 @@ from agent.device_key import DeviceKey
 from agent.duties import Duties, Place
 from agent.enrol import Applicant, Identity, ask, read_boot_id
 from agent.errors import AgentError
+from agent.files import disk_errors
 from agent.hardware import ROOT, read_hardware, read_interfaces, read_text
 from agent.health import Places, is_clock_synchronised, read_health
 from agent.join_gates import find_data_disk, find_gates, measure_sync_ms
@@ -54,6 +55,7 @@ from agent.plan import (
     WriteEeprom,
     newer,
     plan,
+    problem_code,
 )
 from agent.proofs import fingerprint
 from agent.protocol import (
@@ -271,7 +273,7 @@ class Service:
         for action in actions:
             self._manager.tell("WATCHDOG=1")
             try:
-                with _disk_errors():
+                with disk_errors():
                     self._apply(action)
             except (_Waiting, Untrusted):
                 raise
@@ -279,7 +281,7 @@ class Service:
                 if isinstance(exc, Unreachable) and isinstance(action, Enrol | Renew):
                     raise
                 log.error("%s failed: %s", type(action).__name__, exc.message)
-                problems.append(Problem(_problem_code(action), exc.message, exc.hint))
+                problems.append(Problem(problem_code(action), exc.message, exc.hint))
                 if isinstance(action, Enrol):
                     raise
                 done = False
@@ -480,32 +482,6 @@ class Service:
                 return
             self._stop.wait(left_s if ping_s is None else min(left_s, ping_s))
             self._manager.tell("WATCHDOG=1")
-
-
-@contextlib.contextmanager
-def _disk_errors() -> Iterator[None]:
-    """A disk that fails in the middle of an action is a problem to report, not the end of the service."""
-    try:
-        yield
-    except OSError as exc:
-        raise AgentError(
-            f"the node's disk refuses: {exc}", "Is it full, read-only or failing (dmesg)?"
-        ) from exc
-
-
-def _problem_code(action: Action) -> str:
-    codes = {
-        Renew: "renewal",
-        Join: "join",
-        StartK3s: "join",
-        Update: "agent_update",
-        FinishJoin: "join_cleanup",
-        Configure: "settings",
-        FetchDesired: "desired",
-        WriteEeprom: "eeprom",
-        DoErrand: "errand",
-    }
-    return codes.get(type(action), "state_not_saved")
 
 
 def _read_image_id(root: Path) -> str | None:
