@@ -79,14 +79,14 @@ def test_two_agents_join_and_are_seen(cluster: Running) -> None:
     assert found["a1"]["metadata"]["labels"]["rack"] == "1"
     assert found["a2"]["spec"]["taints"] == [{"key": "a", "value": "b", "effect": "NoSchedule"}]
     wait_until(
-        lambda: "control-plane" in cluster.lab.kubectl("s1", "get", "nodes", "s1"),
+        lambda: "control-plane,etcd" in cluster.lab.kubectl("s1", "get", "nodes", "s1"),
         "the control plane is labelled",
     )
     table = cluster.lab.kubectl("s1", "get", "nodes", "-o", "wide").splitlines()
     assert [line.split()[:3] for line in table[1:]] == [
         ["a1", "Ready", "<none>"],
         ["a2", "Ready", "<none>"],
-        ["s1", "Ready", "control-plane,master"],
+        ["s1", "Ready", "control-plane,etcd,master"],
     ]
     assert all("v1.33.5+k3s1-simulator" in line for line in table[1:])
     assert all(line.startswith("(simulator) ") for line in cluster.server.log.splitlines())
