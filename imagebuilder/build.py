@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -318,9 +318,10 @@ def _build(spec: ClusterSpec, inputs: _Inputs, into: Path, store: Store, progres
             store,
             inputs.base_state,
         )
+        digests = beside.submit(_digests, into, _output_files(into))
         progress("reading everything back", 0.42)
         written = (*packaged, *on_boot, *on_root.result())
-        manifest = _seal(spec, inputs, disk, facts, written, into, store, progress)
+        manifest = _seal(spec, inputs, disk, facts, written, digests, into, store, progress)
         flushed.result()
     (into / FILE_NAME).write_text(manifest.render(), encoding="utf-8")
     progress("done", 1.0)
@@ -361,10 +362,12 @@ def _seal(
     disk: DiskImage,
     facts: ImageFacts,
     written: Sequence[Written],
+    digests: Future[dict[str, str]],
     into: Path,
     store: Store,
     progress: Progress,
 ) -> Manifest:
+    """Compress, and describe everything; ``digests`` are those of the outputs that were there before."""
     size = disk.size_bytes
     descriptor = os.open(disk.path, os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -422,21 +425,30 @@ def _seal(
         slots=slots,
         tools=inputs.plan.tools,
         changes=tuple(written),
-        outputs=_outputs(into, {COMPRESSED: packed.sha256}),
+        outputs=_outputs(into, {**digests.result(), COMPRESSED: packed.sha256}),
         packages=inputs.layer.layer.packages if inputs.layer else (),
         inputs=records,
     )
 
 
+def _output_files(directory: Path) -> list[str]:
+    """Every file below a directory but the raw disk, by its path there."""
+    files = (path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+    return sorted(set(files) - {"disk.img"})
+
+
+def _digests(directory: Path, paths: Iterable[str]) -> dict[str, str]:
+    return {path: hash_file(directory / path) for path in paths}
+
+
 def _outputs(directory: Path, known: Mapping[str, str]) -> tuple[Output, ...]:
-    paths = [path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != "disk.img"]
     return tuple(
         Output(
-            path=path.relative_to(directory).as_posix(),
-            size_bytes=path.stat().st_size,
-            sha256=known.get(path.name) or hash_file(path),
+            path=path,
+            size_bytes=(directory / path).stat().st_size,
+            sha256=known.get(path) or hash_file(directory / path),
         )
-        for path in paths
+        for path in _output_files(directory)
     )
 
 

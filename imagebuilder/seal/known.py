@@ -23,7 +23,7 @@ KIND: Final = "base-chunks"
 FORMAT: Final = 1
 FRAMES: Final = "disk.img.zst"
 INDEX: Final = "index.json"
-COMPARE_BYTES: Final = 128 * 2**10
+COMPARE_BYTES: Final = 512 * 2**10
 
 
 class KnownChunks:
