@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 
 from agent import network
 from agent.dhcp import MessageType
@@ -100,6 +101,9 @@ def be_client(server: subprocess.Popen[str], words: list[str]) -> dict[str, obje
     run("ip", "link", "add", "client0", "address", MAC, "type", "veth", "peer", "name", "server0")
     run("ip", "link", "set", "server0", "netns", str(server.pid))
     network.set_link_up("client0")
+    deadline = time.monotonic() + 5
+    while network.is_running("client0") and time.monotonic() < deadline:
+        time.sleep(0.01)  # the kernel notes the missing carrier a moment later
     result: dict[str, object] = {"running_before": network.is_running("client0")}
     server.stdin.write("go\n")
     server.stdin.flush()
