@@ -19,6 +19,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final, NoReturn
 
+from benchmarks.errors import BenchmarkError
 from fleet.api.doors import serve_control
 from fleet.controller import Controller
 from fleet.installs import ControlInfo
@@ -55,7 +56,7 @@ class NoImages:
     """The node is not installed: it begins with its ticket."""
 
     def plan_for(self, *_arguments: object, **_values: object) -> NoReturn:
-        raise NotImplementedError
+        raise BenchmarkError("the server of this benchmark installs nothing: its node begins with a ticket")
 
 
 async def serve(state: Path, root: Path) -> None:
