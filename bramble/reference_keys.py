@@ -21,6 +21,7 @@ from fleet.spec.draft import PathKind, Surroundings
 from fleet.spec.load import check_text
 from fleet.spec.model import AddressPool, Taint
 from fleet.spec.schema import ClusterDocument
+from fleet.spec.windows import Window
 
 CLUSTER: Final = "attic"
 SMALLEST: Final[Mapping[str, Any]] = {
@@ -46,6 +47,7 @@ TYPES: Final[Mapping[Any, str]] = {
     MacAddress: "MAC address",
     Serial: "serial number",
     Taint: "taint",
+    Window: "window, `sat,sun 01:00-05:00`",
     Any: "anything",
 }
 PARSED_TYPES: Final = {"parse_duration": "duration, `15m`", "parse_memory": "size, `4G`"}

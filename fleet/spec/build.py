@@ -74,6 +74,7 @@ DEFAULT_TIMEZONE: Final = "Etc/UTC"
 DEFAULT_HTTP_PORT: Final = 7080
 DEFAULT_CONTROL_PORT: Final = 7443
 DEFAULT_REIMAGE_AFTER_S: Final = 15 * 60
+DEFAULT_AGAIN_AFTER_S: Final = 24 * 3600
 DEFAULT_CERTIFICATE_LIFE_S: Final = 7 * 86400
 
 
@@ -243,6 +244,9 @@ def _policy(policy: PolicySection) -> PolicySpec:
             when_failed=_or(reimage.when_failed, False),
             max_parallel=_or(reimage.max_parallel, 1),
             after_s=_or(reimage.after, DEFAULT_REIMAGE_AFTER_S),
+            dry_run=_or(reimage.dry_run, False),
+            again_after_s=_or(reimage.again_after, DEFAULT_AGAIN_AFTER_S),
+            windows=_given(reimage.windows),
         ),
         join=JoinPolicy(_or(join.batch, DEFAULT_JOIN_BATCH), _or(join.slow_disk, SlowDisk.WARN)),
         certificate_life_s=_or(policy.certificate_life, DEFAULT_CERTIFICATE_LIFE_S),

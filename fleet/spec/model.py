@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fleet.boards import BoardModel, DiskKind, MacAddress, Serial
+from fleet.spec.windows import Window
 
 
 class Role(StrEnum):
@@ -323,11 +324,22 @@ class FirstBootPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ReimagePolicy:
-    """When Bramble re-installs by itself: `after_s` seconds of failure, `max_parallel` nodes at a time."""
+    """When Bramble re-installs by itself.
+
+    Attributes:
+        max_parallel: Agents at a time, whoever asks; servers always go one by one.
+        after_s: How long a node has failed by then.
+        dry_run: Only say what would be done.
+        again_after_s: A node that policy re-imaged and that fails again sooner is left to a person.
+        windows: When re-images that nobody asked for may begin; none: at any time.
+    """
 
     when_failed: bool
     max_parallel: int
     after_s: int
+    dry_run: bool = False
+    again_after_s: int = 24 * 3600
+    windows: tuple[Window, ...] = ()
 
 
 class SlowDisk(StrEnum):

@@ -27,6 +27,8 @@ from fleet.spec.model import (
     Taint,
     UnknownBoards,
 )
+from fleet.spec.window_text import parse_window
+from fleet.spec.windows import Window
 
 T = TypeVar("T")
 
@@ -342,13 +344,31 @@ class FirstBootSection(_Section):
 
 class ReimageSection(_Section):
     when_failed: bool | None = Field(
-        default=None, description="Whether Bramble may re-install a failed node by itself."
+        default=None,
+        description="Whether Bramble may re-install a failed node by itself: one whose agent is silent and "
+        "that Kubernetes says is not ready. `bramble policy` shows what it would do, and why not.",
+    )
+    dry_run: bool | None = Field(
+        default=None, description="Say in the node's timeline what would be done, and do nothing."
+    )
+    after: Annotated[int, Field(ge=60), BeforeValidator(values.parse_duration)] | None = Field(
+        default=None, description="How long a node has to be failed before that, at least 60s."
     )
     max_parallel: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="How many nodes it may re-install at a time."
+        default=None,
+        description="How many agents may be re-installed at a time, whoever asks for it; servers always go "
+        "one by one, and alone.",
     )
-    after: Annotated[int, BeforeValidator(values.parse_duration)] | None = Field(
-        default=None, description="How long a node has to be failed before that."
+    again_after: Annotated[int, BeforeValidator(values.parse_duration)] | None = Field(
+        default=None,
+        description="A node that Bramble re-installed by itself, and that fails again sooner than this, is "
+        "left to a person.",
+    )
+    windows: list[Annotated[Window, BeforeValidator(parse_window)] | None] | None = Field(
+        default=None,
+        description="When Bramble may begin by itself, and a rollout may take its next node: weekdays, times "
+        "of the wall clock, a time zone (left out: `image.timezone`), like "
+        "`sat,sun 01:00-05:00 Europe/Madrid`. None: at any time. What has begun goes on to its end.",
     )
 
 
@@ -384,7 +404,7 @@ class PolicySection(_Section):
         "word in what it was installed with, so `on` counts for nodes that are installed from then on.",
     )
     reimage: ReimageSection | None = Field(
-        default=None, description="When Bramble re-installs by itself. Checked, so far nothing acts on it."
+        default=None, description="When Bramble re-installs by itself, and how much at a time."
     )
 
 

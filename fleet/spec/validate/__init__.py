@@ -15,6 +15,7 @@ from fleet.spec.validate.files import check_files
 from fleet.spec.validate.k3s import check_k3s
 from fleet.spec.validate.network import check_network
 from fleet.spec.validate.nodes import check_nodes
+from fleet.spec.validate.policy import check_policy
 from fleet.spec.validate.required import check_required
 
 _CHECKS: Final[tuple[Callable[[Draft], Iterator[Finding]], ...]] = (
@@ -23,6 +24,7 @@ _CHECKS: Final[tuple[Callable[[Draft], Iterator[Finding]], ...]] = (
     check_network,
     check_k3s,
     check_files,
+    check_policy,
 )
 
 

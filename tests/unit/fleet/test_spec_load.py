@@ -266,3 +266,11 @@ def test_thousand_nodes_are_checked_in_seconds_not_minutes() -> None:
     ]
     network = {"interface": "eth0", "subnet": "10.1.0.0/16", "gateway": "10.1.0.1"}
     assert len(good(("network", network), ("nodes", nodes)).nodes) == 1000
+
+
+def test_windows_of_the_policy_survive_export() -> None:
+    windows = ["sat,sun 01:00-05:00", "mon-fri 02:00-04:00 Europe/Madrid"]
+    spec = good(("policy.reimage", {"windows": windows, "again_after": "2d"}))
+    assert [str(window) for window in spec.policy.reimage.windows] == windows
+    assert spec.policy.reimage.again_after_s == 2 * 86400
+    assert to_document(spec)["policy"]["reimage"]["windows"] == windows
