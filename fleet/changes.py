@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from fleet.lifecycle import State
+from fleet.lifecycle import LEAVING, State
 from fleet.quorum import Member, removal_problem
 from fleet.spec.export import to_document
 from fleet.spec.model import ClusterSpec, Role
@@ -88,6 +88,9 @@ _REBUILD: Final = (
     "Run 'bramble build' and start 'bramble serve' again with this file: what installs from then on has it."
 )
 
+_MEMBERS: Final = frozenset(
+    {State.READY, State.DEGRADED, State.LOST, State.MEMBER_REMOVED, State.FAILED_MEMBER_REMOVED, *LEAVING}
+)
 _IDENTITY: Final = ("role", "board", "mac", "serial", "address")
 _NODE_EFFECTS: Final[Mapping[str, str]] = {
     "labels": "set on its Node object within seconds",
@@ -222,7 +225,7 @@ def _node_change(name: str, field: str, before: Any, after: Any, *, installed: b
 
 def _is_member(record: NodeRecord) -> bool:
     """Whether etcd counts it, as far as the record tells: it was Ready as a server."""
-    return record.role is Role.SERVER and record.state in (State.READY, State.DEGRADED, State.LOST)
+    return record.role is Role.SERVER and record.state in _MEMBERS
 
 
 def _members(records: Iterable[NodeRecord]) -> list[Member]:

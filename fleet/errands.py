@@ -24,7 +24,7 @@ from agent.errands import (
 from agent.orders import ERRAND, SignedOrder
 from fleet import events
 from fleet.ground import Ground
-from fleet.lifecycle import State
+from fleet.lifecycle import REIMAGING, State
 from fleet.refusal import RefusedError
 from fleet.spec.model import RemoteRun
 from fleet.store.records import NodeRecord
@@ -39,7 +39,7 @@ FOLLOW_INTERVAL_S: Final = 2.0
 """How often a node reports while somebody follows its log."""
 FOLLOWED_S: Final = 15.0
 _COUNTER: Final = "errand.number"
-_HEARD: Final = (State.JOINING, State.FAILED_JOINING, State.READY, State.DEGRADED)
+_HEARD: Final = (State.JOINING, State.FAILED_JOINING, State.READY, State.DEGRADED, *sorted(REIMAGING))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

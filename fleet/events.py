@@ -387,6 +387,10 @@ def timed_out(state: State, minutes: float) -> Entry:
         State.IMAGING: "Switch the board off and on: it installs again from the start.",
         State.FIRST_BOOT: "Does it boot from the disk that was written? Check BOOT_ORDER.",
         State.JOINING: "'journalctl -u k3s -u k3s-agent -u bramble-agent' on the node tells why.",
+        State.REIMAGE_REQUESTED: "Does the cluster's API answer? Nothing was changed.",
+        State.PREFLIGHT: "Does the cluster's API answer? Nothing was changed.",
+        State.DRAINING: "The lines above name the pods that stay; --force-drain deletes them at the limit.",
+        State.REBOOT_TO_INSTALLER: "Switch the board off and on: it is awaited on the network.",
     }
     return Entry(
         kind=Kind.STATE, text=f"{state} made no progress for {minutes:.0f} min", hint=hints.get(state, "")

@@ -32,7 +32,7 @@ from fleet.k3s_config import (
     unit_of,
 )
 from fleet.k3s_versions import Feature, K3sVersion, has
-from fleet.lifecycle import Happening, State
+from fleet.lifecycle import LEAVING, Happening, State, allows
 from fleet.plain import plain
 from fleet.refusal import RefusedError
 from fleet.registration import ServerSeen, choose_server
@@ -56,7 +56,7 @@ FOUNDED: Final = "k3s.founded"
 REMOVED_MEMBER: Final = "removed_member"
 TOKEN_REJECTED: Final = "token_rejected"
 ETCD_DATA: Final = "/var/lib/rancher/k3s/server/db"
-HAS_JOINED: Final = (State.READY, State.DEGRADED, State.LOST)
+HAS_JOINED: Final = (State.READY, State.DEGRADED, State.LOST, *sorted(LEAVING))
 
 
 class JoinDesk:
@@ -370,6 +370,8 @@ class JoinDesk:
         A server whose etcd member is gone never starts with its old data. An agent that lost its kubelet's
         certificate, to a power cut in its first seconds or to a bad disk, has no token any more either.
         """
+        if not allows(node.state, Happening.EXPELLED):
+            return node  # it is being re-imaged
         codes = {problem.code for problem in status.problems}
         if node.role is Role.SERVER and REMOVED_MEMBER in codes:
             join, entry = JoinState(answered=(REMOVED_MEMBER,)), events.expelled()

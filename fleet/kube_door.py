@@ -14,7 +14,7 @@ from fleet.k3s import ClientIdentity
 from fleet.k3s_config import API_PORT
 from fleet.k3s_manifests import access_objects, object_path
 from fleet.kube import KubeApi, KubeError, KubeNode, KubeRefusedError
-from fleet.lifecycle import State
+from fleet.lifecycle import LEAVING, State
 from fleet.spec.model import Role
 from fleet.store.records import NodeRecord
 
@@ -27,7 +27,13 @@ ConnectAs = Callable[[str, ClientIdentity], AbstractAsyncContextManager[KubeApi]
 VIRTUAL_SILENCES: Final = 3
 ROLE_GRACE_S: Final = 60.0
 """k3s applies its manifests seconds after it serves; a Pi that starts takes longer."""
-_MAY_SERVE: Final = (State.READY, State.DEGRADED, State.JOINING, State.FAILED_JOINING)
+_MAY_SERVE: Final = (
+    State.READY,
+    State.DEGRADED,
+    *sorted(LEAVING),
+    State.JOINING,
+    State.FAILED_JOINING,
+)
 
 
 class KubeDoor:

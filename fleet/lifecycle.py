@@ -32,10 +32,36 @@ class State(StrEnum):
     READY = "ready"
     DEGRADED = "degraded"
     LOST = "lost"
+    # The way of an installed node back to its installer. Each state is written before its deed is done, and
+    # is left when the deed was seen to be done: after a crash the deed is looked for, and done where it is
+    # missing.
+    REIMAGE_REQUESTED = "reimage-requested"
+    PREFLIGHT = "preflight"
+    """May it be taken down? Nothing is changed yet."""
+    CORDONED = "cordoned"
+    DRAINING = "draining"
+    LEADER_MOVED = "leader-moved"
+    """Servers: another member is to lead etcd."""
+    SNAPSHOTTED = "snapshotted"
+    """Servers: a snapshot of etcd is to be kept off the node."""
+    MEMBER_REMOVED = "member-removed"
+    """Servers: its etcd member is to go. There is no way back to Ready from here but a fresh join."""
+    NODE_DELETED = "node-deleted"
+    REBOOT_TO_INSTALLER = "reboot-to-installer"
+    """Its intent is open and its network boot is answered: the board is to start from the network."""
     FAILED_NETBOOT = "failed-netboot"
     FAILED_IMAGING = "failed-imaging"
     FAILED_FIRST_BOOT = "failed-first-boot"
     FAILED_JOINING = "failed-joining"
+    FAILED_REIMAGE_REQUESTED = "failed-reimage-requested"
+    FAILED_PREFLIGHT = "failed-preflight"
+    FAILED_CORDONED = "failed-cordoned"
+    FAILED_DRAINING = "failed-draining"
+    FAILED_LEADER_MOVED = "failed-leader-moved"
+    FAILED_SNAPSHOTTED = "failed-snapshotted"
+    FAILED_MEMBER_REMOVED = "failed-member-removed"
+    FAILED_NODE_DELETED = "failed-node-deleted"
+    FAILED_REBOOT_TO_INSTALLER = "failed-reboot-to-installer"
     QUARANTINED = "quarantined"
     DECOMMISSIONED = "decommissioned"
 
@@ -46,13 +72,18 @@ class State(StrEnum):
 
     @property
     def awaits_install(self) -> bool:
-        """Its disk does not hold our image and may get it: cluster.yaml is the consent to install."""
-        return self is State.DECLARED or self in _BEFORE_IMAGE
+        """Its disk may get our image: cluster.yaml is the consent to install, or an order to re-image is."""
+        return self is State.DECLARED or self in _BEFORE_IMAGE or self in ENTERING_INSTALLER
 
     @property
     def is_installed(self) -> bool:
         """The node's disk holds our image: from here on it is never installed again without an order."""
         return self in INSTALLED
+
+    @property
+    def is_leaving(self) -> bool:
+        """A re-image is under way that can still be called off: the node is a member of its cluster."""
+        return self in LEAVING
 
 
 class Happening(StrEnum):
@@ -82,6 +113,25 @@ class Happening(StrEnum):
     anew."""
     FELL_SILENT = "fell-silent"
     HEARD_AGAIN = "heard-again"
+    REIMAGE_ORDERED = "reimage-ordered"
+    """A person, or the policy, wants it installed again, replaced, or taken out of the cluster."""
+    CHECKS_BEGAN = "checks-began"
+    CHECKS_PASSED = "checks-passed"
+    CORDON_SEEN = "cordon-seen"
+    AGENT_DRAINED = "agent-drained"
+    SERVER_DRAINED = "server-drained"
+    LEADER_ELSEWHERE = "leader-elsewhere"
+    SNAPSHOT_KEPT = "snapshot-kept"
+    MEMBER_GONE = "member-gone"
+    NODE_GONE = "node-gone"
+    RETRIED = "retried"
+    """A step of a re-image that failed is tried once more."""
+    BACK_TO_READY = "back-to-ready"
+    """The re-image was called off: the node is what it was. So are the next ones."""
+    BACK_TO_DEGRADED = "back-to-degraded"
+    BACK_TO_LOST = "back-to-lost"
+    BACK_TO_FAILED_JOINING = "back-to-failed-joining"
+    BACK_TO_FAILED_FIRST_BOOT = "back-to-failed-first-boot"
     EXHAUSTED = "exhausted"
     """The attempts of the intent are used up."""
     RELEASED = "released"
@@ -94,6 +144,18 @@ class Happening(StrEnum):
     RESTORED_INSTALLED = "restored-installed"
 
 
+_REIMAGE_TWINS: Final[Mapping[State, State]] = {
+    State.REIMAGE_REQUESTED: State.FAILED_REIMAGE_REQUESTED,
+    State.PREFLIGHT: State.FAILED_PREFLIGHT,
+    State.CORDONED: State.FAILED_CORDONED,
+    State.DRAINING: State.FAILED_DRAINING,
+    State.LEADER_MOVED: State.FAILED_LEADER_MOVED,
+    State.SNAPSHOTTED: State.FAILED_SNAPSHOTTED,
+    State.MEMBER_REMOVED: State.FAILED_MEMBER_REMOVED,
+    State.NODE_DELETED: State.FAILED_NODE_DELETED,
+    State.REBOOT_TO_INSTALLER: State.FAILED_REBOOT_TO_INSTALLER,
+}
+
 FAILED_TWIN: Final[Mapping[State, State]] = {
     State.NETBOOTING: State.FAILED_NETBOOT,
     # Nobody answered within the limit and nothing was touched: for the board that is a network boot without
@@ -102,11 +164,32 @@ FAILED_TWIN: Final[Mapping[State, State]] = {
     State.IMAGING: State.FAILED_IMAGING,
     State.FIRST_BOOT: State.FAILED_FIRST_BOOT,
     State.JOINING: State.FAILED_JOINING,
+    **_REIMAGE_TWINS,
 }
 """Every active state, and where its time limit leads."""
 
+_UNTIL_REMOVAL: Final = (
+    State.REIMAGE_REQUESTED,
+    State.PREFLIGHT,
+    State.CORDONED,
+    State.DRAINING,
+    State.LEADER_MOVED,
+    State.SNAPSHOTTED,
+)
+LEAVING: Final = frozenset({*_UNTIL_REMOVAL, *(_REIMAGE_TWINS[state] for state in _UNTIL_REMOVAL)})
+"""A re-image is under way that can still be called off."""
+_GOING: Final = (State.MEMBER_REMOVED, State.NODE_DELETED)
+GONE: Final = frozenset({*_GOING, *(_REIMAGE_TWINS[state] for state in _GOING)})
+"""A re-image is under way that cannot be called off any more; the disk is as it was."""
+ENTERING_INSTALLER: Final = frozenset({State.REBOOT_TO_INSTALLER, State.FAILED_REBOOT_TO_INSTALLER})
+"""A re-image is under way, and the board is wanted on the network. Its disk is as it was, and may go."""
+REIMAGING: Final = LEAVING | GONE | ENTERING_INSTALLER
+"""From the order until the board starts from the network."""
+
 INSTALLED: Final = frozenset(
     {
+        *LEAVING,
+        *GONE,
         State.FLASHED,
         State.FIRST_BOOT,
         State.FAILED_FIRST_BOOT,
@@ -127,15 +210,27 @@ _BEFORE_IMAGE: Final = (
 )
 
 
+WAY_BACK: Final[Mapping[State, Happening]] = {
+    State.READY: Happening.BACK_TO_READY,
+    State.DEGRADED: Happening.BACK_TO_DEGRADED,
+    State.LOST: Happening.BACK_TO_LOST,
+    State.FAILED_JOINING: Happening.BACK_TO_FAILED_JOINING,
+    State.FAILED_FIRST_BOOT: Happening.BACK_TO_FAILED_FIRST_BOOT,
+}
+"""What a node was when its re-image was ordered, and how it becomes that again when it is called off."""
+REIMAGE_FROM: Final = tuple(WAY_BACK)
+
+
 def _all_from(*states: State, to: State) -> Mapping[State, State]:
     return {state: to for state in states}
 
 
 TRANSITIONS: Final[Mapping[Happening, Mapping[State, State]]] = {
     Happening.POWERED_ON: {State.DECLARED: State.NETBOOTING},
-    Happening.BOOT_STARTED: _all_from(*_BEFORE_IMAGE, to=State.NETBOOTING),
-    Happening.HELD: _all_from(*_BEFORE_IMAGE, to=State.PENDING),
-    Happening.ADMITTED: _all_from(*_BEFORE_IMAGE, to=State.IMAGING),
+    # From ENTERING_INSTALLER too: a re-image. Its installer may speak before its boot was recorded.
+    Happening.BOOT_STARTED: _all_from(*_BEFORE_IMAGE, *ENTERING_INSTALLER, to=State.NETBOOTING),
+    Happening.HELD: _all_from(*_BEFORE_IMAGE, *ENTERING_INSTALLER, to=State.PENDING),
+    Happening.ADMITTED: _all_from(*_BEFORE_IMAGE, *ENTERING_INSTALLER, to=State.IMAGING),
     Happening.PROGRESSED: {State.IMAGING: State.IMAGING, State.FAILED_IMAGING: State.IMAGING},
     Happening.INSTALL_FAILED: {State.IMAGING: State.FAILED_IMAGING},
     Happening.INSTALLED: _all_from(State.IMAGING, State.FAILED_IMAGING, to=State.FIRST_BOOT),
@@ -163,7 +258,19 @@ TRANSITIONS: Final[Mapping[Happening, Mapping[State, State]]] = {
     Happening.EXPELLED: _all_from(State.READY, State.DEGRADED, State.LOST, to=State.JOINING),
     Happening.FELL_SILENT: _all_from(State.READY, State.DEGRADED, to=State.LOST),
     Happening.HEARD_AGAIN: {State.LOST: State.DEGRADED},
-    Happening.EXHAUSTED: _all_from(*_BEFORE_IMAGE, to=State.QUARANTINED),
+    Happening.REIMAGE_ORDERED: _all_from(*REIMAGE_FROM, to=State.REIMAGE_REQUESTED),
+    Happening.CHECKS_BEGAN: {State.REIMAGE_REQUESTED: State.PREFLIGHT},
+    Happening.CHECKS_PASSED: {State.PREFLIGHT: State.CORDONED},
+    Happening.CORDON_SEEN: {State.CORDONED: State.DRAINING},
+    Happening.AGENT_DRAINED: {State.DRAINING: State.NODE_DELETED},
+    Happening.SERVER_DRAINED: {State.DRAINING: State.LEADER_MOVED},
+    Happening.LEADER_ELSEWHERE: {State.LEADER_MOVED: State.SNAPSHOTTED},
+    Happening.SNAPSHOT_KEPT: {State.SNAPSHOTTED: State.MEMBER_REMOVED},
+    Happening.MEMBER_GONE: {State.MEMBER_REMOVED: State.NODE_DELETED},
+    Happening.NODE_GONE: {State.NODE_DELETED: State.REBOOT_TO_INSTALLER},
+    Happening.RETRIED: {twin: state for state, twin in _REIMAGE_TWINS.items()},
+    **{back: _all_from(*LEAVING, to=state) for state, back in WAY_BACK.items()},
+    Happening.EXHAUSTED: _all_from(*_BEFORE_IMAGE, *ENTERING_INSTALLER, to=State.QUARANTINED),
     Happening.RELEASED: {State.QUARANTINED: State.NETBOOTING},
     Happening.TIMED_OUT: FAILED_TWIN,
     Happening.REMOVED: {state: State.DECOMMISSIONED for state in State if state is not State.DECOMMISSIONED},
@@ -179,6 +286,17 @@ _LIMITS_S: Final[Mapping[State, float]] = {
     State.IMAGING: 30 * _MINUTE,
     State.FIRST_BOOT: 10 * _MINUTE,
     State.JOINING: 10 * _MINUTE,
+    State.REIMAGE_REQUESTED: _MINUTE,
+    State.PREFLIGHT: _MINUTE,
+    State.CORDONED: 15 * _MINUTE,
+    State.DRAINING: 15 * _MINUTE,
+    State.LEADER_MOVED: _MINUTE,
+    State.SNAPSHOTTED: 5 * _MINUTE,
+    State.MEMBER_REMOVED: 2 * _MINUTE,
+    # With the time that k3s takes to delete the node's password.
+    State.NODE_DELETED: 2 * _MINUTE,
+    # Three ways in of five minutes each.
+    State.REBOOT_TO_INSTALLER: 15 * _MINUTE,
 }
 _SERVER_JOIN_LIMIT_S: Final = 20 * _MINUTE
 """A server also joins etcd as a learner and is promoted."""
@@ -236,8 +354,13 @@ def advance(standing: Standing, happening: Happening, now: float) -> Standing:
     )
 
 
+_NEW_INTENT: Final = frozenset(
+    {Happening.POWERED_ON, Happening.RELEASED, Happening.RESTORED_BLANK, Happening.NODE_GONE}
+)
+
+
 def _attempt_after(standing: Standing, happening: Happening) -> int:
-    if happening in (Happening.POWERED_ON, Happening.RELEASED, Happening.RESTORED_BLANK):
+    if happening in _NEW_INTENT:
         return 0
     # A board that was switched off while it waited for approval has tried nothing yet.
     if happening is Happening.BOOT_STARTED and standing.state is not State.PENDING:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fleet.lifecycle import Standing, State
+from fleet.reimage.kinds import Outcome, ReimageKind
 from fleet.secret import Secret
 from fleet.spec.model import Role
 
@@ -87,6 +88,36 @@ class IntentRecord:
     token_sha256: str | None
     installation: str | None
     occupant: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReimageRecord:
+    """An order to take a node down, and what became of it.
+
+    Attributes:
+        number: Of the intent that it opens; counts with the node's intents.
+        by: Who ordered it, `why` for what reason: a person's words, or the policy's.
+        image_id: The image that is wanted; None: the cluster's.
+        force_drain: Pods that can not be evicted within the limit are deleted.
+        was: The node's state when it was ordered.
+        progress: JSON values; what a step needs that cannot be taken back is here before that step.
+        outcome: None while it is open.
+        reason: Of the outcome, for people; or what an open one waits for.
+    """
+
+    number: int
+    node: str
+    kind: ReimageKind
+    requested_at: float
+    by: str
+    why: str
+    image_id: str | None
+    force_drain: bool
+    was: State
+    progress: Mapping[str, Any]
+    closed_at: float | None
+    outcome: Outcome | None
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,6 +80,38 @@ intents = sa.Table(
     sa.Column("occupant", sa.Text),
 )
 
+# Re-images, replacements and decommissions, one row for each; none is ever deleted.
+reimages = sa.Table(
+    "reimages",
+    metadata,
+    sa.Column("node", sa.Text, sa.ForeignKey("nodes.name"), primary_key=True),
+    # Of the intent that it opens.
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("requested_at", sa.Float, nullable=False),
+    # Who wants it, and why.
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    # The image that is wanted; NULL: the cluster's.
+    sa.Column("image_id", sa.Text),
+    sa.Column("force_drain", sa.Boolean, nullable=False),
+    # The node's state when it was ordered.
+    sa.Column("was", sa.Text, nullable=False),
+    # What a step needs that cannot be taken back, written before that step; see `fleet.reimage`.
+    sa.Column("progress", sa.JSON, nullable=False),
+    sa.Column("closed_at", sa.Float),
+    sa.Column("outcome", sa.Text),
+    sa.Column("reason", sa.Text, nullable=False),
+)
+# One node has at most one that is open.
+sa.Index(
+    "ix_reimages_open",
+    reimages.c.node,
+    unique=True,
+    sqlite_where=reimages.c.closed_at.is_(None),
+    postgresql_where=reimages.c.closed_at.is_(None),
+)
+
 tickets = sa.Table(
     "tickets",
     metadata,

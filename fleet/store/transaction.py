@@ -23,6 +23,7 @@ from fleet.store.records import (
     board_from_row,
     node_from_row,
 )
+from fleet.store.reimages import ReimageReads, ReimageWrites
 from fleet.store.tables import boards, events, intents, kv, nodes, tickets
 from fleet.store.trust import TrustReads, TrustWrites
 
@@ -31,7 +32,7 @@ TIMELINE_LIMIT: Final = 1000
 """Entries that one question answers at most; the newest."""
 
 
-class Reader(TrustReads, AccessReads):
+class Reader(TrustReads, AccessReads, ReimageReads):
     """Questions. Every answer is a frozen value."""
 
     @property
@@ -148,7 +149,7 @@ class Reader(TrustReads, AccessReads):
         return {key: value for key, value in self._connection.execute(query)}
 
 
-class Transaction(Reader, TrustWrites, AccessWrites):
+class Transaction(Reader, TrustWrites, AccessWrites, ReimageWrites):
     """Questions and changes; all become durable together."""
 
     def add_node(self, record: NodeRecord) -> None:

@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 
 from fleet.lifecycle import (
     FAILED_TWIN,
+    GONE,
+    LEAVING,
+    REIMAGE_FROM,
+    REIMAGING,
     TRANSITIONS,
+    WAY_BACK,
     Happening,
     IllegalTransitionError,
     Standing,
@@ -69,8 +74,9 @@ def test_every_state_can_be_reached_and_left() -> None:
 
 def test_nothing_but_an_order_leads_an_installed_node_back_to_imaging() -> None:
     """Second power-on: no observation takes an installed node back to its installer."""
-    observations = set(Happening) - {Happening.REMOVED, Happening.RESTORED_BLANK, Happening.RELEASED}
-    seen = {state for state in State if state.is_installed}
+    orders = {Happening.REMOVED, Happening.RESTORED_BLANK, Happening.RELEASED, Happening.REIMAGE_ORDERED}
+    observations = set(Happening) - orders
+    seen = {state for state in State if state.is_installed} - REIMAGING
     frontier = set(seen)
     while frontier:
         frontier = {
@@ -81,6 +87,82 @@ def test_nothing_but_an_order_leads_an_installed_node_back_to_imaging() -> None:
         } - seen
         seen |= frontier
     assert not {state for state in seen if state.awaits_install}
+
+
+def _reachable(start: State, happenings: set[Happening]) -> set[State]:
+    seen, frontier = set[State](), {start}
+    while frontier:
+        seen |= frontier
+        frontier = {
+            TRANSITIONS[happening][state]
+            for happening in happenings
+            for state in frontier
+            if allows(state, happening)
+        } - seen
+    return seen
+
+
+def test_a_reimage_takes_every_step_in_its_order() -> None:
+    """And none of them can come before its turn."""
+    agent = (
+        Happening.REIMAGE_ORDERED,
+        Happening.CHECKS_BEGAN,
+        Happening.CHECKS_PASSED,
+        Happening.CORDON_SEEN,
+        Happening.AGENT_DRAINED,
+        Happening.NODE_GONE,
+        Happening.BOOT_STARTED,
+        Happening.ADMITTED,
+        Happening.INSTALLED,
+        Happening.ENROLLED,
+        Happening.BECAME_READY,
+    )
+    servers_only = (
+        Happening.SERVER_DRAINED,
+        Happening.LEADER_ELSEWHERE,
+        Happening.SNAPSHOT_KEPT,
+        Happening.MEMBER_GONE,
+    )
+    server = (*agent[:4], *servers_only, *agent[5:])
+    for road in (agent, server):
+        node, passed = standing(State.READY), [State.READY]
+        for happening in road:
+            node = advance(node, happening, 1.0)
+            passed.append(node.state)
+        assert node.state is State.READY
+        until_installer = road[: road.index(Happening.ADMITTED)]
+        for position, happening in enumerate(until_installer):
+            assert not any(allows(state, happening) for state in passed[:position])
+
+
+@pytest.mark.parametrize("state", sorted(LEAVING))
+def test_a_reimage_can_be_called_off_until_something_was_removed(state: State) -> None:
+    for was in REIMAGE_FROM:
+        assert advance(standing(state), WAY_BACK[was], 1.0).state is was
+
+
+@pytest.mark.parametrize("state", sorted(REIMAGING - LEAVING))
+def test_nothing_but_a_fresh_join_leads_back_to_ready_after_the_removal(state: State) -> None:
+    without_a_join = set(Happening) - {
+        Happening.ENROLLED,
+        # After the installation: a person flashes a card, takes the node out of cluster.yaml, orders again.
+        Happening.HANDED_OUT,
+        Happening.REMOVED,
+        Happening.REIMAGE_ORDERED,
+    }
+    assert State.READY not in _reachable(state, without_a_join)
+    assert not any(allows(state, back) for back in WAY_BACK.values())
+
+
+@pytest.mark.parametrize("state", sorted(GONE))
+def test_a_node_is_offered_no_installer_before_its_turn(state: State) -> None:
+    assert state.is_installed
+    assert not state.awaits_install
+    assert not allows(state, Happening.BOOT_STARTED)
+
+
+def test_the_attempts_of_a_reimage_count_from_nothing() -> None:
+    assert advance(standing(State.NODE_DELETED, attempt=3), Happening.NODE_GONE, 1.0).attempt == 0
 
 
 def test_a_boot_while_pending_is_no_attempt() -> None:

@@ -1,0 +1,1 @@
+"""Taking an installed node down on purpose: to install it again, to replace its board, or for good."""
