@@ -13,6 +13,7 @@ import click
 from fleet.boards import BoardError, BoardModel
 from fleet.errors import InputError
 from fleet.spec.model import ClusterSpec, NodeSpec
+from fleet.spec.values import suggest
 
 EPILOG = """\b
 Examples:
@@ -169,10 +170,9 @@ def _parse_model(text: str | None) -> BoardModel | None:
 def _choose(spec: ClusterSpec, names: tuple[str, ...], model: BoardModel | None) -> list[NodeSpec]:
     unknown = [name for name in names if spec.find_node(name) is None]
     if unknown:
-        declared = ", ".join(node.name for node in spec.nodes)
         raise InputError(
             f"{spec.path}: there is no node {' and no node '.join(map(repr, unknown))}",
-            f"The file declares: {declared}",
+            suggest(unknown[0], (node.name for node in spec.nodes)),
         )
     wanted = [node for node in spec.nodes if not names or node.name in names]
     return [node for node in wanted if model is None or node.board is model]

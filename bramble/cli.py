@@ -2,11 +2,12 @@
 
 Commands live in their rooms' `cli` modules and are imported when they are used, so that `bramble check` does
 not pay for the web framework of `bramble serve`. Errors of all rooms are printed here, in one form, with one
-set of exit codes: 0 ok, 1 failed, 2 usage or invalid input, 130 interrupted.
+set of exit codes: `EXIT_CODES`.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -31,6 +32,7 @@ COMMANDS = {
     "boot-image": "bramble.boot_image_command:boot_image",
     "apply": "fleet.cli_apply:apply",
     "nodes": "fleet.cli:nodes",
+    "status": "bramble.cli_status:status",
     "show": "fleet.cli:show",
     "doctor": "bramble.doctor.cli:doctor",
     "eeprom": "fleet.cli_eeprom:eeprom",
@@ -46,6 +48,7 @@ COMMANDS = {
     "ca": "fleet.cli_ca:ca",
     "backup": "fleet.cli_backup:backup",
     "restore": "fleet.cli_backup:restore",
+    "completion": "bramble.cli_completion:completion",
     "lab": "bramble.lab_commands:lab",
 }
 """Command name → where it is defined, in the order in which a user meets them."""
@@ -60,6 +63,17 @@ IMAGE_COMMANDS = {
     "node": "bramble.image_command:node",
     "apply-delta": "bramble.image_command:apply_delta",
 }
+
+EXIT_CODES = """\b
+Exit codes
+  0    done
+  1    it failed, and stderr says why and what to do
+  2    wrong usage, or a file or value that cannot be used
+  125  'bramble run' only: the node did not run the command
+  130  interrupted
+Commands that look at something have codes of their own; their help says which.
+Colours go away with NO_COLOR=1, and where the output is no terminal.
+"""
 
 
 @runtime_checkable
@@ -88,8 +102,24 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it; a name that there is not is answered with the nearest one."""
+        name = args[0]
+        if name not in self._targets and not name.startswith("-"):
+            near = difflib.get_close_matches(name, self._targets, n=1, cutoff=0.6)
+            question = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"There is no command {name!r}.{question}")
+        return super().resolve_command(ctx, args)
 
-@click.group(cls=LazyGroup, targets=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(
+    cls=LazyGroup,
+    targets=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EXIT_CODES,
+)
 @click.version_option(package_name="bramble", message="bramble %(version)s")
 @click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for debugging.")
 @click.option(
@@ -99,8 +129,11 @@ class LazyGroup(click.Group):
     envvar="BRAMBLE_LOG_FORMAT",
     help="auto: JSON lines under systemd, else text.",
 )
-def bramble(verbose: int, log_format: str) -> None:
+@click.pass_context
+def bramble(context: click.Context, verbose: int, log_format: str) -> None:
     """Power on a Raspberry Pi and it becomes a node of your k3s cluster."""
+    if _is_plain():
+        context.color = False
     set_up_logging(verbose, LogFormat(log_format).resolve(os.environ))
 
 
@@ -112,7 +145,7 @@ def image() -> None:
 def main() -> None:
     """Run the command and turn what it raises into text and an exit code."""
     try:
-        result = bramble.main(standalone_mode=False)
+        result = bramble.main(prog_name="bramble", standalone_mode=False)
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
         sys.exit(130)
@@ -132,10 +165,15 @@ def main() -> None:
 
 def explain(error: ExplainedError) -> None:
     """Print what happened, then what to do next, on stderr."""
-    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True, color=False if _is_plain() else None)
     click.echo(error.message, err=True)
     for line in error.hint.splitlines():
         click.echo(f"  {line}", err=True)
+
+
+def _is_plain() -> bool:
+    """Whether the user wants no colours anywhere. Source: no-color.org: set, and not empty."""
+    return bool(os.environ.get("NO_COLOR"))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,10 @@ def demo(k3s_release: Path | None, mirror: str | None, keep: bool, plain: bool) 
 
     A Pi 5 server, a Pi 4 agent and a CM5 agent netboot from a real 'bramble serve' on a private network. No
     hardware, nothing outside this machine. k3s is simulated unless --k3s gives a release.
+
+    \b
+    bramble lab demo
+    bramble lab demo --k3s ./k3s-v1.33.5
     """
     from bramble.demo import DemoOptions, run_demo
 

@@ -22,6 +22,7 @@ from fleet.k3s import open_k3s
 from fleet.pki import open_pki
 from fleet.secret import Secret
 from fleet.spec.model import ClusterSpec, NodeSpec
+from fleet.spec.values import suggest
 from fleet.store.database import Store
 from imagebuilder.build import Image
 from imagebuilder.render import node_values
@@ -71,8 +72,8 @@ def require_node(spec: ClusterSpec, name: str) -> NodeSpec:
     """
     node = spec.find_node(name)
     if node is None:
-        names = ", ".join(node.name for node in spec.nodes)
-        raise FleetError(f"{spec.path}: there is no node {name!r}", f"The file declares: {names}")
+        hint = suggest(name, (node.name for node in spec.nodes))
+        raise FleetError(f"{spec.path}: there is no node {name!r}", hint)
     return node
 
 

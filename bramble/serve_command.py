@@ -11,13 +11,14 @@ from bramble.boot_sizes import warn_of_sizes
 from bramble.paths import agent_package, apt_access, state_layout, store
 from bramble.proofs import require_proven
 from fleet.cli import STORE_VARIABLE
+from fleet.cli_names import cluster_file
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec, DhcpMode
 from imagebuilder.build import Image, build_image, find_image
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default=Path("cluster.yaml"))
+@cluster_file
 @click.option(
     "--proven-only", is_flag=True, help="Refuse an image that 'bramble build --prove' did not prove."
 )

@@ -15,6 +15,8 @@ from urllib.parse import quote, urlencode
 
 from fleet.errors import FleetError
 from fleet.handout import Handout
+from fleet.overview import overview
+from fleet.refusal import nearest_hint
 from fleet.store.database import Store
 from fleet.store_place import Place
 from fleet.views import as_json, fleet_view, timeline_view
@@ -68,6 +70,17 @@ class FleetReader:
             finally:
                 store.close()
 
+    def overview(self) -> Any:
+        """An `Overview` as JSON values; `live` tells whether a server answered."""
+        try:
+            return {"live": True, **self._ask("GET", "/v1/overview")}
+        except NoServerError:
+            store = Store.open_readonly(self._database)
+            try:
+                return {"live": False, **as_json(overview(store))}
+            finally:
+                store.close()
+
     def summary(self) -> Any:
         """Counts by state, and the server's memory.
 
@@ -88,12 +101,12 @@ class FleetReader:
             store = Store.open_readonly(self._database)
             try:
                 found = timeline_view(store, name, since)
+                known = [node.name for node in fleet_view(store).nodes] if found is None else []
             finally:
                 store.close()
             if found is None:
-                raise FleetError(
-                    f"there is no node or board {name!r}", "'bramble nodes' lists them."
-                ) from None
+                hint = nearest_hint(name, known)
+                raise FleetError(f"there is no node or board {name!r}", hint) from None
             return as_json(found)
 
     def pending_fingerprint(self, name: str) -> str | None:

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import click
 import platformdirs
@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.live import Live
 
 from fleet.admin_client import FleetReader
+from fleet.cli_names import NODE
+from fleet.cli_names import cluster_file as cluster_file
 from fleet.cli_render import event_text, first_sign, render_fleet, render_timeline
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec
@@ -25,8 +27,6 @@ STATE_VARIABLE: Final = "BRAMBLE_STATE_DIR"
 STORE_VARIABLE: Final = "BRAMBLE_STORE"
 DATABASE: Final = "control.db"
 """The store's file in the state directory, where it is no PostgreSQL database."""
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def state_directory(cluster: str) -> Path:
@@ -50,12 +50,6 @@ def fleet_reader(spec: ClusterSpec) -> FleetReader:
     return FleetReader(state_directory(spec.name), store_place(spec))
 
 
-def cluster_file(command: Command) -> Command:
-    """The argument FILE that every command about a cluster takes last."""
-    kind = click.Path(path_type=Path, dir_okay=False)
-    return click.argument("file", type=kind, default=Path("cluster.yaml"))(command)
-
-
 def reader_of(file: Path) -> FleetReader:
     """Where to ask about the cluster of `file`."""
     return fleet_reader(load_cluster(file))
@@ -69,6 +63,11 @@ def nodes(file: Path, as_json: bool, watch: bool) -> None:
     """List the nodes of a cluster.yaml with their state, and the boards that are held.
 
     Reads what the last server wrote when none is running.
+
+    \b
+    bramble nodes
+    bramble nodes --watch
+    bramble nodes attic.yaml --json | jq -r '.nodes[] | select(.state != "ready") | .name'
     """
     reader = reader_of(file)
     if as_json:
@@ -85,7 +84,7 @@ def nodes(file: Path, as_json: bool, watch: bool) -> None:
 
 
 @click.command()
-@click.argument("node")
+@click.argument("node", type=NODE)
 @cluster_file
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @click.option("--watch", is_flag=True, help="Go on with new entries until interrupted.")

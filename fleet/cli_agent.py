@@ -13,22 +13,9 @@ from rich.table import Table
 
 from fleet.admin_client import FleetReader
 from fleet.cli import state_directory
+from fleet.cli_names import NODE
+from fleet.cli_names import file_option as file_option
 from fleet.spec import load_cluster
-
-FILE = click.Path(path_type=Path, dir_okay=False)
-
-
-def file_option(command: Any) -> Any:
-    """Where nodes are named as arguments, the cluster's file is an option."""
-    return click.option(
-        "-c",
-        "--cluster",
-        "file",
-        type=FILE,
-        default=Path("cluster.yaml"),
-        show_default=True,
-        help="The cluster's file.",
-    )(command)
 
 
 def reader_of(file: Path) -> FleetReader:
@@ -78,7 +65,7 @@ def describe(rollout: dict[str, Any]) -> str:
 
 
 @agent.command()
-@click.argument("nodes", nargs=-1)
+@click.argument("nodes", nargs=-1, type=NODE)
 @click.option("--all", "everywhere", is_flag=True, help="Every node whose agent has reported.")
 @click.option("--allow-downgrade", is_flag=True, help="Also where a newer version runs.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

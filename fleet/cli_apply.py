@@ -13,6 +13,7 @@ from rich.text import Text
 
 from fleet.admin_client import FleetReader
 from fleet.cli import state_directory
+from fleet.cli_names import cluster_file
 from fleet.errors import FleetError, InputError
 from fleet.spec.load import check_cluster
 from fleet.spec.problems import SpecErrors
@@ -27,7 +28,7 @@ _SIGNS: Final = {
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default=Path("cluster.yaml"))
+@cluster_file
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @click.option("--yes", is_flag=True, help="Remove nodes without a question.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")

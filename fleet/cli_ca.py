@@ -37,7 +37,11 @@ def prepare(file: Path) -> None:
 @cluster_file
 @click.option("--force", is_flag=True, help="Also when nodes may not have heard of it yet.")
 def switch(file: Path, force: bool) -> None:
-    """Put the next control CA in force. Nodes trust it since their last renewal."""
+    """Put the next control CA in force. Nodes trust it since their last renewal.
+
+    \b
+    bramble ca switch
+    """
     spec = load_cluster(file)
     life_s = spec.policy.certificate_life_s
     click.echo(switch_to_next(state_directory(spec.name), time.time(), life_s, force=force))
@@ -46,5 +50,9 @@ def switch(file: Path, force: bool) -> None:
 @ca.command()
 @cluster_file
 def retire(file: Path) -> None:
-    """Stop accepting certificates that the old control CA issued."""
+    """Stop accepting certificates that the old control CA issued.
+
+    \b
+    bramble ca retire
+    """
     click.echo(retire_previous(state_directory(load_cluster(file).name)))

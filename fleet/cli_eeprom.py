@@ -11,11 +11,13 @@ import click
 
 from fleet.boards import BoardError, BoardModel
 from fleet.cli import fleet_reader
+from fleet.cli_names import NODE, cluster_file
 from fleet.eeprom.config import Problem, check_config
 from fleet.eeprom.recommend import recommend, render, settings_of
 from fleet.errors import InputError
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec, NodeSpec
+from fleet.spec.values import suggest
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -28,7 +30,7 @@ def eeprom() -> None:
 
 
 @eeprom.command()
-@click.argument("file", type=FILE, default=Path("cluster.yaml"))
+@cluster_file
 @click.option(
     "--board", "model", metavar="BOARD", help="A model: pi4, pi400, cm4, pi5, pi500, cm5, cm5-lite."
 )
@@ -88,8 +90,8 @@ def check(settings: Path, model: str, as_json: bool) -> None:
 
 
 @eeprom.command()
-@click.argument("node")
-@click.argument("file", type=FILE, default=Path("cluster.yaml"))
+@click.argument("node", type=NODE)
+@cluster_file
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def apply(node: str, file: Path, yes: bool) -> None:
     """Let the agent of NODE write the recommended settings into its board's EEPROM.
@@ -132,8 +134,8 @@ def _board(model: str) -> BoardModel:
 def _node(spec: ClusterSpec, name: str) -> NodeSpec:
     node = spec.find_node(name)
     if node is None:
-        names = ", ".join(known.name for known in spec.nodes)
-        raise InputError(f"{spec.path} has no node {name!r}", f"It has {names}.")
+        hint = suggest(name, (known.name for known in spec.nodes))
+        raise InputError(f"{spec.path} has no node {name!r}", hint)
     return node
 
 

@@ -12,7 +12,8 @@ from urllib.parse import quote, urlencode
 import click
 
 from fleet.admin_client import BusyError, FleetReader
-from fleet.cli_agent import file_option, reader_of
+from fleet.cli_agent import reader_of
+from fleet.cli_names import NODE, file_option
 from fleet.errands import ANSWER_TIMEOUT_S
 from fleet.errors import FleetError
 
@@ -22,7 +23,7 @@ NOT_RUN: Final = 125
 
 
 @click.command()
-@click.argument("node")
+@click.argument("node", type=NODE)
 @click.option(
     "-n", "--lines", type=click.IntRange(1, 1000), default=100, show_default=True, help="The newest."
 )
@@ -68,7 +69,7 @@ def _print_lines(answer: dict[str, Any]) -> None:
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("node")
+@click.argument("node", type=NODE)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(0.1, 25), default=20, show_default=True, help="Seconds."

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from agent.proofs import FINGERPRINT_DIGITS, parse_fingerprint
-from fleet.cli import cluster_file, reader_of
+from fleet.cli import reader_of
+from fleet.cli_names import NODE, cluster_file
 from fleet.device_keys import read_directory
 
 _KEY = click.option(
@@ -20,7 +21,7 @@ _SURE = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 @click.command()
-@click.argument("node")
+@click.argument("node", type=NODE)
 @cluster_file
 @_KEY
 @_YES
@@ -43,7 +44,7 @@ def approve(node: str, file: Path, key: str | None, yes: bool) -> None:
 
 
 @click.command()
-@click.argument("node")
+@click.argument("node", type=NODE)
 @cluster_file
 @_KEY
 @_YES
@@ -63,7 +64,7 @@ def reject(node: str, file: Path, key: str | None, yes: bool) -> None:
 
 
 @click.command()
-@click.argument("node")
+@click.argument("node", type=NODE)
 @cluster_file
 @_SURE
 def revoke(node: str, file: Path, yes: bool) -> None:
@@ -107,7 +108,11 @@ def import_keys(directory: Path, file: Path) -> None:
 @cluster_file
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of text.")
 def list_keys(file: Path, as_json: bool) -> None:
-    """List the boards whose device key is on record, and where it came from."""
+    """List the boards whose device key is on record, and where it came from.
+
+    \b
+    bramble devices list
+    """
     found = reader_of(file).devices()
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -119,7 +124,7 @@ def list_keys(file: Path, as_json: bool) -> None:
 
 
 @devices.command()
-@click.argument("node")
+@click.argument("node", type=NODE)
 @cluster_file
 @_SURE
 def forget(node: str, file: Path, yes: bool) -> None:

@@ -40,6 +40,10 @@ def check(context: click.Context, file: Path, as_json: bool, show: bool) -> None
 
     FILE is cluster.yaml where it is not given. Exits with 0 if the file can be used (warnings are allowed)
     and with 2 if it cannot.
+
+    \b
+    bramble check
+    bramble check attic.yaml --show
     """
     checked = check_cluster(file)
     if as_json:
@@ -124,6 +128,10 @@ def init(file: Path, name: str | None, interface: str | None, subnet: str | None
 
     Asks for the name and the network on a terminal; elsewhere it takes what it finds on this machine. The
     file passes 'bramble check' as it is, but holds a placeholder MAC that you replace by that of your board.
+
+    \b
+    bramble init
+    bramble init attic.yaml --name attic --interface eth0 --subnet 192.168.86.0/24
     """
     if file.exists() and not force:
         raise InputError(

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from fleet.cli import fleet_reader
+from fleet.cli_names import cluster_file
 from fleet.spec import load_cluster
 from fleet.spec.values import ValueFault, parse_duration
 
-_FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default=Path("cluster.yaml"))
+_FILE = cluster_file
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
@@ -75,7 +76,11 @@ def create(name: str, file: Path, role: str, ttl_s: int, as_json: bool) -> None:
 @_FILE
 @_JSON
 def list_tokens(file: Path, as_json: bool) -> None:
-    """List the tokens: in force, and ended within 90 days."""
+    """List the tokens: in force, and ended within 90 days.
+
+    \b
+    bramble token list
+    """
     found = fleet_reader(load_cluster(file)).tokens()
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -90,7 +95,11 @@ def list_tokens(file: Path, as_json: bool) -> None:
 @click.argument("name")
 @_FILE
 def revoke(name: str, file: Path) -> None:
-    """End the token called NAME (or with that id), at once."""
+    """End the token called NAME (or with that id), at once.
+
+    \b
+    bramble token revoke grafana
+    """
     click.echo(fleet_reader(load_cluster(file)).revoke_token(name))
 
 

@@ -10,7 +10,7 @@ from agent.protocol import EepromOrder
 from fleet import events
 from fleet.eeprom.keys import KEYS
 from fleet.ground import Ground
-from fleet.refusal import RefusedError
+from fleet.refusal import RefusedError, no_such_node
 from fleet.restored import GAP, epoch_of, require_observed
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Reader
@@ -32,7 +32,7 @@ class EepromDesk:
         """
         node = self._ground.spec.find_node(name)
         if node is None:
-            raise RefusedError(404, "node", f"there is no node {name!r}", "'bramble nodes' lists them.")
+            raise no_such_node(name, (known.name for known in self._ground.spec.nodes))
         if not settings or len(settings) > MAX_SETTINGS:
             raise RefusedError(400, "settings", f"{len(settings)} settings, expected 1 to {MAX_SETTINGS}")
         for key, value in settings.items():

@@ -25,7 +25,7 @@ from agent.orders import ERRAND, SignedOrder
 from fleet import events
 from fleet.ground import Ground
 from fleet.lifecycle import REIMAGING, State
-from fleet.refusal import RefusedError
+from fleet.refusal import RefusedError, no_such_node
 from fleet.spec.model import RemoteRun
 from fleet.store.records import NodeRecord
 
@@ -195,8 +195,8 @@ class ErrandDesk:
     def _require_reporting(self, name: str) -> NodeRecord:
         with self._ground.store.read() as reader:
             node = reader.node(name)
-        if node is None:
-            raise RefusedError(404, "node", f"there is no node {name!r}", "'bramble nodes' lists them.")
+            if node is None:
+                raise no_such_node(name, (known.name for known in reader.nodes()))
         if node.state not in _HEARD or node.certificate is None:
             raise RefusedError(
                 409,

@@ -14,7 +14,7 @@ from fleet.handout import Handout
 from fleet.installs import ControlInfo, instance_id, new_disk_signature
 from fleet.lifecycle import Happening, State, allows
 from fleet.printable import printable
-from fleet.refusal import RefusedError
+from fleet.refusal import RefusedError, no_such_node
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Reader
 
@@ -93,9 +93,7 @@ class HandoutDesk:
 def _require(reader: Reader, name: str) -> NodeRecord:
     node = reader.node(name)
     if node is None:
-        raise RefusedError(
-            404, "node", f"there is no node {name!r} in cluster.yaml", "'bramble nodes' lists them."
-        )
+        raise no_such_node(name, (known.name for known in reader.nodes()), "cluster.yaml has no node")
     if not allows(node.state, Happening.HANDED_OUT):
         raise RefusedError(
             409,

@@ -8,7 +8,7 @@ from agent.proofs import fingerprint, parse_fingerprint
 from fleet import events
 from fleet.ground import Ground
 from fleet.lifecycle import Happening, State
-from fleet.refusal import RefusedError
+from fleet.refusal import RefusedError, no_such_node
 from fleet.revocation import revoke_node
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Reader
@@ -154,7 +154,7 @@ def _conflict(board: str, digest: str, known: DeviceKeyRecord | None, others: li
 def _require(reader: Reader, name: str) -> NodeRecord:
     node = reader.node(name)
     if node is None:
-        raise RefusedError(404, "node", f"there is no node {name!r}", "'bramble nodes' lists them.")
+        raise no_such_node(name, (known.name for known in reader.nodes()))
     return node
 
 

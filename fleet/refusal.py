@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 from fleet.errors import FleetError
+from fleet.printable import printable
 
 
 class RefusedError(FleetError):
@@ -17,3 +21,19 @@ class RefusedError(FleetError):
         super().__init__(message, hint)
         self.status = status
         self.code = code
+
+
+def no_such_node(name: str, known: Iterable[str], what: str = "there is no node") -> RefusedError:
+    """The refusal for a name that no node has; its hint has the nearest name.
+
+    Args:
+        what: The message up to the name.
+    """
+    return RefusedError(404, "node", f"{what} {name!r}", nearest_hint(name, known))
+
+
+def nearest_hint(name: str, known: Iterable[str]) -> str:
+    """`Did you mean 'pi4-worker-1'?`, and where the names are listed."""
+    near = difflib.get_close_matches(name.casefold(), list(known), n=1, cutoff=0.6)
+    question = f"Did you mean {printable(near[0])!r}? " if near else ""
+    return f"{question}'bramble nodes' lists them."

@@ -15,7 +15,7 @@ from fleet import events
 from fleet.ground import Ground
 from fleet.health_desk import find_write_obstacle
 from fleet.lifecycle import State
-from fleet.refusal import RefusedError
+from fleet.refusal import RefusedError, no_such_node
 from fleet.restored import GAP, epoch_of
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Reader, Transaction
@@ -79,9 +79,7 @@ class UpdateDesk:
             known = {node.name: node for node in tx.nodes()}
             unknown = [name for name in names if name not in known]
             if unknown:
-                raise RefusedError(
-                    404, "node", f"there is no node {unknown[0]!r}", "'bramble nodes' lists them."
-                )
+                raise no_such_node(unknown[0], known)
             wanted = [known[name] for name in names] or [node for node in known.values() if _has_agent(node)]
             absent = [node.name for node in wanted if not _has_agent(node)]
             if absent:

@@ -28,7 +28,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command()
-@click.argument("cluster", type=_CLUSTER, metavar="CLUSTER.yaml")
+@click.argument("cluster", type=_CLUSTER, default="cluster.yaml")
 @click.option(
     "--k3s", "release", type=_DIRECTORY, metavar="DIR", help="Take the k3s release from this directory."
 )

@@ -141,7 +141,12 @@ def base_fetch(
 @base.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def base_list(as_json: bool) -> None:
-    """List the bases that there are, and which of them are in the cache."""
+    """List the bases that there are, and which of them are in the cache.
+
+    \b
+    bramble base list
+    bramble base list --json
+    """
     from imagebuilder.bases import catalogue
     from imagebuilder.bases.inventory import list_bases
 

@@ -166,7 +166,11 @@ def store_commands() -> None:
 @store_commands.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def store_list(as_json: bool) -> None:
-    """List what is in the cache, with what it takes on the disk and when it was last used."""
+    """List what is in the cache, with what it takes on the disk and when it was last used.
+
+    \b
+    bramble store list
+    """
     from imagebuilder.store_gc import survey
 
     items = survey(store())
@@ -204,6 +208,10 @@ def store_verify(remove: bool, as_json: bool) -> None:
     """Read everything in the cache again and compare it with the digests that were recorded.
 
     Exit code 1 when something is damaged and still there.
+
+    \b
+    bramble store verify
+    bramble store verify --remove
     """
     from imagebuilder.store_verify import verify_store
 

@@ -85,6 +85,9 @@ def board(
     """Power on one virtual board and show its bootloader and console; ^C pulls the plug.
 
     Runs inside `bramble lab shell`: the board boots from whatever answers on that network.
+
+    \b
+    bramble lab board --model pi5 --disk nvme:./board0.img:16G
     """
     try:
         config = BoardConfig(

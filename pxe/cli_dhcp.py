@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from fleet.cli_names import cluster_file
 from fleet.spec import load_cluster
 from pxe.dhcp_guide.render import DhcpServerKind, make_guide, render_guide
 from pxe.net.interfaces import require_interface
@@ -19,7 +20,7 @@ def dhcp() -> None:
 
 
 @dhcp.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default=Path("cluster.yaml"))
+@cluster_file
 @click.option(
     "--for",
     "kinds",

@@ -20,6 +20,7 @@ from bramble.doctor.report import as_json as checks_as_json
 from bramble.doctor.report import exit_code
 from bramble.paths import state_layout, store
 from fleet.cli import fleet_reader
+from fleet.cli_names import cluster_file
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec
 from pxe.diagnosis.catalogue import RULES
@@ -28,7 +29,7 @@ LISTEN_S = 5.0
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default=Path("cluster.yaml"))
+@cluster_file
 @click.option("--board", metavar="NAME|SERIAL|MAC", help="Say what was found about one board instead.")
 @click.option("--interface", metavar="NAME", help="Look at this interface; needs no cluster.yaml.")
 @click.option(

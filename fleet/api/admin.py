@@ -18,7 +18,7 @@ from fleet.api.answers import value_answer
 from fleet.api.guard import add_to_audit
 from fleet.api.routes import MESSAGE, NAME, Access, Parameter, Route
 from fleet.controller import Controller
-from fleet.refusal import RefusedError
+from fleet.refusal import RefusedError, no_such_node
 from fleet.views import FleetView, Timeline, as_json, fleet_view, timeline_view
 
 _SINCE = Parameter(
@@ -63,9 +63,9 @@ class AdminRoutes:
         name = request.match_info["name"]
         found = timeline_view(self._controller.store, name, int(since))
         if found is None:
-            raise RefusedError(
-                404, "node", f"there is no node or board {name!r}", "'bramble nodes' lists them."
-            )
+            with self._controller.store.read() as reader:
+                known = [node.name for node in reader.nodes()]
+            raise no_such_node(name, known, "there is no node or board")
         return value_answer(as_json(found))
 
     async def _hand_out(self, request: web.Request) -> web.Response:

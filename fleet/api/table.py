@@ -18,6 +18,7 @@ from fleet.api.errands import ErrandRoutes
 from fleet.api.guard import Guard, Limits, limit_time, number_requests
 from fleet.api.lists import ListRoutes
 from fleet.api.openapi import document, openapi_path
+from fleet.api.overview import OverviewRoutes
 from fleet.api.people import PeopleRoutes
 from fleet.api.routes import Route
 from fleet.api.tokens import DOCUMENT, DocumentRoutes, TokenRoutes
@@ -35,6 +36,7 @@ class Group(Protocol):
 GROUPS: Final[tuple[type[Group], ...]] = (
     ControlRoutes,
     ListRoutes,
+    OverviewRoutes,
     AdminRoutes,
     PeopleRoutes,
     ApplyRoutes,

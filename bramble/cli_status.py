@@ -1,0 +1,122 @@
+"""`bramble status`: is everything all right? One screen, one exit code."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from fleet.admin_client import FleetReader
+from fleet.cli import WATCH_INTERVAL_S, reader_of
+from fleet.cli_names import cluster_file
+from fleet.cli_render import age, state_text
+from fleet.errors import FleetError
+
+FINE: Final = 0
+NEEDS_ATTENTION: Final = 1
+CANNOT_TELL: Final = 2
+
+
+@click.command()
+@cluster_file
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@click.option("--watch", is_flag=True, help="Keep the screen up to date until interrupted.")
+@click.pass_context
+def status(context: click.Context, file: Path, as_json: bool, watch: bool) -> None:
+    """Say whether everything is all right: the server, the nodes, and what needs a person.
+
+    Exits with 0 where nothing needs a person, with 1 where something does, and with 2 where nobody can tell:
+    no server runs (what the last one wrote is shown then), or cluster.yaml cannot be used.
+
+    \b
+    bramble status
+    bramble status --watch
+    bramble status --json | jq -r '.findings[].command'
+    bramble status > /dev/null || mail -s 'the cluster needs you' root < /dev/null
+    """
+    reader = reader_of(file)
+    if watch and not as_json:
+        with Live(console=Console(), auto_refresh=False) as live:
+            while True:
+                live.update(render(_look(reader), time.time()), refresh=True)
+                time.sleep(WATCH_INTERVAL_S)
+    while True:
+        seen = _look(reader)
+        if as_json:
+            click.echo(json.dumps(seen, indent=None if watch else 2))
+        else:
+            Console().print(render(seen, time.time()), soft_wrap=True)
+        if not watch:
+            context.exit(exit_code(seen))
+        time.sleep(WATCH_INTERVAL_S)
+
+
+def exit_code(seen: Mapping[str, Any]) -> int:
+    """FINE, NEEDS_ATTENTION or CANNOT_TELL."""
+    if not seen["live"]:
+        return CANNOT_TELL
+    return NEEDS_ATTENTION if seen["findings"] else FINE
+
+
+def _look(reader: FleetReader) -> dict[str, Any]:
+    """The overview, or why there is none: a person who asks for the status is answered, whatever happened."""
+    try:
+        return {"error": "", "hint": "", **reader.overview()}
+    except FleetError as error:
+        return {"live": False, "error": error.message, "hint": error.hint, "findings": []}
+
+
+def render(seen: Mapping[str, Any], now: float) -> RenderableType:
+    """The screen."""
+    if seen["error"]:
+        return Group(Text(f"cannot tell: {seen['error']}", style="bold red"), Text(f"  {seen['hint']}"))
+    parts: list[RenderableType] = [_headline(seen), _counts(seen)]
+    quorum = seen["quorum"]
+    if quorum["members"]:
+        spare = quorum["ready"] - quorum["needed"]
+        reserve = f"{spare} more may fail" if spare > 0 else "no more may fail" if not spare else "lost"
+        line = f"{quorum['ready']} of {quorum['members']} Ready, {quorum['needed']} needed: {reserve}"
+        parts.append(Text.assemble(("servers  ", "bold"), line))
+    for finding in seen["findings"]:
+        parts.append(Text(""))
+        style = "bold red" if finding["urgency"] == "now" else "yellow"
+        since = "" if finding["since"] is None else f"  ({age(now - finding['since'])})"
+        parts.append(Text.assemble(("! ", style), (finding["text"], style), (since, "dim")))
+        parts.append(Text(f"  {finding['hint']}"))
+        if finding["command"]:
+            parts.append(Text(f"  $ {finding['command']}", style="cyan"))
+    if seen["events"]:
+        parts += [Text(""), Text("last events", style="bold")]
+        for event in seen["events"]:
+            when = f"{age(now - event['at']):>7} ago  "
+            who = f"{event['node'] or event['board'] or '':<15} "
+            style = "bold red" if event["kind"] == "alarm" else ""
+            parts.append(Text.assemble((when, "dim"), (who, "cyan"), (event["text"], style)))
+    return Group(*parts)
+
+
+def _headline(seen: Mapping[str, Any]) -> Text:
+    if not seen["live"]:
+        text = "cannot tell: no server is running; this is what the last one wrote"
+        return Text(f"{text}\n  Start 'bramble serve', or 'systemctl start bramble'.", style="yellow")
+    count = len(seen["findings"])
+    if not count:
+        return Text("everything is all right", style="bold green")
+    return Text(f"{count} {'thing needs' if count == 1 else 'things need'} a person", style="bold red")
+
+
+def _counts(seen: Mapping[str, Any]) -> Text:
+    line = Text.assemble(("nodes    ", "bold"), f"{seen['ready']} of {seen['nodes']} Ready")
+    others = {state: count for state, count in seen["states"].items() if state != "ready"}
+    for number, (state, count) in enumerate(others.items()):
+        line.append(";  " if number == 0 else ", ")
+        line.append(f"{count} ")
+        line.append_text(state_text(state))
+    return line

@@ -1,0 +1,174 @@
+"""What of a fleet needs a person, and the command for it: the one table behind status and notifications.
+
+Pure: what is shown of the fleet in, findings out. A finding stands for a condition that holds now; it has a
+`key` that stays the same while it holds, so that whoever tells people can tell them once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from fleet.lifecycle import State
+from fleet.quorum import quorum_of
+from fleet.spec.model import Role
+from fleet.views import ConditionView, FleetView, HeldBoardView, NodeView
+
+MEMBERS: Final = (State.READY, State.DEGRADED, State.LOST)
+"""States of servers that are members of etcd: they joined, and were not taken out."""
+
+
+class Urgency(StrEnum):
+    """How soon somebody has to look."""
+
+    NOW = "now"
+    """Something stands still, or is one failure from it."""
+    SOON = "soon"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that needs a person.
+
+    Attributes:
+        code: What kind it is; part of the JSON output and of notifications.
+        subject: A node, a board, or "" for the cluster.
+        text: What is the matter.
+        hint: What to do.
+        command: What to type for it; "" where nothing is typed.
+        since: UTC seconds; None where nobody knows.
+    """
+
+    code: str
+    subject: str
+    urgency: Urgency
+    text: str
+    hint: str
+    command: str
+    since: float | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.code}/{self.subject}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quorum:
+    """The servers that hold the cluster's state; `spare` more may fail before it stands still."""
+
+    members: int
+    ready: int
+    needed: int
+
+    @property
+    def spare(self) -> int:
+        return self.ready - self.needed
+
+
+def findings(view: FleetView) -> tuple[Finding, ...]:
+    """Everything that needs a person, what is urgent first."""
+    found = [*_of_quorum(view), *(each for node in view.nodes for each in _of_node(node))]
+    found += map(_of_board, view.held)
+    return tuple(sorted(found, key=lambda one: (one.urgency is not Urgency.NOW, one.code, one.subject)))
+
+
+def quorum_in(view: FleetView) -> Quorum:
+    """How the servers stand, by their own states. A server that is degraded counts as not ready: by its
+    state alone nobody knows whether its etcd answers."""
+    servers = [node for node in view.nodes if node.role == Role.SERVER and node.state in MEMBERS]
+    ready = sum(node.state == State.READY for node in servers)
+    return Quorum(members=len(servers), ready=ready, needed=quorum_of(len(servers)) if servers else 0)
+
+
+def _of_quorum(view: FleetView) -> Iterator[Finding]:
+    quorum = quorum_in(view)
+    if not quorum.members or quorum.ready == quorum.members:
+        return
+    text = f"{quorum.ready} of {quorum.members} servers are Ready, etcd needs {quorum.needed}"
+    if quorum.spare < 0:
+        yield Finding(
+            code="quorum-lost",
+            subject="",
+            urgency=Urgency.NOW,
+            text=f"{text}: the cluster's API stands still",
+            hint="Bring servers back before anything else; do not re-image one of them now.",
+            command="bramble nodes",
+        )
+    elif quorum.spare == 0:
+        yield Finding(
+            code="quorum-thin",
+            subject="",
+            urgency=Urgency.NOW,
+            text=f"{text}: one more failure stops the cluster's API",
+            hint="Bring the other servers back first.",
+            command="bramble nodes",
+        )
+
+
+def _of_node(node: NodeView) -> Iterator[Finding]:
+    held = [_of_condition(node, one) for one in node.conditions]
+    match node.state:
+        case State.PENDING:
+            yield _about(
+                node,
+                "approval",
+                Urgency.SOON,
+                "waits for approval",
+                f"Compare its screen with {node.fingerprint or 'the key that it shows'}.",
+                "approve",
+            )
+        case State.QUARANTINED:
+            hint = "Its timeline says what went wrong; 'bramble approve' lets it try again."
+            yield _about(node, "quarantined", Urgency.NOW, "quarantined", hint, "show")
+        case State.LOST:
+            hint = "Is it on, and its network cable in? It comes back by itself when it reports again."
+            yield _about(node, "lost", Urgency.NOW, "does not report any more", hint, "show")
+        case State.DEGRADED if not held:
+            yield _about(
+                node, "degraded", Urgency.SOON, "is degraded", "Its timeline says since when.", "show"
+            )
+        case state if state.startswith("failed-"):
+            hint = "Its timeline says what failed and what to do."
+            yield _about(node, state, Urgency.SOON, state.replace("-", " ", 1), hint, "show")
+        case _:
+            pass
+    yield from held
+
+
+def _about(node: NodeView, code: str, urgency: Urgency, text: str, hint: str, verb: str) -> Finding:
+    detail = f": {node.detail}" if node.detail else ""
+    return Finding(
+        code=code,
+        subject=node.name,
+        urgency=urgency,
+        text=f"{node.name} {text}{detail}",
+        hint=hint,
+        command=f"bramble {verb} {node.name}",
+        since=node.since,
+    )
+
+
+def _of_condition(node: NodeView, held: ConditionView) -> Finding:
+    return Finding(
+        code=f"condition-{held.condition}",
+        subject=node.name,
+        urgency=Urgency.NOW if held.degrades else Urgency.SOON,
+        text=f"{node.name}: {held.words}: {held.evidence}",
+        hint=held.hint,
+        command=f"bramble show {node.name}",
+        since=held.since,
+    )
+
+
+def _of_board(board: HeldBoardView) -> Finding:
+    return Finding(
+        code="held-board",
+        subject=board.board,
+        urgency=Urgency.SOON,
+        text=f"board {board.board} ({board.model}) is in no cluster.yaml: {board.reason}",
+        hint="Add it under 'nodes:' and run 'bramble apply', or switch it off.",
+        command=f"bramble show {board.board}",
+        since=board.first_seen,
+    )

@@ -1,0 +1,113 @@
+"""The one screen of `bramble status`, and its exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from rich.console import Console
+
+from bramble import cli_status
+from bramble.cli import bramble
+from bramble.cli_status import render
+from fleet.admin_client import FleetReader
+from fleet.errors import FleetError
+
+EXAMPLE = str(Path(__file__).parents[3] / "examples" / "mixed-ha.yaml")
+LOST = {
+    "code": "lost",
+    "subject": "pi4-worker-1",
+    "urgency": "now",
+    "text": "pi4-worker-1 does not report any more",
+    "hint": "Is it on?",
+    "command": "bramble show pi4-worker-1",
+    "since": 940.0,
+}
+EVENT = {"at": 980.0, "node": "pi4-worker-1", "board": None, "kind": "state", "text": "lost: no status"}
+
+
+def seen(**changes: Any) -> dict[str, Any]:
+    return {
+        "live": True,
+        "nodes": 8,
+        "ready": 8,
+        "states": {"ready": 8},
+        "findings": [],
+        "quorum": {"members": 3, "ready": 3, "needed": 2},
+        "events": [],
+        **changes,
+    }
+
+
+def shown(value: dict[str, Any]) -> str:
+    out = io.StringIO()
+    Console(file=out, width=100).print(render({"error": "", "hint": "", **value}, 1000.0))
+    return out.getvalue()
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any] | FleetError, *arguments: str) -> Result:
+    def overview(_reader: FleetReader) -> dict[str, Any]:
+        if isinstance(answer, FleetError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(FleetReader, "overview", overview)
+    return CliRunner().invoke(bramble, ["status", EXAMPLE, *arguments])
+
+
+def test_all_right_is_said_in_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = typed(monkeypatch, seen())
+    assert result.exit_code == 0
+    assert result.output.splitlines()[0] == "everything is all right"
+    assert "8 of 8 Ready" in result.output
+    assert "3 of 3 Ready, 2 needed: 1 more may fail" in result.output
+
+
+def test_what_needs_a_person_comes_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = typed(monkeypatch, seen(ready=7, states={"ready": 7, "lost": 1}, findings=[LOST]))
+    assert result.exit_code == 1
+    assert "1 thing needs a person" in result.output
+    assert "$ bramble show pi4-worker-1" in result.output
+    assert "1 lost" in result.output
+
+
+def test_without_a_server_nobody_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = typed(monkeypatch, seen(live=False))
+    assert result.exit_code == 2
+    assert "no server is running" in result.output
+    assert "all right" not in result.output
+
+
+def test_without_a_record_nobody_can_tell_and_json_stays_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = FleetError("there is no record of this cluster", "It is made by the first 'bramble serve'.")
+    assert typed(monkeypatch, error).exit_code == 2
+    result = typed(monkeypatch, error, "--json")
+    assert result.exit_code == 2
+    assert json.loads(result.output)["error"] == "there is no record of this cluster"
+
+
+def test_a_faulty_file_ends_with_2_too(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text("version: 7\n")
+    result = CliRunner().invoke(bramble, ["status", str(file)])
+    assert getattr(result.exception, "exit_code", None) == cli_status.CANNOT_TELL
+
+
+def test_events_stand_with_their_age_and_whose_they_are() -> None:
+    text = shown(seen(events=[EVENT]))
+    assert "20 s ago  pi4-worker-1    lost: no status" in text
+
+
+@pytest.mark.parametrize(
+    ("ready", "words"), [(3, "1 more may fail"), (2, "no more may fail"), (1, "lost")], ids=str
+)
+def test_the_reserve_of_the_servers(ready: int, words: str) -> None:
+    assert shown(seen(quorum={"members": 3, "ready": ready, "needed": 2})).splitlines()[2].endswith(words)
+
+
+def test_a_hostile_text_is_no_markup() -> None:
+    assert "[bold]x[/bold]" in shown(seen(findings=[{**LOST, "text": "[bold]x[/bold]"}]))

@@ -1,0 +1,130 @@
+"""What of a fleet needs a person."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fleet.attention import Finding, Urgency, findings, quorum_in
+from fleet.lifecycle import State
+from fleet.views import ConditionView, FleetView, HeldBoardView, NodeView
+
+
+def node(name: str, state: str, role: str = "agent", **changes: Any) -> NodeView:
+    values: dict[str, Any] = {
+        "name": name,
+        "board": "pi5",
+        "role": role,
+        "state": state,
+        "since": 100.0,
+        "attempt": 0,
+        "detail": "",
+        "k3s": "",
+        "serial": None,
+        "mac": None,
+        "image_id": None,
+        "boots": 1,
+        "fingerprint": None,
+    }
+    return NodeView(**{**values, **changes})
+
+
+def servers(*states: str) -> FleetView:
+    return FleetView(
+        nodes=tuple(node(f"s{number}", state, "server") for number, state in enumerate(states)), held=()
+    )
+
+
+def found(view: FleetView) -> dict[str, Finding]:
+    return {one.key: one for one in findings(view)}
+
+
+@pytest.mark.parametrize("state", ["declared", "netbooting", "imaging", "first-boot", "joining", "ready"])
+def test_a_node_on_its_way_needs_nobody(state: str) -> None:
+    assert findings(FleetView(nodes=(node("n", state),), held=())) == ()
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "command"),
+    [
+        ("pending", "approval", "bramble approve n"),
+        ("quarantined", "quarantined", "bramble show n"),
+        ("lost", "lost", "bramble show n"),
+        ("degraded", "degraded", "bramble show n"),
+        ("failed-imaging", "failed-imaging", "bramble show n"),
+        ("failed-joining", "failed-joining", "bramble show n"),
+    ],
+)
+def test_a_node_that_is_stuck_names_the_command_for_it(state: str, code: str, command: str) -> None:
+    (one,) = findings(FleetView(nodes=(node("n", state, detail="why"),), held=()))
+    assert (one.code, one.subject, one.command) == (code, "n", command)
+    assert one.text.startswith("n ")
+    assert one.text.endswith(": why")
+
+
+@pytest.mark.parametrize("state", [state for state in State if state.startswith("failed-")])
+def test_every_failed_state_needs_a_person(state: State) -> None:
+    assert [one.code for one in findings(FleetView(nodes=(node("n", state.value),), held=()))] == [
+        state.value
+    ]
+
+
+def test_approval_shows_the_fingerprint_that_is_to_be_compared() -> None:
+    (one,) = findings(FleetView(nodes=(node("n", "pending", fingerprint="1a2b-3c4d"),), held=()))
+    assert "1a2b-3c4d" in one.hint
+
+
+@pytest.mark.parametrize("degrades", [True, False])
+def test_a_condition_stands_for_the_degraded_state_that_it_causes(degrades: bool) -> None:
+    ill = ConditionView(
+        condition="UnderVoltage",
+        words="under-voltage",
+        evidence="now",
+        hint="Mend",
+        since=7.0,
+        degrades=degrades,
+    )
+    state = "degraded" if degrades else "ready"
+    (one,) = findings(FleetView(nodes=(node("n", state, conditions=(ill,)),), held=()))
+    assert one.key == "condition-UnderVoltage/n"
+    assert one.urgency is (Urgency.NOW if degrades else Urgency.SOON)
+    assert (one.hint, one.since) == ("Mend", 7.0)
+
+
+def test_a_held_board_is_found_and_shown_by_its_serial() -> None:
+    board = HeldBoardView(
+        board="d03114aa", model="Pi 4", serial=None, macs=(), first_seen=1.0, last_seen=2.0, reason="unknown"
+    )
+    (one,) = findings(FleetView(nodes=(), held=(board,)))
+    assert one.command == "bramble show d03114aa"
+
+
+@pytest.mark.parametrize(
+    ("states", "code"),
+    [
+        pytest.param(("ready", "ready", "ready"), None, id="all well"),
+        pytest.param(("ready", "ready", "lost"), "quorum-thin/", id="one of three lost"),
+        pytest.param(("ready", "lost", "degraded"), "quorum-lost/", id="two of three"),
+        pytest.param(("lost",), "quorum-lost/", id="the only one"),
+        pytest.param(("ready", "lost"), "quorum-lost/", id="one of two"),
+        pytest.param(("ready", "ready", "joining"), None, id="the third joins"),
+        pytest.param(("ready",) * 4 + ("lost",), None, id="one of five"),
+        pytest.param(("declared",) * 3, None, id="nothing installed"),
+    ],
+)
+def test_quorum(states: tuple[str, ...], code: str | None) -> None:
+    about = {key for key in found(servers(*states)) if key.startswith("quorum")}
+    assert about == ({code} if code else set())
+
+
+def test_the_urgent_comes_first() -> None:
+    view = FleetView(nodes=(node("a", "pending"), node("b", "lost")), held=())
+    assert [one.subject for one in findings(view)] == ["b", "a"]
+
+
+def test_agents_are_not_counted_for_quorum() -> None:
+    view = FleetView(nodes=(node("a", "lost"), node("s", "ready", "server")), held=())
+    quorum = quorum_in(view)
+    assert (quorum.members, quorum.ready, quorum.needed, quorum.spare) == (1, 1, 1, 0)
+    assert not [key for key in found(view) if key.startswith("quorum")]
