@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from fleet.lifecycle import State
+from fleet.lifecycle import LEAVING, State
 from fleet.quorum import quorum_of
 from fleet.spec.model import Role
 from fleet.views import ConditionView, FleetView, HeldBoardView, NodeView
 
-MEMBERS: Final = (State.READY, State.DEGRADED, State.LOST)
+MEMBERS: Final = frozenset({State.READY, State.DEGRADED, State.LOST, *LEAVING})
 """States of servers that are members of etcd: they joined, and were not taken out."""
 
 
@@ -100,11 +100,17 @@ def _of_quorum(view: FleetView) -> Iterator[Finding]:
         yield Finding(
             code="quorum-thin",
             subject="",
-            urgency=Urgency.NOW,
+            urgency=Urgency.SOON if _is_planned(view) else Urgency.NOW,
             text=f"{text}: one more failure stops the cluster's API",
-            hint="Bring the other servers back first.",
+            hint="Bring the other servers back first, or wait for the re-image that is under way.",
             command="bramble nodes",
         )
+
+
+def _is_planned(view: FleetView) -> bool:
+    """Whether every server that is missing is so because it is re-imaged."""
+    missing = [node for node in view.nodes if node.role == Role.SERVER and node.state in MEMBERS]
+    return all(node.state in LEAVING for node in missing if node.state != State.READY)
 
 
 def _of_node(node: NodeView) -> Iterator[Finding]:

@@ -118,6 +118,12 @@ def test_quorum(states: tuple[str, ...], code: str | None) -> None:
     assert about == ({code} if code else set())
 
 
+def test_a_server_that_is_re_imaged_is_no_alarm_but_one_that_is_lost_beside_it_is() -> None:
+    planned = found(servers("ready", "ready", "draining"))["quorum-thin/"]
+    assert planned.urgency is Urgency.SOON
+    assert found(servers("ready", "lost", "draining"))["quorum-lost/"].urgency is Urgency.NOW
+
+
 def test_the_urgent_comes_first() -> None:
     view = FleetView(nodes=(node("a", "pending"), node("b", "lost")), held=())
     assert [one.subject for one in findings(view)] == ["b", "a"]
