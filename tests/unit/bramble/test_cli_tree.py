@@ -155,9 +155,9 @@ def test_the_script_calls_the_program_back(shell: str) -> None:
 
 
 def test_an_unknown_command_is_answered_with_the_nearest() -> None:
-    result = CliRunner().invoke(bramble, ["statuss"])
+    result = CliRunner().invoke(bramble, ["statux"])
     assert result.exit_code == 2
-    assert "There is no command 'statuss'. Did you mean 'status'?" in result.output
+    assert "There is no command 'statux'. Did you mean 'status'?" in result.output
 
 
 def test_an_unknown_option_is_answered_with_the_nearest() -> None:
