@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fleet.apply_reach import Reach
 from fleet.changes import Change, Kind, compare
 from fleet.ground import Ground
 from fleet.joining import FOUNDED
@@ -43,14 +44,24 @@ class ApplyDesk:
         self._ground = ground
         self._declare = declare
 
-    def apply(self, text: str, path: Path, *, dry_run: bool) -> Applied:
+    def apply(self, text: str, path: Path, *, dry_run: bool, from_here: bool) -> Applied:
         """Compare the text of a cluster.yaml with what runs, and take it unless a change is refused.
 
         Args:
-            path: Of the file, absolute: relative paths in it start there.
+            path: Of the file, absolute: relative paths in it start there. From elsewhere it is on another
+                machine, and they start where those of the file in force do.
+            from_here: The caller is on this machine; any other reaches no file of it (`fleet.apply_reach`).
+
+        Raises:
+            RefusedError: The caller is elsewhere, and the file reaches for this machine.
         """
         running = self._ground.spec
-        checked = check_text(text, path, loader_surroundings(path))
+        path = path if from_here else running.path
+        reach, around = Reach(running), loader_surroundings(path)
+        checked = check_text(text, path, around if from_here else reach.limit(around))
+        reach.require_known_paths()
+        if checked.spec is not None and not from_here:
+            reach.require_known_powers(checked.spec)
         if checked.spec is None:
             return Applied(problems=checked.problems, changes=(), applied=False, usual_path=running.path)
         with self._ground.store.read() as reader:

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from fleet.api.answers import value_answer
 from fleet.api.guard import add_to_audit
+from fleet.api.peer import is_of_this_machine
 from fleet.api.routes import Access, Parameter, Route
 from fleet.controller import Controller
 from fleet.refusal import RefusedError
@@ -30,7 +31,8 @@ class ApplyRoutes:
         if dry_run not in ("0", "1"):
             raise RefusedError(400, "dry_run", f"dry_run is {dry_run!r}, it is 0 or 1")
         path, text = _parse(await request.read())
-        done = self._controller.apply.apply(text, path, dry_run=dry_run == "1")
+        from_here = is_of_this_machine(request)
+        done = self._controller.apply.apply(text, path, dry_run=dry_run == "1", from_here=from_here)
         add_to_audit(request, path=str(path), applied=str(done.applied).lower())
         return value_answer(
             {
@@ -46,9 +48,11 @@ class ApplyRoutes:
             method="POST",
             path="/v1/admin/apply",
             name="apply",
-            summary="Take a changed cluster.yaml, or only say what would change.",
+            summary="Take a changed cluster.yaml, or only say what would change. With a token, it names no "
+            "file and no command of the server's machine that the one in force does not name.",
             access=Access.ADMIN,
             handler=_apply,
+            refusals=(403,),
             parameters=(
                 Parameter(
                     name="dry_run",

@@ -31,6 +31,12 @@ def socket_user(request: web.Request) -> str | None:
         return f"uid {uid} on {os.uname().nodename}"
 
 
+def is_of_this_machine(request: web.Request) -> bool:
+    """Whether the caller came through the unix socket, which only the server's own user can open."""
+    connection: Any = request.get_extra_info("socket")
+    return connection is not None and connection.family == socket.AF_UNIX
+
+
 def peer_certificate(request: web.Request) -> str | None:
     """Serial number (lower-case hex, no leading zeros) of the connection's verified client certificate."""
     transport = request.transport
