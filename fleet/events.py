@@ -37,6 +37,8 @@ class Kind(StrEnum):
     EEPROM = "eeprom"
     AGENT = "agent"
     AUDIT = "audit"
+    POLICY = "policy"
+    LOCK = "lock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -121,6 +121,35 @@ class ReimageRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HoldRecord:
+    """A place of the fleet lock, and the re-image under which a node took it."""
+
+    node: str
+    number: int
+    taken_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutRecord:
+    """A rollout of an image as its row has it; `fleet.rollout.record` knows what the JSON values mean.
+
+    Attributes:
+        by: Who ordered it.
+        closed_at: None while it is open: running, paused or stopped.
+    """
+
+    number: int
+    image_id: str
+    requested_at: float
+    by: str
+    settings: Mapping[str, Any]
+    steps: tuple[Mapping[str, Any], ...]
+    phase: str
+    reason: str
+    closed_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TicketRecord:
     """What is known of a ticket; never the ticket itself."""
 

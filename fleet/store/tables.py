@@ -112,6 +112,33 @@ sa.Index(
     postgresql_where=reimages.c.closed_at.is_(None),
 )
 
+# Nodes that hold a place of the fleet lock; see `fleet.lock`.
+holds = sa.Table(
+    "holds",
+    metadata,
+    sa.Column("node", sa.Text, sa.ForeignKey("nodes.name"), primary_key=True),
+    # Of the re-image under which it was taken.
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("taken_at", sa.Float, nullable=False),
+)
+
+# Rollouts of images, one row for each; none is ever deleted, and one at most is open.
+rollouts = sa.Table(
+    "rollouts",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("image_id", sa.Text, nullable=False),
+    sa.Column("requested_at", sa.Float, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    # What was asked for: canary, batch, soak time.
+    sa.Column("settings", sa.JSON, nullable=False),
+    # Every node's step in its order: list of objects; see `fleet.rollout.record`.
+    sa.Column("steps", sa.JSON, nullable=False),
+    sa.Column("phase", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("closed_at", sa.Float),
+)
+
 tickets = sa.Table(
     "tickets",
     metadata,

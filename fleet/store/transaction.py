@@ -24,6 +24,7 @@ from fleet.store.records import (
     node_from_row,
 )
 from fleet.store.reimages import ReimageReads, ReimageWrites
+from fleet.store.rollouts import RolloutReads, RolloutWrites
 from fleet.store.tables import boards, events, intents, kv, nodes, tickets
 from fleet.store.trust import TrustReads, TrustWrites
 
@@ -32,7 +33,7 @@ TIMELINE_LIMIT: Final = 1000
 """Entries that one question answers at most; the newest."""
 
 
-class Reader(TrustReads, AccessReads, ReimageReads):
+class Reader(TrustReads, AccessReads, ReimageReads, RolloutReads):
     """Questions. Every answer is a frozen value."""
 
     @property
@@ -149,7 +150,7 @@ class Reader(TrustReads, AccessReads, ReimageReads):
         return {key: value for key, value in self._connection.execute(query)}
 
 
-class Transaction(Reader, TrustWrites, AccessWrites, ReimageWrites):
+class Transaction(Reader, TrustWrites, AccessWrites, ReimageWrites, RolloutWrites):
     """Questions and changes; all become durable together."""
 
     def add_node(self, record: NodeRecord) -> None:

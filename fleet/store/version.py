@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from fleet.store.tables import metadata
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 """Every migration, the oldest first. A test holds them, and the tables that the migrations make, against the
 declared."""
 LATEST: Final = REVISIONS[-1]
