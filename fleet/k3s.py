@@ -49,6 +49,8 @@ SERVICE_KEY_BITS: Final = 2048
 
 CA_NAMES: Final = ("server-ca", "client-ca", "request-header-ca", "etcd/server-ca", "etcd/peer-ca")
 """Files below `server/tls`, without `.crt` and `.key`."""
+ETCD_SERVER_CA: Final = "etcd/server-ca"
+"""Signs etcd's servers, and whoever may be its client."""
 SERVICE_KEY: Final = "service.key"
 TLS_DIRECTORY: Final = "/var/lib/rancher/k3s/server/tls"
 
@@ -122,6 +124,20 @@ class K3sMaterial:
             self._make_client(certificate_path, key_path, CONTROL_USER, CONTROL_GROUP, now, CLIENT_LIFETIME)
         return ClientIdentity(certificate_path, key_path, self.server_ca_pem)
 
+    def etcd_identity(self, now: float) -> ClientIdentity:
+        """A client certificate for the servers' etcd, which takes whatever its CA signed as an
+        administrator; made anew when it ends soon.
+        """
+        certificate_path, key_path = (
+            self._directory / "etcd-control.crt",
+            self._directory / "etcd-control.key",
+        )
+        if not _client_serves(certificate_path, key_path, now):
+            self._make_client(
+                certificate_path, key_path, CONTROL_USER, CONTROL_GROUP, now, CLIENT_LIFETIME, ETCD_SERVER_CA
+            )
+        return ClientIdentity(certificate_path, key_path, self._read(f"{ETCD_SERVER_CA}.crt"))
+
     def admin_identity(self, now: float) -> ClientIdentity:
         """An administrator's certificate, for minutes and for one act: to give the control server's user its
         role, in a cluster that does not have it.
@@ -136,9 +152,16 @@ class K3sMaterial:
             (self._directory / name).unlink(missing_ok=True)
 
     def _make_client(
-        self, certificate_path: Path, key_path: Path, user: str, group: str, now: float, lifetime: timedelta
+        self,
+        certificate_path: Path,
+        key_path: Path,
+        user: str,
+        group: str,
+        now: float,
+        lifetime: timedelta,
+        ca: str = "client-ca",
     ) -> None:
-        authority = load_authority(self._read("client-ca.crt").encode(), self._read("client-ca.key").encode())
+        authority = load_authority(self._read(f"{ca}.crt").encode(), self._read(f"{ca}.key").encode())
         key = new_key()
         certificate = sign_leaf(
             authority, key.public_key(), subject(user, group), now=utc(now), lifetime=lifetime
