@@ -48,6 +48,7 @@ COMMANDS = {
     "ca": "fleet.cli_ca:ca",
     "backup": "fleet.cli_backup:backup",
     "restore": "fleet.cli_backup:restore",
+    "notify": "fleet.cli_notify:notify",
     "completion": "bramble.cli_completion:completion",
     "lab": "bramble.lab_commands:lab",
 }

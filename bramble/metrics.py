@@ -21,6 +21,7 @@ from fleet.controller import Controller
 from fleet.errors import FleetError
 from fleet.join_failures import FAILURES, join_failures_of
 from fleet.lifecycle import State
+from fleet.notify.desk import NotifyDesk
 from fleet.store.database import Store
 from pxe.metrics import PxeMetrics
 from pxe.net.dns import OUTCOMES
@@ -48,7 +49,7 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-def make_metrics(store: Store, pxe: PxeServer, controller: Controller) -> Metrics:
+def make_metrics(store: Store, pxe: PxeServer, controller: Controller, notify: NotifyDesk) -> Metrics:
     """Metrics of the parts that are running."""
     metrics = Metrics(store)
     watch, notebook = metrics.pxe.watch, pxe.observer.doctor.notebook
@@ -82,6 +83,14 @@ def make_metrics(store: Store, pxe: PxeServer, controller: Controller) -> Metric
     )
     watch(
         "tftp_restarts", "TFTP workers that ended and were started again.", lambda: float(pxe.tftp_restarts)
+    )
+    watch("notices_waiting", "Notices to people that no channel has taken yet.", lambda: notify.waiting)
+    outcomes = {"sent": notify.sent, "failed": notify.failed}
+    metrics.pxe.watch_outcomes(
+        "notifications",
+        "Messages to people, by what became of them; one that failed is tried again.",
+        list(outcomes),
+        lambda outcome: float(outcomes[outcome].total()),
     )
     return metrics
 

@@ -81,7 +81,7 @@ def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInf
             if not prefix.startswith("defaults"):  # those of `defaults` are those of a node
                 yield from _fields(sections[0], inner)
         elif not prefix.startswith("defaults"):
-            yield from _variants(sections, key)
+            yield from _variants(sections, f"{key}[]" if _is_list(field.annotation) else key)
 
 
 def _variants(sections: list[type[BaseModel]], key: str) -> Iterator[tuple[str, FieldInfo]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import signal
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from fleet.controller import Controller
 from fleet.errors import FleetError
 from fleet.installs import ControlInfo
 from fleet.k3s import open_k3s
+from fleet.notify.desk import NotifyDesk
 from fleet.pki import ControlPki, open_pki
 from fleet.spec.model import ClusterSpec
 from fleet.store.database import Store
@@ -83,7 +85,8 @@ class Server:
         self._controller.updates.set_source(pack_release)
         self._refresh_is_due = False
         self._installing: set[str] = set()
-        metrics = make_metrics(self._store, self._pxe, self._controller)
+        self._notify = NotifyDesk(self._store, lambda: self._controller.spec, secrets.token_hex(8))
+        metrics = make_metrics(self._store, self._pxe, self._controller, self._notify)
         self._pxe.observer.count, self._pxe.metrics = metrics.pxe.count, metrics.render
 
     def _open_pki(self) -> ControlPki:
@@ -117,6 +120,7 @@ class Server:
                 services.create_task(self._pxe.run(), name="pxe")
                 services.create_task(self._controller.run(), name="controller")
                 services.create_task(self._watch_boot_images(), name="boot images")
+                services.create_task(self._notify.run(), name="notify")
                 if self._store.is_shared:
                     services.create_task(self._watch_store(), name="store")
                 await self._pxe.ready.wait()

@@ -46,6 +46,7 @@ from fleet.spec.model import (
     UrlBase,
     UserSpec,
 )
+from fleet.spec.notify_schema import build_channels
 from fleet.spec.schema import (
     BaseSection,
     CommandSection,
@@ -104,6 +105,7 @@ def build_cluster(draft: Draft, path: Path) -> ClusterSpec:
         policy=_policy(draft.document.policy or PolicySection()),
         path=path,
         control=ControlSpec(store=draft.cluster.control.store if draft.cluster.control else None),
+        notify=build_channels(draft.document.notify or (), around.resolve),
     )
 
 

@@ -26,6 +26,7 @@ from fleet.spec.model import (
     TasmotaPower,
     UrlBase,
 )
+from fleet.spec.notify_model import channel_document
 
 
 def to_document(spec: ClusterSpec) -> dict[str, Any]:
@@ -88,6 +89,7 @@ def to_document(spec: ClusterSpec) -> dict[str, Any]:
             },
             "join": {"batch": policy.join.batch, "slow_disk": policy.join.slow_disk.value},
         },
+        "notify": [channel_document(channel) for channel in spec.notify],
     }
 
 

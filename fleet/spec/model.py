@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fleet.boards import BoardModel, DiskKind, MacAddress, Serial
+from fleet.spec.notify_model import NotifyChannel
 from fleet.spec.windows import Window
 
 
@@ -402,6 +403,7 @@ class ClusterSpec:
     policy: PolicySpec
     path: Path
     control: ControlSpec = ControlSpec()
+    notify: tuple[NotifyChannel, ...] = ()
 
     @property
     def servers(self) -> tuple[NodeSpec, ...]:

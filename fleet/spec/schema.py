@@ -27,6 +27,7 @@ from fleet.spec.model import (
     Taint,
     UnknownBoards,
 )
+from fleet.spec.notify_schema import NotifySection
 from fleet.spec.window_text import parse_window
 from fleet.spec.windows import Window
 
@@ -423,3 +424,6 @@ class ClusterDocument(_Section):
     )
     nodes: list[NodeSection | None] | None = Field(default=None, description="The nodes.")
     policy: PolicySection | None = Field(default=None, description="What Bramble may decide without asking.")
+    notify: list[NotifySection | None] | None = Field(
+        default=None, description="Where people are told of what needs them: webhooks, ntfy, e-mail."
+    )

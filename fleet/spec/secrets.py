@@ -50,6 +50,11 @@ def _mend(key: Key) -> str:
         )
     if key[:3] == ("cluster", "k3s", "config"):
         return "Remove it: Bramble makes the cluster's tokens; other secrets belong in Kubernetes secrets."
+    if key[:1] == ("notify",):
+        return (
+            "Put it in a file that only the server can read, and name that with 'url_file', 'secret_file', "
+            "'token_file' or 'password_file'."
+        )
     if "power" in key:
         return (
             "Put it in a file that only you can read, and name that with 'password_file' or 'community_file'."

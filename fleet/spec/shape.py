@@ -124,13 +124,15 @@ def _tell(kind: str, location: Key, key: Key, found: Any, context: Mapping[str, 
     if kind == "extra_forbidden":
         return _unknown_key(location, key)
     if kind == "union_tag_not_found":
-        return Finding(
-            key, "the key 'driver' is missing", "Write 'driver: manual', or the name of another driver."
-        )
+        first = "webhook" if key[:1] == ("notify",) else "manual"
+        hint = f"Write 'driver: {first}', or the name of another driver."
+        return Finding(key, "the key 'driver' is missing", hint)
     if kind == "union_tag_invalid":
         drivers = [name.strip("' ") for name in str(context["expected_tags"]).split(",")]
         return Finding(
-            (*key, "driver"), f"{context['tag']!r} is not a power driver", suggest(context["tag"], drivers)
+            (*key, "driver"),
+            f"{context['tag']!r} is not a driver of {'notify' if key[:1] == ('notify',) else 'power'}",
+            suggest(context["tag"], drivers),
         )
     if kind in ("greater_than_equal", "less_than_equal"):
         if key == ("version",):

@@ -10,6 +10,7 @@ from fleet.boards import Soc
 from fleet.spec.document import Key
 from fleet.spec.draft import Draft, PathKind
 from fleet.spec.model import UPSTREAM
+from fleet.spec.notify_schema import channel_problems, named_files
 from fleet.spec.problems import Severity
 from fleet.spec.schema import ShellySection, SnmpPoeSection, TasmotaSection
 from fleet.spec.shape import Finding
@@ -35,12 +36,22 @@ def check_files(draft: Draft) -> Iterator[Finding]:
         if overlay is not None:
             yield from _path(draft, ("image", "overlays", index), overlay, PathKind.DIRECTORY, "overlay")
     yield from _login(draft)
+    yield from _notify(draft)
     for node in draft.nodes:
         match node.section.power:
             case TasmotaSection(password_file=str(path)) | ShellySection(password_file=str(path)):
                 yield from _path(draft, node.at("power", "password_file"), path, PathKind.FILE, "password")
             case SnmpPoeSection(community_file=str(path)):
                 yield from _path(draft, node.at("power", "community_file"), path, PathKind.FILE, "community")
+
+
+def _notify(draft: Draft) -> Iterator[Finding]:
+    sections = draft.document.notify or ()
+    for key, message, hint in channel_problems(sections, draft.is_faulty):
+        yield Finding(key, message, hint)
+    for index, section in enumerate(sections):
+        for name, path in named_files(section):
+            yield from _path(draft, ("notify", index, name), path, PathKind.FILE, name.removesuffix("_file"))
 
 
 def _kernel(draft: Draft, key: Key) -> Iterator[Finding]:
