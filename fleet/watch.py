@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from fleet import events
@@ -32,6 +32,10 @@ POLL_JOINING_S: Final = 2.0
 POLL_STEADY_S: Final = 10.0
 
 
+def _ignore(_listing: Mapping[str, KubeNode]) -> None:
+    """Nobody else wants to know."""
+
+
 class Watch:
     """Moves nodes by the clock and by what Kubernetes says."""
 
@@ -44,6 +48,8 @@ class Watch:
         self._unready: dict[str, int] = {}
         self._announcer = Announcer()
         self._labels = LabelDesk(ground)
+        self.on_listing: Callable[[Mapping[str, KubeNode]], None] = _ignore
+        """Told what Kubernetes says of its nodes, after they were moved by it."""
 
     def tick(self) -> None:
         """Apply time limits. Cheap: run it about once per second."""
@@ -99,6 +105,7 @@ class Watch:
         try:
             async with self._door.open() as (api, listing):
                 self.apply_kubernetes(listing)
+                self.on_listing(listing)
                 await self._announce(api, listing)
                 await self._preparation.tidy(api, listing)
                 await self._labels.reconcile(api, listing)

@@ -9,6 +9,7 @@ and nothing is forgotten.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,3 +39,39 @@ def look(evidence: Evidence, *, silent: bool, ready: bool | None, now: float) ->
         return Evidence(evidence.failing_s, now)
     step = min(max(now - evidence.seen_at, 0.0), MAX_STEP_S)
     return Evidence(evidence.failing_s + step, now)
+
+
+class Course:
+    """The evidence of every node, in memory only: a server that starts counts anew."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Evidence] = {}
+
+    def look(
+        self,
+        silent: Mapping[str, bool],
+        ready: Mapping[str, bool] | None,
+        now: float,
+        excused: Collection[str] = (),
+    ) -> None:
+        """Take a look at all nodes into account.
+
+        Args:
+            silent: Every node, and whether its agent is silent. Nodes that are not in it are forgotten.
+            ready: What Kubernetes says of the nodes that it knows; one that it does not know is not ready.
+                None: it did not answer lately.
+            excused: Nodes whose silence is not their own, `fleet.policy.judge.excused`.
+        """
+        self._known = {
+            name: look(
+                self._known.get(name, Evidence()),
+                silent=is_silent and name not in excused,
+                ready=None if ready is None else ready.get(name, False),
+                now=now,
+            )
+            for name, is_silent in silent.items()
+        }
+
+    def failing_s(self, name: str) -> float:
+        """For how long the node has failed."""
+        return self._known.get(name, Evidence()).failing_s

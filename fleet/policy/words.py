@@ -1,0 +1,22 @@
+"""Spans of time in words. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_UNITS: Final = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"))
+
+
+def span_text(seconds: float) -> str:
+    """`40 s`, `15 min`, `2 h 30 min`, `3 d`: two units at most, the second only where it says something."""
+    whole = max(int(seconds), 0)
+    for place, (size, unit) in enumerate(_UNITS):
+        count, rest = divmod(whole, int(size))
+        if not count:
+            continue
+        if place + 1 == len(_UNITS):
+            return f"{count} {unit}"
+        smaller, name = _UNITS[place + 1]
+        part = rest // int(smaller)
+        return f"{count} {unit} {part} {name}" if part else f"{count} {unit}"
+    return f"{whole} s"
