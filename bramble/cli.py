@@ -36,6 +36,7 @@ COMMANDS = {
     "show": "fleet.cli:show",
     "doctor": "bramble.doctor.cli:doctor",
     "eeprom": "fleet.cli_eeprom:eeprom",
+    "power": "fleet.cli_power:power",
     "agent": "fleet.cli_agent:agent",
     "logs": "fleet.cli_errands:logs",
     "run": "fleet.cli_errands:run",

@@ -12,7 +12,7 @@ import logging
 import secrets
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -51,12 +51,17 @@ STORE_EVERY_S: Final = 1.0
 class Server:
     """Everything that `bramble serve` runs, for one cluster and one image.
 
+    Args:
+        environ: Where passwords of power devices may stand, and what power commands see of.
+
     Raises:
         PxeError, FleetError: from the constructor, when a port is taken, a capability is missing, or the
         state can not be used.
     """
 
-    def __init__(self, spec: ClusterSpec, image: Image, state: StateLayout) -> None:
+    def __init__(
+        self, spec: ClusterSpec, image: Image, state: StateLayout, environ: Mapping[str, str] | None = None
+    ) -> None:
         ignore_bad_requests()
         make_private(state.directory)
         config = PxeConfig.from_spec(spec.network, spec.domain, state.directory, boards=len(spec.nodes))
@@ -83,6 +88,7 @@ class Server:
             ControlInfo(urls=(self.control.url,), ca_pem=pki.ca_pem),
         )
         self._controller.updates.set_source(pack_release)
+        self._controller.power.environ = environ or {}
         self._refresh_is_due = False
         self._installing: set[str] = set()
         self._notify = NotifyDesk(self._store, lambda: self._controller.spec, secrets.token_hex(8))
@@ -119,6 +125,7 @@ class Server:
             async with asyncio.TaskGroup() as services:
                 services.create_task(self._pxe.run(), name="pxe")
                 services.create_task(self._controller.run(), name="controller")
+                services.create_task(self._controller.power.run(), name="power")
                 services.create_task(self._watch_boot_images(), name="boot images")
                 services.create_task(self._notify.run(), name="notify")
                 if self._store.is_shared:

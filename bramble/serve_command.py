@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import click
@@ -53,7 +54,7 @@ def serve(file: Path, proven_only: bool, store_url: str | None) -> None:
     warn_of_sizes(spec, image)
     if proven_only:
         require_proven(store(), image.id, file)
-    server = Server(spec, image, state)
+    server = Server(spec, image, state, os.environ)
 
     def say_ready() -> None:
         click.echo(_ready_text(spec, image, server.control.url))

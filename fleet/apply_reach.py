@@ -17,13 +17,9 @@ from fleet.refusal import RefusedError
 from fleet.spec.draft import PathKind, Surroundings
 from fleet.spec.model import (
     ClusterSpec,
-    CommandPower,
     FileBase,
-    PowerSpec,
-    ShellyPower,
-    SnmpPoePower,
-    TasmotaPower,
 )
+from fleet.spec.power import CommandPower, PowerSpec, secret_places
 
 
 @dataclass(slots=True)
@@ -91,18 +87,9 @@ def named_paths(spec: ClusterSpec) -> Iterator[Path]:
     if isinstance(spec.k3s.source, Path):
         yield spec.k3s.source
     for node in spec.nodes:
-        match node.power:
-            case TasmotaPower(password_file=Path() as path) | ShellyPower(password_file=Path() as path):
-                yield path
-            case SnmpPoePower(community_file=path):
-                yield path
+        yield from (place.file for place in secret_places(node.power) if place.file is not None)
 
 
 def _touches_this_machine(power: PowerSpec | None) -> bool:
-    match power:
-        case CommandPower() | SnmpPoePower():
-            return True
-        case TasmotaPower(password_file=path) | ShellyPower(password_file=path):
-            return path is not None
-        case _:
-            return False
+    """A variable of the server's environment would go to another device just as a file would."""
+    return isinstance(power, CommandPower) or bool(secret_places(power))

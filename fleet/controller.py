@@ -43,6 +43,7 @@ from fleet.kube_door import Connect, KubeDoor
 from fleet.lifecycle import Happening, Standing, State
 from fleet.people import PeopleDesk
 from fleet.pki import ControlPki
+from fleet.power.desk import PowerDesk
 from fleet.secret import Secret
 from fleet.sightings import release_declared
 from fleet.spec.model import ClusterSpec, NodeSpec, Role
@@ -117,6 +118,7 @@ class Controller:
         self.joins = JoinDesk(ground, self.updates, self.errands)
         self.heartbeats = StatusIntake(store, self.joins)
         self.eeprom = EepromDesk(ground)
+        self.power = PowerDesk(ground)
         self.tokens = TokenDesk(ground)
         self.boots = BootDesk(ground)
         door = KubeDoor(ground, connect)

@@ -35,6 +35,7 @@ class Kind(StrEnum):
     HELD = "held"
     ALARM = "alarm"
     EEPROM = "eeprom"
+    POWER = "power"
     AGENT = "agent"
     AUDIT = "audit"
     POLICY = "policy"

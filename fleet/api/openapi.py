@@ -28,6 +28,7 @@ _TITLES: Final = {
     413: "The body is too large.",
     422: "The idempotency key was used for another request.",
     429: "Too many requests; `Retry-After` says how long to wait.",
+    502: "A device that was asked does not answer as it should.",
     503: "The server cannot do it now; ask again.",
 }
 _SECURITY: Final[dict[Access, list[dict[str, list[str]]]]] = {

@@ -20,6 +20,7 @@ from fleet.api.lists import ListRoutes
 from fleet.api.openapi import document, openapi_path
 from fleet.api.overview import OverviewRoutes
 from fleet.api.people import PeopleRoutes
+from fleet.api.power import PowerRoutes
 from fleet.api.routes import Route
 from fleet.api.tokens import DOCUMENT, DocumentRoutes, TokenRoutes
 from fleet.controller import Controller
@@ -42,6 +43,7 @@ GROUPS: Final[tuple[type[Group], ...]] = (
     ApplyRoutes,
     AgentRoutes,
     ErrandRoutes,
+    PowerRoutes,
     TokenRoutes,
     DocumentRoutes,
 )

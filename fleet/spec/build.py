@@ -15,7 +15,6 @@ from fleet.spec.model import (
     BaseRef,
     CatalogueBase,
     ClusterSpec,
-    CommandPower,
     ControlSpec,
     DhcpMode,
     DiskSpec,
@@ -28,40 +27,50 @@ from fleet.spec.model import (
     K3sSpec,
     KernelPages,
     KubeVipSpec,
-    ManualPower,
     NetworkSpec,
     NodeSpec,
     PackagesAt,
     PolicySpec,
     PortsSpec,
-    PowerSpec,
     ReimagePolicy,
     RemoteRun,
-    ShellyPower,
     SlowDisk,
-    SnmpPoePower,
-    TasmotaPower,
     TftpSpec,
     UnknownBoards,
     UrlBase,
     UserSpec,
 )
 from fleet.spec.notify_schema import build_channels
+from fleet.spec.power import (
+    DEFAULT_COMMAND_TIMEOUT_S,
+    DEFAULT_OFF_S,
+    CommandPower,
+    ManualPower,
+    PowerSpec,
+    SecretPlace,
+    ShellyPower,
+    SnmpAuth,
+    SnmpPoePower,
+    SnmpUser,
+    TasmotaPower,
+)
 from fleet.spec.schema import (
     BaseSection,
-    CommandSection,
     FirstBootSection,
     JoinSection,
     KubeVipSection,
-    ManualSection,
     PolicySection,
     PortsSection,
-    PowerSection,
     ReimageSection,
+    TftpSection,
+)
+from fleet.spec.schema_power import (
+    CommandSection,
+    ManualSection,
+    PowerSection,
     ShellySection,
     SnmpPoeSection,
     TasmotaSection,
-    TftpSection,
 )
 
 T = TypeVar("T")
@@ -72,6 +81,8 @@ names a stock image, which is what boards want; 'bramble check' warns where a bo
 
 DEFAULT_USER: Final = "pi"
 DEFAULT_TIMEZONE: Final = "Etc/UTC"
+DEFAULT_DEVICE_USER: Final = "admin"
+DEFAULT_SNMP_PORT: Final = 161
 DEFAULT_HTTP_PORT: Final = 7080
 DEFAULT_CONTROL_PORT: Final = 7443
 DEFAULT_REIMAGE_AFTER_S: Final = 15 * 60
@@ -198,8 +209,10 @@ def _node(node: DraftNode, around: Surroundings) -> NodeSpec:
 
 
 def _power(power: PowerSection, node: str, around: Surroundings) -> PowerSpec:
-    def resolve(path: str | None) -> Path | None:
-        return None if path is None else around.resolve(path)
+    def secret(file: str | None, variable: str | None) -> SecretPlace | None:
+        if file is None and variable is None:
+            return None
+        return SecretPlace(None if file is None else around.resolve(file), variable)
 
     def argv(words: Iterable[str | None] | None) -> tuple[str, ...]:
         return tuple(word.replace("{node}", node) for word in _given(words))
@@ -208,26 +221,47 @@ def _power(power: PowerSection, node: str, around: Surroundings) -> PowerSpec:
         case ManualSection():
             return ManualPower()
         case CommandSection():
-            status = None if power.status is None else argv(power.status)
-            return CommandPower(on=argv(power.on), off=argv(power.off), status=status)
+            return CommandPower(
+                on=argv(power.on),
+                off=argv(power.off),
+                status=None if power.status is None else argv(power.status),
+                pass_env=_given(power.pass_env),
+                timeout_s=_or(power.timeout, DEFAULT_COMMAND_TIMEOUT_S),
+                off_s=_or(power.off_for, DEFAULT_OFF_S),
+            )
         case TasmotaSection():
             return TasmotaPower(
                 url=_required(power.url),
                 output=_or(power.output, 1),
-                password_file=resolve(power.password_file),
+                password=secret(power.password_file, power.password_env),
+                user=_or(power.user, DEFAULT_DEVICE_USER),
+                off_s=_or(power.off_for, DEFAULT_OFF_S),
             )
         case ShellySection():
             return ShellyPower(
                 url=_required(power.url),
                 channel=_or(power.channel, 0),
-                password_file=resolve(power.password_file),
+                password=secret(power.password_file, power.password_env),
+                user=_or(power.user, DEFAULT_DEVICE_USER),
+                off_s=_or(power.off_for, DEFAULT_OFF_S),
             )
         case SnmpPoeSection():
             return SnmpPoePower(
                 host=_required(power.host),
                 group=_or(power.group, 1),
                 port=_required(power.port),
-                community_file=around.resolve(_required(power.community_file)),
+                community=secret(power.community_file, power.community_env),
+                user=None
+                if power.user is None
+                else SnmpUser(
+                    name=power.user,
+                    auth=_or(power.auth, SnmpAuth.SHA),
+                    auth_password=_required(secret(power.auth_password_file, power.auth_password_env)),
+                    privacy=power.privacy,
+                    privacy_password=secret(power.privacy_password_file, power.privacy_password_env),
+                ),
+                udp_port=_or(power.udp_port, DEFAULT_SNMP_PORT),
+                off_s=_or(power.off_for, DEFAULT_OFF_S),
             )
 
 

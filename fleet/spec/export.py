@@ -16,17 +16,20 @@ from fleet.spec.model import (
     BaseRef,
     CatalogueBase,
     ClusterSpec,
-    CommandPower,
     FileBase,
-    ManualPower,
     NodeSpec,
-    PowerSpec,
-    ShellyPower,
-    SnmpPoePower,
-    TasmotaPower,
     UrlBase,
 )
 from fleet.spec.notify_model import channel_document
+from fleet.spec.power import (
+    CommandPower,
+    ManualPower,
+    PowerSpec,
+    SecretPlace,
+    ShellyPower,
+    SnmpPoePower,
+    TasmotaPower,
+)
 
 
 def to_document(spec: ClusterSpec) -> dict[str, Any]:
@@ -172,22 +175,57 @@ def _power(power: PowerSpec) -> dict[str, Any]:
         case ManualPower():
             return {"driver": "manual"}
         case CommandPower():
-            status = None if power.status is None else list(power.status)
-            return {"driver": "command", "on": list(power.on), "off": list(power.off), "status": status}
+            return {
+                "driver": "command",
+                "on": list(power.on),
+                "off": list(power.off),
+                "status": None if power.status is None else list(power.status),
+                "pass_env": list(power.pass_env),
+                "timeout": f"{power.timeout_s}s",
+                "off_for": f"{power.off_s}s",
+            }
         case TasmotaPower():
-            file = _text(power.password_file)
-            return {"driver": "tasmota", "url": power.url, "output": power.output, "password_file": file}
+            return {
+                "driver": "tasmota",
+                "url": power.url,
+                "output": power.output,
+                "user": power.user,
+                **_secret("password", power.password),
+                "off_for": f"{power.off_s}s",
+            }
         case ShellyPower():
-            file = _text(power.password_file)
-            return {"driver": "shelly", "url": power.url, "channel": power.channel, "password_file": file}
+            return {
+                "driver": "shelly",
+                "url": power.url,
+                "channel": power.channel,
+                "user": power.user,
+                **_secret("password", power.password),
+                "off_for": f"{power.off_s}s",
+            }
         case SnmpPoePower():
+            user = power.user
             return {
                 "driver": "snmp-poe",
                 "host": power.host,
                 "group": power.group,
                 "port": power.port,
-                "community_file": str(power.community_file),
+                "udp_port": power.udp_port,
+                **_secret("community", power.community),
+                "user": None if user is None else user.name,
+                "auth": None if user is None else user.auth.value,
+                **_secret("auth_password", None if user is None else user.auth_password),
+                "privacy": None if user is None else _text(user.privacy),
+                **_secret("privacy_password", None if user is None else user.privacy_password),
+                "off_for": f"{power.off_s}s",
             }
+
+
+def _secret(key: str, place: SecretPlace | None) -> dict[str, str | None]:
+    """Where it is; what it is stands in no document."""
+    return {
+        f"{key}_file": None if place is None else _text(place.file),
+        f"{key}_env": None if place is None else place.variable,
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from fleet.boards import BoardModel, DiskKind, MacAddress, Serial
 from fleet.spec.notify_model import NotifyChannel
+from fleet.spec.power import PowerSpec
 from fleet.spec.windows import Window
 
 
@@ -248,51 +249,6 @@ class Taint:
 
     def __str__(self) -> str:
         return f"{self.key}={self.value}:{self.effect}" if self.value else f"{self.key}:{self.effect}"
-
-
-@dataclass(frozen=True, slots=True)
-class ManualPower:
-    """A person switches the board."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommandPower:
-    """Commands of the user, as argument lists that no shell sees; `{node}` in them became the node's name."""
-
-    on: tuple[str, ...]
-    off: tuple[str, ...]
-    status: tuple[str, ...] | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TasmotaPower:
-    """A Tasmota plug; `output` counts from 1."""
-
-    url: str
-    output: int
-    password_file: Path | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShellyPower:
-    """A Shelly plug or relay; `channel` counts from 0."""
-
-    url: str
-    channel: int
-    password_file: Path | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SnmpPoePower:
-    """A PoE switch port by its RFC 3621 indices (`pethPsePortAdminEnable.<group>.<port>`)."""
-
-    host: str
-    group: int
-    port: int
-    community_file: Path
-
-
-PowerSpec = ManualPower | CommandPower | TasmotaPower | ShellyPower | SnmpPoePower
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,9 @@ even one that a cluster needs: a faulty value is taken out and reported, and the
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from fleet.boards import BoardModel, DiskKind, MacAddress, Serial
 from fleet.spec import values
@@ -28,36 +28,19 @@ from fleet.spec.model import (
     UnknownBoards,
 )
 from fleet.spec.notify_schema import NotifySection
+from fleet.spec.schema_power import PowerSection
+from fleet.spec.section import Port, Section, Text, Url, name_as_mapping
 from fleet.spec.window_text import parse_window
 from fleet.spec.windows import Window
 
-T = TypeVar("T")
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-
-def _name_as_mapping(key: str) -> BeforeValidator:
-    """Let a single word stand for a mapping with one key: `disk: nvme` is `disk: {kind: nvme}`."""
-    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
-
-
-def _text(value: Any) -> str:
-    return values.expect_text(value, "a text")
-
-
-Text = Annotated[str, BeforeValidator(_text)]
 Name = Annotated[str, BeforeValidator(values.parse_label)]
 Address = Annotated[IPv4Address, BeforeValidator(values.parse_ipv4)]
-Url = Annotated[str, BeforeValidator(values.parse_http_url)]
-Port = Annotated[int, Field(ge=1, le=65535)]
 LabelKey = Annotated[str, BeforeValidator(values.parse_kubernetes_key)]
 LabelValue = Annotated[str, BeforeValidator(values.parse_kubernetes_value)]
 Sha256 = Annotated[str, BeforeValidator(values.parse_sha256)]
 
 
-class KubeVipSection(_Section):
+class KubeVipSection(Section):
     enabled: bool | None = Field(
         default=None, description="Whether servers run kube-vip; `false` where you answer for the address."
     )
@@ -69,7 +52,7 @@ class KubeVipSection(_Section):
     )
 
 
-class K3sSection(_Section):
+class K3sSection(Section):
     version: Annotated[str, BeforeValidator(values.parse_k3s_version)] | None = Field(
         default=None, description="The exact release, like `v1.33.5+k3s1`; its checksum file is checked."
     )
@@ -98,7 +81,7 @@ class K3sSection(_Section):
     )
 
 
-class ControlSection(_Section):
+class ControlSection(Section):
     store: Annotated[str, BeforeValidator(values.parse_store_url)] | None = Field(
         default=None,
         description="A PostgreSQL database for the server's record, `postgresql://user@host/database`, "
@@ -106,7 +89,7 @@ class ControlSection(_Section):
     )
 
 
-class ClusterSection(_Section):
+class ClusterSection(Section):
     name: Name | None = Field(default=None, description="The cluster's name, one host name label.")
     domain: Annotated[str, BeforeValidator(values.parse_domain)] | None = Field(
         default=None, description="The zone of the nodes' names, `<node>.<domain>`."
@@ -119,7 +102,7 @@ class ClusterSection(_Section):
     )
 
 
-class BaseSection(_Section):
+class BaseSection(Section):
     name: Text | None = Field(
         default=None,
         description="A base that Bramble knows, see 'bramble base list'. Only one of `name`, `url`, `path`. "
@@ -139,7 +122,7 @@ class BaseSection(_Section):
     )
 
 
-class UserSection(_Section):
+class UserSection(Section):
     name: Annotated[str, BeforeValidator(values.parse_user)] | None = Field(
         default=None, description="The login that is made on every node."
     )
@@ -149,8 +132,8 @@ class UserSection(_Section):
     )
 
 
-class ImageSection(_Section):
-    base: Annotated[BaseSection | None, _name_as_mapping("name")] = Field(
+class ImageSection(Section):
+    base: Annotated[BaseSection | None, name_as_mapping("name")] = Field(
         default=None, description="The stock image to start from; a single word is its `name`."
     )
     pages: Annotated[KernelPages | None, BeforeValidator(values.enum_parser(KernelPages))] = Field(
@@ -175,7 +158,7 @@ class ImageSection(_Section):
     )
 
 
-class PortsSection(_Section):
+class PortsSection(Section):
     http: Port | None = Field(default=None, description="TCP port of the content server, plain HTTP.")
     control: Port | None = Field(default=None, description="TCP port of the control API, TLS.")
     netconsole: Annotated[int, Field(ge=0, le=65535)] | None = Field(
@@ -183,7 +166,7 @@ class PortsSection(_Section):
     )
 
 
-class TftpSection(_Section):
+class TftpSection(Section):
     single_port: bool | None = Field(
         default=None,
         description="Answer from port 69 itself instead of from a port for each transfer. For boards behind "
@@ -194,7 +177,7 @@ class TftpSection(_Section):
     )
 
 
-class NetworkSection(_Section):
+class NetworkSection(Section):
     interface: Annotated[str, BeforeValidator(values.parse_interface)] | None = Field(
         default=None, description="The interface of this machine that faces the boards."
     )
@@ -232,7 +215,7 @@ class NetworkSection(_Section):
     )
 
 
-class DiskSection(_Section):
+class DiskSection(Section):
     kind: Annotated[DiskKind, BeforeValidator(values.enum_parser(DiskKind))] | None = Field(
         default=None, description="The kind of disk that Bramble erases and installs on."
     )
@@ -241,58 +224,7 @@ class DiskSection(_Section):
     )
 
 
-class ManualSection(_Section):
-    driver: Literal["manual"]
-
-
-class CommandSection(_Section):
-    driver: Literal["command"]
-    on: list[Text | None] | None = Field(
-        default=None,
-        description="Program and arguments that switch the board on; `{node}` becomes its name, no shell.",
-    )
-    off: list[Text | None] | None = Field(default=None, description="The same for switching it off.")
-    status: list[Text | None] | None = Field(
-        default=None, description="The same for asking; exit code 0 means on."
-    )
-
-
-class TasmotaSection(_Section):
-    driver: Literal["tasmota"]
-    url: Url | None = Field(default=None, description="Address of the plug, like `http://192.168.86.60`.")
-    output: Annotated[int, Field(ge=1, le=32)] | None = Field(
-        default=None, description="Which output, counted from 1."
-    )
-    password_file: Text | None = Field(default=None, description="A file with the plug's password.")
-
-
-class ShellySection(_Section):
-    driver: Literal["shelly"]
-    url: Url | None = Field(default=None, description="Address of the plug or relay.")
-    channel: Annotated[int, Field(ge=0, le=31)] | None = Field(
-        default=None, description="Which channel, counted from 0."
-    )
-    password_file: Text | None = Field(default=None, description="A file with the device's password.")
-
-
-class SnmpPoeSection(_Section):
-    driver: Literal["snmp-poe"]
-    host: Annotated[str, BeforeValidator(values.parse_host)] | None = Field(
-        default=None, description="The switch."
-    )
-    group: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Group index of the port (RFC 3621, `pethPsePortGroupIndex`)."
-    )
-    port: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Index of the port in its group (`pethPsePortIndex`)."
-    )
-    community_file: Text | None = Field(default=None, description="A file with the SNMP community.")
-
-
-PowerSection = ManualSection | CommandSection | TasmotaSection | ShellySection | SnmpPoeSection
-
-
-class DefaultsSection(_Section):
+class DefaultsSection(Section):
     """What a node takes where it says nothing itself."""
 
     board: Annotated[BoardModel, BeforeValidator(values.parse_board)] | None = Field(
@@ -301,7 +233,7 @@ class DefaultsSection(_Section):
     role: Annotated[Role, BeforeValidator(values.enum_parser(Role))] | None = Field(
         default=None, description="`server` holds etcd and the API, `agent` only workloads."
     )
-    disk: Annotated[DiskSection | None, _name_as_mapping("kind")] = Field(
+    disk: Annotated[DiskSection | None, name_as_mapping("kind")] = Field(
         default=None, description="The disk to install on; a single word is its `kind`."
     )
     labels: dict[LabelKey, LabelValue] | None = Field(
@@ -311,10 +243,11 @@ class DefaultsSection(_Section):
         default=None, description="Kubernetes taints of the node, like `gpu=yes:NoSchedule`."
     )
     power: Annotated[
-        Annotated[PowerSection, Field(discriminator="driver")] | None, _name_as_mapping("driver")
+        Annotated[PowerSection, Field(discriminator="driver")] | None, name_as_mapping("driver")
     ] = Field(
         default=None,
-        description="How it is switched: `manual` or a driver below. Checked, so far nothing acts on it.",
+        description="How it is switched, by `bramble power` and for a re-installation: `manual` or a driver "
+        "below.",
     )
     memory: Annotated[int, BeforeValidator(values.parse_memory)] | None = Field(
         default=None, description="The board's memory, for checks before it was ever seen."
@@ -332,7 +265,7 @@ class NodeSection(DefaultsSection):
     address: Address | None = Field(default=None, description="The node's fixed address on the subnet.")
 
 
-class FirstBootSection(_Section):
+class FirstBootSection(Section):
     agent: Annotated[FirstBoot, BeforeValidator(values.enum_parser(FirstBoot))] | None = Field(
         default=None,
         description="May a declared agent install by itself, or does it wait for 'bramble approve'?",
@@ -343,7 +276,7 @@ class FirstBootSection(_Section):
     )
 
 
-class ReimageSection(_Section):
+class ReimageSection(Section):
     when_failed: bool | None = Field(
         default=None,
         description="Whether Bramble may re-install a failed node by itself: one whose agent is silent and "
@@ -373,7 +306,7 @@ class ReimageSection(_Section):
     )
 
 
-class JoinSection(_Section):
+class JoinSection(Section):
     batch: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         default=None, description="How many agents join at a time; servers always join one by one."
     )
@@ -384,7 +317,7 @@ class JoinSection(_Section):
     )
 
 
-class PolicySection(_Section):
+class PolicySection(Section):
     unknown_boards: Annotated[UnknownBoards, BeforeValidator(values.enum_parser(UnknownBoards))] | None = (
         Field(
             default=None,
@@ -409,7 +342,7 @@ class PolicySection(_Section):
     )
 
 
-class ClusterDocument(_Section):
+class ClusterDocument(Section):
     """The whole file."""
 
     version: Annotated[int, Field(ge=1, le=1)] | None = Field(

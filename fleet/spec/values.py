@@ -307,6 +307,18 @@ def parse_host(value: Any) -> str:
     return text
 
 
+def parse_variable(value: Any) -> str:
+    """The name of an environment variable; one that begins with the secret itself is not a name."""
+    text = expect_text(value, "the name of an environment variable")
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", text):
+        raise ValueFault(
+            "the text is not the name of an environment variable (not shown here)",
+            "Write a name in capitals like SWITCH_COMMUNITY, and set the variable where 'bramble serve' "
+            "runs.",
+        )
+    return text
+
+
 def parse_kubernetes_key(value: Any) -> str:
     """The key of a label or taint: `name` or `prefix.example/name`.
 

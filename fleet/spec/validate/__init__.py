@@ -16,11 +16,13 @@ from fleet.spec.validate.k3s import check_k3s
 from fleet.spec.validate.network import check_network
 from fleet.spec.validate.nodes import check_nodes
 from fleet.spec.validate.policy import check_policy
+from fleet.spec.validate.power import check_power
 from fleet.spec.validate.required import check_required
 
 _CHECKS: Final[tuple[Callable[[Draft], Iterator[Finding]], ...]] = (
     check_required,
     check_nodes,
+    check_power,
     check_network,
     check_k3s,
     check_files,

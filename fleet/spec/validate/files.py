@@ -12,7 +12,6 @@ from fleet.spec.draft import Draft, PathKind
 from fleet.spec.model import UPSTREAM
 from fleet.spec.notify_schema import channel_problems, named_files
 from fleet.spec.problems import Severity
-from fleet.spec.schema import ShellySection, SnmpPoeSection, TasmotaSection
 from fleet.spec.shape import Finding
 from fleet.spec.values import suggest
 
@@ -24,6 +23,7 @@ BASE_CATALOGUE: Final = (
     "ubuntu-24.04",
     "ubuntu-26.04",
 )
+SECRET_FILES: Final = ("password_file", "community_file", "auth_password_file", "privacy_password_file")
 WITHOUT_RP1_ETHERNET: Final = "debian-trixie"
 """Debian 13's kernel has no driver for the Ethernet port behind the RP1 of the BCM2712 boards."""
 
@@ -38,11 +38,12 @@ def check_files(draft: Draft) -> Iterator[Finding]:
     yield from _login(draft)
     yield from _notify(draft)
     for node in draft.nodes:
-        match node.section.power:
-            case TasmotaSection(password_file=str(path)) | ShellySection(password_file=str(path)):
-                yield from _path(draft, node.at("power", "password_file"), path, PathKind.FILE, "password")
-            case SnmpPoeSection(community_file=str(path)):
-                yield from _path(draft, node.at("power", "community_file"), path, PathKind.FILE, "community")
+        power = node.section.power
+        for name in SECRET_FILES:
+            path = getattr(power, name, None)
+            if path is not None:
+                what = name.removesuffix("_file").replace("_", " ")
+                yield from _path(draft, node.at("power", name), path, PathKind.FILE, what)
 
 
 def _notify(draft: Draft) -> Iterator[Finding]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from fleet.boards import BoardModel
 from fleet.spec.document import Key, dotted
 from fleet.spec.draft import Draft, DraftNode
-from fleet.spec.schema import CommandSection, ManualSection, ShellySection, SnmpPoeSection, TasmotaSection
 from fleet.spec.shape import Finding
 
 
@@ -70,23 +69,3 @@ def _node(draft: Draft, node: DraftNode) -> Iterator[Finding]:
             f"node {node.label} has neither 'mac' nor 'serial', so its board cannot be recognised",
             "Add one: the bootloader's screen shows both, 'bramble nodes' lists boards that tried to boot.",
         )
-    yield from _power(draft, node)
-
-
-def _power(draft: Draft, node: DraftNode) -> Iterator[Finding]:
-    power = node.section.power
-    needed: dict[str, object]
-    match power:
-        case None | ManualSection():
-            return
-        case CommandSection():
-            needed = {"on": power.on, "off": power.off}
-        case TasmotaSection() | ShellySection():
-            needed = {"url": power.url}
-        case SnmpPoeSection():
-            needed = {"host": power.host, "port": power.port, "community_file": power.community_file}
-    for name, value in needed.items():
-        key = node.at("power", name)
-        if not value and not draft.is_faulty(key):
-            hint = f"Add '{name}: …' to 'power', here or under 'defaults'."
-            yield Finding(key, f"power driver {power.driver!r} of node {node.label} needs {name!r}", hint)

@@ -12,7 +12,7 @@ from fakes_fleet_server import Answer, Caller, Running, running
 
 from fleet.admin_client import FleetReader
 from fleet.spec import load_cluster
-from fleet.spec.model import TasmotaPower
+from fleet.spec.power import SecretPlace, TasmotaPower
 from fleet.tokens import TokenRole
 
 pytestmark = pytest.mark.integration
@@ -75,7 +75,7 @@ def test_nodes_may_come_with_a_token_and_relative_paths_mean_the_servers_own(
     assert spec.image.overlays == (directory / "mine",)
     power = spec.nodes[0].power
     assert isinstance(power, TasmotaPower)
-    assert power.password_file == directory / "plug.txt"
+    assert power.password == SecretPlace(directory / "plug.txt")
 
 
 OVERLAY = CLUSTER.replace("[./mine]", "[./mine, %s]")
@@ -116,8 +116,9 @@ def test_path_of_the_callers_choice_moves_nothing(server: Running, admin: Caller
         CLUSTER + POWERED % COMMAND,
         CLUSTER.replace("10.77.0.60", "10.77.0.66"),
         CLUSTER.replace("password_file: plug.txt", "password_file: plug.txt, output: 2"),
+        CLUSTER + POWERED % 'shelly, url: "http://10.77.0.66", password_env: PGPASSWORD',
     ],
-    ids=["command", "password to another device", "another socket of the plug"],
+    ids=["command", "password to another device", "another socket of the plug", "a variable of the server"],
 )
 def test_no_command_is_run_and_no_password_sent_elsewhere(server: Running, admin: Caller, text: str) -> None:
     answer = send(admin, text)

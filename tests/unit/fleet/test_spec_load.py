@@ -23,8 +23,12 @@ from fleet.spec import (
     PortsSpec,
     ReimagePolicy,
     Role,
+    SecretPlace,
     ShellyPower,
+    SnmpAuth,
     SnmpPoePower,
+    SnmpPrivacy,
+    SnmpUser,
     SpecErrors,
     Taint,
     TasmotaPower,
@@ -108,17 +112,51 @@ def test_power_is_a_tagged_union() -> None:
     files = {"secret": PathKind.FILE}
     http = "http://10.0.0.1"
     forms = {
-        "tasmota": {"driver": "tasmota", "url": http, "output": 2, "password_file": "secret"},
-        "shelly": {"driver": "shelly", "url": http},
+        "tasmota": {
+            "driver": "tasmota",
+            "url": http,
+            "output": 2,
+            "password_file": "secret",
+            "off_for": "9s",
+        },
+        "shelly": {"driver": "shelly", "url": http, "password_env": "PLUG_PASSWORD"},
         "snmp": {"driver": "snmp-poe", "host": "10.0.0.2", "port": 7, "community_file": "secret"},
-        "command": {"driver": "command", "on": ["pdu", "on", "{node}"], "off": ["pdu", "off", "{node}"]},
+        "snmp3": {
+            **{"driver": "snmp-poe", "host": "10.0.0.2", "group": 2, "port": 7, "user": "bramble"},
+            **{"auth": "sha256", "auth_password_file": "secret"},
+            **{"privacy": "aes", "privacy_password_env": "SWITCH_PRIVACY"},
+        },
+        "command": {
+            **{"driver": "command", "on": ["pdu", "on", "{node}"], "off": ["pdu", "off", "{node}"]},
+            **{"status": ["pdu", "ask"], "pass_env": ["PDU_TOKEN"], "timeout": "7s"},
+        },
     }
     found = {name: good(("nodes.1.power", form), paths=files).nodes[1].power for name, form in forms.items()}
     assert found == {
-        "tasmota": TasmotaPower(url=http, output=2, password_file=Path("/clusters/secret")),
-        "shelly": ShellyPower(url=http, channel=0, password_file=None),
-        "snmp": SnmpPoePower(host="10.0.0.2", group=1, port=7, community_file=Path("/clusters/secret")),
-        "command": CommandPower(on=("pdu", "on", "pi4-1"), off=("pdu", "off", "pi4-1"), status=None),
+        "tasmota": TasmotaPower(url=http, output=2, password=SecretPlace(Path("/clusters/secret")), off_s=9),
+        "shelly": ShellyPower(url=http, channel=0, password=SecretPlace(variable="PLUG_PASSWORD")),
+        "snmp": SnmpPoePower(
+            host="10.0.0.2", group=1, port=7, community=SecretPlace(Path("/clusters/secret"))
+        ),
+        "snmp3": SnmpPoePower(
+            host="10.0.0.2",
+            group=2,
+            port=7,
+            user=SnmpUser(
+                name="bramble",
+                auth=SnmpAuth.SHA256,
+                auth_password=SecretPlace(Path("/clusters/secret")),
+                privacy=SnmpPrivacy.AES,
+                privacy_password=SecretPlace(variable="SWITCH_PRIVACY"),
+            ),
+        ),
+        "command": CommandPower(
+            on=("pdu", "on", "pi4-1"),
+            off=("pdu", "off", "pi4-1"),
+            status=("pdu", "ask"),
+            pass_env=("PDU_TOKEN",),
+            timeout_s=7,
+        ),
     }
 
 
