@@ -14,6 +14,7 @@ import click
 
 from fleet.admin_client import FleetReader
 from fleet.cli_agent import file_option, reader_of
+from fleet.cli_names import NODE
 from fleet.errors import FleetError
 
 POLL_S: Final = 0.5
@@ -31,7 +32,7 @@ def _order_options(command: Callable[..., None]) -> Callable[..., None]:
         file_option,
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text."),
         click.option("--dry-run", is_flag=True, help="Say what would be done; nothing is sent."),
-        click.argument("node"),
+        click.argument("node", type=NODE),
     ):
         command = option(command)
     return command
@@ -84,7 +85,7 @@ def cycle(node: str, dry_run: bool, force: bool, yes: bool, as_json: bool, file:
 
 
 @power.command()
-@click.argument("node")
+@click.argument("node", type=NODE)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a word.")
 @file_option
 def state(node: str, as_json: bool, file: Path) -> None:
