@@ -47,9 +47,9 @@ MANIFEST: Final = "manifest.json"
 RECORD: Final = "store.jsonl"
 STATE: Final = "state/"
 MAX_MANIFEST_BYTES: Final = 4 << 20
-LEFT_OUT: Final = ("control.db", "boot-images")
+LEFT_OUT: Final = ("control.db", "boot-images", "snapshots")
 """Names in the state directory that begin so: the database, whose rows are in the record, its journals and
-its lock; and what 'bramble boot-image' makes anew."""
+its lock; what 'bramble boot-image' makes anew; and etcd's snapshots, each of which stands by itself."""
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _BLOCK: Final = 1 << 20
 

@@ -10,6 +10,8 @@ from fleet.spec.draft import Draft, DraftNode, Surroundings
 from fleet.spec.model import (
     DEFAULT_JOIN_BATCH,
     DEFAULT_NETCONSOLE_PORT,
+    DEFAULT_SNAPSHOT_EVERY_S,
+    DEFAULT_SNAPSHOTS_KEPT,
     KUBE_VIP_IMAGE,
     UPSTREAM,
     BaseRef,
@@ -35,6 +37,7 @@ from fleet.spec.model import (
     ReimagePolicy,
     RemoteRun,
     SlowDisk,
+    SnapshotPolicy,
     TftpSpec,
     UnknownBoards,
     UrlBase,
@@ -62,6 +65,7 @@ from fleet.spec.schema import (
     PolicySection,
     PortsSection,
     ReimageSection,
+    SnapshotsSection,
     TftpSection,
 )
 from fleet.spec.schema_power import (
@@ -269,6 +273,7 @@ def _policy(policy: PolicySection) -> PolicySpec:
     first_boot = policy.first_boot or FirstBootSection()
     reimage = policy.reimage or ReimageSection()
     join = policy.join or JoinSection()
+    snapshots = policy.snapshots or SnapshotsSection()
     return PolicySpec(
         unknown_boards=_or(policy.unknown_boards, UnknownBoards.HOLD),
         first_boot=FirstBootPolicy(
@@ -287,4 +292,9 @@ def _policy(policy: PolicySection) -> PolicySpec:
         join=JoinPolicy(_or(join.batch, DEFAULT_JOIN_BATCH), _or(join.slow_disk, SlowDisk.WARN)),
         certificate_life_s=_or(policy.certificate_life, DEFAULT_CERTIFICATE_LIFE_S),
         remote_run=_or(policy.remote_run, RemoteRun.OFF),
+        snapshots=SnapshotPolicy(
+            is_on=_or(snapshots.enabled, True),
+            every_s=_or(snapshots.every, DEFAULT_SNAPSHOT_EVERY_S),
+            keep=_or(snapshots.keep, DEFAULT_SNAPSHOTS_KEPT),
+        ),
     )

@@ -90,6 +90,11 @@ def to_document(spec: ClusterSpec) -> dict[str, Any]:
                 "again_after": f"{policy.reimage.again_after_s}s",
                 "windows": [str(window) for window in policy.reimage.windows],
             },
+            "snapshots": {
+                "enabled": policy.snapshots.is_on,
+                "every": f"{policy.snapshots.every_s}s",
+                "keep": policy.snapshots.keep,
+            },
             "join": {"batch": policy.join.batch, "slow_disk": policy.join.slow_disk.value},
         },
         "notify": [channel_document(channel) for channel in spec.notify],

@@ -319,6 +319,19 @@ class JoinPolicy:
     slow_disk: SlowDisk = SlowDisk.WARN
 
 
+DEFAULT_SNAPSHOT_EVERY_S = 12 * 3600
+DEFAULT_SNAPSHOTS_KEPT = 14
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPolicy:
+    """How often etcd's data is kept off the nodes, and how many of those snapshots."""
+
+    is_on: bool = True
+    every_s: int = DEFAULT_SNAPSHOT_EVERY_S
+    keep: int = DEFAULT_SNAPSHOTS_KEPT
+
+
 class RemoteRun(StrEnum):
     """Whether people may run commands on nodes through the agents."""
 
@@ -337,6 +350,7 @@ class PolicySpec:
     certificate_life_s: int = 7 * 86400
     """Of a node's certificate. Renewed at a third, so a node survives two thirds without this server."""
     remote_run: RemoteRun = RemoteRun.OFF
+    snapshots: SnapshotPolicy = SnapshotPolicy()
 
 
 @dataclass(frozen=True, slots=True)

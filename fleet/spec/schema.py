@@ -317,6 +317,19 @@ class JoinSection(Section):
     )
 
 
+class SnapshotsSection(Section):
+    enabled: bool | None = Field(
+        default=None,
+        description="Whether snapshots of etcd are taken on a schedule; on unless told otherwise.",
+    )
+    every: Annotated[int, Field(ge=600), BeforeValidator(values.parse_duration)] | None = Field(
+        default=None, description="How often, at least 10m: what the cluster would lose at most."
+    )
+    keep: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="How many are kept; a newer one takes the oldest one's place."
+    )
+
+
 class PolicySection(Section):
     unknown_boards: Annotated[UnknownBoards, BeforeValidator(values.enum_parser(UnknownBoards))] | None = (
         Field(
@@ -336,6 +349,11 @@ class PolicySection(Section):
         default=None,
         description="Whether `bramble run NODE -- COMMAND` works: `off`, or `on`. The node wants the same "
         "word in what it was installed with, so `on` counts for nodes that are installed from then on.",
+    )
+    snapshots: SnapshotsSection | None = Field(
+        default=None,
+        description="Snapshots of the cluster's etcd, kept in the control server's state directory with the "
+        "token and the CAs that they need.",
     )
     reimage: ReimageSection | None = Field(
         default=None, description="When Bramble re-installs by itself, and how much at a time."

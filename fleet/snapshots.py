@@ -1,0 +1,265 @@
+"""Snapshots of the cluster's etcd, kept here, off its nodes: taken on a schedule, by a person, and for each
+server that is taken down.
+
+k3s makes snapshots of its own on the servers' disks; those go with the disks. These have the cluster's token
+and CAs with them (`fleet.snapshot_files`), and are what `bramble recover` starts from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fleet.errors import FleetError
+from fleet.etcd.errors import EtcdError
+from fleet.etcd.snapshot import save_snapshot
+from fleet.etcd.view import hex_id
+from fleet.etcd_door import EtcdDoor
+from fleet.files import write_private
+from fleet.ground import Ground
+from fleet.joining import FOUNDED
+from fleet.kube import KubeError
+from fleet.kube_door import KubeDoor
+from fleet.lifecycle import State
+from fleet.reimage.server_checks import KeptSnapshot
+from fleet.snapshot_files import (
+    DATA,
+    KEYS,
+    Damaged,
+    SnapshotFiles,
+    SnapshotInfo,
+    new_id,
+    pack_keys,
+    verify,
+)
+from fleet.spec.model import Role
+
+log = logging.getLogger(__name__)
+
+REMOVE_ANNOTATION: Final = "etcd.k3s.cattle.io/remove"
+REMOVED_ANNOTATION: Final = "etcd.k3s.cattle.io/removed-node-name"
+SCHEDULE: Final = "schedule"
+LOOK_S: Final = 30.0
+RETRY_S: Final = 300.0
+TAKE_S: Final = 240.0
+"""The limit of a re-image's step is five minutes."""
+TOO_OLD_FACTOR: Final = 2.0
+"""Older than twice the schedule: something keeps snapshots from being taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotHealth:
+    """How it stands with the schedule.
+
+    Attributes:
+        newest_at: UTC seconds; None: there is none.
+        problem: Why the last one could not be taken, or that it is too old; "" otherwise.
+    """
+
+    newest_at: float | None
+    count: int
+    total_bytes: int
+    problem: str
+
+
+class SnapshotDesk:
+    """Takes, lists and prunes. One snapshot at a time."""
+
+    def __init__(self, ground: Ground, etcd: EtcdDoor, kube: KubeDoor, directory: Path) -> None:
+        self._ground = ground
+        self._etcd = etcd
+        self._kube = kube
+        self.files = SnapshotFiles(directory)
+        self._busy = asyncio.Lock()
+        self._failed_at = float("-inf")
+        self._failure = ""
+
+    async def take(
+        self, by: str, *, besides: str = "", tell: Callable[[int, int], None] = lambda _done, _total: None
+    ) -> SnapshotInfo:
+        """Take one and keep it.
+
+        Args:
+            by: Who wants it.
+            besides: A server that is not asked if another one can be.
+            tell: Called with bytes done and in all.
+
+        Raises:
+            FleetError: etcd does not give it, or it cannot be kept; nothing is left behind.
+        """
+        async with self._busy:
+            try:
+                async with asyncio.timeout(TAKE_S):
+                    info = await self._take(by, besides, tell)
+            except TimeoutError as error:
+                slow = EtcdError(f"etcd did not give its data within {TAKE_S:.0f} s", "Is the network slow?")
+                self._failed_at, self._failure = self._ground.clock(), slow.message
+                raise slow from error
+            except FleetError as error:
+                self._failed_at, self._failure = self._ground.clock(), error.message
+                raise
+        self._failed_at, self._failure = float("-inf"), ""
+        fields = {"snapshot": info.id, "bytes": info.size_bytes, "by": by}
+        log.info("a snapshot of etcd is kept", extra=fields)
+        return info
+
+    async def _take(self, by: str, besides: str, tell: Callable[[int, int], None]) -> SnapshotInfo:
+        client = self._etcd.client()
+        view = await client.observe()
+        if not view.is_quorate or view.leader is None:
+            raise EtcdError(
+                "etcd has no leader: its data may be old, or that of a minority",
+                "More than half of the servers have to be up.",
+            )
+        if view.strangers:
+            raise EtcdError(
+                f"etcd at {', '.join(view.strangers)} belongs to another cluster than the other servers'",
+                "Two clusters run where there should be one: find out which one is meant first.",
+            )
+        removing = await self._removing()
+        material, now = self._ground.k3s, self._ground.clock()
+        with self.files.staged() as staged:
+            saved = await save_snapshot(client, view, staged / DATA, besides=besides, tell=tell)
+            keys = pack_keys(material)
+            write_private(staged / KEYS, keys)
+            info = SnapshotInfo(
+                id=new_id(now, self._ground.random_hex(3)),
+                cluster=self._ground.spec.name,
+                cluster_id=hex_id(view.cluster_id),
+                taken_at=now,
+                by=by,
+                node=saved.member.node or saved.member.name,
+                servers=tuple(sorted(member.node for member in view.voters)),
+                removing=removing,
+                k3s_version=self._ground.spec.k3s.version,
+                etcd_version=saved.member.version,
+                revision=saved.revision,
+                size_bytes=saved.size_bytes,
+                sha256=saved.sha256,
+                keys_sha256=hashlib.sha256(keys).hexdigest(),
+                ca_hash=material.ca_hash,
+            )
+            self.files.keep(staged, info)
+        return info
+
+    async def _removing(self) -> tuple[str, ...] | None:
+        """Nodes that carry a mark of removal, which the snapshot will hold."""
+        try:
+            async with self._kube.open() as (_api, listing):
+                return tuple(sorted(name for name, node in listing.items() if is_marked(node.annotations)))
+        except KubeError as error:
+            log.info("kubernetes does not tell of marks of removal", extra={"cause": error.message})
+            return None
+
+    def everything(self) -> list[SnapshotInfo | Damaged]:
+        """All there are, the newest first."""
+        return self.files.everything()
+
+    def newest(self, cluster_id: int | None = None) -> KeptSnapshot | None:
+        """The newest one, of this etcd cluster where one is named."""
+        for info in self.files.sound():
+            if cluster_id is None or info.cluster_id == hex_id(cluster_id):
+                return _as_kept(info)
+        return None
+
+    def kept(self, snapshot_id: str) -> KeptSnapshot | None:
+        """One that an order names; None: it is gone."""
+        found = [info for info in self.files.sound() if info.id == snapshot_id]
+        return _as_kept(found[0]) if found else None
+
+    async def verify(self, snapshot_id: str) -> SnapshotInfo:
+        """Read all of it.
+
+        Raises:
+            FleetError: There is none of that id, or it is damaged.
+        """
+        return await asyncio.to_thread(verify, self.files.place(snapshot_id))
+
+    def prune(self, keep: int) -> tuple[str, ...]:
+        """Delete all but the newest `keep`, and what open orders name; the ids that are gone.
+
+        A damaged one counts for nothing, and goes once `keep` sound ones are newer than it.
+        """
+        with self._ground.store.read() as reader:
+            wanted = {order.progress.get("snapshot") for order in reader.open_reimages().values()}
+        sound, gone = 0, []
+        for one in self.files.everything():
+            if isinstance(one, SnapshotInfo) and sound < max(keep, 1):
+                sound += 1
+                continue
+            if sound < max(keep, 1) or one.id in wanted:
+                continue
+            self.files.remove(one.id)
+            gone.append(one.id)
+        if gone:
+            log.info("old snapshots were deleted", extra={"snapshots": ",".join(gone)})
+        return tuple(gone)
+
+    def health(self) -> SnapshotHealth:
+        """For metrics and status; reads a few small files."""
+        sound, now = self.files.sound(), self._ground.clock()
+        newest = max((info.taken_at for info in sound), default=None)
+        policy = self._ground.spec.policy.snapshots
+        problem = self._failure
+        if not problem and policy.is_on and self._has_cluster():
+            if newest is None:
+                problem = "no snapshot of etcd is kept yet"
+            elif now - newest > TOO_OLD_FACTOR * policy.every_s:
+                problem = f"the newest snapshot is {(now - newest) / 3600:.0f} h old"
+        return SnapshotHealth(
+            newest_at=newest,
+            count=len(sound),
+            total_bytes=sum(info.size_bytes for info in sound),
+            problem=problem,
+        )
+
+    async def run(self) -> None:
+        """Keep the schedule until cancelled."""
+        while True:
+            try:
+                await self.round()
+            except FleetError as error:
+                log.warning("no snapshot of etcd was taken: %s", error.message)
+            await asyncio.sleep(LOOK_S)
+
+    async def round(self) -> SnapshotInfo | None:
+        """Take the one that is due, and prune; None: none is due.
+
+        Raises:
+            FleetError: It could not be taken; it is tried again after a while.
+        """
+        policy, now = self._ground.spec.policy.snapshots, self._ground.clock()
+        if not policy.is_on or not self._has_cluster() or now - self._failed_at < RETRY_S:
+            return None
+        newest = await asyncio.to_thread(self.newest)
+        # A clock that was set back must not stop the schedule.
+        if newest is not None and 0 <= now - newest.taken_at < policy.every_s:
+            return None
+        info = await self.take(SCHEDULE)
+        await asyncio.to_thread(self.prune, policy.keep)
+        return info
+
+    def _has_cluster(self) -> bool:
+        with self._ground.store.read() as reader:
+            servers = [node for node in reader.nodes() if node.role is Role.SERVER]
+            return reader.value(FOUNDED) is not None and any(node.state is State.READY for node in servers)
+
+
+def is_marked(annotations: Mapping[str, str]) -> bool:
+    """Whether a Node object's annotations ask k3s to take its member out, or say that it did."""
+    asked = str(annotations.get(REMOVE_ANNOTATION, "")).lower() == "true"
+    return asked or annotations.get(REMOVED_ANNOTATION) is not None
+
+
+def _as_kept(info: SnapshotInfo) -> KeptSnapshot:
+    return KeptSnapshot(
+        id=info.id,
+        taken_at=info.taken_at,
+        cluster_id=int(info.cluster_id, 16),
+        has_keys=bool(info.keys_sha256),
+    )
