@@ -50,6 +50,8 @@ COMMANDS = {
     "backup": "fleet.cli_backup:backup",
     "restore": "fleet.cli_backup:restore",
     "notify": "fleet.cli_notify:notify",
+    "snapshot": "fleet.cli_snapshot:snapshot",
+    "etcd": "fleet.cli_snapshot:etcd",
     "completion": "bramble.cli_completion:completion",
     "lab": "bramble.lab_commands:lab",
 }

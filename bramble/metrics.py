@@ -17,11 +17,13 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from bramble.health_metrics import NodeHealthCollector
+from bramble.snapshot_metrics import SnapshotCollector
 from fleet.controller import Controller
 from fleet.errors import FleetError
 from fleet.join_failures import FAILURES, join_failures_of
 from fleet.lifecycle import State
 from fleet.notify.desk import NotifyDesk
+from fleet.snapshots import SnapshotDesk
 from fleet.store.database import Store
 from pxe.metrics import PxeMetrics
 from pxe.net.dns import OUTCOMES
@@ -44,6 +46,10 @@ class Metrics:
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
 
+    def watch_snapshots(self, desk: SnapshotDesk) -> None:
+        """Tell how it stands with etcd's snapshots."""
+        self._registry.register(SnapshotCollector(desk))
+
     def render(self) -> bytes:
         """The text exposition format, version 0.0.4."""
         return generate_latest(self._registry)
@@ -53,6 +59,7 @@ def make_metrics(store: Store, pxe: PxeServer, controller: Controller, notify: N
     """Metrics of the parts that are running."""
     metrics = Metrics(store)
     watch, notebook = metrics.pxe.watch, pxe.observer.doctor.notebook
+    metrics.watch_snapshots(controller.snapshots)
     watch("boards_seen", "Boards that were seen since the start.", lambda: len(notebook))
     watch(
         "boot_lines_dropped", "Timeline lines that were too many to keep.", lambda: controller.boots.dropped

@@ -126,6 +126,7 @@ class Server:
                 services.create_task(self._pxe.run(), name="pxe")
                 services.create_task(self._controller.run(), name="controller")
                 services.create_task(self._controller.power.run(), name="power")
+                services.create_task(self._controller.snapshots.run(), name="snapshots")
                 services.create_task(self._watch_boot_images(), name="boot images")
                 services.create_task(self._notify.run(), name="notify")
                 if self._store.is_shared:

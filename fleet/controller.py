@@ -10,6 +10,7 @@ It owns no sockets. Everything runs on one thread (the event loop's); calls take
     updates    releases of the agent, in waves                        fleet.update_desk
     errands    log lines and single commands, for a moment            fleet.errands
     watch      time limits, silence, Ready                            fleet.watch
+    snapshots  etcd's data, kept off its nodes                        fleet.snapshots
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from fleet.changes import was_installed
 from fleet.eeprom_orders import EepromDesk
 from fleet.errands import ErrandDesk
 from fleet.errors import FleetError
+from fleet.etcd_door import EtcdDoor
 from fleet.events import Entry
 from fleet.ground import Ground
 from fleet.handouts import HandoutDesk
@@ -46,6 +48,7 @@ from fleet.pki import ControlPki
 from fleet.power.desk import PowerDesk
 from fleet.secret import Secret
 from fleet.sightings import release_declared
+from fleet.snapshots import SNAPSHOTS, SnapshotDesk
 from fleet.spec.model import ClusterSpec, NodeSpec, Role
 from fleet.store.database import Store, StoreError
 from fleet.store.records import NodeRecord
@@ -122,6 +125,8 @@ class Controller:
         self.tokens = TokenDesk(ground)
         self.boots = BootDesk(ground)
         door = KubeDoor(ground, connect)
+        self.etcd = EtcdDoor(ground)
+        self.snapshots = SnapshotDesk(ground, self.etcd, door, k3s.directory.parent / SNAPSHOTS)
         self.preparation = JoinPreparation(ground, self.joins, door)
         self.watch = Watch(ground, self.joins, self.preparation, door)
         self._timelines = TimelineLimit(ground)

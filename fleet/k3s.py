@@ -82,6 +82,11 @@ class K3sMaterial:
         self._directory = directory
 
     @property
+    def directory(self) -> Path:
+        """`k3s/` in the state directory."""
+        return self._directory
+
+    @property
     def server_ca_pem(self) -> str:
         return self._read("server-ca.crt")
 

@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -130,6 +130,19 @@ class SnapshotFiles:
             BadSnapshotError: Its manifest is unsound.
         """
         return read_info(self.place(snapshot_id))
+
+    def surplus(self, keep: int, wanted: Collection[object] = ()) -> tuple[str, ...]:
+        """Ids of all but the newest `keep` sound ones, without those that are `wanted`.
+
+        A damaged one counts for nothing, and is surplus once `keep` sound ones are newer than it.
+        """
+        sound, found = 0, []
+        for one in self.everything():
+            if sound >= keep:
+                found.append(one.id)
+            elif isinstance(one, SnapshotInfo):
+                sound += 1
+        return tuple(one for one in found if one not in wanted)
 
     @contextlib.contextmanager
     def staged(self) -> Iterator[Path]:

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 REMOVE_ANNOTATION: Final = "etcd.k3s.cattle.io/remove"
 REMOVED_ANNOTATION: Final = "etcd.k3s.cattle.io/removed-node-name"
+SNAPSHOTS: Final = "snapshots"
+"""Their directory in the state directory."""
 SCHEDULE: Final = "schedule"
 LOOK_S: Final = 30.0
 RETRY_S: Final = 300.0
@@ -67,6 +69,27 @@ class SnapshotHealth:
     problem: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taking:
+    """A snapshot that a person ordered.
+
+    Attributes:
+        state: `waiting`, `running`, `done` or `failed`.
+        done_bytes: Of `total_bytes`; both 0 until etcd has begun to send.
+        snapshot: Its id, when it is done.
+        message: Why it failed, and `hint` what to do.
+    """
+
+    number: int
+    state: str
+    by: str
+    done_bytes: int = 0
+    total_bytes: int = 0
+    snapshot: str = ""
+    message: str = ""
+    hint: str = ""
+
+
 class SnapshotDesk:
     """Takes, lists and prunes. One snapshot at a time."""
 
@@ -78,6 +101,21 @@ class SnapshotDesk:
         self._busy = asyncio.Lock()
         self._failed_at = float("-inf")
         self._failure = ""
+        self._ordered: Taking | None = None
+        self._called = asyncio.Event()
+
+    def order(self, by: str) -> Taking:
+        """Have one taken at once; a person who asks while one is under way waits for that one."""
+        ordered = self._ordered
+        if ordered is None or ordered.state in ("done", "failed"):
+            ordered = Taking(number=ordered.number + 1 if ordered else 1, state="waiting", by=by)
+            self._ordered = ordered
+            self._called.set()
+        return ordered
+
+    def ordered(self, number: int) -> Taking | None:
+        """How it stands with an order; None: it is not the last one."""
+        return self._ordered if self._ordered is not None and self._ordered.number == number else None
 
     async def take(
         self, by: str, *, besides: str = "", tell: Callable[[int, int], None] = lambda _done, _total: None
@@ -181,24 +219,15 @@ class SnapshotDesk:
         return await asyncio.to_thread(verify, self.files.place(snapshot_id))
 
     def prune(self, keep: int) -> tuple[str, ...]:
-        """Delete all but the newest `keep`, and what open orders name; the ids that are gone.
-
-        A damaged one counts for nothing, and goes once `keep` sound ones are newer than it.
-        """
+        """Delete all but the newest `keep`, and what open orders name; the ids that are gone."""
         with self._ground.store.read() as reader:
             wanted = {order.progress.get("snapshot") for order in reader.open_reimages().values()}
-        sound, gone = 0, []
-        for one in self.files.everything():
-            if isinstance(one, SnapshotInfo) and sound < max(keep, 1):
-                sound += 1
-                continue
-            if sound < max(keep, 1) or one.id in wanted:
-                continue
-            self.files.remove(one.id)
-            gone.append(one.id)
+        gone = self.files.surplus(keep, wanted)
+        for one in gone:
+            self.files.remove(one)
         if gone:
             log.info("old snapshots were deleted", extra={"snapshots": ",".join(gone)})
-        return tuple(gone)
+        return gone
 
     def health(self) -> SnapshotHealth:
         """For metrics and status; reads a few small files."""
@@ -219,13 +248,37 @@ class SnapshotDesk:
         )
 
     async def run(self) -> None:
-        """Keep the schedule until cancelled."""
+        """Keep the schedule, and take what people order, until cancelled."""
         while True:
             try:
+                async with asyncio.timeout(LOOK_S):
+                    await self._called.wait()
+            except TimeoutError:
+                pass
+            self._called.clear()
+            try:
+                await self._carry_out()
                 await self.round()
             except FleetError as error:
                 log.warning("no snapshot of etcd was taken: %s", error.message)
-            await asyncio.sleep(LOOK_S)
+
+    async def _carry_out(self) -> None:
+        """Take the one that was ordered."""
+        order = self._ordered
+        if order is None or order.state != "waiting":
+            return
+        self._ordered = order = replace(order, state="running")
+
+        def tell(done: int, total: int) -> None:
+            self._ordered = replace(order, done_bytes=done, total_bytes=total)
+
+        try:
+            info = await self.take(order.by, tell=tell)
+        except FleetError as error:
+            self._ordered = replace(order, state="failed", message=error.message, hint=error.hint)
+            raise
+        size = info.size_bytes
+        self._ordered = replace(order, state="done", snapshot=info.id, done_bytes=size, total_bytes=size)
 
     async def round(self) -> SnapshotInfo | None:
         """Take the one that is due, and prune; None: none is due.

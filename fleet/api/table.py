@@ -22,6 +22,7 @@ from fleet.api.overview import OverviewRoutes
 from fleet.api.people import PeopleRoutes
 from fleet.api.power import PowerRoutes
 from fleet.api.routes import Route
+from fleet.api.snapshots import SnapshotRoutes
 from fleet.api.tokens import DOCUMENT, DocumentRoutes, TokenRoutes
 from fleet.controller import Controller
 
@@ -44,6 +45,7 @@ GROUPS: Final[tuple[type[Group], ...]] = (
     AgentRoutes,
     ErrandRoutes,
     PowerRoutes,
+    SnapshotRoutes,
     TokenRoutes,
     DocumentRoutes,
 )

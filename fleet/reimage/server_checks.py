@@ -180,6 +180,32 @@ def ghost_problem(member: EtcdMember) -> Problem:
     )
 
 
+def ghost_removal_problem(view: EtcdView, member: EtcdMember, servers: Iterable[str]) -> Problem | None:
+    """Why a ghost may not be taken out of etcd by hand; None: it may."""
+    if member not in ghosts(view, servers):
+        return Problem(
+            "no-ghost",
+            f"{member.name or hex_id(member.id)} is the member of {member.node}, a declared server",
+            f"'bramble reimage {member.node}' or 'bramble decommission {member.node}' takes it out in order.",
+        )
+    if view.leader is None or not view.is_quorate:
+        return Problem(
+            "no-leader",
+            "etcd has no leader, so its members can not be changed",
+            f"Bring servers back until it has one. If they are gone for good: {RUNBOOK}.",
+        )
+    staying = [one for one in view.voters if one.id != member.id]
+    able = [one for one in staying if one.healthy]
+    if len(able) < quorum_of(len(staying)):
+        return Problem(
+            "quorum-after",
+            f"without it {len(able)} of {len(staying)} voters are healthy, {quorum_of(len(staying))} are "
+            "needed",
+            "Bring the other servers back first.",
+        )
+    return None
+
+
 def _of_others(situation: ServerSituation) -> Iterable[Problem]:
     for name, state in situation.others_away:
         yield Problem(

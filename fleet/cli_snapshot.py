@@ -1,0 +1,245 @@
+"""`bramble snapshot` and `bramble etcd`: the cluster's data, kept off its nodes, and who its members are."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.table import Table
+
+from fleet.cli import reader_of, state_directory, store_place
+from fleet.cli_names import cluster_file, file_option
+from fleet.errors import FleetError
+from fleet.etcd.errors import BadSnapshotError
+from fleet.snapshot_files import Damaged, SnapshotFiles, SnapshotInfo, verify
+from fleet.spec import load_cluster
+from fleet.store.database import Store
+
+POLL_S: Final = 0.3
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+
+
+def files_of(file: Path) -> SnapshotFiles:
+    """The snapshots of the cluster that `file` declares."""
+    return SnapshotFiles(state_directory(load_cluster(file).name) / "snapshots")
+
+
+@click.group()
+def snapshot() -> None:
+    """Snapshots of etcd: the whole state of the Kubernetes cluster, kept on this machine.
+
+    They are taken on a schedule ('policy.snapshots'), before a server is re-imaged, and by 'take'. Each has
+    the token and the CAs with it that a restore needs, so it is as secret as the cluster. 'bramble recover'
+    brings a cluster back from one; docs/recovery.md is the runbook.
+    """
+
+
+@snapshot.command("list")
+@cluster_file
+@_json
+def list_snapshots(file: Path, as_json: bool) -> None:
+    """List the snapshots that are kept, the newest first. Needs no running server.
+
+    \b
+    bramble snapshot list
+    bramble snapshot list attic.yaml --json | jq -r '.snapshots[0].id'
+    """
+    files = files_of(file)
+    found = files.everything()
+    if as_json:
+        sound = [asdict(one) for one in found if isinstance(one, SnapshotInfo)]
+        damaged = [asdict(one) for one in found if isinstance(one, Damaged)]
+        document = {"directory": str(files.directory), "snapshots": sound, "damaged": damaged}
+        click.echo(json.dumps(document, indent=2))
+        return
+    if not found:
+        click.echo(f"No snapshot is kept in {files.directory} yet; 'bramble snapshot take' takes one.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("id", "age", "size", "servers", "taken for"):
+        table.add_column(name, no_wrap=name != "taken for")
+    for one in found:
+        if isinstance(one, Damaged):
+            table.add_row(one.id, "-", "-", "-", f"damaged: {one.reason}")
+        else:
+            age, size = _age(time.time() - one.taken_at), f"{one.size_bytes / (1 << 20):.1f} MiB"
+            table.add_row(one.id, age, size, " ".join(one.servers), one.by)
+    Console().print(table)
+
+
+@snapshot.command()
+@cluster_file
+@_json
+def take(file: Path, as_json: bool) -> None:
+    """Have the running server take a snapshot now, and wait for it.
+
+    \b
+    bramble snapshot take
+    bramble snapshot take --json | jq -r .snapshot
+    """
+    reader = reader_of(file)
+    order = reader.ask("POST", "/v1/snapshots")
+    with Progress(
+        TextColumn("snapshot"),
+        BarColumn(),
+        DownloadColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=as_json or not sys.stderr.isatty(),
+    ) as progress:
+        task = progress.add_task("snapshot", total=None)
+        while order["state"] in ("waiting", "running"):
+            time.sleep(POLL_S)
+            order = reader.ask("GET", f"/v1/snapshots/orders/{order['number']}")
+            progress.update(task, completed=order["done_bytes"], total=order["total_bytes"] or None)
+    if order["state"] == "failed":
+        raise FleetError(order["message"], order["hint"])
+    if as_json:
+        click.echo(json.dumps(order))
+    else:
+        click.echo(f"snapshot {order['snapshot']} is kept ({order['total_bytes'] / (1 << 20):.1f} MiB)")
+
+
+@snapshot.command("verify")
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--all", "everything", is_flag=True, help="Every one, not the newest only.")
+@file_option
+@_json
+def verify_snapshots(ids: tuple[str, ...], everything: bool, file: Path, as_json: bool) -> None:
+    """Read snapshots and hold every byte against its digests: those named, or the newest. Needs no server.
+
+    Exits with 1 where one is damaged.
+
+    \b
+    bramble snapshot verify
+    bramble snapshot verify --all
+    """
+    files = files_of(file)
+    known = files.everything()
+    wanted = ids or tuple(one.id for one in (known if everything else known[:1]))
+    if not wanted:
+        raise FleetError(f"no snapshot is kept in {files.directory}", "'bramble snapshot take' takes one.")
+    results: list[dict[str, Any]] = []
+    for one in wanted:
+        try:
+            info = verify(files.place(one))
+            results.append({"id": one, "ok": True, "sha256": info.sha256, "message": ""})
+        except BadSnapshotError as error:
+            results.append({"id": one, "ok": False, "sha256": "", "message": error.message})
+        if not as_json:
+            click.echo(f"{one}: {results[-1]['message'] or 'whole'}")
+    if as_json:
+        click.echo(json.dumps({"snapshots": results}, indent=2))
+    if not all(result["ok"] for result in results):
+        sys.exit(1)
+
+
+@snapshot.command()
+@click.option("--keep", type=click.IntRange(1), help="How many; 'policy.snapshots.keep' unless given.")
+@click.option("--dry-run", is_flag=True, help="Only say which.")
+@file_option
+@_json
+def prune(keep: int | None, dry_run: bool, file: Path, as_json: bool) -> None:
+    """Delete all but the newest snapshots. One that a re-image under way needs is kept.
+
+    \b
+    bramble snapshot prune --dry-run
+    bramble snapshot prune --keep 3
+    """
+    spec = load_cluster(file)
+    files = files_of(file)
+    place = store_place(spec)
+    wanted: set[Any] = set()
+    if not isinstance(place, Path) or place.exists():
+        store = Store.open_readonly(place)
+        try:
+            with store.read() as reader:
+                wanted = {order.progress.get("snapshot") for order in reader.open_reimages().values()}
+        finally:
+            store.close()
+    gone = files.surplus(keep or spec.policy.snapshots.keep, wanted)
+    if not dry_run:
+        for one in gone:
+            files.remove(one)
+    if as_json:
+        click.echo(json.dumps({"deleted": list(gone), "dry_run": dry_run}))
+        return
+    verb = "would be deleted" if dry_run else "deleted"
+    for one in gone:
+        click.echo(f"{one} {verb}")
+    if not gone:
+        click.echo("nothing to delete")
+
+
+@click.group()
+def etcd() -> None:
+    """The etcd that holds the cluster's state: its members, and which of them are left over."""
+
+
+@etcd.command()
+@cluster_file
+@_json
+def show(file: Path, as_json: bool) -> None:
+    """Ask every member of etcd how it is. Exits with 1 where one is not well, or is left over.
+
+    \b
+    bramble etcd show
+    bramble etcd show --json | jq -r '.members[] | select(.is_leader).node'
+    """
+    status = reader_of(file).ask("GET", "/v1/etcd")
+    members = status["members"]
+    is_well = status["is_quorate"] and not status["strangers"]
+    is_well = is_well and all(one["healthy"] and not one["ghost"] for one in members)
+    if as_json:
+        click.echo(json.dumps(status, indent=2))
+        sys.exit(0 if is_well else 1)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("member", "node", "role", "health", "database", "id"):
+        table.add_column(name, no_wrap=name != "health")
+    for one in members:
+        role = "leader" if one["is_leader"] else one["role"]
+        size = f"{one['db_bytes'] / (1 << 20):.1f} MiB" if one["db_bytes"] else "-"
+        table.add_row(one["name"] or "-", one["node"] or "-", role, one["problem"] or "well", size, one["id"])
+    Console().print(table)
+    if not status["is_quorate"]:
+        click.echo("etcd has no quorum: this is what one member remembers.")
+    for where in status["strangers"]:
+        click.echo(f"{where}: etcd of another cluster answers there")
+    for one in members:
+        if one["ghost"]:
+            click.echo(f"{one['ghost']}\n  {one['hint']}")
+    sys.exit(0 if is_well else 1)
+
+
+@etcd.command()
+@click.argument("member", metavar="ID")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@file_option
+@_json
+def remove(member: str, yes: bool, file: Path, as_json: bool) -> None:
+    """Take member ID out of etcd: one that 'bramble etcd show' calls left over, and no other.
+
+    It is refused for members of declared servers, and where the others would not be enough.
+
+    \b
+    bramble etcd remove 8e9e05c52164694d
+    """
+    if not yes:
+        click.confirm(f"Take member {member} out of etcd for good?", abort=True)
+    path = f"/v1/etcd/members/{quote(member, safe='')}/remove"
+    answer = reader_of(file).ask("POST", path)
+    click.echo(json.dumps(answer) if as_json else answer["message"])
+
+
+def _age(seconds: float) -> str:
+    if seconds < 5400:
+        return f"{max(0, round(seconds / 60))} min"
+    return f"{seconds / 3600:.0f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.0f} d"
