@@ -46,6 +46,7 @@ COMMANDS = {
     "devices": "fleet.cli_people:devices",
     "token": "fleet.cli_token:token",
     "api": "fleet.cli_token:api",
+    "dashboard": "fleet.cli_dashboard:dashboard",
     "ca": "fleet.cli_ca:ca",
     "backup": "fleet.cli_backup:backup",
     "restore": "fleet.cli_backup:restore",

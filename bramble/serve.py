@@ -19,6 +19,7 @@ from typing import Final
 from bramble.agent_release import pack_release
 from bramble.boot_images import allow_bootloader_updates, fingerprint, serve_boot_images
 from bramble.boot_table import ControlAddress, make_boot_table, to_report
+from bramble.dashboard.compose import ObservedBoots, open_dashboard
 from bramble.images import ClusterImages, ContentAddress
 from bramble.metrics import make_metrics
 from bramble.paths import StateLayout, make_private
@@ -34,6 +35,7 @@ from fleet.pki import ControlPki, open_pki
 from fleet.spec.model import ClusterSpec
 from fleet.store.database import Store
 from imagebuilder.build import Image
+from imagebuilder.manifest import Manifest
 from pxe.boot.identity import BoardIdentity
 from pxe.boot.table import BootTable
 from pxe.dns.settings import make_name_settings
@@ -114,6 +116,10 @@ class Server:
                     serve_control(self._controller, host, self.control.port, context)
                 )
                 await stack.enter_async_context(serve_admin(self._controller, self._state.socket))
+                boots = ObservedBoots(self._pxe.observer)
+                await stack.enter_async_context(
+                    open_dashboard(self._controller, boots, self._shown_images, host, self._pki)
+                )
                 await self._run_services(on_ready)
         finally:
             self._store.close()
@@ -137,6 +143,9 @@ class Server:
             failure = _first_leaf(group)
         if failure is not None:
             raise failure
+
+    def _shown_images(self) -> dict[str, Manifest]:
+        return {self._image.id: self._image.manifest}
 
     def _record(self, event: BoardEvent) -> None:
         if event.for_timeline:

@@ -43,6 +43,7 @@ from fleet.joining import FOUNDED, FOUNDER, JoinDesk
 from fleet.k3s import K3sMaterial
 from fleet.kube_door import Connect, KubeDoor
 from fleet.lifecycle import Happening, Standing, State
+from fleet.login_links import LoginLinks
 from fleet.people import PeopleDesk
 from fleet.pki import ControlPki
 from fleet.power.desk import PowerDesk
@@ -123,6 +124,7 @@ class Controller:
         self.eeprom = EepromDesk(ground)
         self.power = PowerDesk(ground)
         self.tokens = TokenDesk(ground)
+        self.login_links = LoginLinks(ground)
         self.boots = BootDesk(ground)
         door = KubeDoor(ground, connect)
         self.etcd = EtcdDoor(ground)

@@ -90,6 +90,12 @@ class TokenDesk:
             found = reader.token(hashlib.sha256(text.encode()).hexdigest())
         return found if found is not None and found.is_valid(self._ground.clock()) else None
 
+    def is_in_force(self, token_id: str) -> bool:
+        """Whether the token with this id was neither revoked nor has ended."""
+        with self._ground.store.read() as reader:
+            found = reader.token_by_id(token_id)
+        return found is not None and found.is_valid(self._ground.clock())
+
     def tokens(self) -> list[TokenRecord]:
         """All of them, also those that ended lately."""
         with self._ground.store.read() as reader:

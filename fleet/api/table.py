@@ -14,6 +14,7 @@ from fleet.api.agents import AgentRoutes
 from fleet.api.answers import answer_errors
 from fleet.api.apply import ApplyRoutes
 from fleet.api.control import ControlRoutes
+from fleet.api.dashboard import DashboardRoutes
 from fleet.api.errands import ErrandRoutes
 from fleet.api.guard import Guard, Limits, limit_time, number_requests
 from fleet.api.lists import ListRoutes
@@ -47,6 +48,7 @@ GROUPS: Final[tuple[type[Group], ...]] = (
     PowerRoutes,
     SnapshotRoutes,
     TokenRoutes,
+    DashboardRoutes,
     DocumentRoutes,
 )
 ROUTES: Final = tuple(route for group in GROUPS for route in group.ROUTES)

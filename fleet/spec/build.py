@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 
 from fleet.spec.draft import Draft, DraftNode, Surroundings
 from fleet.spec.model import (
+    DEFAULT_DASHBOARD_PORT,
     DEFAULT_JOIN_BATCH,
     DEFAULT_NETCONSOLE_PORT,
     DEFAULT_SNAPSHOT_EVERY_S,
@@ -18,6 +19,7 @@ from fleet.spec.model import (
     CatalogueBase,
     ClusterSpec,
     ControlSpec,
+    DashboardCertificate,
     DhcpMode,
     DiskSpec,
     DnsMode,
@@ -59,6 +61,8 @@ from fleet.spec.power import (
 )
 from fleet.spec.schema import (
     BaseSection,
+    ControlSection,
+    DashboardSection,
     FirstBootSection,
     JoinSection,
     KubeVipSection,
@@ -119,7 +123,7 @@ def build_cluster(draft: Draft, path: Path) -> ClusterSpec:
         nodes=tuple(_node(node, around) for node in draft.nodes),
         policy=_policy(draft.document.policy or PolicySection()),
         path=path,
-        control=ControlSpec(store=draft.cluster.control.store if draft.cluster.control else None),
+        control=_control(draft.cluster.control or ControlSection(), around),
         notify=build_channels(draft.document.notify or (), around.resolve),
     )
 
@@ -187,10 +191,21 @@ def _network(draft: Draft) -> NetworkSpec:
             _or(ports.http, DEFAULT_HTTP_PORT),
             _or(ports.control, DEFAULT_CONTROL_PORT),
             _or(ports.netconsole, DEFAULT_NETCONSOLE_PORT),
+            _or(ports.dashboard, DEFAULT_DASHBOARD_PORT),
         ),
         metrics_from=_given(network.metrics_from),
         tftp=TftpSpec(_or(tftp.single_port, False), tftp.workers),
         bootloader_updates=_or(network.bootloader_updates, False),
+    )
+
+
+def _control(control: ControlSection, around: Surroundings) -> ControlSpec:
+    own = control.dashboard or DashboardSection()
+    if own.certificate is None or own.key is None:  # checked: both or none
+        return ControlSpec(store=control.store)
+    return ControlSpec(
+        store=control.store,
+        dashboard=DashboardCertificate(around.resolve(own.certificate), around.resolve(own.key)),
     )
 
 

@@ -52,7 +52,7 @@ def to_document(spec: ClusterSpec) -> dict[str, Any]:
                 "registries": dict(spec.k3s.registries),
                 "kube_vip": _kube_vip(spec),
             },
-            "control": {"store": spec.control.store},
+            "control": {"store": spec.control.store, "dashboard": _dashboard(spec)},
         },
         "image": _image(spec),
         "network": {
@@ -68,6 +68,7 @@ def to_document(spec: ClusterSpec) -> dict[str, Any]:
                 "http": network.ports.http,
                 "control": network.ports.control,
                 "netconsole": network.ports.netconsole,
+                "dashboard": network.ports.dashboard,
             },
             "tftp": {"single_port": network.tftp.single_port, "workers": network.tftp.workers},
             "metrics_from": [str(one) for one in network.metrics_from],
@@ -147,6 +148,11 @@ def _kube_vip(spec: ClusterSpec) -> dict[str, Any] | None:
     if spec.k3s.api_vip is None:
         return None
     return {"enabled": vip.enabled, "image": vip.image, "interface": vip.interface}
+
+
+def _dashboard(spec: ClusterSpec) -> dict[str, str] | None:
+    own = spec.control.dashboard
+    return None if own is None else {"certificate": str(own.certificate), "key": str(own.key)}
 
 
 def _base(base: BaseRef) -> dict[str, str | None]:

@@ -186,14 +186,19 @@ DEFAULT_NETCONSOLE_PORT = 6666
 """Where a bootloader's NETCONSOLE sends to unless it is told otherwise."""
 
 
+DEFAULT_DASHBOARD_PORT = 7444
+"""Beside the control API's; 8443, which comes to mind first, is taken where a UniFi controller runs."""
+
+
 @dataclass(frozen=True, slots=True)
 class PortsSpec:
-    """TCP ports of the content server (plain HTTP) and of the control API (TLS), and the UDP port where
-    network consoles are heard (0: nowhere)."""
+    """TCP ports of the content server (plain HTTP) and of the control API (TLS), the UDP port where network
+    consoles are heard (0: nowhere), and the TCP port of the dashboard (TLS; 0: there is none)."""
 
     http: int
     control: int
     netconsole: int = DEFAULT_NETCONSOLE_PORT
+    dashboard: int = DEFAULT_DASHBOARD_PORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,10 +359,20 @@ class PolicySpec:
 
 
 @dataclass(frozen=True, slots=True)
+class DashboardCertificate:
+    """PEM files of the user's own: the dashboard's certificate with its chain, and its key."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
 class ControlSpec:
-    """The control server. `store` is a PostgreSQL URL without a password, or None for the state directory."""
+    """The control server. `store` is a PostgreSQL URL without a password, or None for the state directory.
+    Without `dashboard` the dashboard shows the control server's own certificate."""
 
     store: str | None = None
+    dashboard: DashboardCertificate | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,11 +81,23 @@ class K3sSection(Section):
     )
 
 
+class DashboardSection(Section):
+    certificate: Text | None = Field(
+        default=None, description="PEM file with the dashboard's certificate and its chain."
+    )
+    key: Text | None = Field(default=None, description="PEM file with the key of that certificate.")
+
+
 class ControlSection(Section):
     store: Annotated[str, BeforeValidator(values.parse_store_url)] | None = Field(
         default=None,
         description="A PostgreSQL database for the server's record, `postgresql://user@host/database`, "
         "without a password; left out, it is a file of the state directory.",
+    )
+    dashboard: DashboardSection | None = Field(
+        default=None,
+        description="A certificate of your own for the dashboard, for example of the zone that your browsers "
+        "trust. Left out: the control server's, of the control CA.",
     )
 
 
@@ -163,6 +175,9 @@ class PortsSection(Section):
     control: Port | None = Field(default=None, description="TCP port of the control API, TLS.")
     netconsole: Annotated[int, Field(ge=0, le=65535)] | None = Field(
         default=None, description="UDP port where bootloaders' network consoles are heard; 0: they are not."
+    )
+    dashboard: Annotated[int, Field(ge=0, le=65535)] | None = Field(
+        default=None, description="TCP port of the dashboard, TLS; 0: there is none."
     )
 
 

@@ -68,6 +68,14 @@ class AccessReads:
         row = self._connection.execute(query).mappings().first()
         return None if row is None else TokenRecord(**row)
 
+    def token_by_id(self, token_id: str) -> TokenRecord | None:
+        row = (
+            self._connection.execute(sa.select(api_tokens).where(api_tokens.c.id == token_id))
+            .mappings()
+            .first()
+        )
+        return None if row is None else TokenRecord(**row)
+
     def all_tokens(self) -> list[TokenRecord]:
         """Every token that was ever made and not cleared away, by name."""
         query = sa.select(api_tokens).order_by(api_tokens.c.name, api_tokens.c.created)

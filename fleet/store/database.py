@@ -48,6 +48,9 @@ class Store:
     def __init__(self, backend: Backend, *, readonly: bool) -> None:
         self._backend = backend
         self._unchecked = readonly
+        self.commits = 0
+        """Of this process. Whoever shows what is stored need not look again while neither this nor
+        `change_mark` differs."""
         self.place: Place = backend.place
 
     @classmethod
@@ -93,6 +96,7 @@ class Store:
         try:
             with self._backend.engine.begin() as connection:
                 yield Transaction(connection)
+            self.commits += 1
         except sa.exc.DBAPIError as error:
             raise self._cannot_write(error) from error
 
@@ -104,6 +108,7 @@ class Store:
                 batch = BatchTransaction(connection)
                 yield batch
                 batch.flush()
+            self.commits += 1
         except sa.exc.DBAPIError as error:
             raise self._cannot_write(error) from error
 

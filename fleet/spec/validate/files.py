@@ -35,6 +35,13 @@ def check_files(draft: Draft) -> Iterator[Finding]:
     for index, overlay in enumerate(draft.image.overlays or ()):
         if overlay is not None:
             yield from _path(draft, ("image", "overlays", index), overlay, PathKind.DIRECTORY, "overlay")
+    control = draft.cluster.control
+    if control is not None and control.dashboard is not None:
+        for name in ("certificate", "key"):
+            text = getattr(control.dashboard, name)
+            if text is not None:
+                key = ("cluster", "control", "dashboard", name)
+                yield from _path(draft, key, text, PathKind.FILE, f"dashboard's {name}")
     yield from _login(draft)
     yield from _notify(draft)
     for node in draft.nodes:

@@ -23,10 +23,7 @@ def check_network(draft: Draft) -> Iterator[Finding]:
     yield from _pool(draft, claims)
     yield from _dhcp(draft)
     yield from _dns(draft)
-    ports = draft.network.ports
-    if ports and ports.http is not None and ports.http == ports.control:
-        hint = "Give the control API another port, 7443 by default."
-        yield Finding(("network", "ports"), f"both servers are given port {ports.http}", hint)
+    yield from _ports(draft)
 
 
 def _claims(draft: Draft) -> list[tuple[Key, IPv4Address, str]]:
@@ -127,6 +124,20 @@ def _dhcp(draft: Draft) -> Iterator[Finding]:
                 "Add 'address:', so that a new lease does not break the cluster.",
                 Severity.WARNING,
             )
+
+
+def _ports(draft: Draft) -> Iterator[Finding]:
+    ports = draft.network.ports
+    given = [port for port in (ports.http, ports.control, ports.dashboard) if port] if ports else []
+    for port in sorted({port for port in given if given.count(port) > 1}):
+        hint = "Leave one of them out: by default they are 7080, 7443 for the control API, and 7444."
+        yield Finding(("network", "ports"), f"two servers are given port {port}", hint)
+    control = draft.cluster.control
+    own = control.dashboard if control else None
+    if own is not None and (own.certificate is None) != (own.key is None):
+        missing = "key" if own.key is None else "certificate"
+        hint = "Name the PEM files of both, or of neither to show the control server's certificate."
+        yield Finding(("cluster", "control", "dashboard"), f"the dashboard is given no {missing}", hint)
 
 
 def _dns(draft: Draft) -> Iterator[Finding]:

@@ -1,0 +1,1 @@
+"""The dashboard: server-rendered pages over the running server, live over server-sent events."""

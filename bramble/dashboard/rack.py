@@ -1,0 +1,192 @@
+"""The rack at a glance: each node as a card in one of five groups. Pure.
+
+A card's words and its group follow from the node's state here and nowhere else; the page shows them, and the
+stream sends them again when they differ.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from fleet.boards import BoardError, BoardModel
+from fleet.health import TRAITS
+from fleet.health_desk import Held
+from fleet.lifecycle import FAILED_TWIN, State
+from fleet.store.glance import NodeGlance
+
+_PERCENT: Final = re.compile(r"\s*\b(\d{1,3}) ?%")
+_FAILED: Final = frozenset(FAILED_TWIN.values())
+_NEEDS_A_PERSON: Final = _FAILED | {State.PENDING, State.QUARANTINED, State.DEGRADED, State.LOST}
+
+
+class Group(StrEnum):
+    """Where a card stands; in the order of the page."""
+
+    ATTENTION = "attention"
+    WORKING = "working"
+    READY = "ready"
+    WAITING = "waiting"
+    GONE = "gone"
+
+    @property
+    def heading(self) -> str:
+        return {
+            Group.ATTENTION: "Needs you",
+            Group.WORKING: "At work",
+            Group.READY: "Ready",
+            Group.WAITING: "Not started",
+            Group.GONE: "Decommissioned",
+        }[self]
+
+
+_WORDS: Final[Mapping[State, str]] = {
+    State.DECLARED: "not switched on yet",
+    State.NETBOOTING: "boots the installer",
+    State.PENDING: "waits for your approval",
+    State.IMAGING: "is being installed",
+    State.FLASHED: "disk is written; switch it on",
+    State.FIRST_BOOT: "boots its disk",
+    State.JOINING: "joins the cluster",
+    State.READY: "ready",
+    State.DEGRADED: "unwell",
+    State.LOST: "is silent",
+    State.FAILED_NETBOOT: "did not boot",
+    State.FAILED_IMAGING: "was not installed",
+    State.FAILED_FIRST_BOOT: "did not come up",
+    State.FAILED_JOINING: "did not join",
+    State.QUARANTINED: "is quarantined",
+    State.DECOMMISSIONED: "decommissioned",
+}
+
+
+def group_of(state: State) -> Group:
+    """The group of a state. One that a newer lifecycle adds is placed by what it is."""
+    if state is State.READY:
+        return Group.READY
+    if state in _NEEDS_A_PERSON:
+        return Group.ATTENTION
+    if state.is_active:
+        return Group.WORKING
+    return Group.GONE if state is State.DECOMMISSIONED else Group.WAITING
+
+
+def words_of(state: State) -> str:
+    """What a node in this state does, for people."""
+    return _WORDS.get(state, state.value.replace("-", " "))
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One node on the page.
+
+    Attributes:
+        detail: What is under way, or what is wrong; without its percentage.
+        percent: How far that is, 0–100; None where nothing is measured.
+        mark: Conditions of a node that do not put it into another group; empty for none.
+    """
+
+    name: str
+    group: Group
+    state: str
+    words: str
+    detail: str
+    percent: int | None
+    mark: str
+    model: str
+    role: str
+    since: float
+
+    def patch(self) -> list[Any]:
+        """What can change on a page, in the order that `live.js` reads."""
+        return [
+            self.name,
+            self.group.value,
+            self.state,
+            self.words,
+            self.detail,
+            self.percent,
+            self.mark,
+            int(self.since),
+        ]
+
+
+def card_of(node: NodeGlance, held: Sequence[Held] = ()) -> Card:
+    """The card of a node with its conditions."""
+    found = _PERCENT.search(node.detail)
+    percent = min(int(found[1]), 100) if found else None
+    detail = _PERCENT.sub("", node.detail, count=1) if found else node.detail
+    mark = ", ".join(TRAITS[one.condition].words for one in held)
+    return Card(
+        name=node.name,
+        group=group_of(node.state),
+        state=node.state.value,
+        words=words_of(node.state),
+        detail=detail,
+        percent=percent,
+        mark="" if mark == detail else mark,
+        model=model_title(node.board),
+        role=node.role,
+        since=node.since,
+    )
+
+
+def model_title(board: str) -> str:
+    """`Raspberry Pi 5 Model B` as `Pi 5`: it stands on every card."""
+    try:
+        title = BoardModel.parse(board).title
+    except BoardError:
+        return board
+    short = title.removeprefix("Raspberry Pi ").removesuffix(" Model B")
+    module = short.removeprefix("Compute Module ")
+    return f"Pi {short}" if module == short else f"CM{module}"
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """The answer to "is everything all right?", in one line. `tone` is a group's name."""
+
+    tone: str
+    text: str
+    more: str
+
+
+def headline(cards: Iterable[Card], held: int) -> Headline:
+    """What to say above the cards.
+
+    Args:
+        held: Boards that wait and are no node's.
+    """
+    cards = list(cards)
+    count = Counter(card.group for card in cards)
+    total = len(cards) - count[Group.GONE]
+    summary = f"{count[Group.READY]} of {total} {_plural(total, 'node')} ready"
+    troubled = [card for card in cards if card.group is Group.ATTENTION]
+    if troubled:
+        names = f"{troubled[0].name} needs you" if len(troubled) == 1 else f"{len(troubled)} nodes need you"
+        return Headline(Group.ATTENTION.value, names, summary)
+    if held:
+        waits = "One board waits" if held == 1 else f"{held} boards wait"
+        return Headline(Group.ATTENTION.value, f"{waits} for a place in cluster.yaml", summary)
+    if count[Group.WORKING]:
+        busy = count[Group.WORKING]
+        return Headline(Group.WORKING.value, f"{busy} {_plural(busy, 'node')} at work", summary)
+    if total and count[Group.READY] == total:
+        return Headline(Group.READY.value, "All is well", summary)
+    if count[Group.READY]:
+        return Headline(Group.READY.value, "All is well", f"{summary}; the rest were never switched on")
+    if total:
+        return Headline(
+            Group.WAITING.value, "Switch a board on", f"{total} {_plural(total, 'node')} declared"
+        )
+    return Headline(
+        Group.WAITING.value, "No nodes yet", "Declare one in cluster.yaml, and 'bramble apply' it."
+    )
+
+
+def _plural(count: int, noun: str) -> str:
+    return noun if count == 1 else f"{noun}s"

@@ -1,0 +1,42 @@
+"""Figures in words: how long ago, how large, how long. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+_SPANS: Final = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
+
+
+def span(seconds: float) -> str:
+    """`3 d`, `2 h`, `5 min`, `12 s`: one unit, cut."""
+    for size, unit in _SPANS:
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{max(int(seconds), 0)} s"
+
+
+def ago(at: float, now: float) -> str:
+    """`5 min ago`; `just now` for the last few seconds, and where clocks differ."""
+    passed = now - at
+    return "just now" if passed < 5 else f"{span(passed)} ago"
+
+
+def size(count: float) -> str:
+    """Bytes in units of 1024: `512 B`, `4.0 KiB`, `1.2 GiB`."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def moment(at: float) -> str:
+    """`2026-11-26 03:33:00`, UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def iso(at: float) -> str:
+    """The same for a machine: the `datetime` of a time element."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

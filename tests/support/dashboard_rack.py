@@ -1,0 +1,298 @@
+"""A dashboard over a real controller whose boards are simulated by the protocol's own calls: no QEMU, no k3s.
+
+The server runs in a thread with its own loop; tests do things to boards with `Rack.do`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import TypeVar
+
+from fakes_bramble import IMAGE_ID, make_image
+from fakes_diagnosis import PI5_FILES, SERVER, Profile
+from fakes_fleet import AgentKey, Clock, Fleet, cluster_spec, hardware_of, node_spec, open_fleet
+from fleet_story import KEY, enrol, install, kube_ready, let_in, require_token, see
+
+from agent.protocol import Health, InstallProgress, InstallStep, K3sState, Status
+from bramble.boot_table import to_report
+from bramble.dashboard.compose import ObservedBoots, make_site
+from bramble.dashboard.door import make_context, serve_dashboard
+from bramble.dashboard.site import Site
+from fleet.api.doors import serve_admin
+from fleet.boards import BoardModel, MacAddress
+from fleet.boots import BootReport, BootStage
+from fleet.spec.model import ClusterSpec, DhcpMode, FirstBoot, NodeSpec, Role
+from fleet.tokens import TokenRole
+from imagebuilder.manifest import Manifest
+from pxe.boot.identity import BoardIdentity, IdentifiedBy
+from pxe.diagnosis.engine import Diagnostician
+from pxe.diagnosis.scene import Setting
+from pxe.events import BoardEvent, BootFile, BootFileMissing, DhcpAck, DhcpDiscover, TransferStatistics
+from pxe.net.observer import Observer
+
+WAIT_S = 20.0
+TICK_S = 0.2
+T = TypeVar("T")
+
+
+class WallClock(Clock):
+    """The time as it is, so that browsers agree; `back` shifts what is recorded into the past."""
+
+    back: float = 0.0
+
+    def __call__(self) -> float:
+        return time.time() - self.back
+
+
+@dataclass
+class Rack:
+    """A running dashboard, and the fleet behind it."""
+
+    fleet: Fleet
+    site: Site
+    observer: Observer
+    port: int
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    def do(self, call: Callable[[], T]) -> T:
+        """Run `call` where the controller lives."""
+
+        async def run() -> T:
+            return call()
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(WAIT_S)
+
+    def token(self, role: TokenRole = TokenRole.ADMIN, name: str = "") -> str:
+        """A fresh token of that role."""
+        tokens = self.fleet.controller.tokens
+        name = name or f"{role.value}-{time.monotonic_ns()}"
+        return self.do(lambda: tokens.create(name, role)[1].reveal())
+
+    def link(self, role: TokenRole = TokenRole.ADMIN) -> str:
+        """A link that opens the dashboard once."""
+        return self.do(lambda: self.fleet.controller.login_links.make("root on test", role)[0])
+
+    def node(self, name: str) -> NodeSpec:
+        found = self.fleet.controller.spec.find_node(name)
+        assert found is not None
+        return found
+
+    # What boards do; to be called with `do`.
+
+    def begin(self, node: NodeSpec) -> str:
+        """The board boots the installer, and is let in; its token."""
+        self.boot(node)
+        see(self.fleet, node)
+        see(self.fleet, node, BootStage.KERNEL)
+        return require_token(let_in(self.fleet, node))
+
+    def write(self, token: str, percent: float, step: InstallStep = InstallStep.WRITE) -> None:
+        self.fleet.controller.installs.progress(token, InstallProgress(1, step, percent))
+
+    def make_ready(self, *nodes: NodeSpec) -> None:
+        """From power-on to Ready."""
+        for node in nodes:
+            self.boot(node)
+            install(self.fleet, node)
+            certificate = enrol(self.fleet, node, AgentKey())
+            self.fleet.controller.joins.status(certificate, report(node, 1))
+            with self.fleet.store.write() as tx:
+                tx.update_node(tx.require_node(node.name), join_allowed=True)
+        self.fleet.controller.watch.apply_kubernetes(kube_ready(*nodes))
+
+    def boot(self, node: NodeSpec, files: tuple[tuple[str, int | None], ...] = PI5_FILES) -> None:
+        """The board asks for an address and its boot files."""
+        board = identity(node)
+        now = self.fleet.clock()
+        own = {"board": board, "node": node.name}
+        self.observer.report(DhcpDiscover(at=now, **own))
+        address = node.address or IPv4Address("10.77.0.99")
+        self.observer.report(DhcpAck(at=now + 0.1, address=address, lease_s=3600, boots=True, **own))
+        for number, (name, size) in enumerate(files):
+            at = now + 0.2 + number * 0.3
+            if size is None:
+                self.observer.report(BootFileMissing(at=at, name=name, reason="no such file", **own))
+            else:
+                statistics = TransferStatistics(blksize=1468, windowsize=4)
+                self.observer.report(
+                    BootFile(
+                        at=at, name=name, size_bytes=size, seconds=size / 4.7e6, statistics=statistics, **own
+                    )
+                )
+
+
+def identity(node: NodeSpec) -> BoardIdentity:
+    """The node's board as its bootloader shows itself."""
+    profile: Profile = Profile(name="pi5", revision=0xD04171, style="5iPR", files=PI5_FILES)
+    low = int(node.serial.text[8:], 16) if node.serial else None
+    mac = MacAddress.parse(hardware_of(node).macs[0])
+    return replace(profile.board, mac=mac, serial_low=low, how=IdentifiedBy.OPTION_97)
+
+
+def report(node: NodeSpec, sequence: int, **health: float | int | None) -> Status:
+    """A report of a node that is well, unless `health` says otherwise."""
+    vitals = Health(
+        uptime_s=86_400.0 + sequence * 10,
+        load1=0.4 + 0.3 * math.sin(sequence / 5),
+        memory_available_bytes=int(5.1 * 2**30 + 2**27 * math.sin(sequence / 7)),
+        root_free_bytes=(221 << 30) - (sequence << 22),
+        clock_synchronised=True,
+        temperature_c=51.0 + 4 * math.sin(sequence / 9) + (sequence % 3) * 0.4,
+        throttled=0,
+        storage_wear_percent=3,
+    )
+    return Status(
+        sequence=sequence,
+        boot_id="boot-2",
+        hardware=hardware_of(node),
+        health=replace(vitals, **health),  # type: ignore[arg-type]
+        addresses=(str(node.address),),
+        k3s=K3sState.RUNNING,
+        k3s_version="k3s version v1.33.5+k3s1 (abcdef01)",
+    )
+
+
+def attic(count: int = 8) -> ClusterSpec:
+    """Three servers and the rest agents, as in examples/eight-mixed-ha."""
+    nodes = [
+        node_spec(
+            f"pi5-master-{number}" if number <= 3 else f"pi{5 if number <= 5 else 4}-worker-{number - 3}",
+            number,
+            role=Role.SERVER if number <= 3 else Role.AGENT,
+            board=BoardModel.PI5 if number <= 5 else BoardModel.PI4,
+        )
+        for number in range(1, count + 1)
+    ]
+    return cluster_spec(*nodes, server_policy=FirstBoot.APPROVE)
+
+
+def make_observer(fleet: Fleet) -> Observer:
+    """The boot server's observer without a boot server."""
+
+    def record(event: BoardEvent) -> None:
+        fleet.controller.record_boot_event(to_report(event))
+
+    return Observer(Diagnostician(Setting(DhcpMode.FULL, SERVER)), record)
+
+
+@contextmanager
+def live_rack(state: Path, spec: ClusterSpec) -> Iterator[Rack]:
+    """Serve on a free port of loopback, in a thread; ended and joined afterwards."""
+    ready, stop = threading.Event(), asyncio.Event()
+    made: list[Rack] = []
+    failure: list[BaseException] = []
+
+    async def serve() -> None:
+        fleet = open_fleet(state, spec, WallClock())
+        fleet.pki.ensure_server_certificate([IPv4Address("127.0.0.1")], ["bramble.invalid"], time.time())
+        observer = make_observer(fleet)
+        image = make_image(state / "image")
+        images: Mapping[str, Manifest] = {IMAGE_ID: image.manifest}
+        site = make_site(fleet.controller, ObservedBoots(observer), lambda: images)
+        try:
+            async with AsyncExitStack() as stack:
+                tls = make_context(fleet.pki, None)
+                port = await stack.enter_async_context(serve_dashboard(site, "127.0.0.1", 0, tls))
+                await stack.enter_async_context(serve_admin(fleet.controller, state / "control.sock"))
+                fleet.controller.login_links.url = f"https://127.0.0.1:{port}"
+                made.append(Rack(fleet, site, observer, port, asyncio.get_running_loop()))
+                ready.set()
+                while not stop.is_set():
+                    observer.look(time.time())
+                    try:
+                        async with asyncio.timeout(TICK_S):
+                            await stop.wait()
+                    except TimeoutError:
+                        continue
+        finally:
+            fleet.store.close()
+
+    def run() -> None:
+        try:
+            asyncio.run(serve())
+        except BaseException as error:
+            failure.append(error)
+            ready.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert ready.wait(WAIT_S)
+    if failure:
+        raise failure[0]
+    try:
+        yield made[0]
+    finally:
+        made[0].loop.call_soon_threadsafe(stop.set)
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+    if failure:
+        raise failure[0]
+
+
+def furnish(rack: Rack) -> dict[str, str]:
+    """Boards in every kind of state, as on a day on which a rack is set up; installers' tokens by node."""
+    fleet, clock = rack.fleet, rack.fleet.clock
+    assert isinstance(clock, WallClock)
+    tokens: dict[str, str] = {}
+
+    def begin() -> None:
+        clock.back = 3 * 3600.0
+        rack.make_ready(*map(rack.node, ("pi5-master-1", "pi5-master-2", "pi5-master-3", "pi5-worker-1")))
+        for number in range(180):
+            for name in ("pi5-master-1", "pi5-master-2", "pi5-worker-1"):
+                node = rack.node(name)
+                rack.site.vitals.take(
+                    name, time.time() - (180 - number) * 10, {"health": vars(report(node, number).health)}
+                )
+        clock.back = 150.0
+        tokens["pi5-worker-2"] = rack.begin(rack.node("pi5-worker-2"))
+        rack.write(tokens["pi5-worker-2"], 0.0, InstallStep.FIND_DISK)
+        rack.write(tokens["pi5-worker-2"], 42.0)
+        failed = rack.begin(rack.node("pi4-worker-3"))
+        clock.back = 90.0
+        fleet.controller.installs.progress(
+            failed,
+            InstallProgress(
+                1,
+                InstallStep.FIND_DISK,
+                0.0,
+                message="no NVMe disk found",
+                hint="Reseat the disk and its flat cable, or set 'disk: sd' for pi4-worker-3 in cluster.yaml.",
+                failed=True,
+            ),
+        )
+        clock.back = 60.0
+        see(fleet, rack.node("pi4-worker-4"))
+        see(fleet, rack.node("pi4-worker-4"), BootStage.KERNEL)
+        stranger = node_spec("stranger", 77)
+        serial = stranger.serial
+        assert serial is not None
+        fleet.controller.record_boot_event(
+            BootReport(
+                stage=BootStage.SEEN,
+                at=clock(),
+                serial=serial,
+                mac=MacAddress.parse("d8:3a:dd:00:77:01"),
+                model="Raspberry Pi 4 Model B",
+                text="asks for an address (Raspberry Pi 4 Model B)",
+            )
+        )
+        clock.back = 0.0
+
+    rack.do(begin)
+    return tokens
+
+
+__all__ = ["KEY", "Rack", "attic", "furnish", "live_rack", "report"]
