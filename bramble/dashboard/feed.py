@@ -12,17 +12,17 @@ import asyncio
 import json
 import logging
 import re
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from bramble.dashboard.rack import Card, Headline, card_of, headline
 from fleet.errors import FleetError
+from fleet.events import Kind
 from fleet.health_desk import held_by_all
 from fleet.store.database import Store
-from fleet.store.glance import find_events, glances, newest_event
-from fleet.store.records import BoardRecord, EventRecord
+from fleet.store.glance import find_events, glances, newest_event, owners_of_events
+from fleet.store.records import BoardRecord
 from fleet.views import EventView, event_view
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,10 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S: Final = 1.0
 LINES: Final = 8
 """Of the newest entries, beside the cards."""
+CHATTER: Final = (Kind.BOOT, Kind.CONSOLE)
+"""What a board says while it boots stands on its own page."""
+_KINDS: Final = tuple(kind.value for kind in Kind if kind not in CHATTER)
+RECENT: Final = 100
 _CURSOR: Final = re.compile(r"([0-9a-f]{8})-(\d{1,12})-(\d{1,18})")
 
 
@@ -60,7 +64,8 @@ class Feed:
         self._held: tuple[BoardRecord, ...] = ()
         self._held_changed_in = 0
         self._event = 0
-        self._lines: deque[EventView] = deque(maxlen=LINES)
+        self._lines: list[EventView] = []
+        self._recent: list[tuple[int, str | None, str | None]] = []
         self._next = asyncio.Event()
         self._newest: tuple[Cursor, bytes] | None = None
         self.listeners = 0
@@ -105,13 +110,14 @@ class Feed:
             cards = [card_of(node, ill.get(node.name, ())) for node in glances(reader)]
             held = tuple(reader.held_boards())
             event = newest_event(reader)
-            lines = find_events(reader, LINES) if event != self._event else []
+            if event != self._event:
+                self._recent = owners_of_events(reader, RECENT)
+                lines = find_events(reader, LINES, kinds=_KINDS)
+                self._lines = [event_view(line) for line in reversed(lines)]
         self._mark = mark
-        return self._take(cards, held, event, lines)
+        return self._take(cards, held, event)
 
-    def _take(
-        self, cards: list[Card], held: tuple[BoardRecord, ...], event: int, lines: list[EventRecord]
-    ) -> bool:
+    def _take(self, cards: list[Card], held: tuple[BoardRecord, ...], event: int) -> bool:
         number = self._looks + 1
         changed = [card for card in cards if self._cards.get(card.name) != card]
         gone = self._cards.keys() - {card.name for card in cards}
@@ -124,12 +130,9 @@ class Feed:
             self._held_changed_in = number
         self._cards = {card.name: card for card in cards}
         self._held = held
-        if event != self._event:
-            self._event = event
-            self._lines.clear()
-            self._lines.extend(event_view(line) for line in reversed(lines))
-        elif not (changed or gone or is_held_new):
+        if event == self._event and not (changed or gone or is_held_new):
             return False
+        self._event = event
         self._looks = number
         self._newest = None
         self._next.set()
@@ -199,10 +202,11 @@ class Feed:
             return True
         if self._event == cursor.event:
             return False
-        known = any(line.id > cursor.event and name in (line.node, line.board) for line in self._lines)
         # More came than are kept here: look at the page anew rather than miss one of its own.
-        missed = bool(self._lines) and self._lines[0].id > cursor.event + 1 and len(self._lines) == LINES
-        return known or missed or any(line.id > cursor.event and line.board == key for line in self._lines)
+        if len(self._recent) == RECENT and self._recent[-1][0] > cursor.event + 1:
+            return True
+        own = {name, key} - {None}
+        return any(number > cursor.event and own & {node, board} for number, node, board in self._recent)
 
     def _changed_since(self, cursor: Cursor) -> Iterator[Card]:
         return (card for card in self._cards.values() if self._changed_in[card.name] > cursor.look)

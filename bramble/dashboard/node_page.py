@@ -123,15 +123,30 @@ _WAY: Final[Mapping[str, tuple[State, ...]]] = {
 }
 
 
+_WAY_BACK: Final[Mapping[str, tuple[State, ...]]] = {
+    "Check": (State.REIMAGE_REQUESTED, State.PREFLIGHT),
+    "Drain": (State.CORDONED, State.DRAINING),
+    "Leave": (State.LEADER_MOVED, State.SNAPSHOTTED, State.MEMBER_REMOVED, State.NODE_DELETED),
+    "Netboot": (State.REBOOT_TO_INSTALLER,),
+    "Install": (),
+    "Join": (),
+    "Ready": (),
+}
+"""Of a node that is installed anew, until its installer runs."""
+
+
 def stops_of(state: State) -> tuple[Stop, ...]:
     """The stations from power-on to Ready, and which of them the node is at."""
     active = next((twin for twin, failed in FAILED_TWIN.items() if failed is state), state)
     has_failed = active is not state or state is State.QUARANTINED
     active = State.NETBOOTING if state is State.QUARANTINED else active
-    here = next((number for number, states in enumerate(_WAY.values()) if active in states), None)
-    if here is None:
-        return tuple(Stop(title, "ahead") for title in _WAY) if state is State.DECLARED else ()
-    return tuple(Stop(title, _standing(number, here, state, has_failed)) for number, title in enumerate(_WAY))
+    for way in (_WAY, _WAY_BACK):
+        here = next((number for number, states in enumerate(way.values()) if active in states), None)
+        if here is not None:
+            return tuple(
+                Stop(title, _standing(number, here, state, has_failed)) for number, title in enumerate(way)
+            )
+    return tuple(Stop(title, "ahead") for title in _WAY) if state is State.DECLARED else ()
 
 
 def _standing(number: int, here: int, state: State, has_failed: bool) -> str:

@@ -129,7 +129,7 @@ async def events(request: web.Request) -> web.Response:
         found = find_events(
             reader,
             PAGE + 1,
-            before=int(before) if before.isdecimal() and len(before) <= 18 else None,
+            before=local_number(before),
             node=node or None,
             kinds=(kind,) if kind in _KINDS else (),
             text="".join(char for char in text if char.isprintable()),
@@ -198,9 +198,8 @@ async def audit(request: web.Request) -> web.Response:
     """What people had done, the newest first; for admins."""
     require_admin(request)
     site, before = request.app[SITE], request.query.get("before", "")
-    number = int(before) if before.isdecimal() and len(before) <= 18 else None
     with site.controller.store.read() as reader:
-        found = audit_before(reader, PAGE + 1, before=number)
+        found = audit_before(reader, PAGE + 1, before=local_number(before))
     older = f"/audit?before={found[PAGE - 1].id}" if len(found) > PAGE else ""
     return site.page(request, "audit.html", lines=found[:PAGE], older=older)
 
@@ -228,7 +227,11 @@ def _look(site: Site) -> None:
     site.feed.look()
 
 
+def local_number(text: str) -> int | None:
+    """A number of an entry, or of a page, from an address; None for what is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
+
+
 def _page_number(request: web.Request, count: int) -> int:
-    text = request.query.get("page", "1")
     last = max((count + PAGE - 1) // PAGE, 1)
-    return min(max(int(text), 1), last) if text.isdecimal() and len(text) <= 6 else 1
+    return min(max(local_number(request.query.get("page", "")) or 1, 1), last)

@@ -19,7 +19,7 @@ from fleet.health_desk import Held
 from fleet.lifecycle import FAILED_TWIN, State
 from fleet.store.glance import NodeGlance
 
-_PERCENT: Final = re.compile(r"\s*\b(\d{1,3}) ?%")
+_PERCENT: Final = re.compile(r"\b(\d{1,3}) ?%")
 _FAILED: Final = frozenset(FAILED_TWIN.values())
 _NEEDS_A_PERSON: Final = _FAILED | {State.PENDING, State.QUARANTINED, State.DEGRADED, State.LOST}
 
@@ -59,6 +59,15 @@ _WORDS: Final[Mapping[State, str]] = {
     State.FAILED_IMAGING: "was not installed",
     State.FAILED_FIRST_BOOT: "did not come up",
     State.FAILED_JOINING: "did not join",
+    State.REIMAGE_REQUESTED: "is to be installed anew",
+    State.PREFLIGHT: "is checked before it is taken down",
+    State.CORDONED: "gets no new pods",
+    State.DRAINING: "hands its pods over",
+    State.LEADER_MOVED: "hands the lead of etcd over",
+    State.SNAPSHOTTED: "etcd is saved elsewhere",
+    State.MEMBER_REMOVED: "leaves etcd",
+    State.NODE_DELETED: "leaves the cluster",
+    State.REBOOT_TO_INSTALLER: "restarts into the installer",
     State.QUARANTINED: "is quarantined",
     State.DECOMMISSIONED: "decommissioned",
 }
@@ -77,6 +86,9 @@ def group_of(state: State) -> Group:
 
 def words_of(state: State) -> str:
     """What a node in this state does, for people."""
+    deed = next((active for active, failed in FAILED_TWIN.items() if failed is state), None)
+    if state not in _WORDS and deed in _WORDS:
+        return f"stuck: {_WORDS[deed]}"
     return _WORDS.get(state, state.value.replace("-", " "))
 
 
@@ -85,7 +97,7 @@ class Card:
     """One node on the page.
 
     Attributes:
-        detail: What is under way, or what is wrong; without its percentage.
+        detail: What is under way, or what is wrong.
         percent: How far that is, 0–100; None where nothing is measured.
         mark: Conditions of a node that do not put it into another group; empty for none.
     """
@@ -119,16 +131,15 @@ def card_of(node: NodeGlance, held: Sequence[Held] = ()) -> Card:
     """The card of a node with its conditions."""
     found = _PERCENT.search(node.detail)
     percent = min(int(found[1]), 100) if found else None
-    detail = _PERCENT.sub("", node.detail, count=1) if found else node.detail
     mark = ", ".join(TRAITS[one.condition].words for one in held)
     return Card(
         name=node.name,
         group=group_of(node.state),
         state=node.state.value,
         words=words_of(node.state),
-        detail=detail,
+        detail=node.detail,
         percent=percent,
-        mark="" if mark == detail else mark,
+        mark="" if mark == node.detail else mark,
         model=model_title(node.board),
         role=node.role,
         since=node.since,

@@ -100,6 +100,8 @@ class Vitals:
             if len(self._kept) >= MAX_NODES:
                 return
             series = self._kept[name] = tuple(array("d") for _ in range(len(FIGURES) + 1))
+        if series[0] and at <= series[0][-1]:
+            return
         series[0].append(at)
         for values, figure in zip(series[1:], FIGURES, strict=True):
             values.append(_number(health.get(figure.key)) * figure.scale)

@@ -88,6 +88,12 @@ def find_events(
     return [EventRecord(**row) for row in reader.connection.execute(query).mappings()]
 
 
+def owners_of_events(reader: Reader, limit: int) -> list[tuple[int, str | None, str | None]]:
+    """Number, node and board of the newest entries of all timelines, the newest first."""
+    query = sa.select(events.c.id, events.c.node, events.c.board).order_by(events.c.id.desc()).limit(limit)
+    return [(number, node, board) for number, node, board in reader.connection.execute(query)]
+
+
 def reports_since(reader: Reader, at: float) -> list[tuple[str, float, dict[str, Any] | None]]:
     """Name, time and content of each node's last report, of those that arrived after `at` (UTC seconds)."""
     query = sa.select(nodes.c.name, nodes.c.status_at, nodes.c.status).where(nodes.c.status_at > at)

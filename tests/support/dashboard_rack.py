@@ -114,23 +114,24 @@ class Rack:
 
     def boot(self, node: NodeSpec, files: tuple[tuple[str, int | None], ...] = PI5_FILES) -> None:
         """The board asks for an address and its boot files."""
-        board = identity(node)
-        now = self.fleet.clock()
-        own = {"board": board, "node": node.name}
-        self.observer.report(DhcpDiscover(at=now, **own))
+        board, now, name = identity(node), self.fleet.clock(), node.name
+        see_event = self.observer.report
+        see_event(DhcpDiscover(at=now, board=board, node=name))
         address = node.address or IPv4Address("10.77.0.99")
-        self.observer.report(DhcpAck(at=now + 0.1, address=address, lease_s=3600, boots=True, **own))
-        for number, (name, size) in enumerate(files):
+        see_event(DhcpAck(at=now + 0.1, board=board, node=name, address=address, lease_s=3600, boots=True))
+        how = TransferStatistics(blksize=1468, windowsize=4)
+        for number, (file, size) in enumerate(files):
             at = now + 0.2 + number * 0.3
             if size is None:
-                self.observer.report(BootFileMissing(at=at, name=name, reason="no such file", **own))
-            else:
-                statistics = TransferStatistics(blksize=1468, windowsize=4)
-                self.observer.report(
-                    BootFile(
-                        at=at, name=name, size_bytes=size, seconds=size / 4.7e6, statistics=statistics, **own
-                    )
+                missing = BootFileMissing(at=at, board=board, node=name, name=file, reason="no such file")
+                see_event(missing)
+                continue
+            took_s = size / 4.7e6
+            see_event(
+                BootFile(
+                    at=at, board=board, node=name, name=file, size_bytes=size, seconds=took_s, statistics=how
                 )
+            )
 
 
 def identity(node: NodeSpec) -> BoardIdentity:
@@ -195,7 +196,10 @@ def live_rack(state: Path, spec: ClusterSpec) -> Iterator[Rack]:
     failure: list[BaseException] = []
 
     async def serve() -> None:
-        fleet = open_fleet(state, spec, WallClock())
+        clock = WallClock()
+        clock.back = 4 * 3600.0
+        fleet = open_fleet(state, spec, clock)
+        clock.back = 0.0
         fleet.pki.ensure_server_certificate([IPv4Address("127.0.0.1")], ["bramble.invalid"], time.time())
         observer = make_observer(fleet)
         image = make_image(state / "image")
@@ -269,7 +273,7 @@ def furnish(rack: Rack) -> dict[str, str]:
                 InstallStep.FIND_DISK,
                 0.0,
                 message="no NVMe disk found",
-                hint="Reseat the disk and its flat cable, or set 'disk: sd' for pi4-worker-3 in cluster.yaml.",
+                hint="Reseat the disk and its flat cable, or set 'disk: sd' in cluster.yaml.",
                 failed=True,
             ),
         )
