@@ -87,7 +87,7 @@ def group_of(state: State) -> Group:
 def words_of(state: State) -> str:
     """What a node in this state does, for people."""
     deed = next((active for active, failed in FAILED_TWIN.items() if failed is state), None)
-    if state not in _WORDS and deed in _WORDS:
+    if state not in _WORDS and deed is not None and deed in _WORDS:
         return f"stuck: {_WORDS[deed]}"
     return _WORDS.get(state, state.value.replace("-", " "))
 
