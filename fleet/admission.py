@@ -364,7 +364,9 @@ class AdmissionDesk:
             "pending_key": None,
             "approved_key": None,
         }
-        if allows(node.state, Happening.ENROLLED):
+        # While it is being re-imaged its old system may still run, and only the new disk has a ticket.
+        is_new = proof.kind is ProofKind.TICKET or tx.open_reimage(node.name) is None
+        if is_new and allows(node.state, Happening.ENROLLED):
             intent = tx.open_intent(node.name)
             if intent is not None:
                 tx.close_intent(intent, "installed: its agent enrolled", now)

@@ -9,6 +9,7 @@ It owns no sockets. Everything runs on one thread (the event loop's); calls take
     joins      status, desired, join material                         fleet.joining
     updates    releases of the agent, in waves                        fleet.update_desk
     errands    log lines and single commands, for a moment            fleet.errands
+    reimages   installing again, replacing, decommissioning           fleet.reimage
     watch      time limits, silence, Ready                            fleet.watch
     snapshots  etcd's data, kept off its nodes                        fleet.snapshots
 """
@@ -47,6 +48,8 @@ from fleet.login_links import LoginLinks
 from fleet.people import PeopleDesk
 from fleet.pki import ControlPki
 from fleet.power.desk import PowerDesk
+from fleet.reimage.desk import ReimageDesk
+from fleet.reimage.rebind import forget_retirement, is_retired, overlay
 from fleet.secret import Secret
 from fleet.sightings import release_declared
 from fleet.snapshots import SNAPSHOTS, SnapshotDesk
@@ -108,6 +111,9 @@ class Controller:
             on_boot_change=self._tell_boot_change,
         )
         self._ground = ground
+        self._written = spec
+        with store.read() as reader:
+            ground.spec = spec = overlay(spec, reader)
         self._on_declare: Callable[[ClusterSpec], None] = _ignore
         self.spec = spec
         self.store = store
@@ -131,6 +137,7 @@ class Controller:
         self.snapshots = SnapshotDesk(ground, self.etcd, door, k3s.directory.parent / SNAPSHOTS)
         self.preparation = JoinPreparation(ground, self.joins, door)
         self.watch = Watch(ground, self.joins, self.preparation, door)
+        self.reimages = ReimageDesk(ground, door, self._redeclare)
         self._timelines = TimelineLimit(ground)
         self._clock = clock
         self._random_hex = random_hex
@@ -166,7 +173,12 @@ class Controller:
         self._timelines.tick()
 
     async def run(self) -> None:
-        """Keep time until cancelled."""
+        """Keep time, and take nodes down as ordered, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.reimages.run(), name="re-images")
+            await self._keep_time()
+
+    async def _keep_time(self) -> None:
         next_poll = 0.0
         try:
             while True:
@@ -201,16 +213,23 @@ class Controller:
         Raises:
             StoreError: It could not be recorded; the present one stays in force.
         """
-        before = self.spec
+        before, written = self.spec, self._written
+        with self.store.read() as reader:
+            self._written, spec = spec, overlay(spec, reader)
         self.spec = self._ground.spec = spec
         try:
             self._sync_declared()
         except BaseException:
             self.spec = self._ground.spec = before
+            self._written = written
             raise
         self._on_declare(spec)
         self._tell_boot_change()
         self.joins.reconcile()  # last: where it fails, `fleet.watch` tries it again
+
+    def _redeclare(self) -> None:
+        """A node became another board: the same file means something else."""
+        self.declare(self._written)
 
     def _sync_declared(self) -> None:
         """Bring the store's nodes in line with cluster.yaml."""
@@ -285,7 +304,7 @@ def _restore(tx: Transaction, record: NodeRecord, node: NodeSpec, now: float) ->
         serial=node.serial.text if node.serial else learned_serial,
         mac=str(node.mac) if node.mac else learned_mac,
     )
-    if record.state is State.DECOMMISSIONED:
+    if record.state is State.DECOMMISSIONED and not is_retired(tx, record.name):
         # A node with an image was installed once: it must not be wiped because a line came and went.
         back = Happening.RESTORED_INSTALLED if was_installed(record) else Happening.RESTORED_BLANK
         tx.move(record, back, events.restored(), now)
@@ -310,6 +329,7 @@ def _release_founder(tx: Transaction, now: float) -> None:
 
 def _remove(tx: Transaction, record: NodeRecord, now: float) -> None:
     """A node that is no longer declared: its intent and its certificate end."""
+    forget_retirement(tx, record.name)
     if record.state is State.DECOMMISSIONED:
         return
     intent = tx.open_intent(record.name)

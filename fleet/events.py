@@ -40,6 +40,7 @@ class Kind(StrEnum):
     AUDIT = "audit"
     POLICY = "policy"
     LOCK = "lock"
+    REIMAGE = "reimage"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -437,6 +438,20 @@ def update_told(number: int, version: str) -> Entry:
 
 def run_ordered(command: str, who: str) -> Entry:
     return Entry(kind=Kind.AUDIT, text=f"command by {who}: {command}", detail={"who": who})
+
+
+def reimage_ordered(kind: str, by: str, why: str) -> Entry:
+    text = f"{kind} ordered by {by}" + (f": {why}" if why else "")
+    return Entry(kind=Kind.REIMAGE, text=text, detail={"by": by, "why": why})
+
+
+def reimage_step(text: str, hint: str = "") -> Entry:
+    return Entry(kind=Kind.REIMAGE, text=text, hint=hint)
+
+
+def reimage_ended(kind: str, outcome: str, reason: str) -> Entry:
+    text = f"{kind} {outcome}: {reason}"
+    return Entry(kind=Kind.REIMAGE, text=text, detail={"outcome": outcome})
 
 
 def declared() -> Entry:

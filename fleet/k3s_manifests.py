@@ -25,12 +25,15 @@ _ROLE_NAME: Final = "bramble-control"
 
 def access_objects() -> tuple[dict[str, Any], ...]:
     """What the control server may do in the cluster, and no more: nodes, evictions, and the secrets of
-    joins, which all are in kube-system.
+    joins, which all are in kube-system. Pods are deleted where a person ordered a drain by force; volumes are
+    looked at because an installation ends those that are on the node's disk.
     """
     cluster_rules = (
         _rule("nodes", "get", "list", "patch", "delete"),
         _rule("nodes/status", "patch"),
-        _rule("pods", "get", "list"),
+        _rule("pods", "get", "list", "delete"),
+        _rule("persistentvolumeclaims", "get"),
+        _rule("persistentvolumes", "get"),
         _rule("pods/eviction", "create"),
     )
     return (

@@ -40,6 +40,8 @@ class Feature(StrEnum):
     """Agents join with a token that is a secret of the cluster and ends by itself."""
     TYPED_NODE_PASSWORDS = "typed-node-passwords"
     """Node password secrets have a type of their own; before they were Opaque."""
+    POLICY_V1 = "policy-v1"
+    """Evictions are of `policy/v1`; before of `policy/v1beta1`."""
 
 
 _SINCE: Final[Mapping[Feature, tuple[tuple[int, int, int], ...]]] = {
@@ -48,6 +50,8 @@ _SINCE: Final[Mapping[Feature, tuple[tuple[int, int, int], ...]]] = {
     # k3s issues 13072 and 13088 and their backports (November 2025). A secret of the other type is accepted
     # all the same: the type decides which of them k3s's own sweeper looks after.
     Feature.TYPED_NODE_PASSWORDS: ((1, 31, 14), (1, 32, 10), (1, 33, 6), (1, 34, 2)),
+    # Kubernetes documentation, "API-initiated Eviction".
+    Feature.POLICY_V1: ((1, 22, 0),),
 }
 """First patch release of each minor release that has it; later minor releases have it from the start."""
 

@@ -18,6 +18,7 @@ from fleet.errors import FleetError
 from fleet.join_secrets import NAMESPACE, OWNER, OWNER_LABEL, TOKEN_TYPE
 from fleet.k3s import ClientIdentity
 from fleet.kube_objects import KubeNode, parse_node
+from fleet.kube_pods import KubePod, parse_pod
 
 __all__ = ["KubeApi", "KubeError", "KubeNode", "KubeRefusedError", "parse_node"]
 
@@ -47,7 +48,7 @@ class KubeApi:
     """One API server. Use as an async context manager."""
 
     def __init__(self, url: str, identity: ClientIdentity) -> None:
-        self._url = url
+        self.url = self._url = url
         self._tls = _context(identity)
         self._session: aiohttp.ClientSession | None = None
 
@@ -93,6 +94,57 @@ class KubeApi:
         """Delete the Node object with this uid, and no other of its name; one that is gone is no error."""
         await self._delete(f"/api/v1/nodes/{quote(name, safe='')}", uid)
 
+    async def pods_on(self, node: str) -> tuple[KubePod, ...]:
+        """The pods that are bound to a node, of all namespaces.
+
+        Raises:
+            KubeError: No answer, a refusal, or not a list of pods.
+        """
+        query = urlencode({"fieldSelector": f"spec.nodeName={node}"})
+        listing = await self._get(f"/api/v1/pods?{query}")
+        try:
+            return tuple(map(parse_pod, listing["items"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise KubeError(f"{self._url} did not answer with a list of pods") from error
+
+    async def evict(self, pod: KubePod, api_version: str) -> None:
+        """Ask for the eviction of this very pod; one that is gone is no error.
+
+        Args:
+            api_version: Of the Eviction object, `policy/v1` since Kubernetes 1.22.
+
+        Raises:
+            KubeRefusedError: 429: a disruption budget, or the API's rate limit; 500: several budgets.
+            KubeError: No answer.
+        """
+        body = {
+            "apiVersion": api_version,
+            "kind": "Eviction",
+            "metadata": {"name": pod.name, "namespace": pod.namespace},
+            "deleteOptions": {"preconditions": {"uid": pod.uid}},
+        }
+        try:
+            await self._send("POST", f"{_pod_path(pod)}/eviction", body)
+        except KubeRefusedError as error:
+            # 409: the pod of this uid is gone and another has its name.
+            if error.status not in (404, 409):
+                raise
+
+    async def delete_pod(self, pod: KubePod) -> None:
+        """Delete this very pod at once, without its grace; one that is gone is no error."""
+        await self._delete(_pod_path(pod), pod.uid, gracePeriodSeconds=0)
+
+    async def volume_of(self, namespace: str, claim: str) -> Mapping[str, Any] | None:
+        """The PersistentVolume that a claim is bound to; None: it is bound to none, or is gone.
+
+        Raises:
+            KubeError: No answer, or a refusal.
+        """
+        path = f"/api/v1/namespaces/{quote(namespace, safe='')}/persistentvolumeclaims"
+        found = await self._find(f"{path}/{quote(claim, safe='')}")
+        name = ((found or {}).get("spec") or {}).get("volumeName")
+        return await self._find(f"/api/v1/persistentvolumes/{quote(name, safe='')}") if name else None
+
     async def put_object(self, collection: str, name: str, item: Mapping[str, Any]) -> None:
         """Make an object, or bring the one of its name in line."""
         try:
@@ -104,15 +156,7 @@ class KubeApi:
 
     async def secret(self, name: str) -> dict[str, Any] | None:
         """A secret of kube-system; None: there is none of that name."""
-        try:
-            found = await self._get(f"{_SECRETS}/{quote(name, safe='')}")
-        except KubeRefusedError as error:
-            if error.status == 404:
-                return None
-            raise
-        if not isinstance(found, dict):
-            raise KubeError(f"{self._url} did not answer with a secret")
-        return found
+        return await self._find(f"{_SECRETS}/{quote(name, safe='')}")
 
     async def create_secret(self, secret: Mapping[str, Any]) -> None:
         await self._send("POST", _SECRETS, secret)
@@ -131,11 +175,23 @@ class KubeApi:
         except (KeyError, TypeError) as error:
             raise KubeError(f"{self._url} did not answer with a list of secrets") from error
 
+    async def _find(self, path: str) -> dict[str, Any] | None:
+        """One object; None: there is none of that name."""
+        try:
+            found = await self._get(path)
+        except KubeRefusedError as error:
+            if error.status == 404:
+                return None
+            raise
+        if not isinstance(found, dict):
+            raise KubeError(f"{self._url} did not answer with an object")
+        return found
+
     async def _get(self, path: str) -> Any:
         return await self._send("GET", path)
 
-    async def _delete(self, path: str, uid: str | None) -> None:
-        body = {"apiVersion": "v1", "kind": "DeleteOptions"}
+    async def _delete(self, path: str, uid: str | None, **more: Any) -> None:
+        body: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions", **more}
         options = body if uid is None else {**body, "preconditions": {"uid": uid}}
         try:
             await self._send("DELETE", path, options)
@@ -160,6 +216,10 @@ class KubeApi:
                 return await response.json()
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise KubeError(f"{self._url} does not answer: {error or type(error).__name__}") from error
+
+
+def _pod_path(pod: KubePod) -> str:
+    return f"/api/v1/namespaces/{quote(pod.namespace, safe='')}/pods/{quote(pod.name, safe='')}"
 
 
 async def _reason(response: aiohttp.ClientResponse) -> str:

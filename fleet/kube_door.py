@@ -111,6 +111,14 @@ class KubeDoor:
         self._refused_since = None
         return listing
 
+    async def renew_role(self, url: str) -> None:
+        """Give the control server the rights of this release: an older one's founded the cluster with fewer.
+
+        Raises:
+            KubeError: The server does not answer.
+        """
+        await self._grant_role(url, self._ground.clock())
+
     async def _grant_role(self, url: str, now: float) -> None:
         try:
             async with self._connect_as(url, self._ground.k3s.admin_identity(now)) as admin:
@@ -118,7 +126,7 @@ class KubeDoor:
                     await admin.put_object(*object_path(item), item)
         finally:
             self._ground.k3s.forget_admin()
-        log.warning("the control server's role was missing in the cluster, and was put there")
+        log.warning("the control server's role in the cluster was not this release's, and was put there")
 
     def _connect_with_certificate(self, url: str) -> KubeApi:
         return KubeApi(url, self._ground.k3s.client_identity(self._ground.clock()))

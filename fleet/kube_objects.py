@@ -20,6 +20,8 @@ class KubeNode:
         version: The kubelet's version, `v1.33.5+k3s1`.
         votes: The server's etcd member has a vote; None: nothing is said of that.
         taints: `(key, value, effect)` each.
+        unschedulable: It is cordoned.
+        leaving: It was deleted, and finalizers keep it.
     """
 
     name: str
@@ -32,6 +34,8 @@ class KubeNode:
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[tuple[str, str, str], ...] = ()
+    unschedulable: bool = False
+    leaving: bool = False
 
 
 def parse_node(item: Mapping[str, Any]) -> KubeNode:
@@ -61,4 +65,6 @@ def parse_node(item: Mapping[str, Any]) -> KubeNode:
             (taint["key"], str(taint.get("value") or ""), taint["effect"])
             for taint in spec.get("taints") or []
         ),
+        unschedulable=bool(spec.get("unschedulable")),
+        leaving="deletionTimestamp" in metadata,
     )

@@ -23,7 +23,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from fleet import events
+from fleet.lifecycle import LEAVING, Happening
 from fleet.refusal import RefusedError
+from fleet.reimage.kinds import Outcome as ReimageOutcome
 from fleet.revocation import revoke_node
 from fleet.spec.model import Role
 from fleet.store.records import NodeRecord
@@ -75,6 +77,11 @@ def mark_restored(
         intent = tx.open_intent(node.name)
         if intent is not None:
             tx.close_intent(intent, _WHY, now)
+        order = tx.open_reimage(node.name)
+        if order is not None and node.state in LEAVING:
+            # Nothing was removed then; whether it went on since, the world has to show.
+            tx.close_reimage(order, ReimageOutcome.ABANDONED, _WHY, now)
+            node = tx.move(node, Happening.BACK_TO_LOST, events.reimage_step(_WHY), now)
         tx.skip_intents(node.name, last.get(node.name, 0) + GAP, _WHY, now)
         tx.update_node(node, generation=node.generation + GAP, pending_key=None, approved_key=None)
         tx.put_value(f"{_UNOBSERVED}{node.name}", mark)

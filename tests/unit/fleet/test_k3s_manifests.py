@@ -24,8 +24,10 @@ def test_secrets_are_reached_in_one_namespace_only() -> None:
 
 def test_nothing_may_run_a_program_or_give_rights() -> None:
     allowed = verbs("ClusterRole")
-    assert allowed.keys() == {"nodes", "nodes/status", "pods", "pods/eviction"}
-    assert allowed["pods"] == {"get", "list"}
+    volumes = {"persistentvolumeclaims", "persistentvolumes"}
+    assert allowed.keys() == {"nodes", "nodes/status", "pods", "pods/eviction", *volumes}
+    assert allowed["pods"] == {"get", "list", "delete"}
+    assert all(allowed[kind] == {"get"} for kind in volumes)
     assert not any("*" in given for given in allowed.values())
 
 

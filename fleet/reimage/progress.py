@@ -1,0 +1,76 @@
+"""What an order's row carries beside its columns: the names in `ReimageRecord.progress`. Pure.
+
+A value that a step needs which cannot be taken back is written before that step begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fleet.store.records import ReimageRecord
+
+CANCEL: Final = "cancelled_by"
+"""Who called it off; the driver undoes what was done and then closes it."""
+NODE_UID: Final = "node_uid"
+"""Of the Node object that is to go."""
+CORDON: Final = "cordon"
+OURS: Final = "ours"
+THEIRS: Final = "theirs"
+"""Somebody else had cordoned the node: it is left so when called off, and made so again in the end."""
+NOBODYS: Final = "nobody's"
+"""There was no Node object to cordon."""
+DRAIN_BEGAN: Final = "drain_began"
+MEMBER: Final = "member_id"
+CLUSTER: Final = "cluster_id"
+SNAPSHOT: Final = "snapshot"
+ENTERED: Final = "entered"
+"""When its intent was opened, UTC seconds: from there on only a fresh join leads to Ready."""
+RETRIES: Final = "retries"
+"""State → how often it was tried again."""
+SERIAL: Final = "serial"
+"""Of the board that takes the place of the old one."""
+STEPS: Final = "steps"
+"""State → when it was entered, UTC seconds: what each part took."""
+CORDON_ANNOTATION: Final = "bramble.dev/cordon"
+
+
+def text(record: ReimageRecord, name: str) -> str:
+    """A text; empty where it is not known yet."""
+    found = record.progress.get(name)
+    return found if isinstance(found, str) else ""
+
+
+def is_cancelled(record: ReimageRecord) -> bool:
+    return bool(text(record, CANCEL))
+
+
+def has_entered(record: ReimageRecord) -> bool:
+    """Its intent was opened: the node can only come back by a fresh join."""
+    return record.progress.get(ENTERED) is not None
+
+
+def retries(record: ReimageRecord, state: str) -> int:
+    """How often a step was tried again."""
+    known = record.progress.get(RETRIES)
+    count = known.get(state) if isinstance(known, Mapping) else None
+    return count if isinstance(count, int) else 0
+
+
+def one_more_retry(record: ReimageRecord, state: str) -> dict[str, Any]:
+    """The progress after one more try of a step."""
+    known = record.progress.get(RETRIES)
+    counts = dict(known) if isinstance(known, Mapping) else {}
+    return {RETRIES: {**counts, state: retries(record, state) + 1}}
+
+
+def step_entered(record: ReimageRecord, state: str, now: float) -> dict[str, Any]:
+    """The progress after a state was entered."""
+    known = record.progress.get(STEPS)
+    times = dict(known) if isinstance(known, Mapping) else {}
+    return {STEPS: {**times, state: now}}
+
+
+def cordon_owner(record: ReimageRecord) -> str:
+    """The value of our annotation on a Node that this order cordoned."""
+    return f"reimage-{record.number}"
