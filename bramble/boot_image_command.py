@@ -17,7 +17,7 @@ from fleet.spec.values import suggest
 
 EPILOG = """\b
 Examples:
-  bramble boot-image --new-key boot-key.pem        once; then put the public half into the boards
+  bramble boot-image --new-key boot-key.pem  # once; then put the public half into the boards
   bramble boot-image --node pi5-1 --key boot-key.pem
   bramble boot-image --all --board pi5 --key boot-key.pem -o ./boot-images
 """
