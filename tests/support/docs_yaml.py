@@ -7,6 +7,7 @@ and has to parse.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -15,24 +16,21 @@ import yaml
 from docs_pages import Block, Complaint, Page
 
 from bramble.reference_keys import SMALLEST
+from fleet.spec.document import parse_document
 from fleet.spec.draft import PathKind, Surroundings
 from fleet.spec.load import check_text
-from fleet.spec.schema import ClusterDocument
+from fleet.spec.schema import ClusterDocument, NodeSection
 
 OTHERS: Final = frozenset({"kubernetes", "prometheus", "cloud-init", "netplan"})
 """Kinds of YAML that are not ours."""
 
 
 def _probe(path: Path) -> PathKind:
-    """A page's paths are the reader's own: files have a suffix or are a secret, the rest are directories."""
-    is_file = bool(path.suffix) and not path.name.startswith(".")
-    return (
-        PathKind.FILE
-        if is_file or "community" in path.name or "password" in path.name
-        else PathKind.DIRECTORY
-    )
+    """A page's paths are the reader's own: overlays and releases are directories, the rest are files."""
+    return PathKind.DIRECTORY if re.search(r"overlay|k3s|release", path.name) else PathKind.FILE
 
 
+NODE_KEYS: Final = frozenset(NodeSection.model_fields)
 SECTIONS: Final = frozenset(ClusterDocument.model_fields)
 AROUND: Final = Surroundings(Path("/home/reader/attic"), _probe, frozenset())
 
@@ -56,14 +54,18 @@ def _block_faults(block: Block) -> Iterator[tuple[int, str]]:
     if others - OTHERS:
         yield block.line, f"nobody knows YAML of the kind {sorted(others - OTHERS)[0]!r}"
         return
-    try:
-        value = yaml.safe_load(block.text)
-    except yaml.YAMLError as exc:
-        mark = getattr(exc, "problem_mark", None)
-        yield block.line + (mark.line if mark else 0), f"no YAML: {getattr(exc, 'problem', exc)}"
-        return
     if others:
+        try:
+            list(yaml.safe_load_all(block.text))
+        except yaml.YAMLError as exc:
+            yield block.line, f"no YAML: {exc}"
         return
+    read = parse_document(block.text)  # as the loader reads it: `on` is a word
+    for fault in read.faults:
+        yield block.line + fault.line - 1, f"no YAML for cluster.yaml: {fault.message}"
+    if read.faults:
+        return
+    value = read.data
     is_whole = isinstance(value, dict) and "version" in value
     text = block.text if is_whole else yaml.safe_dump(with_part(value))
     checked = check_text(text, Path("cluster.yaml"), AROUND)
@@ -75,12 +77,15 @@ def _block_faults(block: Block) -> Iterator[tuple[int, str]]:
 def with_part(part: Any) -> dict[str, Any]:
     """The smallest cluster.yaml with a part of one in it.
 
-    A bare list is nodes that are added; a mapping's `nodes` are all there are where a server is among them,
-    and added where not.
+    Keys of a node are its node's; a bare list is nodes that are added; a mapping's `nodes` are all there are
+    where a server is among them, and added where not.
     """
     document: dict[str, Any] = copy.deepcopy(dict(SMALLEST))
     is_list = isinstance(part, list)
     content: Any = {"nodes": part} if is_list else part
+    if isinstance(content, dict) and content and set(content) <= NODE_KEYS:
+        document["nodes"][0] |= content
+        return document
     if not isinstance(content, dict):
         return {"version": 1, "not a mapping": str(part)}
     nodes = content.get("nodes")
