@@ -28,6 +28,7 @@ COMMANDS = {
     "flash": "bramble.flash_command:flash",
     "image": "bramble.cli:image",
     "serve": "bramble.serve_command:serve",
+    "service": "bramble.cli_service:service",
     "dhcp": "pxe.cli_dhcp:dhcp",
     "boot-image": "bramble.boot_image_command:boot_image",
     "apply": "fleet.cli_apply:apply",

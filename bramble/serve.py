@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
+from agent.notify import ServiceManager
 from bramble.agent_release import pack_release
 from bramble.boot_images import allow_bootloader_updates, fingerprint, serve_boot_images
 from bramble.boot_table import ControlAddress, make_boot_table, to_report
@@ -96,6 +97,17 @@ class Server:
         self._notify = NotifyDesk(self._store, lambda: self._controller.spec, secrets.token_hex(8))
         metrics = make_metrics(self._store, self._pxe, self._controller, self._notify)
         self._pxe.observer.count, self._pxe.metrics = metrics.pxe.count, metrics.render
+        self._pxe.is_ready = self._is_ready
+
+    def _is_ready(self) -> bool:
+        """Whether the record can be read: without it no board is told what to boot, and no node let in."""
+        try:
+            with self._store.read() as reader:
+                reader.value("")
+        except FleetError as error:
+            log.warning("not ready: %s", error.message)
+            return False
+        return True
 
     def _open_pki(self) -> ControlPki:
         now = time.time()
@@ -223,11 +235,25 @@ def _first_leaf(group: BaseExceptionGroup[Exception]) -> Exception:
     return _first_leaf(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-async def serve_until_signal(server: Server, on_ready: Callable[[], None]) -> None:
-    """Run the server; SIGINT and SIGTERM end it cleanly."""
+async def serve_until_signal(
+    server: Server, on_ready: Callable[[], None], manager: ServiceManager | None = None
+) -> None:
+    """Run the server; SIGINT and SIGTERM end it cleanly. `manager` is told while it lives."""
     task = asyncio.create_task(server.run(on_ready))
+    pings = asyncio.create_task(_ping(manager)) if manager is not None else None
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, task.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    finally:
+        if pings is not None:
+            pings.cancel()
+
+
+async def _ping(manager: ServiceManager) -> None:
+    """Tell that the loop turns: one that stands still is restarted by systemd."""
+    while manager.ping_interval_s is not None:
+        manager.tell("WATCHDOG=1")
+        await asyncio.sleep(manager.ping_interval_s)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from agent.notify import parse_environment
 from bramble.boot_sizes import warn_of_sizes
 from bramble.paths import agent_package, apt_access, state_layout, store
 from bramble.proofs import require_proven
@@ -50,6 +51,8 @@ def serve(file: Path, proven_only: bool, store_url: str | None) -> None:
     state = state_layout(spec, store_url)
     # What is wrong with the network is said before an image is built.
     PxeConfig.from_spec(spec.network, spec.domain, state.directory, boards=len(spec.nodes))
+    manager = parse_environment(dict(os.environ))
+    manager.tell("STATUS=looking for the cluster's image, or building it")
     image = _image(spec)
     warn_of_sizes(spec, image)
     if proven_only:
@@ -58,8 +61,10 @@ def serve(file: Path, proven_only: bool, store_url: str | None) -> None:
 
     def say_ready() -> None:
         click.echo(_ready_text(spec, image, server.control.url))
+        manager.tell("READY=1", f"STATUS=serving {len(spec.nodes)} nodes of {spec.name}")
 
-    asyncio.run(serve_until_signal(server, say_ready))
+    asyncio.run(serve_until_signal(server, say_ready, manager))
+    manager.tell("STOPPING=1")
     click.echo("stopped")
 
 

@@ -249,7 +249,8 @@ class FleetReader:
             ) from error
         except PermissionError as error:
             raise FleetError(
-                f"{self._socket} belongs to another user", "Run this as the user who runs 'bramble serve'."
+                f"{self._socket} belongs to another user",
+                "Run this as the user who runs 'bramble serve', or with sudo.",
             ) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise FleetError(f"the server at {self._socket} does not answer as expected: {error}") from error

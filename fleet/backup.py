@@ -34,7 +34,7 @@ import zstandard
 from fleet.age import MAGIC as AGE_MAGIC
 from fleet.age import WORK_FACTOR, AgeError, AgeReader, AgeWriter
 from fleet.errors import FleetError
-from fleet.files import sync_directory
+from fleet.files import give_to_owner_of, sync_directory
 from fleet.restored import BACKUP, epoch_of, mark_restored, revoke_again
 from fleet.secret import Secret
 from fleet.store.database import Store
@@ -197,6 +197,7 @@ def restore_backup(
                     _put(staged / PurePosixPath(name.removeprefix(STATE)), content)
         for folder in (staged, *(one for one in staged.rglob("*") if one.is_dir())):
             sync_directory(folder)
+        give_to_owner_of(state.parent, staged)
         staged.rename(state)  # over an empty directory too
         sync_directory(state.parent)
     except OSError as error:

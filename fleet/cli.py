@@ -25,14 +25,21 @@ from fleet.store_place import Place, parse_postgres
 WATCH_INTERVAL_S: Final = 1.0
 STATE_VARIABLE: Final = "BRAMBLE_STATE_DIR"
 STORE_VARIABLE: Final = "BRAMBLE_STORE"
+SERVICE_STATE: Final = Path("/var/lib/bramble")
 DATABASE: Final = "control.db"
 """The store's file in the state directory, where it is no PostgreSQL database."""
 
 
 def state_directory(cluster: str) -> Path:
-    """A cluster's state directory: below $BRAMBLE_STATE_DIR, else in the user's state directory."""
+    """A cluster's state directory: below $BRAMBLE_STATE_DIR, else in the user's state directory, else where
+    the service of this machine (`bramble service`) has it."""
     root = os.environ.get(STATE_VARIABLE)
-    return (Path(root) if root else platformdirs.user_state_path("bramble")) / cluster
+    own = (Path(root) if root else platformdirs.user_state_path("bramble")) / cluster
+    if root or own.exists():
+        return own
+    # One that only its owner may look into is taken, too: what fails there says whose it is.
+    closed = SERVICE_STATE.is_dir() and not os.access(SERVICE_STATE, os.X_OK)
+    return SERVICE_STATE / cluster if closed or os.path.exists(SERVICE_STATE / cluster) else own  # noqa: PTH110 - Path.exists raises where a directory is closed
 
 
 def store_place(spec: ClusterSpec, store: str | None = None) -> Place:

@@ -18,6 +18,7 @@ from fleet.errors import FleetError
 from fleet.spec import load_cluster
 
 DEFAULT_FILE: Final = Path("cluster.yaml")
+SERVICE_FILE: Final = Path("/etc/bramble/cluster.yaml")
 FILE: Final = click.Path(path_type=Path, dir_okay=False)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -31,9 +32,14 @@ def cluster_file(command: Command) -> Command:
     def with_file(*args: Any, file: Path | None, cluster: Path | None, **values: Any) -> Any:
         if file is not None and cluster is not None:
             raise click.UsageError(f"The cluster's file is named twice: {cluster} and {file}.")
-        return command(*args, file=file or cluster or DEFAULT_FILE, **values)
+        return command(*args, file=file or cluster or default_file(), **values)
 
     return with_file  # type: ignore[return-value]  # the same command for click, which calls it by name
+
+
+def default_file() -> Path:
+    """The cluster.yaml that is meant where none is named: that of this directory, else of the service."""
+    return SERVICE_FILE if not DEFAULT_FILE.exists() and SERVICE_FILE.exists() else DEFAULT_FILE
 
 
 def file_option(command: Command) -> Command:
@@ -43,8 +49,8 @@ def file_option(command: Command) -> Command:
         "--cluster",
         "file",
         type=FILE,
-        default=DEFAULT_FILE,
-        show_default=True,
+        default=default_file,
+        show_default=str(DEFAULT_FILE),
         help="The cluster's file.",
     )(command)
 
@@ -59,7 +65,7 @@ class NodeName(click.ParamType[str]):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """The declared names; none where the file cannot be read: a shell has no place for errors."""
-        file = ctx.params.get("cluster") or ctx.params.get("file") or DEFAULT_FILE
+        file = ctx.params.get("cluster") or ctx.params.get("file") or default_file()
         try:
             nodes = load_cluster(Path(file)).nodes
         except (FleetError, OSError):

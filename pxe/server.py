@@ -170,6 +170,7 @@ class PxeServer:
         ready: set when every service listens.
         observer: sees every event of every board.
         metrics: renders the page that ``/metrics`` answers with; None for no page.
+        is_ready: whether everything behind this server works; ``/readyz`` tells it.
         dhcp, console: the services, once they run, for their counters.
     """
 
@@ -185,6 +186,7 @@ class PxeServer:
         doctor = Diagnostician(Setting(config.dhcp, config.server_address))
         self.observer = Observer(doctor, on_event)
         self.metrics: Callable[[], bytes] | None = None
+        self.is_ready: Callable[[], bool] = lambda: True
         self.dhcp: DhcpService | None = None
         self.console: ConsoleService | None = None
         self.names: DnsService | None = None
@@ -307,7 +309,8 @@ class PxeServer:
                 services.create_task(_never_ends("TFTP", tftp.run()))
                 services.create_task(_never_ends("diagnosis", self.observer.run()))
                 report, metrics = self.observer.report, self._metrics_for
-                content = ContentServer(lambda: self._table, self._clients, report, metrics)
+                ready = self._ready_now
+                content = ContentServer(lambda: self._table, self._clients, report, metrics, ready)
                 services.create_task(
                     _never_ends("HTTP content", content.run(sockets.http, self._config.grace_s))
                 )
@@ -369,6 +372,9 @@ class PxeServer:
     def tftp_restarts(self) -> int:
         """How often a TFTP worker had ended by itself and was started again."""
         return self._tftp.restarts if self._tftp is not None else 0
+
+    def _ready_now(self) -> bool:
+        return self.is_ready()
 
     def _metrics_for(self, reader: str) -> bytes | None:
         """The metrics, for this machine and for the networks of the configuration."""

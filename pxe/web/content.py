@@ -57,6 +57,7 @@ class ContentServer:
         clients: which board is behind which address.
         on_event: gets what happened.
         metrics: the page for a reader at an address; None where that one may not read it.
+        is_ready: whether everything behind this server works; asked for each probe.
         door: bounds on connections; None for the usual ones.
     """
 
@@ -66,9 +67,11 @@ class ContentServer:
         clients: ClientBook,
         on_event: Callable[[BoardEvent], None],
         metrics: Callable[[str], bytes | None] = lambda _reader: None,
+        is_ready: Callable[[], bool] = lambda: True,
         door: Door | None = None,
     ) -> None:
         self._metrics_for = metrics
+        self._is_ready = is_ready
         self._table = table
         self._clients = clients
         self._on_event = on_event
@@ -80,6 +83,8 @@ class ContentServer:
         app = web.Application(middlewares=[self.door.middleware])
         app.router.add_get("/images/{image}/{file}", self._serve_image)
         app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
         BootTreeServer(self._table, self._clients, self._on_event).add_routes(app)
         return app
 
@@ -102,6 +107,18 @@ class ContentServer:
             await self.door.run(server, listening)
         finally:
             await runner.cleanup()
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        """For whoever restarts a server that stands still: whoever reads this, its loop turns."""
+        return web.Response(text="ok\n", headers={"Cache-Control": "no-store"})
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        """For load balancers: whether boards and nodes can be served now. A word, and no reasons: anybody
+        may ask."""
+        ready = self._is_ready()
+        status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+        text = "ok\n" if ready else "not ready\n"
+        return web.Response(status=status, text=text, headers={"Cache-Control": "no-store"})
 
     async def _metrics(self, request: web.Request) -> web.Response:
         page = self._metrics_for(request.remote or "")

@@ -40,6 +40,8 @@ NO_JSON: Final = {
     "lab board",
     "lab demo",
     "lab shell",
+    "service install",
+    "service uninstall",
     "base remove",
     "eeprom apply",
     "agent update",
