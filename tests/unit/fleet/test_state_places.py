@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet import cli, cli_names, files
+from fleet import cli, cli_names
 from fleet.cli import STATE_VARIABLE, state_directory
 from fleet.cli_names import default_file
 from fleet.files import write_private
@@ -69,7 +69,7 @@ def test_what_root_writes_is_the_directorys_owners(
 ) -> None:
     seen: list[tuple[int, int]] = []
     owner = os.stat_result((0o40700, 0, 0, 0, 812, 813, 0, 0, 0, 0))
-    monkeypatch.setattr(files.Path, "stat", lambda _path: owner)
+    monkeypatch.setattr(Path, "stat", lambda _path: owner)
     monkeypatch.setattr("os.geteuid", lambda: user)
     monkeypatch.setattr("os.fchown", lambda _file, uid, gid: seen.append((uid, gid)))
     write_private(tmp_path / "key", b"secret")
