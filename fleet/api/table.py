@@ -22,6 +22,7 @@ from fleet.api.openapi import document, openapi_path
 from fleet.api.overview import OverviewRoutes
 from fleet.api.people import PeopleRoutes
 from fleet.api.power import PowerRoutes
+from fleet.api.reimage import ReimageRoutes
 from fleet.api.routes import Route
 from fleet.api.snapshots import SnapshotRoutes
 from fleet.api.tokens import DOCUMENT, DocumentRoutes, TokenRoutes
@@ -47,6 +48,7 @@ GROUPS: Final[tuple[type[Group], ...]] = (
     ErrandRoutes,
     PowerRoutes,
     SnapshotRoutes,
+    ReimageRoutes,
     TokenRoutes,
     DashboardRoutes,
     DocumentRoutes,

@@ -291,6 +291,12 @@ class ReimageDesk:
             return f"{node.name} goes on where it stopped"
         return f"{order.kind} {order.number} of {node.name} is under way already ({node.state})"
 
+    def is_open(self, name: str, kind: ReimageKind) -> bool:
+        """Whether such an order stands: the same again goes on with it, whatever stands against a new one."""
+        with self._ground.store.read() as reader:
+            order = reader.open_reimage(name)
+        return order is not None and order.kind is kind
+
     # --- what stands against it
 
     async def preview(
