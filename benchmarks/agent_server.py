@@ -58,6 +58,8 @@ class NoImages:
     def plan_for(self, *_arguments: object, **_values: object) -> NoReturn:
         raise BenchmarkError("the server of this benchmark installs nothing: its node begins with a ticket")
 
+    describe = prepare = plan_for
+
 
 async def serve(state: Path, root: Path) -> None:
     """Serve until SIGTERM or SIGINT."""

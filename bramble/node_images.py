@@ -17,6 +17,7 @@ from fleet.admin_client import FleetReader
 from fleet.controller import Controller
 from fleet.errors import FleetError
 from fleet.handout import Handout
+from fleet.images import ImageFacts
 from fleet.installs import ControlInfo, ImageProvider, PlannedImage
 from fleet.k3s import open_k3s
 from fleet.pki import open_pki
@@ -118,6 +119,19 @@ class _NoInstallers(ImageProvider):
     """No installer can ask while no server runs."""
 
     def plan_for(
-        self, node: NodeSpec, control: ControlInfo, *, ticket: Secret, disk_signature: int, instance_id: str
+        self,
+        node: NodeSpec,
+        control: ControlInfo,
+        *,
+        image_id: str | None,
+        ticket: Secret,
+        disk_signature: int,
+        instance_id: str,
     ) -> PlannedImage:
         raise FleetError(f"no server runs that could install {node.name}")
+
+    def prepare(self, spec: ClusterSpec) -> ImageFacts | None:
+        raise FleetError("no server runs that could serve an image")
+
+    def describe(self, image: str | None) -> ImageFacts:
+        raise FleetError("no server runs that could serve an image")

@@ -18,10 +18,10 @@ from typing import Final
 
 from agent.notify import ServiceManager
 from bramble.agent_release import pack_release
-from bramble.boot_images import allow_bootloader_updates, fingerprint, serve_boot_images
-from bramble.boot_table import ControlAddress, make_boot_table, to_report
+from bramble.boot_images import allow_bootloader_updates, fingerprint
+from bramble.boot_table import ControlAddress, to_report
 from bramble.dashboard.compose import ObservedBoots, open_dashboard
-from bramble.images import ClusterImages, ContentAddress
+from bramble.images import ClusterImages, ContentAddress, ImageStore, make_table
 from bramble.metrics import make_metrics
 from bramble.paths import StateLayout, make_private
 from bramble.request_log import ignore_bad_requests
@@ -52,9 +52,11 @@ STORE_EVERY_S: Final = 1.0
 
 
 class Server:
-    """Everything that `bramble serve` runs, for one cluster and one image.
+    """Everything that `bramble serve` runs, for one cluster.
 
     Args:
+        image: The cluster's.
+        others: Where images are that re-images and rollouts name.
         environ: Where passwords of power devices may stand, and what power commands see of.
 
     Raises:
@@ -63,14 +65,18 @@ class Server:
     """
 
     def __init__(
-        self, spec: ClusterSpec, image: Image, state: StateLayout, environ: Mapping[str, str] | None = None
+        self,
+        spec: ClusterSpec,
+        image: Image,
+        state: StateLayout,
+        others: ImageStore,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         ignore_bad_requests()
         make_private(state.directory)
         config = PxeConfig.from_spec(spec.network, spec.domain, state.directory, boards=len(spec.nodes))
         self.config = replace(config, names=make_name_settings(spec, config.server_address))
         self._spec = spec
-        self._image = image
         self._state = state
         self._pxe = PxeServer(self.config, self._record)
         self._pxe.bind()  # before anything is written: a second server must not touch the first one's state
@@ -81,7 +87,7 @@ class Server:
         self._pki = pki
         self._store = Store.open(state.database)
         content = ContentAddress(self.config.server_address, spec.network.ports.http)
-        self._images = ClusterImages(spec, image, content)
+        self._images = ClusterImages(spec, image, content, others)
         self._controller = Controller(
             self._store,
             spec,
@@ -157,7 +163,7 @@ class Server:
             raise failure
 
     def _shown_images(self) -> dict[str, Manifest]:
-        return {self._image.id: self._image.manifest}
+        return {image.id: image.manifest for image in self._images.opened}
 
     def _record(self, event: BoardEvent) -> None:
         if event.for_timeline:
@@ -168,8 +174,7 @@ class Server:
     def _boot_table(self) -> BootTable:
         states = self._controller.boot_states()
         self._tell_restarts(states)
-        table = make_boot_table(states, self._image, self.control)
-        table = serve_boot_images(table, states, self._image, self.control, self._state.boot_images)
+        table = make_table(states, self._images.find, self.control, self._state.boot_images)
         return allow_bootloader_updates(table) if self._spec.network.bootloader_updates else table
 
     def _tell_restarts(self, states: list[NodeBoot]) -> None:
@@ -208,8 +213,8 @@ class Server:
             await asyncio.sleep(STORE_EVERY_S)
 
     def _take_declared(self, spec: ClusterSpec) -> None:
-        """Another cluster.yaml is in force: nodes came, left or changed; the network and the image are the
-        same."""
+        """Another cluster.yaml is in force: nodes came, left or changed, or the image did; the network is
+        the same."""
         self._spec = spec
         self._images.declare(spec)
         self._pxe.update_names(make_name_settings(spec, self.config.server_address))

@@ -44,6 +44,7 @@ def serve(file: Path, proven_only: bool, store_url: str | None) -> None:
     bramble serve
     bramble serve --store postgresql://bramble@db.attic.internal/bramble
     """
+    from bramble.image_store import CachedImages
     from bramble.serve import Server, serve_until_signal
     from pxe.server import PxeConfig
 
@@ -57,7 +58,7 @@ def serve(file: Path, proven_only: bool, store_url: str | None) -> None:
     warn_of_sizes(spec, image)
     if proven_only:
         require_proven(store(), image.id, file)
-    server = Server(spec, image, state, os.environ)
+    server = Server(spec, image, state, CachedImages(store()), os.environ)
 
     def say_ready() -> None:
         click.echo(_ready_text(spec, image, server.control.url))

@@ -3,14 +3,16 @@ whole."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fleet.apply_reach import Reach
-from fleet.changes import Change, Kind, compare
+from fleet.changes import Change, Kind, changes_image, compare
 from fleet.ground import Ground
+from fleet.installs import ImageProvider
 from fleet.joining import FOUNDED
 from fleet.spec.load import check_text, loader_surroundings
 from fleet.spec.model import ClusterSpec
@@ -38,13 +40,15 @@ class Applied:
 class ApplyDesk:
     """Args:
     declare: Puts a checked spec in force.
+    images: Looks for the image of a new file; that takes seconds, and is done beside the event loop.
     """
 
-    def __init__(self, ground: Ground, declare: Callable[[ClusterSpec], None]) -> None:
+    def __init__(self, ground: Ground, declare: Callable[[ClusterSpec], None], images: ImageProvider) -> None:
         self._ground = ground
         self._declare = declare
+        self._images = images
 
-    def apply(self, text: str, path: Path, *, dry_run: bool, from_here: bool) -> Applied:
+    async def apply(self, text: str, path: Path, *, dry_run: bool, from_here: bool) -> Applied:
         """Compare the text of a cluster.yaml with what runs, and take it unless a change is refused.
 
         Args:
@@ -64,9 +68,14 @@ class ApplyDesk:
             reach.require_known_powers(checked.spec)
         if checked.spec is None:
             return Applied(problems=checked.problems, changes=(), applied=False, usual_path=running.path)
+        image: str | None = None
+        if changes_image(running, checked.spec):
+            facts = await asyncio.to_thread(self._images.prepare, checked.spec)
+            image = None if facts is None else facts.id
+            running = self._ground.spec
         with self._ground.store.read() as reader:
             records, founded = reader.nodes(), reader.value(FOUNDED) is not None
-        changes = compare(running, checked.spec, records, founded=founded)
+        changes = compare(running, checked.spec, records, founded=founded, image=image)
         refused = any(change.kind is Kind.REFUSED for change in changes)
         if not refused and not dry_run:
             self._declare(checked.spec)

@@ -7,7 +7,7 @@ Knows nothing of DHCP or TFTP: the composition root turns the boot server's even
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import IPv4Address
 from typing import Any, Final
@@ -17,6 +17,7 @@ from fleet.boards import MacAddress, Revision, Serial
 from fleet.enrolment import Recognition
 from fleet.events import Entry, Kind
 from fleet.ground import Ground, Repeats, is_usable
+from fleet.images import wanted_images
 from fleet.lifecycle import MAX_ATTEMPTS, Happening, State, allows
 from fleet.roster import recognise
 from fleet.sightings import MAX_HELD_BOARDS, held_reason, learned_identity, record_sighting
@@ -89,6 +90,7 @@ class NodeBoot:
         expires: When that ends, UTC seconds; None: open end.
         hold: Nothing is open because a person has to decide first.
         reason: Why, for people.
+        image_id: The image that it installs; None: the cluster's.
     """
 
     name: str
@@ -99,6 +101,7 @@ class NodeBoot:
     expires: float | None
     hold: bool
     reason: str
+    image_id: str | None = None
 
 
 def read_boots(store: Store, spec: ClusterSpec, now: float) -> list[NodeBoot]:
@@ -107,11 +110,13 @@ def read_boots(store: Store, spec: ClusterSpec, now: float) -> list[NodeBoot]:
         records = {record.name: record for record in reader.nodes()}
         intents = reader.open_intents()
         last = reader.last_intent_numbers()
-    return [
+        images = wanted_images(intents, reader.open_reimages())
+    boots = (
         _node_boot(node, records[node.name], intents.get(node.name), last.get(node.name, 0) + 1, now)
         for node in spec.nodes
         if node.name in records
-    ]
+    )
+    return [replace(boot, image_id=images.get(boot.name)) for boot in boots]
 
 
 def boots_before_the_first_start(spec: ClusterSpec) -> list[NodeBoot]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from fleet.lifecycle import LEAVING, State
 from fleet.quorum import Member, removal_problem
-from fleet.spec.export import to_document
+from fleet.spec.export import image_inputs, to_document
 from fleet.spec.model import ClusterSpec, Role
 from fleet.store.records import NodeRecord
 
@@ -84,9 +84,7 @@ _IN_IMAGE: Final = (
     ("cluster", "k3s", "api_vip"),
 )
 _RESTART: Final = "Stop 'bramble serve' and start it again with this file; the cluster goes on meanwhile."
-_REBUILD: Final = (
-    "Run 'bramble build' and start 'bramble serve' again with this file: what installs from then on has it."
-)
+_BUILD: Final = "Run 'bramble build' with this file on the server's machine, then this again."
 
 _MEMBERS: Final = frozenset(
     {State.READY, State.DEGRADED, State.LOST, State.MEMBER_REMOVED, State.FAILED_MEMBER_REMOVED, *LEAVING}
@@ -102,28 +100,41 @@ _NODE_EFFECTS: Final[Mapping[str, str]] = {
 
 
 def compare(
-    running: ClusterSpec, new: ClusterSpec, records: Iterable[NodeRecord], *, founded: bool
+    running: ClusterSpec,
+    new: ClusterSpec,
+    records: Iterable[NodeRecord],
+    *,
+    founded: bool,
+    image: str | None = None,
 ) -> tuple[Change, ...]:
     """Every difference, nodes last.
 
     Args:
         records: What is known of the running cluster's nodes.
         founded: The cluster's first server was Ready once: k3s has fixed what it fixes at the start.
+        image: Id of the new file's image; None: it is not built.
     """
     known = {record.name: record for record in records}
     before, after = to_document(running), to_document(new)
     return (
-        *_compare_values(before, after, founded=founded),
+        *_compare_values(before, after, founded=founded, image=image),
         *_compare_nodes(before["nodes"], after["nodes"], known),
     )
 
 
-def _compare_values(before: dict[str, Any], after: dict[str, Any], *, founded: bool) -> Iterator[Change]:
+def changes_image(running: ClusterSpec, new: ClusterSpec) -> bool:
+    """Whether the new file's image is another one, as far as the files tell."""
+    return image_inputs(running) != image_inputs(new)
+
+
+def _compare_values(
+    before: dict[str, Any], after: dict[str, Any], *, founded: bool, image: str | None
+) -> Iterator[Change]:
     old, new = dict(_leaves(before)), dict(_leaves(after))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) == new.get(key):
             continue
-        kind, effect, hint = _judge_value(key, founded=founded)
+        kind, effect, hint = _judge_value(key, founded=founded, image=image)
         yield Change(
             kind=kind,
             key=".".join(key),
@@ -134,7 +145,7 @@ def _compare_values(before: dict[str, Any], after: dict[str, Any], *, founded: b
         )
 
 
-def _judge_value(key: tuple[str, ...], *, founded: bool) -> tuple[Kind, str, str]:
+def _judge_value(key: tuple[str, ...], *, founded: bool, image: str | None) -> tuple[Kind, str, str]:
     if key == ("cluster", "name"):
         hint = "Another name is another cluster, with a record and keys of its own: serve it beside this one."
         return Kind.REFUSED, "the running server is of another cluster", hint
@@ -142,7 +153,7 @@ def _judge_value(key: tuple[str, ...], *, founded: bool) -> tuple[Kind, str, str
         if key[: len(prefix)] == prefix:
             return Kind.REFUSED, why, _RESTART
     if any(key[: len(prefix)] == prefix for prefix in _IN_IMAGE):
-        return Kind.REFUSED, "it is a part of the cluster's image", _REBUILD
+        return _judge_image(image)
     if key[:3] == ("cluster", "k3s", "config"):
         name = key[3].removesuffix("+") if len(key) > 3 else ""
         if founded and name in _ALIKE_ON_ALL_SERVERS:
@@ -150,6 +161,16 @@ def _judge_value(key: tuple[str, ...], *, founded: bool) -> tuple[Kind, str, str
             return Kind.REFUSED, effect, "Change it back, or found a new cluster."
         return Kind.CHANGE, "in force on a server when its k3s starts the next time", ""
     return Kind.CHANGE, "in force at once", ""
+
+
+def _judge_image(image: str | None) -> tuple[Kind, str, str]:
+    if image is None:
+        return Kind.REFUSED, "it is a part of the cluster's image, and that one is not built yet", _BUILD
+    effect = (
+        f"what installs from now on gets image {image[:12]}; nodes that are installed keep theirs until "
+        "'bramble rollout'"
+    )
+    return Kind.CHANGE, effect, ""
 
 
 def _compare_nodes(

@@ -117,7 +117,7 @@ class Controller:
         self._on_declare: Callable[[ClusterSpec], None] = _ignore
         self.spec = spec
         self.store = store
-        self.apply = ApplyDesk(ground, self.declare)
+        self.apply = ApplyDesk(ground, self.declare, images)
         self.admission = AdmissionDesk(ground)
         self.people = PeopleDesk(ground)
         self.installs = InstallDesk(ground, images, control)

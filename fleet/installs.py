@@ -24,12 +24,13 @@ from agent.protocol import (
 from fleet import events
 from fleet.admission import hash_token
 from fleet.ground import Ground
+from fleet.images import ImageFacts, wanted_image
 from fleet.lifecycle import Happening, State, allows
 from fleet.printable import printable
 from fleet.refusal import RefusedError
 from fleet.restored import observe
 from fleet.secret import Secret
-from fleet.spec.model import NodeSpec
+from fleet.spec.model import ClusterSpec, NodeSpec
 from fleet.store.records import IntentRecord, NodeRecord
 from fleet.store.transaction import Reader, Transaction
 
@@ -59,12 +60,34 @@ class ImageProvider(Protocol):
     """The image room, as the controller needs it; the composition root implements it."""
 
     def plan_for(
-        self, node: NodeSpec, control: ControlInfo, *, ticket: Secret, disk_signature: int, instance_id: str
+        self,
+        node: NodeSpec,
+        control: ControlInfo,
+        *,
+        image_id: str | None,
+        ticket: Secret,
+        disk_signature: int,
+        instance_id: str,
     ) -> PlannedImage:
-        """Render the node's delta against the cluster's image. Takes milliseconds.
+        """Render the node's delta against an image; None: the cluster's. Takes milliseconds.
 
         Raises:
             FleetError: There is no image for this node (now).
+        """
+        ...
+
+    def prepare(self, spec: ClusterSpec) -> ImageFacts | None:
+        """Look for the finished image of a cluster.yaml; None: it is not built. Takes seconds, on any thread.
+
+        When that file is put in force, its image is the cluster's.
+        """
+        ...
+
+    def describe(self, image: str | None) -> ImageFacts:
+        """An image by its id, or by a beginning of it that no other has; None: the cluster's.
+
+        Raises:
+            RefusedError: There is none.
         """
         ...
 
@@ -88,6 +111,7 @@ class InstallDesk:
             planned = self._images.plan_for(
                 ground.require_spec(node.name),
                 self._control,
+                image_id=wanted_image(tx, intent),
                 ticket=ticket,
                 disk_signature=signature,
                 instance_id=instance,

@@ -162,7 +162,7 @@ def find_image(
     layer = find_layer(request, store) if request else None
     if request and layer is None:
         return None
-    return _find(_inputs(spec, base, directory, store, agent_package, layer).plan.image_id, store)
+    return open_image(_inputs(spec, base, directory, store, agent_package, layer).plan.image_id, store)
 
 
 def build_image(
@@ -201,7 +201,7 @@ def build_image(
     layer = make_layer(request, store=store, progress=progress) if request else None
     inputs = replace(_inputs(spec, base, directory, store, agent_package, layer), base_state=state)
     image_id = inputs.plan.image_id
-    if found := _find(image_id, store):
+    if found := open_image(image_id, store):
         return found
     require_tools(*TOOLS)
 
@@ -463,7 +463,8 @@ def _require_room(inputs: _Inputs, store: Store) -> None:
     require_room(store.root, needed + needed // 10)
 
 
-def _find(image_id: str, store: Store) -> Image | None:
+def open_image(image_id: str, store: Store) -> Image | None:
+    """The finished image of this id, in use by ``store`` from now on; None where there is none."""
     entry = store.find(KIND, image_id)
     return None if entry is None else Image(id=image_id, root=entry, manifest=load_manifest(entry))
 

@@ -32,7 +32,7 @@ class ApplyRoutes:
             raise RefusedError(400, "dry_run", f"dry_run is {dry_run!r}, it is 0 or 1")
         path, text = _parse(await request.read())
         from_here = is_of_this_machine(request)
-        done = self._controller.apply.apply(text, path, dry_run=dry_run == "1", from_here=from_here)
+        done = await self._controller.apply.apply(text, path, dry_run=dry_run == "1", from_here=from_here)
         add_to_audit(request, path=str(path), applied=str(done.applied).lower())
         return value_answer(
             {

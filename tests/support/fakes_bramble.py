@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import click
 from bramble.boot_table import ControlAddress
 from fleet.boards import MacAddress, Serial
 from fleet.boots import NodeBoot
+from fleet.spec.model import ClusterSpec
 from imagebuilder.build import Image
 from imagebuilder.manifest import BaseRecord, K3sRecord, Manifest, Output
 from imagebuilder.slots import Extent, Slot, SlotMap
@@ -32,7 +34,9 @@ enable_uart=1
 CONTROL = ControlAddress(address=IPv4Address("10.77.0.1"), port=7443, pin="ef" * 32)
 
 
-def node_boot(name: str = "pi5-1", *, intent: int | None = 1, hold: bool = False) -> NodeBoot:
+def node_boot(
+    name: str = "pi5-1", *, intent: int | None = 1, hold: bool = False, image_id: str | None = None
+) -> NodeBoot:
     """What the fleet says of one node."""
     return NodeBoot(
         name=name,
@@ -43,6 +47,7 @@ def node_boot(name: str = "pi5-1", *, intent: int | None = 1, hold: bool = False
         expires=None if intent is None else 1_800_000_000.0,
         hold=hold,
         reason="never installed" if intent is not None else "installed",
+        image_id=image_id,
     )
 
 
@@ -63,17 +68,38 @@ def make_slots() -> SlotMap:
     )
 
 
-def make_image(root: Path) -> Image:
+@dataclass
+class FakeImageStore:
+    """Images by id, and which one a cluster.yaml's is once it is built."""
+
+    images: dict[str, Image] = field(default_factory=dict)
+    built: Image | None = None
+    asked: list[ClusterSpec] = field(default_factory=list)
+
+    def open(self, image_id: str) -> Image | None:
+        return self.images.get(image_id)
+
+    def ids(self) -> list[str]:
+        return list(self.images)
+
+    def built_for(self, spec: ClusterSpec) -> Image | None:
+        self.asked.append(spec)
+        return self.built
+
+
+def make_image(
+    root: Path, *, image_id: str = IMAGE_ID, cluster: str = "attic", k3s: str = "v1.33.5+k3s1"
+) -> Image:
     """An image entry with a boot tree and a disk of zeros; nothing in it boots."""
     (root / "boot").mkdir(parents=True)
     (root / "boot" / "config.txt").write_text(CONFIG, "utf-8")
     with (root / "disk.img").open("wb") as disk:
         disk.truncate(SIZE_BYTES)
     manifest = Manifest(
-        image_id=IMAGE_ID,
-        cluster="attic",
+        image_id=image_id,
+        cluster=cluster,
         base=BaseRecord(id="debian-trixie-1", name="debian-trixie", kernel="6.12", packages={}),
-        k3s=K3sRecord(version="v1.33.5+k3s1", simulator=True, airgap_images=None),
+        k3s=K3sRecord(version=k3s, simulator=True, airgap_images=None),
         size_bytes=SIZE_BYTES,
         mapped_bytes=SIZE_BYTES,
         compressed_bytes=1000,
@@ -82,7 +108,7 @@ def make_image(root: Path) -> Image:
         changes=(),
         outputs=(Output(path="index.json", size_bytes=2, sha256=INDEX_SHA256),),
     )
-    return Image(id=IMAGE_ID, root=root, manifest=manifest)
+    return Image(id=image_id, root=root, manifest=manifest)
 
 
 def ending_in(outcome: BaseException | int | None) -> click.Command:

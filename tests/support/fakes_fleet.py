@@ -26,6 +26,7 @@ from agent.protocol import (
 )
 from fleet.boards import BoardModel, DiskKind, MacAddress, Serial
 from fleet.controller import Controller
+from fleet.images import ImageFacts, unknown_image
 from fleet.installs import ControlInfo, PlannedImage
 from fleet.k3s import open_k3s
 from fleet.pki import ControlPki, key_sha256, open_pki
@@ -140,19 +141,43 @@ class Clock:
 
 @dataclass
 class FakeImages:
-    """Gives every node the same image; remembers the tickets that it was given."""
+    """Gives every node the cluster's image or the one that is wanted; remembers the tickets that it was
+    given.
 
+    `known` is every image of the store, with its k3s release."""
+
+    current: str = "f" * 64
+    known: dict[str, str] = field(default_factory=lambda: {"f" * 64: "v1.33.5+k3s1"})
+    built: str | None = None
+    """What is found for another cluster.yaml."""
     tickets: dict[str, list[Secret]] = field(default_factory=dict)
     instances: list[str] = field(default_factory=list)
 
     def plan_for(
-        self, node: NodeSpec, control: ControlInfo, *, ticket: Secret, disk_signature: int, instance_id: str
+        self,
+        node: NodeSpec,
+        control: ControlInfo,
+        *,
+        image_id: str | None,
+        ticket: Secret,
+        disk_signature: int,
+        instance_id: str,
     ) -> PlannedImage:
         self.tickets.setdefault(node.name, []).append(ticket)
         self.instances.append(instance_id)
-        source = ImageSource("f" * 64, "http://10.77.0.1/i.zst", "http://10.77.0.1/i.json", "0" * 64, 1 << 30)
+        image = self.describe(image_id).id
+        source = ImageSource(image, "http://10.77.0.1/i.zst", "http://10.77.0.1/i.json", "0" * 64, 1 << 30)
         patch = Patch(440, disk_signature.to_bytes(4, "little").hex())
         return PlannedImage(source, DiskSelector(node.disk.kind.value), (patch,))
+
+    def prepare(self, spec: ClusterSpec) -> ImageFacts | None:
+        return None if self.built is None else self.describe(self.built)
+
+    def describe(self, image: str | None) -> ImageFacts:
+        found = [known for known in self.known if known.startswith(image or self.current)]
+        if len(found) != 1:
+            raise unknown_image(image or self.current)
+        return ImageFacts(id=found[0], cluster="attic", k3s_version=self.known[found[0]])
 
 
 @dataclass

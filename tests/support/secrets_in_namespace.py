@@ -26,7 +26,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 import zstandard
-from fakes_bramble import make_image
+from fakes_bramble import FakeImageStore, make_image
 from fakes_device import Board
 from fakes_fleet import cluster_spec, hardware_of, node_spec, status_report
 
@@ -254,7 +254,10 @@ def learn_material(findings: Findings, files: Iterable[Any]) -> None:
 async def main(directory: Path) -> None:
     image = fill_image(directory / "image")
     state = StateLayout(directory=directory / "state")
-    server, ready = Server(cluster_spec(SERVER_NODE, AGENT_NODE), image, state), asyncio.Event()
+    server, ready = (
+        Server(cluster_spec(SERVER_NODE, AGENT_NODE), image, state, FakeImageStore()),
+        asyncio.Event(),
+    )
     running = asyncio.create_task(server.run(ready.set))
     waiting = asyncio.create_task(ready.wait())
     await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED, timeout=WAIT_S)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from dnslib import DNSRecord
-from fakes_bramble import make_image
+from fakes_bramble import FakeImageStore, make_image
 from fakes_fleet import cluster_spec, node_spec
 
 from bramble.doctor.checks import run_checks
@@ -102,7 +102,7 @@ async def main(directory: Path) -> None:
     state = StateLayout(directory=directory / "state")
     spec = cluster_spec(node_spec("one", 1))
     spec = replace(spec, network=replace(spec.network, dns_server=DnsMode.ZONE))
-    server, ready = Server(spec, image, state), asyncio.Event()
+    server, ready = Server(spec, image, state, FakeImageStore()), asyncio.Event()
     running = asyncio.create_task(server.run(ready.set))
     waiting = asyncio.create_task(ready.wait())
     await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED, timeout=WAIT_S)

@@ -80,7 +80,7 @@ def inner(directory: Path) -> None:
     from dataclasses import replace
 
     from click.testing import CliRunner  # noqa: F401 - the command's own imports are part of what is tried
-    from fakes_bramble import make_image
+    from fakes_bramble import FakeImageStore, make_image
     from fakes_fleet import cluster_spec, node_spec
 
     from agent.notify import parse_environment
@@ -97,7 +97,7 @@ def inner(directory: Path) -> None:
     spec = cluster_spec(node_spec("one", 1))
     spec = replace(spec, network=replace(spec.network, dns_server=DnsMode.ZONE))
     manager = parse_environment(dict(os.environ))
-    server = Server(spec, image, StateLayout(directory=directory / "state"))
+    server = Server(spec, image, StateLayout(directory=directory / "state"), FakeImageStore())
     asyncio.run(serve_until_signal(server, lambda: manager.tell("READY=1"), manager))
     manager.tell("STOPPING=1")
 

@@ -230,3 +230,23 @@ def test_large_file_is_taken(file: Path, server: Running) -> None:
     done = typed(file, "--dry-run")
     assert "! network.subnet" in done.output
     assert done.output.count("+ nodes.") == 1000
+
+
+def test_a_new_image_is_taken_once_it_is_built_and_installed_nodes_keep_theirs(
+    server: Running, file: Path
+) -> None:
+    file.write_text(
+        CLUSTER.replace("  base: debian-trixie", "  base: debian-trixie\n  timezone: Europe/Madrid")
+    )
+    refused = typed(file)
+    assert refused.exit_code == 2
+    assert "that one is not built yet" in refused.output
+    assert "bramble build" in refused.output
+    assert server.fleet.controller.spec.image.timezone == "Etc/UTC"
+    server.fleet.images.known["1c" * 32] = "v1.33.5+k3s1"
+    server.fleet.images.built = "1c" * 32
+    taken = typed(file)
+    assert taken.exit_code == 0
+    assert "gets image 1c1c1c1c1c1c" in taken.output
+    assert "until 'bramble rollout'" in taken.output
+    assert server.fleet.controller.spec.image.timezone == "Europe/Madrid"

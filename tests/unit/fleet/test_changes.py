@@ -10,7 +10,7 @@ import pytest
 from fakes_spec import changed
 from node_records import record
 
-from fleet.changes import Change, Kind, compare
+from fleet.changes import Change, Kind, changes_image, compare
 from fleet.lifecycle import State
 from fleet.spec.draft import PathKind, Surroundings
 from fleet.spec.load import check_text
@@ -65,9 +65,9 @@ def test_servers_are_added_from_one_to_three() -> None:
          "fixes"),
         (("cluster.k3s.config", {"cluster-cidr": "10.9.0.0/16"}), "cluster.k3s.config.cluster-cidr",
          Kind.REFUSED, "fixes"),
-        (("cluster.k3s.version", "v1.34.1+k3s1"), "cluster.k3s.version", Kind.REFUSED, "image"),
+        (("cluster.k3s.version", "v1.34.1+k3s1"), "cluster.k3s.version", Kind.REFUSED, "not built yet"),
         (("cluster.name", "cellar"), "cluster.name", Kind.REFUSED, "another cluster"),
-        (("image.packages", ["vim"]), "image.packages", Kind.REFUSED, "image"),
+        (("image.packages", ["vim"]), "image.packages", Kind.REFUSED, "not built yet"),
         (("network.gateway", "192.168.86.2"), "network.gateway", Kind.REFUSED, "when the server starts"),
         (("nodes.1.address", "192.168.86.28"), "nodes.pi4-1.address", Kind.REFUSED, "written on its disk"),
         (("nodes.1.serial", "10000000d03114ab"), "nodes.pi4-1.serial", Kind.REFUSED, "another board"),
@@ -79,6 +79,23 @@ def test_one_change(change: tuple[str, object], key: str, kind: Kind, effect: st
     assert found[key].kind is kind
     assert effect in found[key].effect
     assert bool(found[key].hint) is (kind is Kind.REFUSED)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [("cluster.k3s.version", "v1.34.1+k3s1"), ("image.packages", ["vim"]), ("image.timezone", "Etc/UTC")],
+)
+def test_a_file_with_a_finished_image_is_taken_and_needs_a_rollout(change: tuple[str, object]) -> None:
+    new = cluster(change)
+    assert changes_image(cluster(), new)
+    (found,) = compare(cluster(), new, (SERVER, AGENT), founded=True, image="1c" * 32)
+    assert found.kind is Kind.CHANGE
+    assert "image 1c1c1c1c1c1c" in found.effect
+    assert "until 'bramble rollout'" in found.effect
+
+
+def test_nodes_and_policy_are_no_part_of_the_image() -> None:
+    assert not changes_image(cluster(), cluster(("policy.join.batch", 3), ("nodes.1.labels", {"a": "b"})))
 
 
 def test_role_of_an_installed_node_stays_and_of_a_blank_one_may_change() -> None:
