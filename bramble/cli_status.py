@@ -84,6 +84,10 @@ def render(seen: Mapping[str, Any], now: float) -> RenderableType:
         reserve = f"{spare} more may fail" if spare > 0 else "no more may fail" if not spare else "lost"
         line = f"{quorum['ready']} of {quorum['members']} Ready, {quorum['needed']} needed: {reserve}"
         parts.append(Text.assemble(("servers  ", "bold"), line))
+    snapshots = seen["snapshots"]
+    if snapshots is not None and snapshots["newest_at"] is not None:
+        line = f"{snapshots['count']} kept, the newest {age(now - snapshots['newest_at'])} old"
+        parts.append(Text.assemble(("backups  ", "bold"), f"snapshots of etcd: {line}"))
     for finding in seen["findings"]:
         parts.append(Text(""))
         style = "bold red" if finding["urgency"] == "now" else "yellow"

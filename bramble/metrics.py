@@ -16,6 +16,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from bramble.attention_metrics import AttentionCollector
 from bramble.health_metrics import NodeHealthCollector
 from bramble.snapshot_metrics import SnapshotCollector
 from fleet.controller import Controller
@@ -42,6 +43,7 @@ class Metrics:
         self.pxe = PxeMetrics(self._registry)
         self._registry.register(_FleetCollector(store))
         self._registry.register(NodeHealthCollector(store))
+        self._registry.register(AttentionCollector(store))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)

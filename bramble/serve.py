@@ -100,7 +100,12 @@ class Server:
         self._controller.power.environ = environ or {}
         self._refresh_is_due = False
         self._installing: set[str] = set()
-        self._notify = NotifyDesk(self._store, lambda: self._controller.spec, secrets.token_hex(8))
+        self._notify = NotifyDesk(
+            self._store,
+            lambda: self._controller.spec,
+            secrets.token_hex(8),
+            snapshot_problem=lambda: self._controller.snapshots.health().problem,
+        )
         metrics = make_metrics(self._store, self._pxe, self._controller, self._notify)
         self._pxe.observer.count, self._pxe.metrics = metrics.pxe.count, metrics.render
         self._pxe.is_ready = self._is_ready

@@ -67,9 +67,17 @@ class Quorum:
         return self.ready - self.needed
 
 
-def findings(view: FleetView) -> tuple[Finding, ...]:
-    """Everything that needs a person, what is urgent first."""
-    found = [*_of_quorum(view), *(each for node in view.nodes for each in _of_node(node))]
+def findings(view: FleetView, snapshot_problem: str = "") -> tuple[Finding, ...]:
+    """Everything that needs a person, what is urgent first.
+
+    Args:
+        snapshot_problem: What is wrong with etcd's snapshots, where a server tells; "" where nothing is.
+    """
+    found = [
+        *_of_snapshots(snapshot_problem),
+        *_of_quorum(view),
+        *(each for node in view.nodes for each in _of_node(node)),
+    ]
     found += map(_of_board, view.held)
     return tuple(sorted(found, key=lambda one: (one.urgency is not Urgency.NOW, one.code, one.subject)))
 
@@ -80,6 +88,18 @@ def quorum_in(view: FleetView) -> Quorum:
     servers = [node for node in view.nodes if node.role == Role.SERVER and node.state in MEMBERS]
     ready = sum(node.state == State.READY for node in servers)
     return Quorum(members=len(servers), ready=ready, needed=quorum_of(len(servers)) if servers else 0)
+
+
+def _of_snapshots(problem: str) -> Iterator[Finding]:
+    if problem:
+        yield Finding(
+            code="snapshots",
+            subject="",
+            urgency=Urgency.SOON,
+            text=f"snapshots of etcd: {problem}",
+            hint="Without a fresh one, losing the servers loses the cluster's state.",
+            command="bramble snapshot take",
+        )
 
 
 def _of_quorum(view: FleetView) -> Iterator[Finding]:

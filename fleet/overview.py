@@ -9,6 +9,7 @@ from typing import Final
 
 from fleet.attention import Finding, Quorum, findings, quorum_in
 from fleet.events import Kind
+from fleet.snapshots import SnapshotHealth
 from fleet.store.database import Store
 from fleet.views import EventView, event_view, fleet_view
 
@@ -26,6 +27,7 @@ class Overview:
         states: State → number of nodes.
         ready: Nodes that are Ready, of `nodes` that are declared.
         findings: What needs a person; empty: nothing does.
+        snapshots: How it stands with etcd's; None where no server tells.
         events: The last entries of all timelines that say more than that a board boots, the oldest first.
     """
 
@@ -34,11 +36,12 @@ class Overview:
     states: Mapping[str, int]
     findings: tuple[Finding, ...]
     quorum: Quorum
+    snapshots: SnapshotHealth | None
     events: tuple[EventView, ...]
 
 
-def overview(store: Store) -> Overview:
-    """What the record says now."""
+def overview(store: Store, snapshots: SnapshotHealth | None = None) -> Overview:
+    """What the record says now, with what a running server says of snapshots."""
     view = fleet_view(store)
     with store.read() as reader:
         entries = reader.timeline(limit=_LOOK_BACK)
@@ -49,7 +52,8 @@ def overview(store: Store) -> Overview:
         nodes=len(view.nodes) - gone,
         ready=states["ready"],
         states=dict(sorted(states.items())),
-        findings=findings(view),
+        findings=findings(view, snapshots.problem if snapshots is not None else ""),
         quorum=quorum_in(view),
+        snapshots=snapshots,
         events=tuple(map(event_view, said[-EVENTS:])),
     )

@@ -21,7 +21,7 @@ class OverviewRoutes:
 
     async def _overview(self, _request: web.Request) -> web.Response:
         self._controller.boots.flush()
-        return value_answer(as_json(overview(self._controller.store)))
+        return value_answer(as_json(overview(self._controller.store, self._controller.snapshots.health())))
 
     ROUTES: ClassVar[tuple[Route, ...]] = (
         Route(

@@ -57,6 +57,7 @@ class NotifyDesk:
     Args:
         spec: The cluster that is in force now.
         owner: A name that no other server has.
+        snapshot_problem: What is wrong with etcd's snapshots; "" where nothing is.
         clock: UTC seconds; for what is kept.
         monotonic: For waits.
 
@@ -70,6 +71,7 @@ class NotifyDesk:
         spec: Callable[[], ClusterSpec],
         owner: str,
         *,
+        snapshot_problem: Callable[[], str] = lambda: "",
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         send: Send = channels.send,
@@ -77,6 +79,7 @@ class NotifyDesk:
         self._store = store
         self._spec = spec
         self._owner = owner
+        self._snapshot_problem = snapshot_problem
         self._clock = clock
         self._monotonic = monotonic
         self._send = send
@@ -120,7 +123,7 @@ class NotifyDesk:
         with self._store.read() as reader:
             ledger = self._ledger or from_json(reader.value(LEDGER) or "")
             alarms, newest = _alarms_after(reader, ledger.last_event)
-        found = findings(fleet_view(self._store))
+        found = findings(fleet_view(self._store), self._snapshot_problem())
         after = replace(advance(ledger, found, alarms, spec.notify, now), last_event=newest)
         # Only where people are concerned: an entry of a timeline alone would cost a write every few seconds.
         if ledger.last_event is None or after != replace(ledger, last_event=newest):

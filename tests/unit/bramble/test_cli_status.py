@@ -38,6 +38,7 @@ def seen(**changes: Any) -> dict[str, Any]:
         "states": {"ready": 8},
         "findings": [],
         "quorum": {"members": 3, "ready": 3, "needed": 2},
+        "snapshots": {"newest_at": 400.0, "count": 3, "total_bytes": 9, "problem": ""},
         "events": [],
         **changes,
     }
@@ -107,6 +108,11 @@ def test_events_stand_with_their_age_and_whose_they_are() -> None:
 )
 def test_the_reserve_of_the_servers(ready: int, words: str) -> None:
     assert shown(seen(quorum={"members": 3, "ready": ready, "needed": 2})).splitlines()[2].endswith(words)
+
+
+def test_the_age_of_the_newest_snapshot_is_shown() -> None:
+    assert "snapshots of etcd: 3 kept, the newest 10 min old" in shown(seen())
+    assert "snapshots" not in shown(seen(snapshots=None))
 
 
 def test_a_hostile_text_is_no_markup() -> None:

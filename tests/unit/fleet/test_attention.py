@@ -124,6 +124,12 @@ def test_a_server_that_is_re_imaged_is_no_alarm_but_one_that_is_lost_beside_it_i
     assert found(servers("ready", "lost", "draining"))["quorum-lost/"].urgency is Urgency.NOW
 
 
+def test_snapshots_that_are_not_taken_need_a_person() -> None:
+    (one,) = findings(FleetView(nodes=(), held=()), "the newest snapshot is 30 h old")
+    assert (one.code, one.command) == ("snapshots", "bramble snapshot take")
+    assert "30 h" in one.text
+
+
 def test_the_urgent_comes_first() -> None:
     view = FleetView(nodes=(node("a", "pending"), node("b", "lost")), held=())
     assert [one.subject for one in findings(view)] == ["b", "a"]
