@@ -50,6 +50,7 @@ from fleet.pki import ControlPki
 from fleet.power.desk import PowerDesk
 from fleet.reimage.desk import ReimageDesk
 from fleet.reimage.rebind import forget_retirement, is_retired, overlay
+from fleet.reimage.server_steps import EtcdServerSteps
 from fleet.secret import Secret
 from fleet.sightings import release_declared
 from fleet.snapshots import SNAPSHOTS, SnapshotDesk
@@ -138,6 +139,9 @@ class Controller:
         self.preparation = JoinPreparation(ground, self.joins, door)
         self.watch = Watch(ground, self.joins, self.preparation, door)
         self.reimages = ReimageDesk(ground, door, self._redeclare)
+        servers = EtcdServerSteps(ground, self.etcd, door, self.snapshots)
+        self.reimages.driver.servers = servers
+        self.reimages.checks.append(servers.check)
         self._timelines = TimelineLimit(ground)
         self._clock = clock
         self._random_hex = random_hex

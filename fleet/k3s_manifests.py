@@ -16,6 +16,7 @@ import yaml
 from agent.protocol import NodeFile
 from fleet.join_secrets import NAMESPACE
 from fleet.k3s import CONTROL_USER
+from fleet.kube_vip import LEASE
 
 DIRECTORY: Final = "/var/lib/rancher/k3s/server/manifests"
 ACCESS_FILE: Final = f"{DIRECTORY}/bramble-access.yaml"
@@ -24,9 +25,9 @@ _ROLE_NAME: Final = "bramble-control"
 
 
 def access_objects() -> tuple[dict[str, Any], ...]:
-    """What the control server may do in the cluster, and no more: nodes, evictions, and the secrets of
-    joins, which all are in kube-system. Pods are deleted where a person ordered a drain by force; volumes are
-    looked at because an installation ends those that are on the node's disk.
+    """What the control server may do in the cluster, and no more: nodes, evictions, and in kube-system the
+    secrets of joins and the lease of the API's own address. Pods are deleted where a person ordered a drain
+    by force; volumes are looked at because an installation ends those that are on the node's disk.
     """
     cluster_rules = (
         _rule("nodes", "get", "list", "patch", "delete"),
@@ -39,7 +40,7 @@ def access_objects() -> tuple[dict[str, Any], ...]:
     return (
         _role("ClusterRole", cluster_rules),
         _binding("ClusterRole"),
-        _role("Role", (_rule("secrets", "get", "list", "create", "delete"),)),
+        _role("Role", (_rule("secrets", "get", "list", "create", "delete"), _lease_rule())),
         _binding("Role"),
     )
 
@@ -67,6 +68,16 @@ def object_path(item: Mapping[str, Any]) -> tuple[str, str]:
 
 def _rule(resource: str, *verbs: str) -> dict[str, Any]:
     return {"apiGroups": [""], "resources": [resource], "verbs": list(verbs)}
+
+
+def _lease_rule() -> dict[str, Any]:
+    """The API's own address is handed on before its holder is taken down."""
+    return {
+        "apiGroups": ["coordination.k8s.io"],
+        "resources": ["leases"],
+        "resourceNames": [LEASE],
+        "verbs": ["get", "patch"],
+    }
 
 
 def _metadata(kind: str) -> dict[str, str]:

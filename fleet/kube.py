@@ -24,6 +24,7 @@ __all__ = ["KubeApi", "KubeError", "KubeNode", "KubeRefusedError", "parse_node"]
 
 TIMEOUT_S: Final = 5.0
 _SECRETS: Final = f"/api/v1/namespaces/{NAMESPACE}/secrets"
+_LEASES: Final = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
 _MERGE_PATCH: Final = "application/merge-patch+json"
 _STRATEGIC_PATCH: Final = "application/strategic-merge-patch+json"
 
@@ -165,6 +166,22 @@ class KubeApi:
         """Delete this very secret, and no later one of its name; one that is gone is no error."""
         metadata = secret["metadata"]
         await self._delete(f"{_SECRETS}/{quote(metadata['name'], safe='')}", metadata.get("uid"))
+
+    async def lease(self, name: str) -> dict[str, Any] | None:
+        """A lease of kube-system; None: there is none of that name."""
+        return await self._find(f"{_LEASES}/{quote(name, safe='')}")
+
+    async def give_lease(self, name: str, seen: Mapping[str, Any], holder: str) -> None:
+        """Make somebody else the holder of a lease that is as it was seen.
+
+        The former holder loses it at its next renewal, and the new one finds that it has it.
+
+        Raises:
+            KubeRefusedError: 409: it was renewed in between.
+        """
+        version = seen["metadata"].get("resourceVersion")
+        patch = {"metadata": {"resourceVersion": version}, "spec": {"holderIdentity": holder}}
+        await self._send("PATCH", f"{_LEASES}/{quote(name, safe='')}", patch, _MERGE_PATCH)
 
     async def bootstrap_tokens(self) -> list[dict[str, Any]]:
         """The bootstrap tokens that Bramble made and that are still there."""

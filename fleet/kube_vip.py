@@ -17,6 +17,8 @@ from fleet.join_secrets import NAMESPACE
 from fleet.spec.model import K3sSpec
 
 FILE_NAME: Final = "bramble-kube-vip.yaml"
+LEASE: Final = "bramble-api-vip"
+"""The lease in kube-system whose holder answers for the address."""
 _NAME: Final = "kube-vip"
 _ROLE: Final = "system:kube-vip-role"
 _RBAC: Final = "rbac.authorization.k8s.io"
@@ -42,7 +44,7 @@ def _environment(k3s: K3sSpec) -> dict[str, str]:
         "cp_namespace": NAMESPACE,
         "svc_enable": "false",
         "vip_leaderelection": "true",
-        "vip_leasename": "bramble-api-vip",
+        "vip_leasename": LEASE,
         "vip_leaseduration": "15",
         "vip_renewdeadline": "10",
         "vip_retryperiod": "2",

@@ -121,18 +121,31 @@ class EtcdClient:
                 if error.words != MEMBER_NOT_FOUND:
                     raise
 
+    async def remembers(self, member: EtcdMember, member_id: int) -> bool:
+        """Whether a member's own list still has another one, whatever the cluster agreed on.
+
+        Raises:
+            EtcdError: It does not answer.
+        """
+        async with self.connect_to(member) as connection:
+            listed = await connection.members(linearizable=False, timeout_s=LIST_S)
+        return any(one.id == member_id for one in listed.members)
+
     def connect_to(self, member: EtcdMember) -> Connection:
         """A connection to one member, for its snapshot."""
         return self._connect(self._endpoints_of(member)[0])
 
     async def _leader_after(self, away_from: int) -> int:
         """The transfer is done when the others follow the new leader."""
-        async with asyncio.timeout(LEADER_S):
-            while True:
-                view = await self.observe()
-                if view.leader_id is not None and view.leader_id != away_from:
-                    return view.leader_id
-                await asyncio.sleep(0.1)
+        try:
+            async with asyncio.timeout(LEADER_S):
+                while True:
+                    view = await self.observe()
+                    if view.leader_id is not None and view.leader_id != away_from:
+                        return view.leader_id
+                    await asyncio.sleep(0.1)
+        except TimeoutError as error:
+            raise EtcdError(f"etcd has agreed on no other leader within {LEADER_S:.0f} s") from error
 
     async def _members(self) -> tuple[MemberListResponse, bool, tuple[str, ...]]:
         """The list that a quorum agrees on, or else the best recollection; and who is of another cluster.

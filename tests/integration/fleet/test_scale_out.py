@@ -4,9 +4,7 @@ store, the controller, and `bramble apply` as a person types it. k3s is the simu
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import dataclasses
 import ssl
 import threading
 import time
@@ -14,116 +12,21 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from fakes_fleet import hardware_of, status_report
-from fakes_fleet_server import Running, running
-from fleet_story import ask_to_install, enrol, install, see, state_of
-from k3s_sim_etcd import PACE, PORT, EtcdCluster, etcd_directory, running_cluster
-from k3s_sim_material import finish, put
-from k3s_sim_processes import Simulated
+from etcd_fleet import CLUSTER, MORE, are_ready, begin, until
+from fakes_fleet_server import running
+from k3s_sim_etcd import PORT, EtcdCluster, running_cluster
 
-from agent.protocol import JoinMaterial, K3sState
-from fleet.boots import BootStage
 from fleet.cli_apply import apply
-from fleet.lifecycle import State
-from fleet.refusal import RefusedError
 from fleet.spec import load_cluster
-from fleet.spec.model import NodeSpec, Role
 from lab.k3s_sim.release import build_release
 
 pytestmark = pytest.mark.integration
 
 STORY_S = 240.0
 ASK_EVERY_S = 0.1
-
-CLUSTER = """
-version: 1
-cluster: {{name: attic, domain: attic.internal, k3s: {{version: v1.33.5+k3s1}}}}
-image: {{base: raspios-lite-trixie}}
-network: {{interface: lo, dhcp: full, subnet: {net}.0/24, server_address: {net}.250}}
-nodes:
-  - {{name: s1, board: pi5, role: server, serial: 10000000abcd0001, address: {net}.1, disk: nvme}}
-  - {{name: a1, board: pi5, role: agent, serial: 10000000abcd0009, address: {net}.9, disk: nvme,
-     labels: {{tier: small}}}}
-"""
-MORE = """\
-  - {{name: s2, board: pi5, role: server, serial: 10000000abcd0002, address: {net}.2, disk: nvme}}
-  - {{name: s3, board: pi5, role: server, serial: 10000000abcd0003, address: {net}.3, disk: nvme}}
-"""
-
-
-@dataclass
-class Board:
-    """An installed node: what its agent would do, with the simulator in place of k3s."""
-
-    server: Running
-    cluster: EtcdCluster
-    spec: NodeSpec
-    certificate: str
-    k3s: Simulated | None = None
-    material: JoinMaterial | None = None
-    is_up: bool = False
-    is_clean: bool = False
-    done: int = 0
-    sequence: int = 0
-    settings: str = ""
-
-    @property
-    def k3s_state(self) -> K3sState:
-        if self.k3s is None:
-            return K3sState.INACTIVE
-        return K3sState.RUNNING if self.is_up else K3sState.STARTING
-
-    async def advance(self) -> None:
-        """One round: report, fetch the order, carry it out."""
-        self._look()
-        joins = self.server.fleet.controller.joins
-        self.sequence += 1
-        report = status_report(hardware_of(self.spec), self.sequence, k3s=self.k3s_state)
-        report = dataclasses.replace(report, generation=self.done)
-        accepted = joins.status(self.certificate, report)
-        if accepted.generation == self.done:
-            return
-        desired = joins.desired(self.certificate)
-        if self.material is None:
-            if desired.join:
-                await self._join()
-            return
-        if self.is_up and not self.is_clean:
-            finish(self.cluster.lab, self.spec.name, self.material)
-            self.is_clean = True
-        if self.is_clean:
-            put(self.cluster.lab, self.spec.name, desired.files)
-            self.settings = "".join(file.content for file in desired.files) or self.settings
-            self.done = desired.generation
-
-    async def _join(self) -> None:
-        controller = self.server.fleet.controller
-        with contextlib.suppress(RefusedError):  # a server that is elected anew does not answer for seconds
-            await controller.preparation.prepare(self.certificate)
-            self.material = controller.joins.join_material(self.certificate)
-            put(self.cluster.lab, self.spec.name, self.material.files)
-            self.k3s = self._start()
-
-    def _start(self) -> Simulated:
-        name, address = self.spec.name, str(self.spec.address)
-        if self.spec.role is Role.AGENT:
-            return self.cluster.lab.start(name, "agent", "--node-ip", address)
-        environ = {"K3S_SIM_ETCD": str(etcd_directory()), **PACE}
-        kubeconfig = str(self.cluster.lab.kubeconfig(name))
-        return self.cluster.lab.start(
-            name, "server", "--bind-address", address, "--node-ip", address,
-            "--write-kubeconfig", kubeconfig, environ=environ,
-        )  # fmt: skip
-
-    def _look(self) -> None:
-        if self.k3s is not None and not self.is_up:
-            self.k3s.notify.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                self.is_up = self.k3s.notify.recv(100) == b"READY=1\n"
 
 
 @dataclass
@@ -157,45 +60,6 @@ class Asker:
         finally:
             self._stop.set()
             thread.join(30.0)
-
-
-def begin(server: Running, cluster: EtcdCluster, name: str) -> Board:
-    """Install and enrol a declared node; a person approves servers."""
-    fleet = server.fleet
-    spec = fleet.controller.spec.find_node(name)
-    assert spec is not None
-
-    def story() -> str:
-        if spec.role is Role.SERVER:
-            see(fleet, spec, BootStage.KERNEL)
-            ask_to_install(fleet, spec)
-            fleet.controller.people.approve(name, None)
-        install(fleet, spec)
-        return enrol(fleet, spec)
-
-    return Board(server, cluster, spec, server.in_loop(story))
-
-
-def until(server: Running, boards: list[Board], done: Any, what: str) -> None:
-    """Let every board and the controller go on until `done()`."""
-
-    async def story() -> None:
-        async with asyncio.timeout(STORY_S):
-            while not done():
-                for board in boards:
-                    await board.advance()
-                await server.fleet.controller.watch.poll()
-                await asyncio.sleep(0.1)
-
-    try:
-        asyncio.run_coroutine_threadsafe(story(), server.loop).result(STORY_S + 10)
-    except TimeoutError:
-        states = {board.spec.name: (board.k3s_state, board.k3s and board.k3s.log[-1500:]) for board in boards}
-        raise AssertionError(f"not within {STORY_S:.0f} s: {what}; {states}") from None
-
-
-def are_ready(server: Running, boards: list[Board]) -> bool:
-    return all(state_of(server.fleet, board.spec) is State.READY and board.is_clean for board in boards)
 
 
 def tokens(cluster: EtcdCluster) -> list[str]:

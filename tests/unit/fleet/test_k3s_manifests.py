@@ -19,7 +19,8 @@ def test_secrets_are_reached_in_one_namespace_only() -> None:
     assert "secrets" not in verbs("ClusterRole")
     assert ROLES["Role"]["metadata"]["namespace"] == "kube-system"
     assert ROLES["RoleBinding"]["metadata"]["namespace"] == "kube-system"
-    assert verbs("Role") == {"secrets": {"get", "list", "create", "delete"}}
+    assert verbs("Role") == {"secrets": {"get", "list", "create", "delete"}, "leases": {"get", "patch"}}
+    assert ROLES["Role"]["rules"][1]["resourceNames"] == ["bramble-api-vip"]
 
 
 def test_nothing_may_run_a_program_or_give_rights() -> None:

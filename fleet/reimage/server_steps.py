@@ -1,0 +1,329 @@
+"""What only servers need on their way out: another leader, a snapshot, and the end of their etcd member.
+
+Each step looks first, does the one thing that is missing, and may be asked again at any time: what it did is
+in etcd and in the cluster, and what it needs is in the order's row before it acts.
+
+The member is removed by k3s, asked through its annotation, so that k3s on the node learns of it and ends.
+Where k3s does not do it, because the node is dead, has no Node object, or its own server would have to, etcd
+is told itself.
+
+Source: k3s pkg/etcd (annotations, 15 s between looks), read 2026-11; issue 12908: a removal was seen to come
+    back when the leader ended within seconds. So one is believed when two members, where there are two, say
+    so themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fleet.etcd.client import EtcdClient
+from fleet.etcd.errors import EtcdError, NotThisClusterError
+from fleet.etcd.view import EtcdMember, EtcdView, hex_id
+from fleet.etcd_door import EtcdDoor
+from fleet.ground import Ground
+from fleet.join_state import JoinState
+from fleet.joining import FOUNDED, FOUNDER
+from fleet.k3s_config import API_PORT
+from fleet.kube import KubeApi, KubeError, KubeNode
+from fleet.kube_door import KubeDoor
+from fleet.kube_vip import LEASE
+from fleet.lifecycle import REIMAGING, State
+from fleet.reimage import progress
+from fleet.reimage.problems import Problem
+from fleet.reimage.seams import Done, Findings, NotYet, Situation
+from fleet.reimage.server_checks import (
+    SNAPSHOT_AGE_S,
+    KeptSnapshot,
+    ServerSituation,
+    Stage,
+    own_members,
+    problems,
+    warnings,
+)
+from fleet.snapshots import REMOVE_ANNOTATION, REMOVED_ANNOTATION, SnapshotDesk
+from fleet.spec.model import Role
+from fleet.store.records import NodeRecord, ReimageRecord
+
+log = logging.getLogger(__name__)
+
+NAME_ANNOTATION: Final = "etcd.k3s.cattle.io/node-name"
+K3S_TIME_S: Final = 45.0
+"""For k3s to remove a member that it was asked to: three of its looks. The state's limit is two minutes."""
+CONFIRMATIONS: Final = 2
+_TOLD: Final = frozenset({State.READY, State.DEGRADED})
+"""Other nodes that will hear where to find the cluster; a silent one is not waited for."""
+
+
+class EtcdServerSteps:
+    """`fleet.reimage.seams.ServerSteps` on the cluster's etcd, and the check of servers."""
+
+    def __init__(self, ground: Ground, etcd: EtcdDoor, kube: KubeDoor, snapshots: SnapshotDesk) -> None:
+        self._ground = ground
+        self._etcd = etcd
+        self._kube = kube
+        self._snapshots = snapshots
+
+    async def check(self, situation: Situation) -> Findings:
+        """May this server leave? Agents are none of its business."""
+        node = situation.node
+        if node.role is not Role.SERVER:
+            return Findings()
+        client = self._etcd.client()
+        view, silence = await _look(client)
+        order = situation.orders.get(node.name)
+        asked = await self._situation(order, node, view, silence, situation.listing)
+        return Findings(problems(asked, Stage.BEFORE), warnings(asked))
+
+    async def move_leader(self, order: ReimageRecord, node: NodeRecord) -> Done | NotYet:
+        """Another member leads etcd, and the API's own address is elsewhere."""
+        client = self._etcd.client()
+        view = await client.observe()
+        own = own_members(await self._situation(order, node, view, "", None), view)
+        text = f"etcd has no member of {node.name}"
+        if own:
+            leader = view.leader
+            if leader in own:
+                new = await client.move_leader(own[0].id)
+                view = await client.observe()
+                leader = view.find(new)
+            if leader is None or leader in own:
+                return NotYet("etcd has no other leader yet")
+            text = f"{leader.node or leader.name} leads etcd"
+        return await self._move_address(node) or Done(text)
+
+    async def snapshot(self, order: ReimageRecord, node: NodeRecord) -> Done | NotYet:
+        """A snapshot is kept here, the member that goes is written down, and it still may go."""
+        client = self._etcd.client()
+        view, silence = await _look(client)
+        asked = await self._situation(order, node, view, silence, None)
+        own = own_members(asked, view) if view else ()
+        if not own and (view is not None or not asked.founded):
+            return Done(f"etcd has no member of {node.name}: none has to be removed")
+        kept = asked.snapshot
+        note: dict[str, Any] = {}
+        if kept is None or not self._is_for(order, kept):
+            info = await self._snapshots.take(
+                f"{order.kind} {order.number} of {node.name}", besides=node.name
+            )
+            kept = self._snapshots.kept(info.id)
+            note[progress.SNAPSHOT] = info.id
+        view = await client.observe()  # taking it may have lasted minutes
+        asked = await self._situation(order, node, view, "", None, kept=kept)
+        own = own_members(asked, view)
+        if found := problems(asked, Stage.REMOVAL):
+            return NotYet(_text(found), note)
+        if own:
+            note |= {progress.MEMBER: hex_id(own[0].id), progress.CLUSTER: hex_id(view.cluster_id)}
+        return Done(f"snapshot {kept.id if kept else ''} is kept off {node.name}", note)
+
+    async def remove_member(self, order: ReimageRecord, node: NodeRecord) -> Done | NotYet:
+        """Its member is gone from etcd, as several members say themselves."""
+        client = self._etcd.client()
+        view = await client.observe()
+        wanted = progress.text(order, progress.MEMBER)
+        if not wanted:
+            if view.of_node(node.name):
+                raise EtcdError(
+                    f"{node.name} has an etcd member that this order knows nothing of",
+                    f"Is its k3s running? 'bramble etcd show', then 'bramble reimage {node.name}' again.",
+                )
+            return Done(f"etcd has no member of {node.name}")
+        member_id, cluster_id = int(wanted, 16), int(progress.text(order, progress.CLUSTER), 16)
+        if view.cluster_id != cluster_id:
+            raise NotThisClusterError(
+                f"etcd is cluster {hex_id(view.cluster_id)} now, this order was begun in "
+                f"{hex_id(cluster_id)}",
+                "Nothing was removed. Was the cluster restored meanwhile?",
+            )
+        if not view.is_quorate:
+            return NotYet("etcd has no leader at this moment: whether the member is gone is not known")
+        member = view.find(member_id)
+        if member is None:
+            return await self._confirm_gone(client, view, member_id, node)
+        asked = await self._situation(order, node, view, "", None)
+        try:
+            async with self._kube.open() as (api, listing):
+                asking = await self._ask_k3s(api, listing.get(node.name), order, member, asked)
+        except KubeError as error:
+            asking = f"kubernetes does not answer: {error.message}"
+        if isinstance(asking, NotYet):
+            return asking
+        return await self._remove_directly(client, member, asked, asking)
+
+    async def _ask_k3s(
+        self,
+        api: KubeApi,
+        seen: KubeNode | None,
+        order: ReimageRecord,
+        member: EtcdMember,
+        asked: ServerSituation,
+    ) -> NotYet | str:
+        """Have k3s remove the member; a text: why it will not."""
+        if seen is None:
+            return "it has no Node object"
+        if seen.uid != progress.text(order, progress.NODE_UID):
+            return "its Node object is another one than when this began"
+        entered = order.progress.get(progress.STEPS)
+        since = entered.get(State.MEMBER_REMOVED.value) if isinstance(entered, Mapping) else None
+        if isinstance(since, int | float) and self._ground.clock() - since > K3S_TIME_S:
+            return f"k3s did not do it within {K3S_TIME_S:.0f} s"
+        if seen.annotations.get(REMOVED_ANNOTATION) == member.name:
+            return NotYet(f"k3s has removed member {member.name}; it is being looked for")
+        if seen.annotations.get(NAME_ANNOTATION) != member.name:
+            return f"its Node object names another member than {member.name}"
+        if seen.annotations.get(REMOVE_ANNOTATION) != "true":
+            # The last look before what can not be undone.
+            if found := problems(asked, Stage.REMOVAL):
+                return NotYet(_text(found))
+            metadata = {"resourceVersion": seen.resource_version, "annotations": {REMOVE_ANNOTATION: "true"}}
+            await api.patch_node(seen.name, {"metadata": metadata})
+        return NotYet(f"k3s removes member {member.name}")
+
+    async def _remove_directly(
+        self, client: EtcdClient, member: EtcdMember, asked: ServerSituation, why: str
+    ) -> NotYet:
+        if found := problems(asked, Stage.REMOVAL):
+            return NotYet(_text(found))
+        assert asked.view is not None
+        if asked.view.leader_id == member.id:
+            await client.move_leader(member.id)
+        log.warning("member %s is removed by etcd itself: %s", member.name, why)
+        await client.remove_member(member.id, asked.view.cluster_id)
+        return NotYet(f"member {member.name} was removed by etcd itself ({why}); it is being looked for")
+
+    @staticmethod
+    async def _confirm_gone(
+        client: EtcdClient, view: EtcdView, member_id: int, node: NodeRecord
+    ) -> Done | NotYet:
+        """What one member says may be undone by the next leader; what two remember stays."""
+        others = [member for member in view.voters if member.healthy]
+        needed = min(CONFIRMATIONS, len(others))
+        said = [await client.remembers(member, member_id) for member in others]
+        if any(said) or len(said) < max(1, needed):
+            return NotYet("not all members know yet that it is gone")
+        return Done(
+            f"{hex_id(member_id)}, the etcd member of {node.name}, is gone: {len(said)} member(s) say so"
+        )
+
+    async def _move_address(self, node: NodeRecord) -> NotYet | None:
+        """Hand the API's own address to another server; None: it is elsewhere, or nobody of ours keeps it."""
+        k3s = self._ground.spec.k3s
+        if k3s.api_vip is None or not k3s.kube_vip.enabled:
+            return None
+        async with self._kube.open() as (api, listing):
+            lease = await api.lease(LEASE)
+            if holder_of(lease) != node.name or lease is None:
+                return None
+            ready = sorted(name for name in self._servers() if name != node.name and _is_ready(listing, name))
+            if not ready:
+                return NotYet(f"no other server is Ready to answer for {k3s.api_vip}")
+            await api.give_lease(LEASE, lease, ready[0])
+        return NotYet(f"{ready[0]} is to answer for {k3s.api_vip}")
+
+    async def _situation(
+        self,
+        order: ReimageRecord | None,
+        node: NodeRecord,
+        view: EtcdView | None,
+        silence: str,
+        listing: Mapping[str, KubeNode] | None,
+        *,
+        kept: KeptSnapshot | None = None,
+    ) -> ServerSituation:
+        """Everything that is known of it now."""
+        spec = self._ground.spec
+        with self._ground.store.read() as reader:
+            records = reader.nodes()
+            founded = reader.value(FOUNDED) is not None
+            founder = reader.value(FOUNDER)
+            joins = JoinState.load_all(reader)
+        if listing is None or spec.k3s.api_vip is not None:
+            listing, holder = await self._ask_kubernetes(listing)
+        else:
+            holder = ""
+        address = self._ground.address_of(node)
+        url = f"https://{address}:{API_PORT}"
+        if kept is None and order is not None:
+            kept = self._snapshots.kept(progress.text(order, progress.SNAPSHOT))
+        done, join = (node.status or {}).get("generation"), joins.get(node.name, JoinState())
+        return ServerSituation(
+            node=node.name,
+            servers=self._servers(),
+            founded=founded,
+            view=view,
+            silence=silence,
+            others_away=tuple(
+                (other.name, other.state.value)
+                for other in records
+                if other.role is Role.SERVER and other.name != node.name and _is_away(other.state)
+            ),
+            member_id=_number(order, progress.MEMBER),
+            cluster_id=_number(order, progress.CLUSTER),
+            snapshot=kept,
+            vip=str(spec.k3s.api_vip) if spec.k3s.api_vip else None,
+            vip_holder=holder,
+            vip_is_movable=spec.k3s.kube_vip.enabled,
+            told_to_come_here=tuple(
+                other.name
+                for other in records
+                if other.name != node.name
+                and other.state in _TOLD
+                and address is not None
+                and joins.get(other.name, JoinState()).server == url
+            ),
+            ready=frozenset(name for name in self._servers() if _is_ready(listing or {}, name)),
+            may_found_again=founder == node.name and isinstance(done, int) and done < join.material,
+            now=self._ground.clock(),
+        )
+
+    async def _ask_kubernetes(
+        self, listing: Mapping[str, KubeNode] | None
+    ) -> tuple[Mapping[str, KubeNode] | None, str]:
+        """The Node objects, and who answers for the API's own address."""
+        try:
+            async with self._kube.open() as (api, found):
+                lease = await api.lease(LEASE) if self._ground.spec.k3s.api_vip is not None else None
+        except KubeError:
+            return listing, ""
+        return (found if listing is None else listing), holder_of(lease)
+
+    def _is_for(self, order: ReimageRecord, kept: KeptSnapshot) -> bool:
+        """Whether a snapshot was taken for this order, and is fresh: then it is not taken again."""
+        is_fresh = self._ground.clock() - kept.taken_at < SNAPSHOT_AGE_S / 2
+        return kept.id == progress.text(order, progress.SNAPSHOT) and is_fresh
+
+    def _servers(self) -> tuple[str, ...]:
+        return tuple(node.name for node in self._ground.spec.servers)
+
+
+async def _look(client: EtcdClient) -> tuple[EtcdView | None, str]:
+    try:
+        return await client.observe(), ""
+    except EtcdError as error:
+        return None, error.message
+
+
+def holder_of(lease: Mapping[str, Any] | None) -> str:
+    """Who holds a lease; "" nobody."""
+    spec = (lease or {}).get("spec") or {}
+    return str(spec.get("holderIdentity") or "")
+
+
+def _is_away(state: State) -> bool:
+    """Whether a server is on a road that ends by itself, or is being taken down."""
+    return state.is_active or state in REIMAGING
+
+
+def _is_ready(listing: Mapping[str, KubeNode], name: str) -> bool:
+    return name in listing and listing[name].ready
+
+
+def _number(order: ReimageRecord | None, name: str) -> int | None:
+    text = progress.text(order, name) if order is not None else ""
+    return int(text, 16) if text else None
+
+
+def _text(found: tuple[Problem, ...]) -> str:
+    return "; ".join(problem.text for problem in found)
