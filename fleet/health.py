@@ -69,6 +69,9 @@ class Condition(StrEnum):
     ETCD_SLOW = "EtcdDiskSlow"
 
 
+_CATALOGUE: Final = tuple(Condition)
+
+
 @dataclass(frozen=True, slots=True)
 class Trait:
     """What follows from a condition.
@@ -206,8 +209,12 @@ def observe(
     links = {name: max(speed, course.links.get(name, 0.0)) for name, speed in _link_speeds(health.disks)}
     course = Course(course.streaks, boot_id, {**course.counters, **counters}, {**course.links, **links})
     bad = dict(_judge(health, k3s, course, now))
+    if not bad and not course.streaks:
+        return course, ()
     streaks, changes = dict(course.streaks), []
-    for condition in Condition:
+    for condition in _CATALOGUE:
+        if condition not in bad and condition not in streaks:
+            continue
         streak, change = _advance(condition, course.streaks.get(condition, Streak()), bad.get(condition), now)
         if change is not None:
             changes.append(change)

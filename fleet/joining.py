@@ -33,11 +33,11 @@ from fleet.k3s_config import (
 )
 from fleet.k3s_versions import Feature, K3sVersion, has
 from fleet.lifecycle import LEAVING, Happening, State, allows
-from fleet.plain import plain
 from fleet.refusal import RefusedError
 from fleet.registration import ServerSeen, choose_server
 from fleet.restored import observe, unobserved, unobserved_servers
 from fleet.spec.model import NodeSpec, Role
+from fleet.store.documents import Document
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Transaction
 from fleet.update_desk import UpdateDesk
@@ -353,7 +353,7 @@ class JoinDesk:
         for problem in status.problems:
             if problem.code not in known:
                 self._ground.say_once(tx, _problem_entry(problem), now, node=node)
-        changes["status"] = plain(status)  # as a later read gives it
+        changes["status"] = Document.of(status)  # as a later read gives it
         node = tx.update_node(node, **changes)
         if node.state is State.LOST:
             node = tx.move(node, Happening.HEARD_AGAIN, events.heard_again(), now)

@@ -298,6 +298,8 @@ _LIMITS_S: Final[Mapping[State, float]] = {
     # Three ways in of five minutes each.
     State.REBOOT_TO_INSTALLER: 15 * _MINUTE,
 }
+TIMED: Final = frozenset(_LIMITS_S)
+"""States that end by themselves when nothing happens."""
 _SERVER_JOIN_LIMIT_S: Final = 20 * _MINUTE
 """A server also joins etcd as a learner and is promoted."""
 

@@ -14,7 +14,7 @@ from fleet.joining import FOUNDED, FOUNDER, STEADY_INTERVAL_S, JoinDesk
 from fleet.kube import KubeApi, KubeError, KubeNode
 from fleet.kube_door import KubeDoor
 from fleet.label_desk import LabelDesk
-from fleet.lifecycle import Happening, State, check, limit_s
+from fleet.lifecycle import TIMED, Happening, State, check, limit_s
 from fleet.node_conditions import Announcer
 from fleet.printable import printable
 from fleet.spec.model import Role
@@ -28,6 +28,9 @@ SILENCE_S: Final = MISSED_REPORTS * STEADY_INTERVAL_S + 5.0
 """Three missed intervals and some slack: then a node is lost."""
 UNREADY_POLLS: Final = 3
 """So many answers in a row must say "not Ready" before a node is degraded; one is a hiccup."""
+_REPORTING: Final = (State.READY, State.DEGRADED)
+_WAITING: Final = (State.JOINING, State.FAILED_JOINING, State.DEGRADED)
+"""Kubernetes may say of these that they are Ready."""
 POLL_JOINING_S: Final = 2.0
 POLL_STEADY_S: Final = 10.0
 
@@ -55,21 +58,25 @@ class Watch:
         """Apply time limits. Cheap: run it about once per second."""
         now = self._ground.clock()
         with self._ground.store.read() as reader:
-            due = any(self._is_due(node, now) for node in reader.nodes())
+            due = any(self._is_due(node, now) for node in self._at_risk(reader, now))
             due |= bool(_expired_intents(reader, now))
         if not due:
             return
         with self._ground.store.write() as tx:
-            for node in tx.nodes():
+            for node in self._at_risk(tx, now):
                 self._apply_limits(tx, node, now)
             self._expire_intents(tx, now)
         self._ground.on_boot_change()
+
+    @staticmethod
+    def _at_risk(reader: Reader, now: float) -> list[NodeRecord]:
+        return reader.nodes_at_risk(TIMED, _REPORTING, now - SILENCE_S)
 
     def _is_due(self, node: NodeRecord, now: float) -> bool:
         return check(node.standing, node.role, now) is not None or self._is_silent(node, now)
 
     def _is_silent(self, node: NodeRecord, now: float) -> bool:
-        return node.state in (State.READY, State.DEGRADED) and self._silence_s(node, now) > SILENCE_S
+        return node.state in _REPORTING and self._silence_s(node, now) > SILENCE_S
 
     def _silence_s(self, node: NodeRecord, now: float) -> float:
         # What happened while this server was away is nobody's silence.
@@ -93,15 +100,14 @@ class Watch:
     def poll_interval_s(self) -> float:
         """How long to wait until the next question to Kubernetes."""
         with self._ground.store.read() as reader:
-            joining = any(node.join_allowed and _waits_for_ready(node) for node in reader.nodes())
+            joining = reader.has_node_in(_WAITING, join_allowed=True)
         return POLL_JOINING_S if joining else POLL_STEADY_S
 
     async def poll(self) -> None:
         """Ask the servers in turn until one answers, and apply what it says. No answer changes nothing."""
         with self._ground.store.read() as reader:
-            records = reader.nodes()
-        if not any(_waits_for_ready(node) or node.state is State.READY for node in records):
-            return
+            if not reader.has_node_in((*_WAITING, State.READY)):
+                return
         try:
             async with self._door.open() as (api, listing):
                 self.apply_kubernetes(listing)
@@ -186,4 +192,4 @@ def _expired_intents(reader: Reader, now: float) -> list[tuple[NodeRecord, Inten
 
 
 def _waits_for_ready(node: NodeRecord) -> bool:
-    return node.state in (State.JOINING, State.FAILED_JOINING, State.DEGRADED)
+    return node.state in _WAITING

@@ -26,15 +26,14 @@ from agent.protocol import (
     decode,
     encode,
 )
-from fleet.api.answers import json_answer, value_answer
+from fleet.api.answers import json_answer
 from fleet.api.guard import bearer
 from fleet.api.limits import RateLimit
 from fleet.api.peer import peer_certificate
 from fleet.api.routes import Access, Route
 from fleet.api.schema import Newer
-from fleet.api.swift import decode_of_any_version
+from fleet.api.swift import decode_of_any_version, encode_swiftly
 from fleet.controller import Controller
-from fleet.plain import plain
 from fleet.refusal import RefusedError
 
 ANONYMOUS_BURST: Final = 20
@@ -94,7 +93,7 @@ class ControlRoutes:
         # A node may have been given a newer agent by a server that was set back since.
         status = decode_of_any_version(Status, await request.read())
         accepted = await self._controller.heartbeats.submit(peer_certificate(request), status)
-        return value_answer(plain(accepted))
+        return json_answer(encode_swiftly(accepted))
 
     async def _join_material(self, request: web.Request) -> web.Response:
         certificate = peer_certificate(request)

@@ -115,17 +115,25 @@ class Guard:
             route = self._routes.get((request.method, resource.canonical if resource else ""))
             if route is None:
                 raise RefusedError(403, "closed", "nobody may use this")
-            request[CALLER] = self._caller(request, route)
-            if route.parameters or request.query_string:
-                fault = route.fault_of(request.match_info, tuple(request.query.items()))
-                if fault is not None:
-                    raise RefusedError(400, fault[0][:40], fault[1])
-            request = _with_limit(request, route.body_limit)
-            if route.access is Access.ADMIN and route.is_write:
-                return await self._write(request, route, handler)
-            return await handler(request)
+            return await self.pass_through(request, route, handler)
 
         return guard
+
+    async def pass_through(self, request: web.Request, route: Route, handler: Handler) -> web.StreamResponse:
+        """Let a request through to its route.
+
+        Raises:
+            RefusedError: Its caller may not, asks too often, or asks for something that cannot be.
+        """
+        request[CALLER] = self._caller(request, route)
+        if route.parameters or request.query_string:
+            fault = route.fault_of(request.match_info, tuple(request.query.items()))
+            if fault is not None:
+                raise RefusedError(400, fault[0][:40], fault[1])
+        request = _with_limit(request, route.body_limit)
+        if route.access is Access.ADMIN and route.is_write:
+            return await self._write(request, route, handler)
+        return await handler(request)
 
     def _caller(self, request: web.Request, route: Route) -> str:
         """Who asks, for the record.

@@ -1,7 +1,8 @@
-"""Lists in pages: `{"items": […], "next": cursor}`; the cursor is null on the last page and opaque on others.
+"""Lists in pages: `{"items": […], "next": cursor}`; the cursor is null on the last page and opaque on
+others.
 
-A page begins after the last item of the one before, so what changes meanwhile moves nothing: no item is given
-twice, and none is left out that was there all the time.
+A page begins after the last item of the one before, so what changes meanwhile moves nothing: no item is
+given twice, and none is left out that was there all the time.
 """
 
 from __future__ import annotations

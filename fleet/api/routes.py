@@ -1,8 +1,8 @@
 """One route: where it is, who may use it, what goes in and what comes out.
 
-The tables of routes (`fleet.api.table`) are what the server listens to, what the guard lets through and what
-the OpenAPI document says: a route that is not in a table does not exist, and one without a role cannot be
-written.
+The tables of routes (`fleet.api.table`) are what the server listens to, what the guard lets through and
+what the OpenAPI document says: a route that is not in a table does not exist, and one without a role
+cannot be written.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Connections that say nothing are closed: aiohttp bounds what a request holds, not how long it takes.
 
-Before its first request, and between two, a connection is looked at every second. TLS itself ends handshakes
-that take a minute.
+Before its first request, and between two, a connection is looked at every second. TLS itself ends
+handshakes that take a minute.
 """
 
 from __future__ import annotations

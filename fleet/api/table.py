@@ -54,6 +54,9 @@ GROUPS: Final[tuple[type[Group], ...]] = (
     DocumentRoutes,
 )
 ROUTES: Final = tuple(route for group in GROUPS for route in group.ROUTES)
+REPORTS: Final = next(route for route in ControlRoutes.ROUTES if route.name == "status")
+"""The route that has a lane of its own."""
+GUARD: Final = web.AppKey("guard", Guard)
 
 
 def openapi() -> dict[str, Any]:
@@ -80,6 +83,7 @@ def make_app(
         client_max_size=max(route.max_body_bytes for route in ROUTES),
     )
     app[DOCUMENT] = openapi()
+    app[GUARD] = guard
     for group in GROUPS:
         _add(app, group(controller), (route for route in group.ROUTES if route in open_here.values()))
     return app

@@ -46,16 +46,27 @@ class BatchTransaction(Transaction):
     def fetch(self, certificates: Iterable[str], prefixes: Sequence[str]) -> None:
         """Read the nodes of certificates, and their values in `kv`: of each node, one for each prefix."""
         wanted = list(dict.fromkeys(certificates))
-        for start in range(0, len(wanted), CHUNK):
-            some = wanted[start : start + CHUNK]
-            matches = sa.or_(nodes.c.certificate.in_(some), nodes.c.previous_certificate.in_(some))
-            for row in self._raw.execute(sa.select(nodes).where(matches)).mappings():
-                self._keep(node_from_row(row))
-        keys = [f"{prefix}{name}" for name in self._nodes for prefix in prefixes]
-        self._values |= dict.fromkeys(keys)
+        self._fetch_nodes(nodes.c.certificate, wanted)
+        # The one before is shown until the newer one was used once: by hardly anybody.
+        others = [certificate for certificate in wanted if certificate not in self._of_certificate]
+        self._fetch_nodes(nodes.c.previous_certificate, others)
+        used = [prefix for prefix in prefixes if self._has_key(prefix)]
+        self._values |= dict.fromkeys(f"{prefix}{name}" for name in self._nodes for prefix in prefixes)
+        keys = [f"{prefix}{name}" for name in self._nodes for prefix in used]
         for start in range(0, len(keys), CHUNK):
             query = sa.select(kv.c.key, kv.c.value).where(kv.c.key.in_(keys[start : start + CHUNK]))
             self._values |= {key: value for key, value in self._raw.execute(query)}
+
+    def _fetch_nodes(self, column: sa.Column[Any], certificates: Sequence[str]) -> None:
+        for start in range(0, len(certificates), CHUNK):
+            query = sa.select(nodes).where(column.in_(certificates[start : start + CHUNK]))
+            for row in self._raw.execute(query).mappings():
+                self._keep(node_from_row(row))
+
+    def _has_key(self, prefix: str) -> bool:
+        """Whether any key begins so: mostly none does, and one question tells."""
+        query = sa.select(kv.c.key).where(kv.c.key.startswith(prefix, autoescape=True)).limit(1)
+        return self._raw.execute(query).first() is not None
 
     def flush(self) -> None:
         """Write what waits."""

@@ -1,9 +1,9 @@
 """The store: opened, migrated and guarded here, in SQLite or PostgreSQL; every change is a transaction.
 
-`Store.write()` hands out a `Transaction`; what it changed is on the disk when the block ends, or nothing is.
-Transactions are short (a few rows), run on the caller's thread, and follow one another: on SQLite because one
-process opens the file for writing, on PostgreSQL by a lock (`fleet.store.postgres`). Any number of processes
-may read with `Store.open_readonly`.
+`Store.write()` hands out a `Transaction`; what it changed is on the disk when the block ends, or nothing
+is. Transactions are short (a few rows), run on the caller's thread, and follow one another: on SQLite
+because one process opens the file for writing, on PostgreSQL by a lock (`fleet.store.postgres`). Any
+number of processes may read with `Store.open_readonly`.
 """
 
 from __future__ import annotations

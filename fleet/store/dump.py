@@ -14,6 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from fleet.store.database import Store
+from fleet.store.documents import Document
 from fleet.store.tables import metadata
 from fleet.store.transaction import Reader, Transaction
 from fleet.store.version import LATEST, REVISIONS, VERSION, Standing, standing_of
@@ -32,7 +33,8 @@ def dump_rows(reader: Reader) -> Iterator[bytes]:
     for table in metadata.sorted_tables:
         query = sa.select(table).order_by(*table.primary_key.columns)
         for row in reader.connection.execution_options(yield_per=BATCH_ROWS).execute(query).mappings():
-            yield json.dumps([table.name, dict(row)], separators=(",", ":")).encode() + b"\n"
+            line = json.dumps([table.name, dict(row)], separators=(",", ":"), default=Document.to_dict)
+            yield line.encode() + b"\n"
 
 
 def load_rows(

@@ -1,10 +1,11 @@
 """A PostgreSQL database that several control servers may share.
 
 The rules of the store are those of SQLite's: one writer at a time, in the whole cluster. A writing
-transaction begins by taking one advisory lock, which PostgreSQL releases after the commit is on the disk, so
-whatever a transaction reads is what the one before it left: no update is lost, no check is stale, and nothing
-has to be tried again. SERIALIZABLE would let writers overlap and abort; a transaction here is a few rows long
-and a cluster's writers are few, so waiting is cheaper than repeating, and the callers stay simple.
+transaction begins by taking one advisory lock, which PostgreSQL releases after the commit is on the disk,
+so whatever a transaction reads is what the one before it left: no update is lost, no check is stale, and
+nothing has to be tried again. SERIALIZABLE would let writers overlap and abort; a transaction here is a
+few rows long and a cluster's writers are few, so waiting is cheaper than repeating, and the callers stay
+simple.
 
 Readers take no lock and see one snapshot (REPEATABLE READ).
 

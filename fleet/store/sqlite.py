@@ -1,4 +1,5 @@
-"""One SQLite file in WAL mode: its engine, its modes, and the lock that makes its opener the only writer."""
+"""One SQLite file in WAL mode: its engine, its modes, and the lock that makes its opener the only
+writer."""
 
 from __future__ import annotations
 

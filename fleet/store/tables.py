@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from fleet.store.documents import DocumentColumn
+
 metadata = sa.MetaData()
 
 _LONG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -56,7 +58,7 @@ nodes = sa.Table(
     sa.Column("node_password", sa.Text, nullable=False),
     sa.Column("boot_id", sa.Text),
     sa.Column("boots", sa.Integer, nullable=False),
-    sa.Column("status", sa.JSON),
+    sa.Column("status", DocumentColumn),
     sa.Column("status_sequence", _LONG, nullable=False),
     sa.Column("status_at", sa.Float),
 )

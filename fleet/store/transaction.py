@@ -27,13 +27,14 @@ from fleet.store.reimages import ReimageReads, ReimageWrites
 from fleet.store.rollouts import RolloutReads, RolloutWrites
 from fleet.store.tables import boards, events, intents, kv, nodes, tickets
 from fleet.store.trust import TrustReads, TrustWrites
+from fleet.store.watching import WatchReads
 
 _LIFECYCLE_COLUMNS: Final = frozenset({"name", "state", "since", "progressed_at", "attempt", "standing"})
 TIMELINE_LIMIT: Final = 1000
 """Entries that one question answers at most; the newest."""
 
 
-class Reader(TrustReads, AccessReads, ReimageReads, RolloutReads):
+class Reader(TrustReads, AccessReads, ReimageReads, RolloutReads, WatchReads):
     """Questions. Every answer is a frozen value."""
 
     @property

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fleet.secret import Secret
 from fleet.spec.model import Role
 from fleet.store.batch import BatchTransaction
 from fleet.store.database import Store, StoreError
+from fleet.store.documents import Document
 from fleet.store.records import NodeRecord
 from fleet.store.tables import nodes
 from fleet.store.transaction import Transaction
@@ -326,10 +328,17 @@ def test_report_whose_values_the_database_refuses_does_not_cost_the_others_their
     assert sequences(fleet)[:5] == [1, 1, 0, 1, 0]
 
 
-def test_value_that_only_the_database_refuses_costs_only_its_own_report(fleet: Fleet) -> None:
+def test_value_that_only_the_database_refuses_costs_only_its_own_report(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """PostgreSQL's json knows no infinity. The decoder lets none in; here it is not asked."""
     certificate, report = report_of(2)
     endless = replace(report, health=replace(report.health, load1=math.inf))
+
+    def as_python_writes_it(message: Status) -> Document:
+        return Document(json.dumps(asdict(message)))
+
+    monkeypatch.setattr(Document, "of", as_python_writes_it)
     answers = asyncio.run(send(fleet, [report_of(0), (certificate, endless), report_of(1)]))
     assert isinstance(answers[1], StatusAccepted if isinstance(fleet.store.place, Path) else StoreError)
     assert sequences(fleet)[:2] == [1, 1]
