@@ -9,6 +9,7 @@ import click
 from bramble.paths import MIRROR_VARIABLE
 from lab.cli import board, shell
 from lab.cli_bootrom import bootrom
+from lab.cli_k3s import k3s
 
 
 @click.group()
@@ -18,6 +19,7 @@ def lab() -> None:
 
 lab.add_command(board)
 lab.add_command(bootrom)
+lab.add_command(k3s)
 lab.add_command(shell)
 
 

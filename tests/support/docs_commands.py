@@ -22,6 +22,8 @@ _PREFIX: Final = re.compile(
     r"^(?:sudo (?:-\w+ )*|env |\w+=(?:\"[^\"]*\"|\S*) |Example: )*(?:\.venv/bin/)?(?=bramble\b)"
 )
 _PROMPT: Final = re.compile(r"^\s*[$#] ")
+_REDIRECTION: Final = re.compile(r"\s\d?>&\d|\s\d(?=>)")
+"""What shlex takes for words: 2>&1, and the number before a redirection."""
 _SUBSTITUTION: Final = re.compile(r"\$\([^()]*\)")
 _CHECKED: Final = (click.Choice, click.types.IntParamType, click.types.FloatParamType)
 """Types of which a value can be judged without a machine to look at."""
@@ -64,7 +66,8 @@ def _quoted(word: str) -> str:
 
 def _simple_commands(text: str) -> Iterator[list[str]]:
     """What the shell would run one by one; redirections and their files are left out."""
-    lexer = shlex.shlex(_SUBSTITUTION.sub("X", text), posix=True, punctuation_chars="|&;<>()")
+    text = _REDIRECTION.sub(" ", _SUBSTITUTION.sub("X", text))
+    lexer = shlex.shlex(text, posix=True, punctuation_chars="|&;<>()")
     lexer.commenters = ""
     lexer.whitespace_split = True
     part: list[str] = []

@@ -175,7 +175,8 @@ def sources() -> str:
     return "\n".join(
         file.read_text("utf-8") for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))
     ) + "\n".join(
-        (ROOT / name).read_text("utf-8") for name in ("Makefile", "scripts/setup-system", "tests/conftest.py")
+        (ROOT / name).read_text("utf-8")
+        for name in ("Makefile", "scripts/setup-system", "imagebuilder/bases/catalogue.toml")
     )
 
 

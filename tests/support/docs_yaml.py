@@ -21,6 +21,8 @@ from fleet.spec.draft import PathKind, Surroundings
 from fleet.spec.load import check_text
 from fleet.spec.schema import ClusterDocument, NodeSection
 
+LAB: Final = "lab"
+"""Marks a part for the cluster of the lab, whose network is another."""
 OTHERS: Final = frozenset({"kubernetes", "prometheus", "cloud-init", "netplan"})
 """Kinds of YAML that are not ours."""
 
@@ -50,7 +52,7 @@ def yaml_complaints(page: Page) -> Iterator[Complaint]:
 
 def _block_faults(block: Block) -> Iterator[tuple[int, str]]:
     """(line of the page, what is wrong)."""
-    others = block.notes - {"part"}
+    others = block.notes - {LAB}
     if others - OTHERS:
         yield block.line, f"nobody knows YAML of the kind {sorted(others - OTHERS)[0]!r}"
         return
@@ -67,20 +69,22 @@ def _block_faults(block: Block) -> Iterator[tuple[int, str]]:
         return
     value = read.data
     is_whole = isinstance(value, dict) and "version" in value
-    text = block.text if is_whole else yaml.safe_dump(with_part(value))
+    text = block.text if is_whole else yaml.safe_dump(with_part(value, in_lab=LAB in block.notes))
     checked = check_text(text, Path("cluster.yaml"), AROUND)
     for problem in checked.errors:
         line = problem.line if is_whole else 1  # of a part, the lines are those of the laid together file
         yield block.line + line - 1, f"cluster.yaml refuses it: {problem.key}: {problem.message}"
 
 
-def with_part(part: Any) -> dict[str, Any]:
-    """The smallest cluster.yaml with a part of one in it.
+def with_part(part: Any, *, in_lab: bool = False) -> dict[str, Any]:
+    """The smallest cluster.yaml with a part of one in it; `in_lab`, on the lab's network.
 
     Keys of a node are its node's; a bare list is nodes that are added; a mapping's `nodes` are all there are
     where a server is among them, and added where not.
     """
     document: dict[str, Any] = copy.deepcopy(dict(SMALLEST))
+    if in_lab:
+        document["network"] |= {"interface": "bramble0", "subnet": "10.77.0.0/24"}
     is_list = isinstance(part, list)
     content: Any = {"nodes": part} if is_list else part
     if isinstance(content, dict) and content and set(content) <= NODE_KEYS:

@@ -13,6 +13,10 @@ from docs_names import link_complaints, name_complaints
 from docs_pages import Block, Complaint, Page, pages
 from docs_yaml import yaml_complaints
 
+from fleet.join_failures import FAILURES
+from fleet.lifecycle import State
+from pxe.diagnosis.catalogue import RULES
+
 PAGES: Final = {page.name: page for page in pages()}
 COMING: Final = re.compile(
     r"no command '(?:policy|rollout|reimage|cancel|decommission|replace|snapshot|unlock|service|dashboard)'"
@@ -59,12 +63,24 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert set(PAGES) - seen == set(), "link them from docs/index.md"
 
 
+def test_every_problem_that_is_recognised_stands_under_its_symptom() -> None:
+    """The page about symptoms has each rule, each class of failed joins, and none that there is not."""
+    page = PAGES["docs/troubleshooting.md"]
+    rows = [span.text for span in page.prose if span.text.startswith("| `")]
+    named = [word for row in rows for word in re.findall(r"`([^`]+)`", row.split("|")[1])]
+    known = {rule.id for rule in RULES} | set(FAILURES) | set(State)
+    assert [word for word in named if word not in known and " " not in word] == []
+    assert ({rule.id for rule in RULES} | set(FAILURES)) - set(named) == set()
+    assert len(named) == len(set(named)), "named twice"
+
+
 BAD: Final = {
     "option": ("```console\n$ bramble doctor --bord x\n```", 2, "--bord"),
     "command": ("```\nbramble check\nbramble frobnicate\n```", 3, "frobnicate"),
     "argument missing": ("```\nbramble approve\n```", 2, "NODE is missing"),
     "argument too many": ("```\nbramble check a.yaml b.yaml\n```", 2, "b.yaml"),
     "choice": ("```\nbramble dhcp settings --for bind\n```", 2, "bind"),
+    "behind a redirection": ("```\nbramble serve > x.log 2>&1 --nope &\n```", 2, "--nope"),
     "number": ("```\nbramble doctor --listen soon\n```", 2, "soon"),
     "group": ("```\nbramble token\n```", 2, "group"),
     "second of a line": ("```\ncd x && sudo bramble serv\n```", 2, "serv"),
@@ -123,6 +139,7 @@ def test_a_fault_is_found_and_named_with_its_line(text: str, line: int, part: st
         "```yaml kubernetes\nkind: Pod\n```",
         "[x](security.md#secrets) and <https://example.org/none>",
         "`GET /v1/audit`, `network.dhcp: proxy`, `agent.key`, `tests/unit`, `fleet.lifecycle.State`",
+        "```\nbramble serve > serve.log 2>&1 &\nbramble check 2>/dev/null\n```",
         "```ini\nbramble frobnicate\n```",
     ],
 )
