@@ -33,10 +33,10 @@ class LoginPages:
 
     async def log_in(self, request: web.Request) -> web.StreamResponse:
         site = request.app[SITE]
-        self._slow_down(request)
         back = local_path(request[FORM].get("next", "/"))
         token = site.controller.tokens.find(request[FORM].get("token", ""))
         if token is None:
+            self._slow_down(request)
             problem = "No token like this is in force."
             return site.page(request, "login.html", 401, back=back, problem=problem)
         return self._enter(request, f"token {token.name} ({token.id})", TokenRole(token.role), token.id, back)
@@ -47,24 +47,13 @@ class LoginPages:
         code = request.match_info["code"]
         grant = site.controller.login_links.find(code)
         if grant is None:
-            raise RefusedError(
-                410,
-                "link",
-                "This link was used, or is older than ten minutes.",
-                "'bramble dashboard' prints another.",
-            )
+            raise self._no_link(request)
         return site.page(request, "enter.html", code=code, grant=grant)
 
     async def follow_link(self, request: web.Request) -> web.StreamResponse:
-        self._slow_down(request)
         grant = request.app[SITE].controller.login_links.redeem(request.match_info["code"])
         if grant is None:
-            raise RefusedError(
-                410,
-                "link",
-                "This link was used, or is older than ten minutes.",
-                "'bramble dashboard' prints another.",
-            )
+            raise self._no_link(request)
         return self._enter(request, grant.who, grant.role, None, "/")
 
     async def log_out(self, request: web.Request) -> web.StreamResponse:
@@ -82,7 +71,21 @@ class LoginPages:
             )
         return response
 
+    def _no_link(self, request: web.Request) -> RefusedError:
+        self._slow_down(request)
+        return RefusedError(
+            410,
+            "link",
+            "This link was used, or is older than ten minutes.",
+            "'bramble dashboard' prints another.",
+        )
+
     def _slow_down(self, request: web.Request) -> None:
+        """Count a login that failed.
+
+        Raises:
+            RefusedError: There were too many from that address.
+        """
         if not self._limit.allows(request.remote or "", time.monotonic()):
             raise RefusedError(
                 429, "too-many", "Too many logins from your address.", "Try again in a minute."
