@@ -10,11 +10,10 @@ from typing import Final
 
 from aiohttp import web
 
-from bramble.dashboard import doing, pages
+from bramble.dashboard import doing, pages, stream
 from bramble.dashboard.guard import MAX_FORM_BYTES, add_headers, admit, show_errors
 from bramble.dashboard.login import LoginPages
 from bramble.dashboard.site import SITE, Site
-from bramble.dashboard.stream import Streams
 from fleet.api.doors import PortTakenError
 from fleet.api.guard import number_requests
 from fleet.api.silence import Silence
@@ -47,6 +46,7 @@ def make_app(site: Site, *, silence: Silence | None = None) -> web.Application:
         client_max_size=MAX_FORM_BYTES,
     )
     app[SITE] = site
+    app.on_shutdown.append(stream.end_all)
     login = LoginPages()
     app.router.add_routes(
         [
@@ -60,7 +60,7 @@ def make_app(site: Site, *, silence: Silence | None = None) -> web.Application:
             web.get("/events", pages.events),
             web.get("/settings", pages.settings),
             web.get("/audit", pages.audit),
-            web.get("/live", Streams().serve),
+            web.get("/live", stream.serve),
             web.get("/login", login.show),
             web.post("/login", login.log_in),
             web.get("/enter/{code}", login.show_link),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,6 +79,8 @@ class Site:
     clock: Callable[[], float]
     assets: Assets
     templates: jinja2.Environment
+    streams: set[asyncio.Task[Any]] = field(default_factory=set)
+    """What runs for each page that is kept up to date."""
 
     def page(self, request: web.Request, template: str, status: int = 200, **values: Any) -> web.Response:
         """A page, for whoever is logged in; with the notice that waits for it."""

@@ -20,40 +20,44 @@ from fleet.refusal import RefusedError
 
 MAX_STREAMS: Final = 100
 MAX_OF_SESSION: Final = 20
-ALIVE_EVERY_S: Final = 15.0
+ALIVE_EVERY_S: Final = 5.0
+"""A stream whose session is over ends so much later at most."""
 STALLED_S: Final = 30.0
 STALE_EVERY_S: Final = 2.0
 """How often a page that is made anew for each change is told so, at most."""
 
 
-class Streams:
-    """All open streams of one server."""
+async def serve(request: web.Request) -> web.StreamResponse:
+    """Tell a page what changes until it is closed."""
+    site, session = request.app[SITE], request[SESSION]
+    if len(site.streams) >= MAX_STREAMS or session.streams >= MAX_OF_SESSION:
+        raise RefusedError(503, "too-many", "Too many pages are open.", "Close some of them.")
+    cursor = site.feed.parse_mark(request.headers.get("Last-Event-ID") or request.query.get("after", ""))
+    response = web.StreamResponse(
+        headers={**HEADERS, "Content-Type": "text/event-stream", "Cache-Control": "no-store"}
+    )
+    task = asyncio.current_task()
+    assert task is not None  # aiohttp runs each request in one
+    site.streams.add(task)
+    session.streams += 1
+    site.feed.listeners += 1
+    try:
+        await response.prepare(request)
+        await _send(response, b"retry: 3000\n\n")
+        await _follow(site, session, request, response, cursor)
+    except (ConnectionError, TimeoutError):
+        pass  # the browser went away, or takes nothing
+    finally:
+        site.feed.listeners -= 1
+        session.streams -= 1
+        site.streams.discard(task)
+    return response
 
-    def __init__(self) -> None:
-        self.open = 0
 
-    async def serve(self, request: web.Request) -> web.StreamResponse:
-        site, session = request.app[SITE], request[SESSION]
-        if self.open >= MAX_STREAMS or session.streams >= MAX_OF_SESSION:
-            raise RefusedError(503, "too-many", "Too many pages are open.", "Close some of them.")
-        cursor = site.feed.parse_mark(request.headers.get("Last-Event-ID") or request.query.get("after", ""))
-        response = web.StreamResponse(
-            headers={**HEADERS, "Content-Type": "text/event-stream", "Cache-Control": "no-store"}
-        )
-        self.open += 1
-        session.streams += 1
-        site.feed.listeners += 1
-        try:
-            await response.prepare(request)
-            await _send(response, b"retry: 3000\n\n")
-            await _follow(site, session, request, response, cursor)
-        except (ConnectionError, TimeoutError):
-            pass  # the browser went away, or takes nothing
-        finally:
-            site.feed.listeners -= 1
-            session.streams -= 1
-            self.open -= 1
-        return response
+async def end_all(app: web.Application) -> None:
+    """The server stops: pages are told by the end of their connection."""
+    for task in tuple(app[SITE].streams):
+        task.cancel()
 
 
 async def _follow(

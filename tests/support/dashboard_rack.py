@@ -19,9 +19,9 @@ from typing import TypeVar
 from fakes_bramble import IMAGE_ID, make_image
 from fakes_diagnosis import PI5_FILES, SERVER, Profile
 from fakes_fleet import AgentKey, Clock, Fleet, cluster_spec, hardware_of, node_spec, open_fleet
-from fleet_story import KEY, enrol, install, kube_ready, let_in, require_token, see
+from fleet_story import ask_to_install, enrol, install, kube_ready, let_in, require_token, see
 
-from agent.protocol import Health, InstallProgress, InstallStep, K3sState, Status
+from agent.protocol import Health, InstallProgress, InstallStep, K3sState, Outcome, Status
 from bramble.boot_table import to_report
 from bramble.dashboard.compose import ObservedBoots, make_site
 from bramble.dashboard.door import make_context, serve_dashboard
@@ -73,6 +73,11 @@ class Rack:
             return call()
 
         return asyncio.run_coroutine_threadsafe(run(), self.loop).result(WAIT_S)
+
+    def cut(self) -> None:
+        """Every open stream breaks off; to be called with `do`."""
+        for task in self.site.streams:
+            task.cancel()
 
     def token(self, role: TokenRole = TokenRole.ADMIN, name: str = "") -> str:
         """A fresh token of that role."""
@@ -246,14 +251,17 @@ def live_rack(state: Path, spec: ClusterSpec) -> Iterator[Rack]:
 
 
 def furnish(rack: Rack) -> dict[str, str]:
-    """Boards in every kind of state, as on a day on which a rack is set up; installers' tokens by node."""
+    """Boards in every kind of state, as on a day on which a rack is set up; installers' tokens by node.
+
+    pi5-master-3 waits for approval.
+    """
     fleet, clock = rack.fleet, rack.fleet.clock
     assert isinstance(clock, WallClock)
     tokens: dict[str, str] = {}
 
     def begin() -> None:
         clock.back = 3 * 3600.0
-        rack.make_ready(*map(rack.node, ("pi5-master-1", "pi5-master-2", "pi5-master-3", "pi5-worker-1")))
+        rack.make_ready(*map(rack.node, ("pi5-master-1", "pi5-master-2", "pi5-worker-1")))
         for number in range(180):
             for name in ("pi5-master-1", "pi5-master-2", "pi5-worker-1"):
                 node = rack.node(name)
@@ -277,6 +285,10 @@ def furnish(rack: Rack) -> dict[str, str]:
                 failed=True,
             ),
         )
+        rack.boot(rack.node("pi5-master-3"))
+        see(fleet, rack.node("pi5-master-3"))
+        see(fleet, rack.node("pi5-master-3"), BootStage.KERNEL)
+        assert ask_to_install(fleet, rack.node("pi5-master-3")).outcome is Outcome.PENDING
         clock.back = 60.0
         see(fleet, rack.node("pi4-worker-4"))
         see(fleet, rack.node("pi4-worker-4"), BootStage.KERNEL)
@@ -297,6 +309,3 @@ def furnish(rack: Rack) -> dict[str, str]:
 
     rack.do(begin)
     return tokens
-
-
-__all__ = ["KEY", "Rack", "attic", "furnish", "live_rack", "report"]

@@ -271,7 +271,7 @@ def test_a_refusal_of_the_desk_is_shown_with_what_to_do(admin: Browser) -> None:
     path = "/nodes/pi5-worker-1"
     assert admin.post(f"{path}/do/approve", {"csrf": csrf, "key": ""}).status == 303
     page = admin.get(path).text
-    assert "Nothing of pi5-worker-1 waits for approval" in page
+    assert "nothing of pi5-worker-1 waits for approval" in page
     assert "&#39;bramble show pi5-worker-1&#39;" in page
 
 

@@ -1,0 +1,316 @@
+"""The dashboard in a real browser: what a person sees and does, while boards are at work."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import pytest
+from dashboard_browser import WAIT_MS, Theme, Watched, chromium, sideways, violations, visitor
+from dashboard_rack import Rack, attic, furnish, live_rack
+from fakes_fleet import node_spec
+from fleet_story import KEY, ask_to_install, complete
+from playwright.sync_api import Browser, expect
+
+from agent.proofs import fingerprint
+from agent.protocol import InstallProgress, InstallStep, Outcome
+from fleet.boards import MacAddress
+from fleet.boots import BootReport, BootStage
+from fleet.tokens import TokenRole
+
+pytestmark = pytest.mark.integration
+
+PAGES = (
+    "/",
+    "/nodes",
+    "/nodes/pi5-master-1",
+    "/nodes/pi4-worker-3",
+    "/nodes/abcd004d",
+    "/cluster",
+    "/images",
+    "/events",
+    "/settings",
+    "/audit",
+    "/nodes/pi5-master-1/confirm/revoke",
+)
+WIDTHS = (360, 768, 1280, 2560)
+
+
+@pytest.fixture(scope="module")
+def rack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rack]:
+    """Eight nodes as on a day of setting up, and some more for tests that change them."""
+    with live_rack(tmp_path_factory.mktemp("rack"), attic(14)) as rack:
+        furnish(rack)
+        yield rack
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def admin(browser: Browser, rack: Rack) -> Iterator[Watched]:
+    with visitor(browser, rack.url, viewport={"width": 1360, "height": 900}) as admin:
+        come_in(admin, rack)
+        yield admin
+
+
+def come_in(visitor: Watched, rack: Rack, role: TokenRole = TokenRole.ADMIN) -> None:
+    visitor.page.goto(rack.link(role))
+    visitor.page.get_by_role("button", name="Open the dashboard").click()
+    expect(visitor.page.locator("#pulse")).to_have_text("live", timeout=WAIT_MS)
+
+
+def test_a_held_server_is_approved_by_its_fingerprint(admin: Watched, rack: Rack) -> None:
+    page, server = admin.page, rack.node("pi5-master-3")
+    admin.go("/")
+    card = page.locator('[data-group="attention"] #n-pi5-master-3')
+    expect(card).to_contain_text("waits for your approval")
+    card.get_by_role("link").click()
+    expect(page.locator(".fingerprint")).to_have_text(fingerprint(hashlib.sha256(KEY).hexdigest()))
+    page.get_by_role("button", name="It does: approve").click()
+    expect(page.get_by_role("status").first).to_contain_text("pi5-master-3 is approved")
+    assert rack.do(lambda: ask_to_install(rack.fleet, server)).outcome is Outcome.ADMITTED
+    expect(page.locator(".way .here")).to_contain_text("Install")
+
+
+def test_an_installation_is_watched_without_a_reload(admin: Watched, rack: Rack) -> None:
+    admin.go("/")
+    page = admin.page
+    page.evaluate("window.neverReloaded = true")
+    card = page.locator("#n-pi4-worker-7")
+    expect(page.locator('[data-group="waiting"]').locator("#n-pi4-worker-7")).to_be_visible()
+    token = rack.do(lambda: rack.begin(rack.node("pi4-worker-7")))
+    expect(page.locator('[data-group="working"]').locator("#n-pi4-worker-7")).to_be_visible()
+    for percent in (20, 60):
+        rack.do(lambda: rack.write(token, percent, _step(percent)))  # noqa: B023  (done before the next)
+        expect(card.locator("progress")).to_have_attribute("value", str(percent))
+        expect(card).to_contain_text(f"{percent} %")
+
+    def end() -> None:
+        plan = rack.fleet.controller.installs.plan(token)
+        rack.fleet.controller.installs.complete(token, complete(plan))
+
+    rack.do(end)
+    expect(card).to_contain_text("boots its disk")
+    expect(card.locator("progress")).to_have_count(0)
+    expect(page.locator("#lines")).to_contain_text("installed and verified")
+    assert page.evaluate("window.neverReloaded") is True
+
+
+def _step(percent: int) -> InstallStep:
+    return InstallStep.WRITE if percent < 50 else InstallStep.VERIFY
+
+
+def test_an_error_is_explained_with_its_mend_on_a_page_that_is_open(admin: Watched, rack: Rack) -> None:
+    token = rack.do(lambda: rack.begin(rack.node("pi4-worker-8")))
+    admin.go("/nodes/pi4-worker-8")
+    page = admin.page
+    expect(page.get_by_role("list", name="Way to Ready")).to_contain_text("Install")
+    failed = InstallProgress(
+        1,
+        InstallStep.WRITE,
+        12.0,
+        message="the disk is full of errors",
+        hint="Replace the disk.",
+        failed=True,
+    )
+    rack.do(lambda: rack.fleet.controller.installs.progress(token, failed))
+    trouble = page.locator(".trouble")
+    expect(trouble).to_contain_text("the disk is full of errors")
+    expect(trouble).to_contain_text("Replace the disk.")
+    expect(page.locator(".way .failed")).to_have_text("Install: failed")
+
+
+def test_what_the_boot_server_finds_is_shown_with_what_to_do(admin: Watched, rack: Rack) -> None:
+    """A Pi 5 that asks for an old family's files over and over."""
+    node = rack.node("pi4-worker-9")
+
+    def boot_in_vain() -> None:
+        for _ in range(4):
+            rack.boot(node, (("config.txt", None), ("start4.elf", None), ("pieeprom.sig", None)))
+
+    rack.do(boot_in_vain)
+    admin.go("/nodes/pi4-worker-9")
+    expect(admin.page.locator("#files")).to_contain_text("start4.elf")
+    expect(admin.page.locator("#files")).to_contain_text("no such file")
+
+
+def test_what_destroys_asks_for_the_name(admin: Watched, rack: Rack) -> None:
+    page = admin.page
+    admin.go("/nodes/pi5-worker-1")
+    page.get_by_role("link", name="Revoke…").click()
+    button = page.get_by_role("button", name="Revoke pi5-worker-1")
+    expect(button).to_be_disabled()
+    field = page.get_by_label("Type pi5-worker-1 to go on")
+    expect(field).to_be_focused()
+    field.fill("pi5-worker-2")
+    expect(button).to_be_disabled()
+    field.fill("pi5-worker-1")
+    button.click()
+    expect(page.get_by_role("status").first).to_contain_text("is revoked")
+    expect(page.get_by_role("button", name="Lift the revocation")).to_be_visible()
+
+
+def test_without_scripts_everything_can_be_done(browser: Browser, rack: Rack) -> None:
+    with visitor(browser, rack.url, java_script_enabled=False) as plain:
+        page = plain.page
+        page.goto(rack.link())
+        page.get_by_role("button", name="Open the dashboard").click()
+        page.get_by_role("link", name="pi5-master-2").first.click()
+        page.get_by_role("link", name="Forget its board…").click()
+        page.get_by_label("Type pi5-master-2 to go on").fill("pi5-master-1")
+        page.get_by_role("button", name="Forget its board pi5-master-2").click()
+        expect(page.get_by_role("alert").last).to_have_text("Type pi5-master-2 to go on.")
+        page.get_by_label("Type pi5-master-2 to go on").fill("pi5-master-2")
+        page.get_by_role("button", name="Forget its board pi5-master-2").click()
+        expect(page.get_by_role("status").first).to_contain_text("are forgotten")
+        plain.complaints = [text for text in plain.complaints if "422" not in text]
+
+
+def test_a_token_logs_in_and_a_button_logs_out(browser: Browser, rack: Rack) -> None:
+    with visitor(browser, rack.url) as person:
+        page = person.page
+        page.goto(f"{rack.url}/cluster")
+        page.get_by_label("Token").fill("bramble_wrong")
+        page.get_by_role("button", name="Log in").click()
+        expect(page.get_by_role("alert").last).to_have_text("No token like this is in force.")
+        person.complaints.clear()  # Chromium reports the 401
+        page.get_by_label("Token").fill(rack.token())
+        page.get_by_role("button", name="Log in").click()
+        page.wait_for_url(f"{rack.url}/cluster")
+        page.get_by_role("button", name="Log out").click()
+        page.wait_for_url(f"{rack.url}/login")
+        page.goto(f"{rack.url}/nodes")
+        assert page.url.startswith(f"{rack.url}/login")
+
+
+def test_a_viewer_looks_and_cannot_act(browser: Browser, rack: Rack) -> None:
+    with visitor(browser, rack.url) as viewer:
+        come_in(viewer, rack, TokenRole.VIEWER)
+        viewer.go("/nodes/pi5-master-1")
+        expect(viewer.page.get_by_role("link", name="Revoke…")).to_have_count(0)
+        expect(viewer.page.get_by_role("link", name="Audit")).to_have_count(0)
+
+
+def test_a_token_that_is_revoked_closes_the_page(browser: Browser, rack: Rack) -> None:
+    with visitor(browser, rack.url) as person:
+        page = person.page
+        page.goto(f"{rack.url}/login")
+        page.get_by_label("Token").fill(rack.token(name="leaked"))
+        page.get_by_role("button", name="Log in").click()
+        expect(page.locator("#pulse")).to_have_text("live")
+        rack.do(lambda: rack.fleet.controller.tokens.revoke("leaked"))
+        page.wait_for_url(f"{rack.url}/login?next=%2F")
+
+
+def test_a_lost_connection_is_said_and_what_was_missed_is_made_up_for(admin: Watched, rack: Rack) -> None:
+    page = admin.page
+    admin.go("/")
+    expect(page.locator("#pulse")).to_have_text("live")
+    page.route("**/live?*", lambda route: route.abort())
+    rack.do(rack.cut)
+    expect(page.locator("#offline")).to_contain_text("The connection is lost")
+
+    def meanwhile() -> None:
+        with rack.fleet.store.write() as tx:
+            tx.update_node(tx.require_node("pi4-worker-4"), detail="what was missed")
+
+    rack.do(meanwhile)
+    page.unroute("**/live?*")
+    expect(page.locator("#pulse")).to_have_text("live")
+    expect(page.locator("#n-pi4-worker-4")).to_contain_text("what was missed")
+    expect(page.locator("#offline")).to_be_hidden()
+
+
+def test_a_board_that_appears_is_on_the_page_at_once(admin: Watched, rack: Rack) -> None:
+    admin.go("/")
+    stranger = node_spec("other", 78)
+    report = BootReport(
+        stage=BootStage.SEEN,
+        at=rack.fleet.clock(),
+        serial=stranger.serial,
+        mac=MacAddress.parse("d8:3a:dd:00:78:01"),
+        model="Raspberry Pi 5 Model B",
+        text="asks for an address",
+    )
+    rack.do(lambda: rack.fleet.controller.record_boot_event(report))
+    expect(admin.page.locator("#held")).to_contain_text("abcd004e")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_page_is_accessible_in_both_themes(browser: Browser, rack: Rack, theme: Theme) -> None:
+    with visitor(browser, rack.url, color_scheme=theme, reduced_motion="reduce") as person:
+        person.page.goto(f"{rack.url}/login")
+        found = {"/login": violations(person.page)}
+        come_in(person, rack)
+        for path in PAGES:
+            person.go(path)
+            found[path] = violations(person.page)
+    assert {path: faults for path, faults in found.items() if faults} == {}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_page_is_wider_than_the_window(browser: Browser, rack: Rack, width: int) -> None:
+    with visitor(browser, rack.url, viewport={"width": width, "height": 800}) as person:
+        come_in(person, rack)
+        wider = {}
+        for path in PAGES:
+            person.go(path)
+            wider[path] = sideways(person.page)
+    assert {path: pixels for path, pixels in wider.items() if pixels} == {}
+
+
+def test_the_theme_that_is_chosen_stays(admin: Watched) -> None:
+    page = admin.page
+    admin.go("/cluster")
+    root = page.locator("html")
+    before = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    page.get_by_role("button", name="Dark theme").click()
+    expect(root).to_have_attribute("data-theme", "dark")
+    assert page.url.endswith("/cluster")
+    assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") != before
+    admin.go("/")
+    expect(root).to_have_attribute("data-theme", "dark")
+    page.get_by_role("button", name="Light theme").click()
+    expect(root).to_have_attribute("data-theme", "light")
+
+
+def test_the_keyboard_is_enough(admin: Watched) -> None:
+    page = admin.page
+    admin.go("/")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    page.keyboard.press("Tab")
+    focused = page.evaluate("document.activeElement.closest('.card').id")
+    assert focused.startswith("n-")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{admin.url}/nodes/*")
+
+
+def test_a_change_keeps_the_focus_where_it_was(admin: Watched, rack: Rack) -> None:
+    admin.go("/")
+    link = admin.page.locator("#n-pi4-worker-10 a")
+    link.focus()
+    token = rack.do(lambda: rack.begin(rack.node("pi4-worker-10")))
+    expect(admin.page.locator('[data-group="working"] #n-pi4-worker-10')).to_be_visible()
+    expect(link).to_be_focused()
+    assert token
+
+
+def test_what_is_found_by_a_filter_is_what_was_asked_for(admin: Watched) -> None:
+    page = admin.page
+    admin.go("/events")
+    page.get_by_label("Node or board").fill("pi4-worker-3")
+    page.get_by_label("Kind").select_option("install")
+    page.get_by_role("button", name="Show").click()
+    lines = page.locator(".line")
+    expect(lines.first).to_contain_text("no NVMe disk found")
+    assert {text for text in page.locator(".line .kind").all_inner_texts()} == {"install"}
+    admin.go("/nodes?group=ready")
+    assert "pi5-master-1" in page.locator("table").inner_text()
+    assert "pi4-worker-3" not in page.locator("table").inner_text()
