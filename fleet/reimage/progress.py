@@ -12,6 +12,8 @@ from fleet.store.records import ReimageRecord
 
 CANCEL: Final = "cancelled_by"
 """Who called it off; the driver undoes what was done and then closes it."""
+FAILURE: Final = "failure"
+"""Why a step gave up, before anything was removed; the driver undoes what was done and then closes it."""
 NODE_UID: Final = "node_uid"
 """Of the Node object that is to go."""
 CORDON: Final = "cordon"

@@ -168,10 +168,11 @@ def _called_off(order: ReimageRecord, node: NodeRecord, observed: Observed) -> S
     if progress.is_cancelled(order):
         outcome, reason = Outcome.CANCELLED, f"called off by {progress.text(order, progress.CANCEL)}"
     elif node.state in _TWIN_OF:
-        said = order.reason or node.detail
-        step = _TWIN_OF[node.state]
-        reason = f"{step}: {said}" if said else f"{step} was not done in time"
-        outcome = Outcome.FAILED
+        reason, outcome = progress.text(order, progress.FAILURE), Outcome.FAILED
+        if not reason:
+            said, step = order.reason or node.detail, _TWIN_OF[node.state]
+            reason = f"{step}: {said}" if said else f"{step} was not done in time"
+            return Note({progress.FAILURE: reason})
     else:
         return None
     return undo(order, observed, Abort(outcome, reason))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
+import shutil
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -110,6 +113,13 @@ class Room:
     def _boot_id(self, node: NodeSpec) -> str:
         return f"boot-{self.certificates[node.name][:8]}"
 
+    def report_all(self, *but: NodeSpec) -> None:
+        """Every agent reports, but for those of these nodes."""
+        silent = {node.name for node in but}
+        for node in self.spec.nodes:
+            if node.name not in silent:
+                self.report(node)
+
     async def rounds(
         self, *until: State, node: NodeSpec = A1, settle: bool = True, step_s: float = 2.0
     ) -> None:
@@ -158,18 +168,52 @@ class Room:
         self.come_up(dataclasses.replace(shown, name=node.name))
 
 
+@dataclasses.dataclass
+class _Template:
+    """A state directory in which everybody is Ready; making it takes a second, copying it does not."""
+
+    directory: tempfile.TemporaryDirectory[str]
+    now: float
+    kube: ClusterMemory
+    certificates: dict[str, str]
+    sequence: int
+
+
+_templates: dict[str, _Template] = {}
+
+
+def _template_of(spec: ClusterSpec) -> _Template:
+    key = repr(spec)
+    if key not in _templates:
+        directory = tempfile.TemporaryDirectory(prefix="bramble-room-")
+        room = _open(Path(directory.name), spec, ClusterMemory(), time.time())
+        try:
+            room.join(*spec.nodes)
+        finally:
+            room.fleet.store.close()
+        kube, now = room.kube, room.fleet.clock()
+        _templates[key] = _Template(directory, now, kube, room.certificates, room.sequence)
+    return _templates[key]
+
+
+def _open(state: Path, spec: ClusterSpec, kube: ClusterMemory, now: float) -> Room:
+    room = Room(open_fleet(state, spec, Clock(now)), kube, state, spec)
+    room.restart()
+    return room
+
+
 @contextlib.asynccontextmanager
 async def open_room(state: Path, *nodes: NodeSpec) -> AsyncIterator[Room]:
     """All nodes are Ready."""
     spec = cluster_spec(*(nodes or (S1, A1, A2)))
-    fleet = open_fleet(state, spec, Clock(time.time()))
-    room = Room(fleet, ClusterMemory(), state, spec)
-    room.restart()
+    made = _template_of(spec)
+    shutil.copytree(made.directory.name, state, dirs_exist_ok=True)
+    room = _open(state, spec, copy.deepcopy(made.kube), made.now)
+    room.certificates, room.sequence = dict(made.certificates), made.sequence
     try:
-        room.join(*spec.nodes)
         yield room
     finally:
-        fleet.store.close()
+        room.fleet.store.close()
 
 
 def cut_off(room: Room, calls: int) -> type[CutOffError]:
