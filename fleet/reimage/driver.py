@@ -343,7 +343,8 @@ class ReimageDriver:
                     pass
             record = tx.move(record, move.happening, entry, now)
             present = tx.note_reimage(present, **progress.step_entered(present, record.state.value, now))
-            tx.update_reimage(present, reason="")
+            if move.happening is not Happening.RETRIED:  # why it failed is still the last that is known
+                tx.update_reimage(present, reason="")
         log.info("re-image: %s", move.text, extra={"node": node.name, "state": record.state.value})
         if rebound:
             self._redeclare()

@@ -13,7 +13,7 @@ from fleet.store.records import ReimageRecord
 CANCEL: Final = "cancelled_by"
 """Who called it off; the driver undoes what was done and then closes it."""
 FAILURE: Final = "failure"
-"""Why a step gave up, before anything was removed; the driver undoes what was done and then closes it."""
+"""Why a step gave up. Before anything was removed the driver undoes what was done, and closes the order."""
 NODE_UID: Final = "node_uid"
 """Of the Node object that is to go."""
 CORDON: Final = "cordon"

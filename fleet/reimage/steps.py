@@ -262,9 +262,12 @@ def _delete_node(order: ReimageRecord, observed: Observed) -> Step:
 def _try_again(order: ReimageRecord, state: State) -> Step:
     step = _TWIN_OF[state]
     if progress.retries(order, step.value) >= MAX_RETRIES:
+        said = progress.text(order, progress.FAILURE)
+        if not said:
+            return Note({progress.FAILURE: order.reason or "no reason given"})
         return Wait(
-            f"{step} was tried {MAX_RETRIES + 1} times ({order.reason or 'no reason given'}); mend that and "
-            f"order again ('bramble reimage {order.node}')"
+            f"{step} was tried {MAX_RETRIES + 1} times ({said}); mend that and order again "
+            f"('bramble {order.kind} {order.node}')"
         )
     return Move(Happening.RETRIED, f"{step} is tried again", progress.one_more_retry(order, step.value))
 
