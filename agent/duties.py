@@ -20,14 +20,18 @@ from agent.client import ControlClient, Refused, Unreachable
 from agent.commands import Runner
 from agent.errands import LOGS, RUN, Errand
 from agent.errors import AgentError
-from agent.orders import EEPROM, ERRAND, UPDATE, AgentOrder, SignedOrder
-from agent.protocol import EepromOrder, Hardware
+from agent.hardware import ROOT
+from agent.orders import EEPROM, ERRAND, REBOOT, UPDATE, AgentOrder, SignedOrder
+from agent.protocol import EepromOrder, Hardware, RebootOrder
 from agent.ring import Ring
 from agent.state import StateStore
 from agent.update import Releases, refuse_unsuitable
 from agent.verify import OrderVerifier
 
 log = logging.getLogger("bramble.agent")
+
+REBOOT_REFUSED = "reboot_refused"
+"""Problem code of a restart that would not reach the installer."""
 
 Note = Callable[[str, str, str], None]
 """(code, message, hint): say it in the next report."""
@@ -44,6 +48,7 @@ class Place:
     may_run: bool = False
     """Whether this node's image lets the control server run commands."""
     ring: Ring = dataclasses.field(default_factory=Ring)
+    root: Path = ROOT
 
 
 class Duties:
@@ -59,6 +64,7 @@ class Duties:
         self._note = note
         self._releases = Releases(place.state_directory)
         self._was_heard = False
+        self._restarts = False
         self.done_errand = 0
         """The last errand that was done, or is not to be done again."""
 
@@ -115,6 +121,37 @@ class Duties:
             self._note("eeprom_written", text, "It takes effect when the board restarts.")
         else:
             self._note("eeprom_unchanged", f"order {order.number}: the EEPROM holds all of it already", "")
+
+    def reboot(self) -> None:
+        """Get ready to restart into the installer, once; the restart follows the report that says so."""
+        from agent.reboot import prepare  # once in a node's life
+
+        order = self.orders.open(self._client.get("/v1/node/reboot", SignedOrder), REBOOT, RebootOrder)
+        if order.number <= self._store.state.reboot:
+            return
+        # Before it is begun: a board that comes up in its old system again must not restart by itself.
+        self._store.save(dataclasses.replace(self._store.state, reboot=order.number))
+        place = self._place
+        try:
+            prepared = prepare(order, place.hardware, place.run, place.root)
+        except AgentError as exc:
+            self._note(REBOOT_REFUSED, f"order {order.number}: {exc.message}", exc.hint)
+            return
+        self._note("reboot_begins", f"order {order.number}: the board {prepared.text}", "")
+        self._restarts = True
+
+    def restart_if_due(self) -> None:
+        """Restart the board, where that was prepared and the server has been told.
+
+        Raises:
+            AgentError: The service manager refuses.
+        """
+        if self._restarts:
+            from agent.reboot import RESTART_WORDS
+
+            self._restarts = False
+            log.warning("the board restarts into the installer, on order of the control server")
+            self._place.run(list(RESTART_WORDS))
 
     def do_errand(self, number: int) -> None:
         """Answer the person who waits. One that can not be answered is not begun again: they ask anew."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CONTEXT = b"bramble order v1\0"
-DESIRED, EEPROM, UPDATE, ERRAND = "desired", "eeprom", "update", "errand"
+DESIRED, EEPROM, UPDATE, ERRAND, REBOOT = "desired", "eeprom", "update", "errand", "reboot"
 """Kinds: an order of one can not be taken for one of another."""
 
 

@@ -35,6 +35,13 @@ class WriteEeprom:
 
 
 @dataclass(frozen=True)
+class Reboot:
+    """The board is to be restarted into the installer."""
+
+    number: int
+
+
+@dataclass(frozen=True)
 class Update:
     """Another release of the agent is to run here."""
 
@@ -96,6 +103,7 @@ Action = (
     | Renew
     | WriteEeprom
     | Update
+    | Reboot
     | DoErrand
     | FetchDesired
     | Join
@@ -126,6 +134,8 @@ class Observed:
     done_update: int = 0
     newest_errand: int = 0
     done_errand: int = 0
+    newest_reboot: int = 0
+    done_reboot: int = 0
     join: JoinRecord | None = None
 
 
@@ -146,6 +156,9 @@ def plan(observed: Observed) -> tuple[Action, ...]:
         actions.append(WriteEeprom(observed.newest_eeprom))
     if observed.newest_errand > observed.done_errand:
         actions.append(DoErrand(observed.newest_errand))
+    if observed.newest_reboot > observed.done_reboot:
+        # Nothing else matters to a system that is about to be overwritten.
+        return (*actions, Reboot(observed.newest_reboot))
     if observed.newest_update > observed.done_update:
         # Last: the process ends with it, and its successor goes on from the state file.
         return (*actions, Update(observed.newest_update))
@@ -197,6 +210,7 @@ def problem_code(action: Action) -> str:
         Configure: "settings",
         FetchDesired: "desired",
         WriteEeprom: "eeprom",
+        Reboot: "reboot",
         DoErrand: "errand",
     }
     return codes.get(type(action), "state_not_saved")

@@ -6,10 +6,9 @@ with a context of its own, so nothing that was signed for another purpose can st
 
 from __future__ import annotations
 
-import hashlib
 import re
 
-from agent.protocol import Hello, Welcome, encode
+from agent.protocol import Hello, Welcome, transcript_hash
 
 DEVICE_CONTEXT = b"bramble enrolment device key proof v1\0"
 """Domain separation: the firmware's key also signs for other services (Raspberry Pi Connect)."""
@@ -32,11 +31,6 @@ def parse_fingerprint(text: str) -> str | None:
     """The hex digits of a fingerprint that a person typed; None where it is too short, or is none."""
     digits = _SEPARATORS.sub("", text.strip().lower())
     return digits if _FINGERPRINT.fullmatch(digits) else None
-
-
-def transcript_hash(hello: Hello, welcome: Welcome) -> bytes:
-    """SHA-256 over both messages in their canonical form: keys, identity, both nonces."""
-    return hashlib.sha256(encode(hello) + b"\0" + encode(welcome)).digest()
 
 
 def device_message(hello: Hello, welcome: Welcome) -> bytes:

@@ -15,6 +15,7 @@ admitted carries `Authorization: Bearer <session token>`; an enrolled agent pres
     POST /v1/node/status              (certificate) Status     -> StatusAccepted
     POST /v1/node/join-material       (certificate)  -> JoinMaterial
     GET  /v1/node/eeprom              (certificate)  -> SignedOrder of an EepromOrder
+    GET  /v1/node/reboot              (certificate)  -> SignedOrder of a RebootOrder
     GET  /v1/node/update              (certificate)  -> SignedOrder of an AgentOrder
     GET  /v1/node/errand              (certificate)  -> SignedOrder of an Errand
     POST /v1/node/logs                (certificate) LogUpload  -> {}
@@ -136,6 +137,9 @@ class Hello:
     intent: int | None = None
     """The intent number that the boot files carried."""
     image_id: str | None = None
+    boot_arg1: int | None = None
+    """Installer: what the agent left in the firmware's register before it restarted the board: the intent.
+    Not a part of the transcript where it is None, so that agents which do not know it prove the same."""
 
 
 @dataclass(frozen=True)
@@ -335,6 +339,8 @@ class StatusAccepted:
     """Number of the newest `AgentOrder` for this node; 0: there is none."""
     errand: int = 0
     """Number of the `Errand` that waits for this node; 0: there is none."""
+    reboot: int = 0
+    """Number of the newest `RebootOrder`; 0: there is none."""
 
 
 @dataclass(frozen=True)
@@ -347,6 +353,17 @@ class EepromOrder:
     board_type: int
     """Type field of the revision code that the settings are for; on another board nothing is written."""
     settings: dict[str, str]
+
+
+@dataclass(frozen=True)
+class RebootOrder:
+    """Restart into the installer, once. Numbers grow; each is carried out once, or refused in the report."""
+
+    number: int
+    intent: int
+    """For boot_arg1, where the firmware has it."""
+    boot_order: str
+    """For the next start, where the firmware can be told: `0xf62`, read from the right."""
 
 
 @dataclass(frozen=True)
@@ -382,13 +399,27 @@ def ticket_proof(ticket: str, hello: Hello, welcome: Welcome) -> str:
 
     Both sides compute it; a replay has other nonces.
     """
-    transcript = hashlib.sha256(encode(hello) + b"\0" + encode(welcome)).digest()
+    transcript = transcript_hash(hello, welcome)
     return hmac.new(bytes.fromhex(ticket), TICKET_CONTEXT + transcript, hashlib.sha256).hexdigest()
+
+
+def transcript_hash(hello: Hello, welcome: Welcome) -> bytes:
+    """SHA-256 over both messages in their canonical form: keys, identity, both nonces."""
+    said = encode(hello)
+    if hello.boot_arg1 is None:
+        value = dataclasses.asdict(hello)
+        del value["boot_arg1"]
+        said = _encode_value(value)
+    return hashlib.sha256(said + b"\0" + encode(welcome)).digest()
 
 
 def encode(message: Any) -> bytes:
     """Canonical JSON of a message: sorted keys, no spaces, UTF-8."""
-    return json.dumps(dataclasses.asdict(message), sort_keys=True, separators=(",", ":")).encode()
+    return _encode_value(dataclasses.asdict(message))
+
+
+def _encode_value(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -49,6 +49,7 @@ from agent.plan import (
     Join,
     MarkDone,
     Observed,
+    Reboot,
     Renew,
     StartK3s,
     Update,
@@ -147,7 +148,15 @@ class Service:
             OrderVerifier(host.run, self._authorities, config.node),
             self._client,
             self._store,
-            Place(host.state_directory, host.run, self._hardware, host.release, config.remote_run, host.ring),
+            Place(
+                host.state_directory,
+                host.run,
+                self._hardware,
+                host.release,
+                config.remote_run,
+                host.ring,
+                host.root,
+            ),
             self._note,
         )
         self._enrolled = False
@@ -156,6 +165,7 @@ class Service:
         self._newest_eeprom = 0
         self._newest_update = 0
         self._newest_errand = 0
+        self._newest_reboot = 0
         self._behind_s: float | None = None
         self._places = Places.find(host.root)
         self._sync_ms: float | None = None
@@ -233,6 +243,9 @@ class Service:
         self._newest_update = accepted.update
         behind |= accepted.errand > self._duties.done_errand
         self._newest_errand = accepted.errand
+        behind |= accepted.reboot > self._store.state.reboot
+        self._newest_reboot = accepted.reboot
+        self._duties.restart_if_due()
         self._status(
             f"{self._config.node}: k3s {observed.k3s.value}, order {self._store.state.generation} done"
         )
@@ -260,6 +273,8 @@ class Service:
             done_update=state.update,
             newest_errand=self._newest_errand,
             done_errand=self._duties.done_errand,
+            newest_reboot=self._newest_reboot,
+            done_reboot=state.reboot,
             join=state.join,
         )
 
@@ -285,7 +300,7 @@ class Service:
                 if isinstance(action, Enrol):
                     raise
                 done = False
-                if not isinstance(action, WriteEeprom | DoErrand):
+                if not isinstance(action, WriteEeprom | DoErrand | Reboot):
                     break
         return done
 
@@ -301,6 +316,8 @@ class Service:
             self._renew()
         elif isinstance(action, WriteEeprom):
             self._duties.write_eeprom()
+        elif isinstance(action, Reboot):
+            self._duties.reboot()
         elif isinstance(action, DoErrand):
             self._duties.do_errand(action.number)
         elif isinstance(action, Update):

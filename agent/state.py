@@ -129,6 +129,8 @@ class AgentState:
     """The last order to run another release of the agent that was carried out or refused."""
     errand: int = 0
     """The last command that was run for a person; log lines may be asked for again."""
+    reboot: int = 0
+    """The last order to restart into the installer that was carried out or refused."""
 
 
 def parse_state(data: bytes) -> AgentState:

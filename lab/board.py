@@ -36,6 +36,7 @@ from lab.events import BoardEvent, EventHandler, EventKind, Notice
 from lab.netclient import run_bootrom
 from lab.network import require_tun
 from lab.qemu import Cpu, End, Machine, MachineKind, MachineSpec, UserNetwork, require_qemu
+from lab.registers import clear_registers, read_registers, write_registers
 from lab.tap import Tap
 
 DEFAULT_MEMORY_MIB: Final = 1024
@@ -99,7 +100,8 @@ class VirtualBoard:
 
     Args:
         config: What it is.
-        run_dir: Directory for its kernel, device tree and logs; made if absent. `console.log` grows there.
+        run_dir: Directory for its kernel, device tree and logs; made if absent. `console.log` grows there,
+            and `registers.json` holds what outlives a restart and no power cut (`lab.registers`).
         on_event: Called for every event on the board's thread.
         on_console: Called with what comes over the serial line, on the board's thread.
         dtb_cache: Where QEMU's device trees are kept between boards; inside `run_dir` by default.
@@ -122,6 +124,7 @@ class VirtualBoard:
         self._dtb_cache = dtb_cache or run_dir / "dtb-cache"
         run_dir.mkdir(parents=True, exist_ok=True)
         self.console = Console(run_dir / "console.log")
+        self._registers_file = run_dir / "registers.json"
         self._events: list[BoardEvent] = []
         self._changed = threading.Condition()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -144,6 +147,7 @@ class VirtualBoard:
         for disk in self.config.disks:
             disk.create()
         self._drain_wake()
+        clear_registers(self._registers_file)
         self._thread = threading.Thread(target=self._run, name=f"board-{self.config.name}", daemon=True)
         self._thread.start()
 
@@ -260,14 +264,17 @@ class VirtualBoard:
             if config.tap is not None:
                 port = stack.enter_context(Tap(config.tap))
                 port.wait_for_link()
-            rom = Bootrom(hardware, random_bits=secrets.randbits, now=time.monotonic())
+            registers = read_registers(self._registers_file)
+            boot_arg1 = registers.boot_arg1
+            rom = Bootrom(hardware, random_bits=secrets.randbits, now=time.monotonic(), registers=registers)
+            write_registers(self._registers_file, registers)  # the order for one start was read
             if not run_bootrom(port, rom, wake_fd=self._wake_fd, on_notice=self._notice):
                 return self._cut()
         if isinstance(rom.outcome, BootFiles):
-            return self._start(rom.outcome)
+            return self._start(rom.outcome, boot_arg1)
         raise rom.outcome or BoardStuckError("the firmware ended without an outcome")
 
-    def _start(self, files: BootFiles) -> End:
+    def _start(self, files: BootFiles, boot_arg1: int) -> End:
         if self.config.amend is not None:
             files = self.config.amend(files)
         kernel = self._run_dir / "kernel"
@@ -277,7 +284,7 @@ class VirtualBoard:
         if initramfs is not None and files.initramfs is not None:
             initramfs.write_bytes(files.initramfs)
         cpu = Cpu.of(self.config.model.soc, self.config.cpu_count)
-        self._write_device_tree(dtb, files, cpu)
+        self._write_device_tree(dtb, files, cpu, boot_arg1)
         machine = Machine(
             MachineSpec(
                 name=self.config.name,
@@ -308,7 +315,7 @@ class VirtualBoard:
                 pass
         return end
 
-    def _write_device_tree(self, target: Path, files: BootFiles, cpu: Cpu) -> None:
+    def _write_device_tree(self, target: Path, files: BootFiles, cpu: Cpu, boot_arg1: int) -> None:
         config = self.config
         if config.kind is MachineKind.RASPI4B:
             raspi4b.write_device_tree(
@@ -322,6 +329,7 @@ class VirtualBoard:
             boot_mode=files.source,
             cpu=cpu,
             memory_mib=config.memory_mib,
+            boot_arg1=boot_arg1 if self._profile.has_one_shot_order else None,
         )
 
     def _read_device_tree(self, files: BootFiles) -> bytes:
@@ -346,6 +354,7 @@ class VirtualBoard:
         self._searched = self.console.position - (0 if found else _PANIC_LINE_CHARS)
 
     def _cut(self) -> End:
+        clear_registers(self._registers_file)
         self._emit(EventKind.POWER_CUT, "power cut")
         return End.CUT
 

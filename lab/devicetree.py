@@ -13,7 +13,14 @@ from lab.runner import run
 
 
 def write_board_dtb(
-    target: Path, *, cache: Path, board: BoardIdentity, boot_mode: BootMode, cpu: Cpu, memory_mib: int
+    target: Path,
+    *,
+    cache: Path,
+    board: BoardIdentity,
+    boot_mode: BootMode,
+    cpu: Cpu,
+    memory_mib: int,
+    boot_arg1: int | None = None,
 ) -> None:
     """Write the device tree that the firmware hands to the kernel.
 
@@ -24,6 +31,7 @@ def write_board_dtb(
         boot_mode: How the files came; the guest reads it as `/chosen/bootloader/boot-mode`.
         cpu: The processor QEMU is started with.
         memory_mib: Memory QEMU is started with.
+        boot_arg1: The firmware's variable; None where this one has none.
 
     Raises:
         LabError: A tool is missing or failed.
@@ -36,6 +44,8 @@ def write_board_dtb(
     # -p makes the parent nodes; -t u writes big-endian 32-bit cells.
     run(["fdtput", "-p", "-t", "u", dtb, "/system", "linux,revision", str(board.revision)])
     run(["fdtput", "-p", "-t", "u", dtb, "/chosen/bootloader", "boot-mode", str(boot_mode.value)])
+    if boot_arg1 is not None:
+        run(["fdtput", "-p", "-t", "u", dtb, "/chosen/bootloader", "arg1", str(boot_arg1)])
 
 
 def _machine_dtb(cache: Path, cpu: Cpu, memory_mib: int) -> Path:

@@ -30,6 +30,7 @@ from agent.installer.session import InstallSession
 from agent.installer.stream import ImageStream, StreamBroken, fetch_small
 from agent.installer.writer import ImageWriter, OnProgress
 from agent.protocol import Hardware, InstallComplete, InstallPlan, InstallProgress, InstallStep, Occupant
+from agent.reboot import read_boot_arg
 
 FAILURE_PAUSE_S = 20.0
 """Time to read the console; also keeps a board that fails at once from hammering the server."""
@@ -49,6 +50,7 @@ class Surroundings:
     clock: Callable[[], float] = time.monotonic
     before_wait: Callable[[], None] = field(default=lambda: None)
     prove_device: ProveDevice = prove_nothing
+    boot_arg1: int | None = None
 
 
 class _Progress:
@@ -133,6 +135,7 @@ def install(config: InstallerConfig, client: ControlClient, around: Surroundings
         clock=around.clock,
         before_wait=around.before_wait,
         prove_device=around.prove_device,
+        boot_arg1=around.boot_arg1,
     )
     outcome = None
     while outcome is None:
@@ -291,5 +294,6 @@ def _install_here(config: InstallerConfig, say: Callable[[str], None]) -> None:
         say=say,
         before_wait=lambda: connection.refresh_when_due(secrets.randbits(32)),
         prove_device=DeviceKey(commands.run).prove,
+        boot_arg1=read_boot_arg(),
     )
     install(config, client, around)

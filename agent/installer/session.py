@@ -65,6 +65,7 @@ class InstallSession:
         sleep, clock: seconds; injected by tests.
         before_wait: called before each wait for an approval (keeps the DHCP lease alive).
         prove_device: has the board's firmware sign the conversation; None where it can not.
+        boot_arg1: what the board was restarted with; None where it has no such register.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class InstallSession:
         backoff: Backoff | None = None,
         before_wait: Callable[[], None] = lambda: None,
         prove_device: ProveDevice = prove_nothing,
+        boot_arg1: int | None = None,
     ) -> None:
         self._client = client
         self._hardware = hardware
@@ -91,6 +93,7 @@ class InstallSession:
         self._backoff = backoff or Backoff(first_s=1.0, cap_s=20.0)
         self._before_wait = before_wait
         self._prove_device = prove_device
+        self._boot_arg1 = boot_arg1
         self._key = SessionKey()
 
     def be_admitted(self) -> Verdict:
@@ -169,6 +172,7 @@ class InstallSession:
             key_sha256=self._key.sha256,
             client_nonce=secrets.token_hex(32),
             intent=self._intent,
+            boot_arg1=self._boot_arg1,
         )
         welcome = self._client.post("/v1/hello", hello, Welcome)
         proof = Proof(

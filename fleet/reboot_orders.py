@@ -1,0 +1,89 @@
+"""Orders to restart a board into the installer: given by the way in, fetched and carried out by the agent."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from agent.protocol import RebootOrder, Status
+from fleet.refusal import RefusedError
+from fleet.restored import GAP, epoch_of
+from fleet.store.database import Store
+from fleet.store.records import NodeRecord
+from fleet.store.transaction import Reader, Transaction
+
+PREFIX: Final = "reboot."
+"""kv: {"number": n, "intent": n, "boot_order": "0x…", "refused": text} by node."""
+REFUSED: Final = "reboot_refused"
+"""Problem code of an agent that did not restart its board, as `agent.duties` has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RebootDesk:
+    """Answers agents. One order for each node, the newest."""
+
+    store: Store
+
+    def order_for(self, node: NodeRecord) -> RebootOrder:
+        """The newest order for the caller.
+
+        Raises:
+            RefusedError: There is none, or it was taken back.
+        """
+        with self.store.read() as reader:
+            found = _read(reader, node.name)
+        if found is None or found.get("withdrawn"):
+            raise RefusedError(404, "no-order", f"{node.name} is not to be restarted")
+        return RebootOrder(
+            number=found["number"], intent=found["intent"], boot_order=str(found["boot_order"])
+        )
+
+
+def give_order(tx: Transaction, name: str, *, intent: int, boot_order: str) -> int:
+    """Write an order down; its number. After a restore it is above what the lost hours can have used."""
+    known = _read(tx, name)
+    number = max(int(known["number"]) if known else 0, epoch_of(tx) * GAP) + 1
+    _write(tx, name, {"number": number, "intent": intent, "boot_order": boot_order})
+    return number
+
+
+def withdraw_order(tx: Transaction, name: str) -> None:
+    """The node is not to be restarted any more; an agent that did not fetch the order yet gets none."""
+    known = _read(tx, name)
+    if known is not None and not known.get("withdrawn"):
+        _write(tx, name, {**known, "withdrawn": True})
+
+
+def number_of(reader: Reader, name: str) -> int:
+    """Number of a node's newest order that stands; 0 where there is none."""
+    found = _read(reader, name)
+    return 0 if found is None or found.get("withdrawn") else int(found["number"])
+
+
+def hear(tx: Transaction, name: str, status: Status) -> None:
+    """Keep why an agent did not carry its order out: it says so once."""
+    for problem in status.problems:
+        known = _read(tx, name) if problem.code == REFUSED else None
+        if known is not None and problem.message.startswith(f"order {known['number']}: "):
+            reason = problem.message.partition(": ")[2]
+            text = f"{reason}. {problem.hint.replace('NODE', name)}" if problem.hint else reason
+            _write(tx, name, {**known, "refused": text})
+
+
+def refusal_of(reader: Reader, name: str, number: int) -> str:
+    """Why the agent did not carry this order out; empty as long as it did not say so."""
+    found = _read(reader, name)
+    if found is None or int(found["number"]) != number:
+        return ""
+    return str(found.get("refused", ""))
+
+
+def _read(reader: Reader, name: str) -> dict[str, Any] | None:
+    text = reader.value(f"{PREFIX}{name}")
+    found: dict[str, Any] | None = None if text is None else json.loads(text)
+    return found
+
+
+def _write(tx: Transaction, name: str, value: dict[str, Any]) -> None:
+    tx.put_value(f"{PREFIX}{name}", json.dumps(value, sort_keys=True))
