@@ -34,6 +34,8 @@ BOOT_ARG_SINCE = 1739232000
 SET_REBOOT_ORDER, SET_BOOT_ARG, GET_BOOT_ARG = "0x0003808b", "0x0003808c", "0x0003008c"
 TAKEN = 0x80000000
 NETWORK = 2
+DEFAULT_BOOT_ORDER = "0xf41"
+"""Source: Raspberry Pi documentation, "BOOT_ORDER"."""
 RESTART_WORDS = ("systemctl", "reboot")
 BCM2711, BCM2712 = 3, 4
 """Processor field of the revision code. Source: Raspberry Pi documentation, "Revision codes"."""
@@ -142,12 +144,15 @@ def _rely_on_eeprom(run: Runner, why_not: str) -> Prepared:
 
 
 def _read_boot_order(run: Runner) -> int | None:
-    """BOOT_ORDER of the EEPROM's section [all]; None where nobody tells."""
+    """BOOT_ORDER of the EEPROM's section [all]; the firmware's own where it has none; None where nobody
+    tells."""
     try:
         text = run([EEPROM_TOOL]).text
     except CommandError:
         return None
-    section, found = "[all]", None
+    if not text.strip():
+        return None
+    section, found = "[all]", DEFAULT_BOOT_ORDER
     for line in text.splitlines():
         match = _SETTING.fullmatch(line)
         if match is None:
@@ -157,6 +162,6 @@ def _read_boot_order(run: Runner) -> int | None:
         elif section == "[all]":
             found = match[2]
     try:
-        return int(found, 16) if found else None
+        return int(found, 16)
     except ValueError:
         return None

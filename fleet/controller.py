@@ -31,6 +31,7 @@ from fleet.boards import Serial
 from fleet.boots import BootDesk, BootReport, NodeBoot
 from fleet.changes import was_installed
 from fleet.eeprom_orders import EepromDesk
+from fleet.entry_desk import EntryDesk
 from fleet.errands import ErrandDesk
 from fleet.errors import FleetError
 from fleet.etcd_door import EtcdDoor
@@ -48,6 +49,7 @@ from fleet.login_links import LoginLinks
 from fleet.people import PeopleDesk
 from fleet.pki import ControlPki
 from fleet.power.desk import PowerDesk
+from fleet.reboot_orders import RebootDesk
 from fleet.reimage.desk import ReimageDesk
 from fleet.reimage.rebind import forget_retirement, is_retired, overlay
 from fleet.reimage.server_steps import EtcdServerSteps
@@ -142,6 +144,8 @@ class Controller:
         servers = EtcdServerSteps(ground, self.etcd, door, self.snapshots)
         self.reimages.driver.servers = servers
         self.reimages.checks.append(servers.check)
+        self.reboots = RebootDesk(store)
+        self.reimages.driver.way_in = EntryDesk(ground, self.power)
         self._timelines = TimelineLimit(ground)
         self._clock = clock
         self._random_hex = random_hex

@@ -158,8 +158,8 @@ def way_in(name: str, board: BoardModel, agent: Agent, power: Power, tried: Trie
     alive = agent.is_alive(now)
     if alive and agent.forbids_writing:
         return AskPerson(
-            f"{name} is not restarted into the installer: {agent.forbids_writing}. Writing its disk now could "
-            "damage it; mend that first"
+            f"{name} is not restarted into the installer: {agent.forbids_writing}. Writing its disk now "
+            "could damage it; mend that first"
         )
     if alive and not tried.refused and tried.reboots < MAX_REBOOTS:
         return RebootByAgent(one_shot=board.soc is Soc.BCM2712)
@@ -211,9 +211,9 @@ def _what_a_hand_does(name: str, board: BoardModel, power: Power, tried: Tried, 
     if board.soc is Soc.BCM2712:
         steps = (
             "pull its plug for five seconds with the network cable plugged in. If its old system starts, its "
-            "agent is told again by itself. If nothing comes up, hold SHIFT at a keyboard on the board while "
-            "it starts and choose the network boot, or take its disk out: without one the firmware goes on to "
-            "the network where its boot order has it"
+            "agent is told again by itself. If nothing comes up, take its disk out: without one the firmware "
+            "goes on to the network where its boot order has it; or set the boot order with a card made by "
+            "Raspberry Pi Imager ('Misc utility images')"
         )
     else:
         steps = (

@@ -33,6 +33,7 @@ from fleet.k3s_config import (
 )
 from fleet.k3s_versions import Feature, K3sVersion, has
 from fleet.lifecycle import LEAVING, Happening, State, allows
+from fleet.reboot_orders import hear, offered
 from fleet.refusal import RefusedError
 from fleet.registration import ServerSeen, choose_server
 from fleet.restored import observe, unobserved, unobserved_servers
@@ -47,7 +48,7 @@ STEADY_INTERVAL_S: Final = 10.0
 MAX_SEQUENCE: Final = 2**53
 """Of every number that a report carries: the store counts on from them, and holds 63 bits."""
 MAX_BOOT_ID: Final = 64
-READ_WITH_STATUS: Final = ("unobserved.", "eeprom.")
+READ_WITH_STATUS: Final = ("unobserved.", "eeprom.", "reboot.")
 """kv: what is asked of a node with each of its reports, by prefix; `fleet.heartbeats` reads it in one go."""
 FOUNDER: Final = "k3s.founder"
 """kv: the one server that may initialise the cluster; set once, before it is told."""
@@ -163,6 +164,7 @@ class JoinDesk:
             eeprom=eeprom,
             update=update,
             errand=self._errands.number_for(node.name),
+            reboot=offered(tx, node),
         )
 
     def caller(self, certificate: str | None) -> NodeRecord:
@@ -353,6 +355,7 @@ class JoinDesk:
         for problem in status.problems:
             if problem.code not in known:
                 self._ground.say_once(tx, _problem_entry(problem), now, node=node)
+        hear(tx, node.name, status)
         changes["status"] = Document.of(status)  # as a later read gives it
         node = tx.update_node(node, **changes)
         if node.state is State.LOST:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from agent.protocol import RebootOrder, Status
+from fleet.lifecycle import ENTERING_INSTALLER
 from fleet.refusal import RefusedError
 from fleet.restored import GAP, epoch_of
 from fleet.store.database import Store
@@ -29,11 +30,11 @@ class RebootDesk:
         """The newest order for the caller.
 
         Raises:
-            RefusedError: There is none, or it was taken back.
+            RefusedError: There is none, or its board is not wanted on the network any more.
         """
         with self.store.read() as reader:
             found = _read(reader, node.name)
-        if found is None or found.get("withdrawn"):
+        if found is None or node.state not in ENTERING_INSTALLER:
             raise RefusedError(404, "no-order", f"{node.name} is not to be restarted")
         return RebootOrder(
             number=found["number"], intent=found["intent"], boot_order=str(found["boot_order"])
@@ -48,17 +49,15 @@ def give_order(tx: Transaction, name: str, *, intent: int, boot_order: str) -> i
     return number
 
 
-def withdraw_order(tx: Transaction, name: str) -> None:
-    """The node is not to be restarted any more; an agent that did not fetch the order yet gets none."""
-    known = _read(tx, name)
-    if known is not None and not known.get("withdrawn"):
-        _write(tx, name, {**known, "withdrawn": True})
-
-
 def number_of(reader: Reader, name: str) -> int:
-    """Number of a node's newest order that stands; 0 where there is none."""
+    """Number of a node's newest order; 0 where there is none."""
     found = _read(reader, name)
-    return 0 if found is None or found.get("withdrawn") else int(found["number"])
+    return 0 if found is None else int(found["number"])
+
+
+def offered(reader: Reader, node: NodeRecord) -> int:
+    """The number that a node's agent is told: none unless its board is wanted on the network."""
+    return number_of(reader, node.name) if node.state in ENTERING_INSTALLER else 0
 
 
 def hear(tx: Transaction, name: str, status: Status) -> None:

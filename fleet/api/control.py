@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from aiohttp import web
 
-from agent.orders import DESIRED, EEPROM, SignedOrder
+from agent.orders import DESIRED, EEPROM, REBOOT, SignedOrder
 from agent.protocol import (
     Hello,
     InstallComplete,
@@ -88,6 +88,11 @@ class ControlRoutes:
         node = self._controller.joins.caller(peer_certificate(request))
         order = self._controller.eeprom.order_for(node)
         return _answer(self._controller.pki.sign_order(EEPROM, node.name, order))
+
+    async def _reboot(self, request: web.Request) -> web.Response:
+        node = self._controller.joins.caller(peer_certificate(request))
+        order = self._controller.reboots.order_for(node)
+        return _answer(self._controller.pki.sign_order(REBOOT, node.name, order))
 
     async def _status(self, request: web.Request) -> web.Response:
         # A node may have been given a newer agent by a server that was set back since.
@@ -191,6 +196,16 @@ class ControlRoutes:
             summary="The newest order of bootloader settings.",
             access=Access.NODE,
             handler=_eeprom,
+            answer=SignedOrder,
+            refusals=(404,),
+        ),
+        Route(
+            method="GET",
+            path="/v1/node/reboot",
+            name="rebootOrder",
+            summary="The newest order to restart into the installer.",
+            access=Access.NODE,
+            handler=_reboot,
             answer=SignedOrder,
             refusals=(404,),
         ),

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agent.errands import Errand, LogUpload, RunResult
-from agent.orders import DESIRED, EEPROM, ERRAND, UPDATE, AgentOrder, SignedOrder, signed_bytes
+from agent.orders import DESIRED, EEPROM, ERRAND, REBOOT, UPDATE, AgentOrder, SignedOrder, signed_bytes
 from agent.protocol import (
     Desired,
     DiskSelector,
@@ -40,6 +40,7 @@ from agent.protocol import (
     Patch,
     Proof,
     ProofKind,
+    RebootOrder,
     Status,
     StatusAccepted,
     Verdict,
@@ -163,6 +164,7 @@ class ControlServer:
         self.material: JoinMaterial | None = None
         self.eeprom: EepromOrder | None = None
         self.update: AgentOrder | None = None
+        self.reboot: RebootOrder | None = None
         self.archive: bytes | None = None
         self.errand: Errand | None = None
         self.answers: list[LogUpload | RunResult] = []
@@ -322,12 +324,15 @@ class ControlServer:
                 eeprom = self.eeprom.number if self.eeprom else 0
                 update = self.update.number if self.update else 0
                 errand = self.errand.number if self.errand else 0
+                reboot = self.reboot.number if self.reboot else 0
                 return encode(
-                    StatusAccepted(self.desired.generation, self.interval_s, eeprom, update, errand)
+                    StatusAccepted(self.desired.generation, self.interval_s, eeprom, update, errand, reboot)
                 )
             case "/v1/node/eeprom" if self.eeprom is not None:
                 self.eeprom_requests += 1
                 return self._sign(EEPROM, self.eeprom)
+            case "/v1/node/reboot" if self.reboot is not None:
+                return self._sign(REBOOT, self.reboot)
             case "/v1/node/update" if self.update is not None:
                 return self._sign(UPDATE, self.update)
             case "/v1/node/errand" if self.errand is not None:
