@@ -52,6 +52,7 @@ class Disk:
     model: str
     serial: str
     removable: bool = False
+    wwn: str = ""
 
     def describe(self) -> str:
         """`/dev/nvme0n1 (nvme, Samsung SSD 980, serial S64ANS0T123456, 476.9 GiB)`, for messages and
@@ -222,9 +223,15 @@ def read_disks(root: Path = ROOT) -> tuple[Disk, ...]:
                 model=" ".join(word for word in (vendor, name) if word),
                 serial=_read_usb_serial(device) if kind == "usb" else read_text(device / "serial") or "",
                 removable=read_text(entry / "removable") == "1",
+                wwn=_read_wwn(entry, device),
             )
         )
     return tuple(disks)
+
+
+def _read_wwn(entry: Path, device: Path) -> str:
+    """The world-wide name that the kernel shows; a card's CID, which holds maker, date and number."""
+    return read_text(entry / "wwid") or read_text(device / "wwid") or read_text(device / "cid") or ""
 
 
 def _read_usb_serial(device: Path) -> str:

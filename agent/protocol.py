@@ -191,10 +191,13 @@ class DiskSelector:
     """Which disk to install to.
 
     `kind` is `nvme`, `sd` or `usb`; `serial` narrows when given; two matches are never guessed between.
+    The disk that the node was installed on before (`own_serial`, `own_wwn`) is taken where several match.
     """
 
     kind: str
     serial: str | None = None
+    own_serial: str | None = None
+    own_wwn: str | None = None
 
 
 @dataclass(frozen=True)
@@ -244,6 +247,17 @@ class Occupant:
 
 
 @dataclass(frozen=True)
+class DiskIdentity:
+    """A disk as it says of itself; empty where it does not. `wwn` is a world-wide name, or a card's CID."""
+
+    kind: str
+    model: str
+    serial: str
+    wwn: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class InstallProgress:
     """Where the installer is.
 
@@ -259,6 +273,8 @@ class InstallProgress:
     hint: str = ""
     occupant: Occupant | None = None
     """FIND_DISK only: the installation that the disk holds; None where it holds none of ours."""
+    disk: DiskIdentity | None = None
+    """FIND_DISK only: the disk that would be written."""
 
 
 @dataclass(frozen=True)

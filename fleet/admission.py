@@ -122,6 +122,8 @@ class AdmissionDesk:
                 tx.move(
                     node, Happening.ADMITTED, entry, now, pending_key=None, disk_signature=None, **learned
                 )
+                if session.hello.boot_arg1 == intent.number:
+                    ground.say_once(tx, events.came_by_order(intent.number), now, node=node)
                 verdict = _verdict(decision, node.name, token=token)
             else:
                 disturbs = decision.outcome is Outcome.PENDING and contested

@@ -203,6 +203,26 @@ def disk_occupied(occupant: Occupant, name: str) -> Entry:
     )
 
 
+def disk_changed(own: str, found: str, name: str) -> Entry:
+    """An installer found another disk than the one that the node was installed on."""
+    own, found = printable(own, 200), printable(found, 200)
+    return Entry(
+        kind=Kind.ALARM,
+        text=f"not installed: the node was installed on {own}; the board has {found} now, which was not "
+        "touched",
+        hint=f"If the disk was changed on purpose, 'bramble approve {name}' lets it be erased, or its serial "
+        "in cluster.yaml; else put the node's own disk back and switch the board off and on.",
+        detail={"own": own, "found": found},
+    )
+
+
+def came_by_order(number: int) -> Entry:
+    """The installer's firmware shows what the agent left in it before it restarted the board."""
+    return Entry(
+        kind=Kind.BOOT, text=f"it came by the boot order for one start, with intent {number} in boot_arg1"
+    )
+
+
 def install_step(step: str, message: str) -> Entry:
     text = f"installer: {step}" + (f" ({message})" if message else "")
     return Entry(kind=Kind.INSTALL, text=text, detail={"step": step})

@@ -6,7 +6,8 @@ token's hash.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from typing import Final, Protocol
 
 from agent.protocol import (
@@ -19,15 +20,16 @@ from agent.protocol import (
     InstallStep,
     Occupant,
     Patch,
-    encode,
 )
 from fleet import events
 from fleet.admission import hash_token
+from fleet.disk_pins import describe, is_other, narrow, note_found, pin_found, pin_of
 from fleet.ground import Ground
 from fleet.images import ImageFacts, wanted_image
 from fleet.lifecycle import Happening, State, allows
 from fleet.printable import printable
 from fleet.refusal import RefusedError
+from fleet.reimage.kinds import ReimageKind
 from fleet.restored import observe
 from fleet.secret import Secret
 from fleet.spec.model import ClusterSpec, NodeSpec
@@ -116,6 +118,7 @@ class InstallDesk:
                 disk_signature=signature,
                 instance_id=instance,
             )
+            disk = narrow(planned.disk, pin_of(tx, node))
             tx.add_ticket(ticket.sha256, node.name, intent.number, node.standing.attempt, now)
             tx.update_node(node, disk_signature=signature)
             entry = events.plan_given(planned.image.image_id, planned.disk.kind, intent.number)
@@ -123,7 +126,7 @@ class InstallDesk:
         return InstallPlan(
             intent=intent.number,
             node=node.name,
-            disk=planned.disk,
+            disk=disk,
             image=planned.image,
             delta=planned.delta,
             cluster=ground.spec.name,
@@ -145,9 +148,11 @@ class InstallDesk:
                 node = observe(tx, node, "its installer has looked at the disk", now)
             if progress.failed:
                 self._fail(tx, node, progress, now)
-            elif progress.occupant is not None and not _may_overwrite(node, intent, progress.occupant):
-                refusal = self._hold(tx, node, intent, progress.occupant, now)
+            elif (entry := self._objection(tx, node, intent, progress)) is not None:
+                refusal = self._hold(tx, node, intent, progress, entry, now)
             else:
+                if progress.disk is not None:
+                    note_found(tx, node, intent, progress.disk)
                 self._note(tx, node, progress, now)
         if refusal is not None:  # raised out here: what it says must be durable
             ground.on_boot_change()
@@ -168,13 +173,54 @@ class InstallDesk:
             entry = events.install_step(progress.step.value, progress.message)
             tx.add_event(entry, now, node=node.name, board=node.board_id)
 
+    def _objection(
+        self, reader: Reader, node: NodeRecord, intent: IntentRecord, progress: InstallProgress
+    ) -> events.Entry | None:
+        """Why the disk that an installer found is not written without a person's word; None: it is.
+
+        A person has spoken who approved after exactly this was found; while `intent.occupant` is set, only an
+        approved key is admitted.
+        """
+        if node.approved_key is not None and intent.occupant == _question(progress):
+            return None
+        order = reader.open_reimage(node.name)
+        # A person who lets it out of quarantine opens another intent for the same order.
+        order = order if order is not None and order.number <= intent.number else None
+        occupant = progress.occupant
+        if occupant is not None and not self._may_overwrite(
+            node, intent, occupant, is_ordered=order is not None
+        ):
+            return events.disk_occupied(occupant, node.name)
+        if progress.disk is None or (order is not None and order.kind is ReimageKind.REPLACE):
+            return None
+        pin, declared = pin_of(reader, node), self._ground.require_spec(node.name).disk
+        if pin is None or not is_other(pin, progress.disk, declared.serial):
+            return None
+        return events.disk_changed(describe(pin.disk), describe(progress.disk), node.name)
+
+    def _may_overwrite(
+        self, node: NodeRecord, intent: IntentRecord, occupant: Occupant, *, is_ordered: bool
+    ) -> bool:
+        """Whether an installation that the disk holds may go without a question.
+
+        It may when this very intent made it (power failed between COMMIT and the report of it), and when the
+        node was ordered to be installed again and it is that node's own.
+        """
+        if intent.installation is not None and occupant.installation == intent.installation:
+            return True
+        return is_ordered and (occupant.cluster, occupant.node) == (self._ground.spec.name, node.name)
+
     @staticmethod
     def _hold(
-        tx: Transaction, node: NodeRecord, intent: IntentRecord, occupant: Occupant, now: float
+        tx: Transaction,
+        node: NodeRecord,
+        intent: IntentRecord,
+        progress: InstallProgress,
+        entry: events.Entry,
+        now: float,
     ) -> RefusedError:
         """Leave the disk to a person. An earlier approval does not count: nobody knew what is at stake."""
-        entry = events.disk_occupied(occupant, node.name)
-        tx.update_intent(intent, occupant=_text_of(occupant))
+        tx.update_intent(intent, occupant=_question(progress))
         tx.move(node, Happening.HELD, entry, now, pending_key=None, approved_key=None)
         return RefusedError(409, OCCUPIED, entry.text, entry.hint)
 
@@ -198,6 +244,7 @@ class InstallDesk:
             if intent.closed is not None or not allows(node.state, Happening.INSTALLED):
                 raise _ended(intent)
             tx.close_intent(intent, INSTALLED, now)
+            pin_found(tx, node, intent)
             entry = events.installed(complete.disk, complete.bytes_written, complete.seconds)
             # The certificate of an earlier installation dies with the disk that held its key.
             tx.move(
@@ -239,19 +286,10 @@ def instance_id(ground: Ground, node: NodeRecord, intent: IntentRecord) -> str:
     return f"{ground.spec.name}-{node.name}-{intent.number}-{node.standing.attempt}"
 
 
-def _may_overwrite(node: NodeRecord, intent: IntentRecord, occupant: Occupant) -> bool:
-    """Whether an installation that the disk holds may go.
-
-    It may when this very intent made it (power failed between COMMIT and the report of it), and when a person
-    approved after exactly this was found; while `intent.occupant` is set, only an approved key is admitted.
-    """
-    if intent.installation is not None and occupant.installation == intent.installation:
-        return True
-    return node.approved_key is not None and intent.occupant == _text_of(occupant)
-
-
-def _text_of(occupant: Occupant) -> str:
-    return encode(occupant).decode()
+def _question(progress: InstallProgress) -> str:
+    """What a person is asked about: the disk, and what it holds."""
+    parts = (progress.occupant, progress.disk)
+    return json.dumps([None if part is None else asdict(part) for part in parts], sort_keys=True)
 
 
 def _require_same_intent(intent: IntentRecord, number: int) -> None:

@@ -35,10 +35,10 @@ def find_disk(
 ) -> Disk:
     """Wait until the disk that the plan names is there, and the only one.
 
-    A serial names one disk: it is taken at once. Without a serial the first disk of the kind is not yet the
-    only one: a second may still spin up, and the first may hold data. It is taken after it was the only
-    match, unchanged, for a settle time; for USB, where each disk takes its own time, that is the whole
-    `DISK_PATIENCE_S`.
+    A serial, or the disk that the node was installed on before, names one disk: it is taken at once. Without
+    them the first disk of the kind is not yet the only one: a second may still spin up, and the first may
+    hold data. It is taken after it was the only match, unchanged, for a settle time; for USB, where each disk
+    takes its own time, that is the whole `DISK_PATIENCE_S`.
 
     Args:
         clock: seconds, monotonic.
@@ -47,9 +47,7 @@ def find_disk(
         NoSuchDisk: none matched within `DISK_PATIENCE_S`.
         AgentError: what `choose_disk` refuses, at once; or the matches never settled.
     """
-    settle_s = 0.0
-    if selector.serial is None:
-        settle_s = DISK_PATIENCE_S if selector.kind == "usb" else SETTLE_S
+    patience_s = DISK_PATIENCE_S if selector.kind == "usb" else SETTLE_S
     started = clock()
     settling: Disk | None = None
     settled_at = started
@@ -61,6 +59,7 @@ def find_disk(
             if clock() >= started + DISK_PATIENCE_S:
                 raise
         now = clock()
+        settle_s = patience_s if disk is not None and not _is_named(disk, selector) else 0.0
         if disk != settling:
             settling, settled_at = disk, now + settle_s
             if disk is not None and settle_s:
@@ -83,6 +82,9 @@ def choose_disk(disks: Sequence[Disk], selector: DiskSelector, image_bytes: int)
         AgentError: several match, or the one that does is too small or removable against the declaration.
     """
     matches = [disk for disk in disks if _matches(disk, selector)]
+    own = [disk for disk in matches if _is_named(disk, selector)]
+    if len(matches) > 1 and len(own) == 1:
+        matches = own
     wanted = f"disk: {selector.kind}" + (f" with serial {selector.serial}" if selector.serial else "")
     found = "; ".join(disk.describe() for disk in disks) or "no disk at all"
     if not matches:
@@ -109,7 +111,20 @@ def choose_disk(disks: Sequence[Disk], selector: DiskSelector, image_bytes: int)
     return disk
 
 
+def _is_named(disk: Disk, selector: DiskSelector) -> bool:
+    """Whether the plan means exactly this disk, and not just one of its kind."""
+    if selector.serial is not None:
+        return True  # `_matches` has looked
+    if selector.own_wwn and disk.wwn:
+        return _same(disk.wwn, selector.own_wwn)
+    return bool(selector.own_serial) and _same(disk.serial, selector.own_serial or "")
+
+
+def _same(one: str, other: str) -> bool:
+    return one.strip().lower() == other.strip().lower()
+
+
 def _matches(disk: Disk, selector: DiskSelector) -> bool:
     if disk.kind != selector.kind:
         return False
-    return selector.serial is None or disk.serial.strip().lower() == selector.serial.strip().lower()
+    return selector.serial is None or _same(disk.serial, selector.serial)

@@ -29,7 +29,15 @@ from agent.installer.report import Reporter
 from agent.installer.session import InstallSession
 from agent.installer.stream import ImageStream, StreamBroken, fetch_small
 from agent.installer.writer import ImageWriter, OnProgress
-from agent.protocol import Hardware, InstallComplete, InstallPlan, InstallProgress, InstallStep, Occupant
+from agent.protocol import (
+    DiskIdentity,
+    Hardware,
+    InstallComplete,
+    InstallPlan,
+    InstallProgress,
+    InstallStep,
+    Occupant,
+)
 from agent.reboot import read_boot_arg
 
 FAILURE_PAUSE_S = 20.0
@@ -75,7 +83,8 @@ class _Progress:
         """What FIND_DISK found, as the question that the session asks of the server."""
         message = f"{disk.describe()}: {finding.text}"
         self._around.say(f"[{self.step.value}] {message}")
-        return self._make(message, occupant=finding.occupant)
+        identity = DiskIdentity(disk.kind, disk.model, disk.serial, disk.wwn, disk.size_bytes)
+        return self._make(message, occupant=finding.occupant, disk=identity)
 
     def note(self, message: str) -> None:
         self._around.say(f"[{self.step.value}] {message}")
@@ -105,7 +114,13 @@ class _Progress:
         self._reporter.put(self._make(message))
 
     def _make(
-        self, message: str, *, failed: bool = False, hint: str = "", occupant: Occupant | None = None
+        self,
+        message: str,
+        *,
+        failed: bool = False,
+        hint: str = "",
+        occupant: Occupant | None = None,
+        disk: DiskIdentity | None = None,
     ) -> InstallProgress:
         return InstallProgress(
             intent=self._intent,
@@ -115,6 +130,7 @@ class _Progress:
             failed=failed,
             hint=hint,
             occupant=occupant,
+            disk=disk,
         )
 
 
