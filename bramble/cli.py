@@ -41,6 +41,8 @@ COMMANDS = {
     "replace": "fleet.cli_reimage:replace",
     "decommission": "fleet.cli_reimage:decommission",
     "cancel": "fleet.cli_reimage:cancel",
+    "policy": "fleet.cli_policy:policy",
+    "lock": "fleet.cli_policy:lock",
     "power": "fleet.cli_power:power",
     "agent": "fleet.cli_agent:agent",
     "logs": "fleet.cli_errands:logs",

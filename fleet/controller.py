@@ -10,6 +10,8 @@ It owns no sockets. Everything runs on one thread (the event loop's); calls take
     updates    releases of the agent, in waves                        fleet.update_desk
     errands    log lines and single commands, for a moment            fleet.errands
     reimages   installing again, replacing, decommissioning           fleet.reimage
+    lock       who is taken down beside whom                           fleet.lock_desk
+    policy     re-images that nobody ordered                           fleet.policy.desk
     watch      time limits, silence, Ready                            fleet.watch
     snapshots  etcd's data, kept off its nodes                        fleet.snapshots
 """
@@ -45,12 +47,15 @@ from fleet.joining import FOUNDED, FOUNDER, JoinDesk
 from fleet.k3s import K3sMaterial
 from fleet.kube_door import Connect, KubeDoor
 from fleet.lifecycle import Happening, Standing, State
+from fleet.lock_desk import LockDesk
 from fleet.login_links import LoginLinks
 from fleet.people import PeopleDesk
 from fleet.pki import ControlPki
+from fleet.policy.desk import PolicyDesk
 from fleet.power.desk import PowerDesk
 from fleet.reboot_orders import RebootDesk
 from fleet.reimage.desk import ReimageDesk
+from fleet.reimage.gate import ReimageGate
 from fleet.reimage.rebind import forget_retirement, is_retired, overlay
 from fleet.reimage.server_steps import EtcdServerSteps
 from fleet.secret import Secret
@@ -146,6 +151,12 @@ class Controller:
         self.reimages.checks.append(servers.check)
         self.reboots = RebootDesk(store)
         self.reimages.driver.way_in = EntryDesk(ground, self.power)
+        gate = ReimageGate(ground, images)
+        self.reimages.guards.append(gate.guard)
+        self.reimages.checks.append(gate.check)
+        self.lock = LockDesk(ground)
+        self.policy = PolicyDesk(ground, self.reimages)
+        self.watch.on_listing = self.policy.take_listing
         self._timelines = TimelineLimit(ground)
         self._clock = clock
         self._random_hex = random_hex
@@ -178,6 +189,8 @@ class Controller:
         self.boots.flush()
         self.watch.tick()
         self.updates.tick()
+        self.lock.tick()
+        self.policy.tick()
         self._timelines.tick()
 
     async def run(self) -> None:

@@ -21,6 +21,7 @@ from fleet.api.lists import ListRoutes
 from fleet.api.openapi import document, openapi_path
 from fleet.api.overview import OverviewRoutes
 from fleet.api.people import PeopleRoutes
+from fleet.api.policy import PolicyRoutes
 from fleet.api.power import PowerRoutes
 from fleet.api.reimage import ReimageRoutes
 from fleet.api.routes import Route
@@ -49,6 +50,7 @@ GROUPS: Final[tuple[type[Group], ...]] = (
     PowerRoutes,
     SnapshotRoutes,
     ReimageRoutes,
+    PolicyRoutes,
     TokenRoutes,
     DashboardRoutes,
     DocumentRoutes,

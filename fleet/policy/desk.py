@@ -23,10 +23,11 @@ from fleet.policy.words import span_text
 from fleet.quorum import Member
 from fleet.refusal import RefusedError
 from fleet.reimage.guards import POLICY
+from fleet.reimage.kinds import Outcome
 from fleet.reimage.problems import Problem
 from fleet.restored import unobserved
 from fleet.spec.model import Role
-from fleet.store.records import NodeRecord
+from fleet.store.records import NodeRecord, ReimageRecord
 from fleet.store.transaction import Reader
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,9 @@ KUBE_STALE_S: Final = 60.0
 """After so long without an answer Kubernetes counts as silent; it is asked every ten seconds."""
 REFUSED_FOR_S: Final = 300.0
 """How long an order that was refused is not tried again."""
+RETRY_S: Final = 1800.0
+MAX_FAILED: Final = 3
+"""Orders that came to nothing before anything was removed, within `again_after`."""
 
 
 class Orders(Protocol):
@@ -140,15 +144,15 @@ class PolicyDesk:
         )
         if node.state is not State.LOST:
             return seen
-        ours = next((order for order in reader.reimages(node.name) if order.by == POLICY), None)
+        ordered = _ours(reader, node.name, now - self._ground.spec.policy.reimage.again_after_s)
         until, refused = self._refused.get(node.name, (0.0, None))
         return replace(
             seen,
             obstacle=find_write_obstacle(reader, node.name),
             unobserved=unobserved(reader, node.name) is not None,
-            policy_at=None if ours is None else ours.requested_at,
-            policy_end="" if ours is None else ours.reason,
-            refused=refused if now < until else None,
+            policy_at=None if ordered is None else ordered.requested_at,
+            policy_end="" if ordered is None else ordered.reason,
+            refused=refused if now < until else _failed_lately(reader, node.name, now),
         )
 
     def _order(self, decision: Decision, now: float) -> None:
@@ -182,6 +186,30 @@ class PolicyDesk:
             node = tx.node(name)
             if node is not None:
                 self._ground.say_once(tx, Entry(kind=Kind.POLICY, text=text, hint=hint), now, node=node)
+
+
+def _ours(reader: Reader, name: str, since: float) -> ReimageRecord | None:
+    """The order of policy's that keeps the node from another one.
+
+    One that came to nothing before anything was removed does not count by itself; several of them do.
+    """
+    orders = [order for order in reader.reimages(name) if order.by == POLICY and order.requested_at >= since]
+    tried = next((order for order in orders if order.outcome is not Outcome.FAILED), None)
+    return orders[0] if tried is None and len(orders) >= MAX_FAILED else tried
+
+
+def _failed_lately(reader: Reader, name: str, now: float) -> Problem | None:
+    last = next((order for order in reader.reimages(name) if order.by == POLICY), None)
+    if last is None or last.outcome is not Outcome.FAILED or last.closed_at is None:
+        return None
+    since = now - last.closed_at
+    if since >= RETRY_S:
+        return None
+    return Problem(
+        "failed",
+        f"policy's order came to nothing {span_text(since)} ago: {last.reason}",
+        f"It is tried again after {span_text(RETRY_S)}, {MAX_FAILED} times in all.",
+    )
 
 
 def _members(nodes: list[NodeRecord], listing: Mapping[str, KubeNode]) -> tuple[Member, ...]:

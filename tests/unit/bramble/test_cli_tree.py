@@ -49,6 +49,7 @@ NO_JSON: Final = {
     "approve",
     "reject",
     "revoke",
+    "lock release",
     "devices import",
     "devices forget",
     "token revoke",
