@@ -37,6 +37,8 @@ IGNORED = (
     "/etc/subgid-",
     "/etc/subuid-",
     "/etc/machine-id",
+    "/etc/nvme/hostid",
+    "/etc/nvme/hostnqn",
     "/etc/resolv.conf",
     "/etc/ssh/ssh_host_*",
     "/root/.*",

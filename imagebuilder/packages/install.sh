@@ -94,6 +94,14 @@ install_packages() {
         -o DPkg::Options::=--force-confold install "$@"
 }
 
+forget_identities() {
+    # Debian's open-iscsi draws its initiator's name when it is installed. An image is many nodes, and a target takes
+    # two of one name for one. With this line its service draws a name where it first starts (startup-checks.sh).
+    if grep -qs '^InitiatorName=' "$TREE/etc/iscsi/initiatorname.iscsi"; then
+        echo 'GenerateName=yes' > "$TREE/etc/iscsi/initiatorname.iscsi"
+    fi
+}
+
 capture() {
     say capture
     # Innermost first; what is left of mounts ends with the sandbox.
@@ -109,5 +117,6 @@ capture() {
 extract
 enter
 install_packages
+forget_identities
 capture
 say complete

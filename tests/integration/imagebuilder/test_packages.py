@@ -57,6 +57,10 @@ service hello start || true
 start-stop-daemon --start --exec /bin/touch -- /etc/hello/started
 mkfifo /var/lib/hello/pipe
 date > /var/log/hello.log
+mkdir -p /etc/iscsi
+drawn=$(od -An -N6 -tx1 /dev/urandom | tr -d ' ')
+echo "InitiatorName=iqn.1993-08.org.debian:01:$drawn" > /etc/iscsi/initiatorname.iscsi
+chmod 600 /etc/iscsi/initiatorname.iscsi
 date > /tmp/hello
 """
 INIT_SCRIPT = """\
@@ -204,6 +208,12 @@ def test_files_of_the_boot_partition_go_to_the_boot_partition(volumes: Volumes, 
 def test_what_apt_removed_is_gone(volumes: Volumes, layer: StoredLayer) -> None:
     assert "/usr/bin/less" in layer.layer.removed
     assert volumes.root.find("/usr/bin/less", follow=False) is None
+
+
+def test_no_two_nodes_get_the_name_of_one_iscsi_initiator(volumes: Volumes) -> None:
+    name = volumes.root.require("/etc/iscsi/initiatorname.iscsi")
+    assert volumes.read_text("/etc/iscsi/initiatorname.iscsi") == "GenerateName=yes\n"
+    assert stat.S_IMODE(name.mode) == 0o600
 
 
 def test_nothing_of_the_build_is_left(volumes: Volumes, debian: Base) -> None:

@@ -247,6 +247,7 @@ def test_changes_of_a_tree_are_files_links_directories_and_removals(tmp_path: Pa
 def test_what_belongs_to_the_build_or_to_one_node_is_ignored() -> None:
     for path in (
         "/etc/machine-id",
+        "/etc/nvme/hostnqn",
         "/etc/resolv.conf",
         "/etc/ssh/ssh_host_ed25519_key",
         "/etc/shadow-",
