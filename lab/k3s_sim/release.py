@@ -38,8 +38,9 @@ This is not k3s {version}. It is the k3s simulator of the Bramble lab.
 
 {binary} is a Python program (Python >= 3.10, standard library, openssl command). It has the command line, the
 join protocol and the error texts of k3s, and a Kubernetes API with nodes, secrets and namespaces. It runs no
-containers. Nodes that run it carry the label bramble.dev/simulator=true and a kubelet version that ends in
-"-simulator". The air-gap archive holds no images.
+containers: a pod with a port of its node answers HTTP there with its own name, and does nothing else. Nodes
+that run it carry the label bramble.dev/simulator=true and a kubelet version that ends in "-simulator".
+The air-gap archive holds no images.
 """
 
 

@@ -29,11 +29,14 @@ from lab.k3s_sim.node.node_object import (
 )
 from lab.k3s_sim.node.objects import Object
 from lab.k3s_sim.node.protocol import ADDRESS_HEADER, NAME_HEADER, PASSWORD_HEADER, PREFIX
+from lab.k3s_sim.node.responders import Responders, running_status
 from lab.k3s_sim.node.settings import AgentSettings
 
 VALIDATE_RETRY_S = 2.0
 CONFIG_RETRY_S = 5.0
 HEARTBEAT_S = 10.0
+POD_SYNC_S = 5.0
+"""How often the node looks which pods are its own."""
 _JITTER_S = 1.0
 _STRATEGIC_PATCH = {"Content-Type": "application/strategic-merge-patch+json"}
 """Conditions of others on our node stay as they are; a merge patch would replace the whole list."""
@@ -72,6 +75,7 @@ class Agent:
         self._stop = stop
         self._on_joined = on_joined
         self._identity = kubelet_identity(settings)
+        self._responders = Responders(settings.node_name, settings.node_ips[0])
 
     def run(self) -> None:
         """Join, then report until stopped."""
@@ -172,7 +176,12 @@ class Agent:
     def _report(self, server: TrustedServer) -> None:
         since = time.time()
         path = f"/api/v1/nodes/{self._settings.node_name}/status"
-        while not self._stop.wait(HEARTBEAT_S):
+        next_report = time.monotonic() + HEARTBEAT_S
+        while not self._stop.wait(POD_SYNC_S):
+            self._run_pods(server)
+            if time.monotonic() < next_report:
+                continue
+            next_report = time.monotonic() + HEARTBEAT_S
             status = {"status": {"conditions": render_conditions(time.time(), since)}}
             try:
                 answer = self._kube(server, "PATCH", path, status)
@@ -182,10 +191,28 @@ class Agent:
             if answer.status != 200:
                 log.error(f"Error updating node status, will retry: {_message(answer)}")
 
-    def _kube(self, server: TrustedServer, method: str, path: str, value: Object) -> Answer:
+    def _run_pods(self, server: TrustedServer) -> None:
+        """Let the pods that are bound to this node answer, and report those that began to."""
+        try:
+            answer = self._kube(
+                server, "GET", f"/api/v1/pods?fieldSelector=spec.nodeName={self._settings.node_name}"
+            )
+            pods = json.loads(answer.body)["items"] if answer.status == 200 else []
+        except (TransportError, ValueError, KeyError):
+            return  # they go on as they are
+        address = self._settings.node_ips[0]
+        for pod in self._responders.keep(pods):
+            metadata = pod["metadata"]
+            path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/status"
+            try:
+                self._kube(server, "PATCH", path, {"status": dict(running_status(address))})
+            except TransportError as error:
+                log.error(f"Error updating pod status: {error}")
+
+    def _kube(self, server: TrustedServer, method: str, path: str, value: Object | None = None) -> Answer:
         """A call as the kubelet: with its certificate, without the join token."""
         as_kubelet = TrustedServer(server.url, server.cacerts, tokens.NO_TOKEN)
-        body = json.dumps(value).encode()
+        body = b"" if value is None else json.dumps(value).encode()
         return as_kubelet.call(method, path, identity=self._identity, headers=_STRATEGIC_PATCH, body=body)
 
 

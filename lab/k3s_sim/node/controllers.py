@@ -1,4 +1,5 @@
-"""What a cluster's controllers do in the background: silent nodes become Unknown, orphans go, pods end.
+"""What a cluster's controllers do in the background: silent nodes become Unknown, orphans go, pods end and
+are made anew.
 
 One `run` is one look at everything. Several servers may run it at once: every change is a compare-and-swap
 on the object as it was looked at.
@@ -17,6 +18,7 @@ from lab.k3s_sim.node.cluster import LEASE_NAMESPACE, SYSTEM_NAMESPACE, Cluster,
 from lab.k3s_sim.node.errors import StatusError
 from lab.k3s_sim.node.node_password import secret_name
 from lab.k3s_sim.node.objects import Object, timestamp
+from lab.k3s_sim.node.workloads import keep_deployments
 
 HEARTBEAT_LIMIT_S = 40.0
 """Silence after which a node is no longer Ready: node-monitor-grace-period as k3s sets it."""
@@ -71,6 +73,11 @@ class Controllers:
         self._sweep_passwords(nodes, now)
         self._collect_garbage("leases", LEASE_NAMESPACE, nodes)
         self._end_pods({node["metadata"]["name"]: node for node in nodes})
+        current = self.cluster.select("nodes", "")  # as this pass left their taints
+        keep_deployments(
+            self.cluster,
+            {node["metadata"]["name"]: node for node in current if ready_status(node) == "True"},
+        )
 
     def _watch_over(self, node: Object, is_silent: bool, now: float) -> None:
         def edit(current: Object) -> Object:

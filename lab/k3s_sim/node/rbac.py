@@ -62,6 +62,8 @@ def _node_may(identity: Identity, attempt: Attempt) -> bool:
         )
     if plural == "leases" and attempt.target.namespace == LEASE_NAMESPACE:
         return own and attempt.verb in ("get", "create", "update", "patch")
+    if plural == "pods" and attempt.target.subresource == "status":
+        return attempt.verb == "patch"  # whether the pod is the node's own is not looked at here
     return plural == "pods" and attempt.verb in ("get", "list", "watch")
 
 
