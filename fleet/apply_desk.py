@@ -67,7 +67,9 @@ class ApplyDesk:
         if checked.spec is not None and not from_here:
             reach.require_known_powers(checked.spec)
         if checked.spec is None:
-            return Applied(problems=checked.problems, changes=(), applied=False, usual_path=running.path)
+            return Applied(
+                problems=checked.problems, changes=(), applied=False, usual_path=running.path.absolute()
+            )
         image: str | None = None
         if changes_image(running, checked.spec):
             facts = await asyncio.to_thread(self._images.prepare, checked.spec)
@@ -85,5 +87,5 @@ class ApplyDesk:
             problems=checked.problems,
             changes=changes,
             applied=not refused and not dry_run,
-            usual_path=running.path,
+            usual_path=running.path.absolute(),
         )
