@@ -15,6 +15,7 @@ from benchmarks import machine
 from benchmarks.bench import Bench
 from benchmarks.cases import (
     agent_cost,
+    control,
     dhcp,
     flash,
     http,
@@ -45,6 +46,7 @@ CASES: Final[dict[str, Case]] = {
     "pipeline": image_pipeline.run,
     "flash": flash.run,
     "agent": agent_cost.run,
+    "control": control.run,
     "tftp": tftp.run,
     "notfound": notfound.run,
     "storm": storm.run,

@@ -27,6 +27,7 @@ from bramble.paths import StateLayout, make_private
 from bramble.request_log import ignore_bad_requests
 from fleet.api.doors import serve_admin, serve_control
 from fleet.boots import NodeBoot
+from fleet.collector import settle_collector
 from fleet.controller import Controller
 from fleet.errors import FleetError
 from fleet.installs import ControlInfo
@@ -161,6 +162,7 @@ class Server:
                 if self._store.is_shared:
                     services.create_task(self._watch_store(), name="store")
                 await self._pxe.ready.wait()
+                settle_collector()
                 on_ready()
         except* (PxeError, FleetError) as group:
             failure = _first_leaf(group)

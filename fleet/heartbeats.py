@@ -20,7 +20,7 @@ from fleet.store.database import Store, StoreError
 
 log = logging.getLogger(__name__)
 
-WINDOW_S: Final = 0.004
+WINDOW_S: Final = 0.02
 MAX_BATCH: Final = 500
 """Reports in one transaction: it must not keep everybody else from the loop for long."""
 

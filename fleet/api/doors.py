@@ -28,8 +28,8 @@ from fleet.controller import Controller
 from fleet.errors import FleetError
 
 SHUTDOWN_GRACE_S: Final = 2.0
-TLS_READ_BYTES: Final = 32 * 1024
-"""Of every connection's buffer for what comes encrypted: two records of TLS (RFC 8446 §5.1: 16 KiB each)."""
+TLS_READ_BYTES: Final = 4 * 1024
+"""Of every connection's buffer for what comes encrypted: more than a report has. More comes in pieces."""
 
 
 class PortTakenError(FleetError):
