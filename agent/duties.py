@@ -23,12 +23,14 @@ from agent.errors import AgentError
 from agent.hardware import ROOT
 from agent.orders import EEPROM, ERRAND, REBOOT, UPDATE, AgentOrder, SignedOrder
 from agent.protocol import EepromOrder, Hardware, RebootOrder
+from agent.recovery import Restore
 from agent.ring import Ring
 from agent.state import StateStore
 from agent.update import Releases, refuse_unsuitable
 from agent.verify import OrderVerifier
 
 log = logging.getLogger("bramble.agent")
+RESTORE_INTERVAL_S = 3.0
 
 REBOOT_REFUSED = "reboot_refused"
 """Problem code of a restart that would not reach the installer."""
@@ -100,6 +102,17 @@ class Duties:
                 self._was_heard = True
         except AgentError as exc:
             log.error("%s", exc.message)  # tried again with the next report, until the trial's time is over
+
+    def restore(self, order: Restore | None, root: Path) -> str:
+        """Bring etcd's data back before k3s starts; what is waited for, or "" where nothing is (any more)."""
+        if order is None:
+            return ""
+        from agent.restore import PIECE_BYTES, advance  # once in a cluster's life
+
+        def fetch(recovery: str, offset: int) -> bytes:
+            return self._client.download(f"/v1/node/restore/{recovery}?offset={offset}", PIECE_BYTES)
+
+        return advance(root, self._place.run, fetch, order)
 
     def write_eeprom(self) -> None:
         """Carry the order out, once: what became of it is said in the next report, whatever it was."""

@@ -21,6 +21,7 @@ admitted carries `Authorization: Bearer <session token>`; an enrolled agent pres
     POST /v1/node/logs                (certificate) LogUpload  -> {}
     POST /v1/node/run                 (certificate) RunResult  -> {}
     GET  /v1/node/agent/<sha256>      (certificate)  -> the zipapp
+    GET  /v1/node/restore/<id>?offset= (certificate) -> a piece of etcd's snapshot
 
 An error answers with a 4xx/5xx status and `{"error": code, "message": text, "hint": text}`.
 """
@@ -39,6 +40,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
+from agent.recovery import Restore
 from agent.vitals import Health as Health  # a message like those here
 
 PROTOCOL_VERSION = 1
@@ -408,6 +410,8 @@ class JoinMaterial:
     set_aside: tuple[str, ...] = ()
     """Directories of an earlier membership that k3s must not find: renamed before the unit starts, not
     deleted."""
+    restore: Restore | None = None
+    """Of a recovery: etcd's data are brought back first."""
 
 
 def ticket_proof(ticket: str, hello: Hello, welcome: Welcome) -> str:

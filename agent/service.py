@@ -27,7 +27,7 @@ from agent.client import AuthorityTrust, ControlClient, Refused, Unreachable, Un
 from agent.commands import Runner
 from agent.commands import run as run_command
 from agent.device_key import DeviceKey
-from agent.duties import Duties, Place
+from agent.duties import RESTORE_INTERVAL_S, Duties, Place
 from agent.enrol import Applicant, Identity, ask, read_boot_id
 from agent.errors import AgentError
 from agent.files import disk_errors
@@ -334,6 +334,9 @@ class Service:
             record = place_material(self._host.root, self._host.run, material, restart=action.restart)
             # The order's number, not the material's: a server that lags behind must not make us join twice.
             record = dataclasses.replace(record, generation=action.generation)
+            waits = self._duties.restore(material.restore, self._host.root)
+            if waits:
+                raise _Waiting(waits, RESTORE_INTERVAL_S)
             self._start_k3s(record)
         elif isinstance(action, StartK3s):
             self._start_k3s(action.record)

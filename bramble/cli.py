@@ -60,6 +60,7 @@ COMMANDS = {
     "notify": "fleet.cli_notify:notify",
     "snapshot": "fleet.cli_snapshot:snapshot",
     "etcd": "fleet.cli_snapshot:etcd",
+    "recover": "fleet.cli_recover:recover",
     "completion": "bramble.cli_completion:completion",
     "lab": "bramble.lab_commands:lab",
 }

@@ -14,6 +14,7 @@ It owns no sockets. Everything runs on one thread (the event loop's); calls take
     policy     re-images that nobody ordered                           fleet.policy.desk
     watch      time limits, silence, Ready                            fleet.watch
     snapshots  etcd's data, kept off its nodes                        fleet.snapshots
+    recovery   a lost cluster, back from a snapshot                   fleet.recovery
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ from fleet.pki import ControlPki
 from fleet.policy.desk import PolicyDesk
 from fleet.power.desk import PowerDesk
 from fleet.reboot_orders import RebootDesk
+from fleet.recovery import RecoveryDesk
 from fleet.reimage.desk import ReimageDesk
 from fleet.reimage.gate import ReimageGate
 from fleet.reimage.rebind import forget_retirement, is_retired, overlay
@@ -146,6 +148,8 @@ class Controller:
         self.preparation = JoinPreparation(ground, self.joins, door)
         self.watch = Watch(ground, self.joins, self.preparation, door)
         self.reimages = ReimageDesk(ground, door, self._redeclare)
+        self.recovery = RecoveryDesk(ground, self.etcd, door, self.snapshots)
+        self.preparation.before_founding = self.recovery.require_silence
         servers = EtcdServerSteps(ground, self.etcd, door, self.snapshots)
         self.reimages.driver.servers = servers
         self.reimages.checks.append(servers.check)
@@ -197,6 +201,7 @@ class Controller:
         """Keep time, and take nodes down as ordered, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.reimages.run(), name="re-images")
+            group.create_task(self.recovery.run(), name="recovery")
             await self._keep_time()
 
     async def _keep_time(self) -> None:

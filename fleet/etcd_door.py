@@ -27,14 +27,16 @@ class EtcdDoor:
         self._ground = ground
         self._make = make
 
-    def client(self) -> EtcdClient:
-        """A client that asks every server that may have a member."""
+    def client(self, *, without: str = "") -> EtcdClient:
+        """A client that asks every server that may have a member, but for one node where that is named."""
         with self._ground.store.read() as reader:
             records = reader.nodes()
         addresses = {
             node.name: address
             for node in records
-            if _may_be_member(node) and (address := self._ground.address_of(node)) is not None
+            if _may_be_member(node)
+            and node.name != without
+            and (address := self._ground.address_of(node)) is not None
         }
         return self._make(addresses, self._ground.k3s.etcd_identity(self._ground.clock()))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from agent.protocol import K3sState
@@ -44,6 +44,10 @@ log = logging.getLogger(__name__)
 _NEVER_STARTED: Final = (K3sState.ABSENT.value, K3sState.INACTIVE.value)
 
 
+async def _nothing(_name: str) -> None:
+    """Nobody else has a say."""
+
+
 class JoinPreparation:
     """Makes and removes what a join needs in the cluster."""
 
@@ -51,6 +55,8 @@ class JoinPreparation:
         self._ground = ground
         self._joins = joins
         self._door = door
+        self.before_founding: Callable[[str], Awaitable[None]] = _nothing
+        """Called with the founder's name; raises `RefusedError` where it may not found or restore now."""
 
     async def prepare(self, certificate: str | None) -> None:
         """Make everything that the caller's join material relies on. The founder needs nothing: it makes the
@@ -62,6 +68,7 @@ class JoinPreparation:
         """
         node, join = self._joins.joiner(certificate)
         if self._joins.founds(node):
+            await self.before_founding(node.name)
             return
         try:
             async with self._door.open() as (api, listing):

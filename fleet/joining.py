@@ -26,6 +26,8 @@ from fleet.k3s_config import (
     API_PORT,
     InitialiseCluster,
     JoinServer,
+    RestoreCluster,
+    Way,
     kept_files,
     render_join_material,
     settings_digest,
@@ -34,6 +36,7 @@ from fleet.k3s_config import (
 from fleet.k3s_versions import Feature, K3sVersion, has
 from fleet.lifecycle import LEAVING, Happening, State, allows
 from fleet.reboot_orders import hear, offered
+from fleet.recovery_state import Recovery
 from fleet.refusal import RefusedError
 from fleet.registration import ServerSeen, choose_server
 from fleet.restored import observe, unobserved, unobserved_servers
@@ -210,7 +213,7 @@ class JoinDesk:
             ground.spec,
             spec,
             ground.k3s,
-            InitialiseCluster() if founds or join.server is None else JoinServer(join.server),
+            self._way(join, founds=founds),
             address=address,
             node_password=node.node_password,
             generation=node.generation,
@@ -221,6 +224,14 @@ class JoinDesk:
         with ground.store.write() as tx:
             ground.say_once(tx, events.material_given(unit_of(node.role)), now, node=node)
         return material
+
+    def _way(self, join: JoinState, *, founds: bool) -> Way:
+        """How the node gets into the cluster; while one is recovered nobody founds an empty one."""
+        if not founds and join.server is not None:
+            return JoinServer(join.server)
+        with self._ground.store.read() as reader:
+            recovery = Recovery.load(reader)
+        return RestoreCluster(recovery) if recovery is not None and founds else InitialiseCluster()
 
     def expect_empty_etcd(self, name: str) -> None:
         """Its member was removed: what its disk may still hold of etcd would only keep k3s from starting."""

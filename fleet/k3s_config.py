@@ -18,6 +18,7 @@ from fleet.join_secrets import BootstrapToken
 from fleet.k3s import K3sMaterial
 from fleet.k3s_manifests import DIRECTORY, manifest, render_access
 from fleet.kube_vip import FILE_NAME, kube_vip_objects
+from fleet.recovery_state import Recovery
 from fleet.secret import Secret
 from fleet.spec.model import ClusterSpec, NodeSpec, Role
 
@@ -40,7 +41,14 @@ class JoinServer:
     url: str
 
 
-Way = InitialiseCluster | JoinServer
+@dataclass(frozen=True, slots=True)
+class RestoreCluster:
+    """The node brings a lost cluster back from a snapshot, and is its first server."""
+
+    recovery: Recovery
+
+
+Way = InitialiseCluster | JoinServer | RestoreCluster
 
 
 def unit_of(role: Role) -> str:
@@ -82,9 +90,14 @@ def render_join_material(
     if is_server:
         files.extend(server_manifests(spec))
         files.insert(0, _file(AGENT_TOKEN_FILE, material.agent_password.reveal() + "\n"))
-    if isinstance(way, InitialiseCluster):
+    if isinstance(way, InitialiseCluster | RestoreCluster):
         files[:0] = [_file(path, content.reveal()) for path, content in material.tls_files().items()]
+    restore = None
+    if isinstance(way, RestoreCluster):
+        files.append(way.recovery.reset_file())
+        restore = way.recovery.restore()
     return JoinMaterial(
+        restore=restore,
         generation=generation,
         unit=unit_of(node.role),
         files=tuple(files),
@@ -150,6 +163,8 @@ def drop_in(
                 settings["cluster-init"] = True
         case JoinServer(url):
             settings["server"] = url
+        case RestoreCluster():
+            pass  # its data say which cluster it is
     return settings
 
 

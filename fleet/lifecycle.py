@@ -137,6 +137,8 @@ class Happening(StrEnum):
     RELEASED = "released"
     """A person lets a quarantined node try again."""
     TIMED_OUT = "timed-out"
+    STARTED_OVER = "started-over"
+    """A person says that its cluster is lost: its board is installed as if it never had been."""
     REMOVED = "removed"
     """The node is no longer in cluster.yaml."""
     RESTORED_BLANK = "restored-blank"
@@ -273,6 +275,9 @@ TRANSITIONS: Final[Mapping[Happening, Mapping[State, State]]] = {
     Happening.EXHAUSTED: _all_from(*_BEFORE_IMAGE, *ENTERING_INSTALLER, to=State.QUARANTINED),
     Happening.RELEASED: {State.QUARANTINED: State.NETBOOTING},
     Happening.TIMED_OUT: FAILED_TWIN,
+    Happening.STARTED_OVER: {
+        state: State.DECLARED for state in State if state not in (State.DECLARED, State.DECOMMISSIONED)
+    },
     Happening.REMOVED: {state: State.DECOMMISSIONED for state in State if state is not State.DECOMMISSIONED},
     Happening.RESTORED_BLANK: {State.DECOMMISSIONED: State.DECLARED},
     Happening.RESTORED_INSTALLED: {State.DECOMMISSIONED: State.LOST},
@@ -357,7 +362,13 @@ def advance(standing: Standing, happening: Happening, now: float) -> Standing:
 
 
 _NEW_INTENT: Final = frozenset(
-    {Happening.POWERED_ON, Happening.RELEASED, Happening.RESTORED_BLANK, Happening.NODE_GONE}
+    {
+        Happening.POWERED_ON,
+        Happening.RELEASED,
+        Happening.RESTORED_BLANK,
+        Happening.NODE_GONE,
+        Happening.STARTED_OVER,
+    }
 )
 
 

@@ -37,7 +37,8 @@ BACKUP: Final = "store.backup"
 """kv: digest of the backup that the record came from last."""
 GAP: Final = 1000
 """More intents, and more orders, than a node gets between two backups."""
-_UNOBSERVED: Final = "unobserved."
+UNOBSERVED: Final = "unobserved."
+"""kv: what a node that was not heard of since a restore is marked with, by prefix."""
 _WHY: Final = "the record was restored from a backup"
 
 
@@ -84,7 +85,7 @@ def mark_restored(
             node = tx.move(node, Happening.BACK_TO_LOST, events.reimage_step(_WHY), now)
         tx.skip_intents(node.name, last.get(node.name, 0) + GAP, _WHY, now)
         tx.update_node(node, generation=node.generation + GAP, pending_key=None, approved_key=None)
-        tx.put_value(f"{_UNOBSERVED}{node.name}", mark)
+        tx.put_value(f"{UNOBSERVED}{node.name}", mark)
         entry = events.restored_from_backup(now - backup_at)
         tx.add_event(entry, now, node=node.name, board=node.board_id)
     revoke_again(tx, revoked, now)
@@ -112,7 +113,7 @@ def revoke_again(tx: Transaction, names: Collection[str], now: float) -> None:
 
 def unobserved(reader: Reader, name: str) -> Unobserved | None:
     """What is known of a node that was not heard of since a restore; None for all others."""
-    text = reader.value(f"{_UNOBSERVED}{name}")
+    text = reader.value(f"{UNOBSERVED}{name}")
     return None if text is None else Unobserved(**json.loads(text))
 
 
@@ -140,7 +141,7 @@ def observe(tx: Transaction, node: NodeRecord, what: str, now: float, *, generat
     """
     if unobserved(tx, node.name) is None:
         return node
-    tx.remove_value(f"{_UNOBSERVED}{node.name}")
+    tx.remove_value(f"{UNOBSERVED}{node.name}")
     tx.add_event(events.observed_again(what), now, node=node.name, board=node.board_id)
     if generation > node.generation:
         return tx.update_node(node, generation=generation)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from agent.protocol import K3sState
 from fleet import events
 from fleet.ground import Ground, is_usable
 from fleet.health_desk import held_by_all, is_kept_degraded
@@ -17,6 +18,7 @@ from fleet.label_desk import LabelDesk
 from fleet.lifecycle import TIMED, Happening, State, check, limit_s
 from fleet.node_conditions import Announcer
 from fleet.printable import printable
+from fleet.recovery_state import restores
 from fleet.spec.model import Role
 from fleet.store.records import IntentRecord, NodeRecord
 from fleet.store.transaction import Reader, Transaction
@@ -161,6 +163,8 @@ class Watch:
             return
         if node.role is Role.SERVER and not votes:
             return
+        if restores(tx, node.name) and (node.status or {}).get("k3s") != K3sState.RUNNING.value:
+            return  # its Node object is out of the snapshot: that one was Ready when it was taken
         if node.state is State.DEGRADED and is_kept_degraded(tx, node.name):
             return
         entry = events.became_ready(said.version, node.has_simulated_k3s)

@@ -23,6 +23,7 @@ from fleet.api.overview import OverviewRoutes
 from fleet.api.people import PeopleRoutes
 from fleet.api.policy import PolicyRoutes
 from fleet.api.power import PowerRoutes
+from fleet.api.recovery import RecoveryRoutes
 from fleet.api.reimage import ReimageRoutes
 from fleet.api.routes import Route
 from fleet.api.snapshots import SnapshotRoutes
@@ -49,6 +50,7 @@ GROUPS: Final[tuple[type[Group], ...]] = (
     ErrandRoutes,
     PowerRoutes,
     SnapshotRoutes,
+    RecoveryRoutes,
     ReimageRoutes,
     PolicyRoutes,
     TokenRoutes,

@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fakes_fleet import hardware_of, installer_hello, status_report
@@ -28,8 +30,12 @@ from k3s_sim_etcd import PACE, EtcdCluster, etcd_directory
 from k3s_sim_material import finish, put
 from k3s_sim_processes import Simulated
 
+from agent import restore as restore_etcd
+from agent.commands import Completed
 from agent.protocol import InstallProgress, InstallStep, JoinMaterial, K3sState, Outcome, Proof, ProofKind
+from agent.recovery import Restore
 from fleet.boots import BootStage
+from fleet.errors import FleetError
 from fleet.lifecycle import State
 from fleet.refusal import RefusedError
 from fleet.spec.model import NodeSpec, Role
@@ -68,6 +74,8 @@ class Board:
     sequence: int = 0
     settings: str = ""
     boots: int = 1
+    restoring: bool = False
+    restorer: Simulated | None = None
 
     @property
     def k3s_state(self) -> K3sState:
@@ -84,11 +92,14 @@ class Board:
             hardware_of(self.spec), self.sequence, k3s=self.k3s_state, boot_id=f"boot-{self.boots}"
         )
         report = dataclasses.replace(report, generation=self.done)
-        accepted = joins.status(self.certificate, report)
+        try:
+            accepted = joins.status(self.certificate, report)
+        except RefusedError:  # its certificate is void: it would enrol again, and wait
+            return
         if accepted.generation == self.done:
             return
         desired = joins.desired(self.certificate)
-        if self.material is None:
+        if self.material is None or self.restoring:
             if desired.join:
                 await self._join()
             return
@@ -106,13 +117,54 @@ class Board:
             await controller.preparation.prepare(self.certificate)
             self.material = controller.joins.join_material(self.certificate)
             put(self.cluster.lab, self.spec.name, self.material.files)
-            self.k3s = self._start()
+            self.restoring = self.material.restore is not None
+            if self.material.restore is None or await self._restore(self.material.restore):
+                self.restoring = False
+                self.k3s = self._start()
+
+    async def _restore(self, restore: Restore) -> bool:
+        """What the agent does with a snapshot, by its own code; systemd is played here."""
+        lab, name = self.cluster.lab, self.spec.name
+        recovery = self.server.fleet.controller.recovery
+        with self.server.fleet.store.read() as reader:
+            record = reader.require_node(name)
+
+        def fetch(number: str, offset: int) -> bytes:
+            return recovery.read_piece(record, number, offset)
+
+        if restore_etcd.advance(lab.directory / f"{name}-root", self._systemd, fetch, restore):
+            return False
+        (Path(f"{lab.config(name)}.d") / Path(restore.reset_drop_in).name).unlink()
+        return True
+
+    def _systemd(
+        self, argv: Sequence[str], *, input_bytes: bytes = b"", timeout_s: float = 1.0, check: bool = True
+    ) -> Completed:
+        text = ""
+        if argv[0] == "systemd-run":
+            assert argv[-2:] == [restore_etcd.K3S, "server"]
+            self.restorer = self._start()
+        elif argv[:2] == ["systemctl", "show"]:
+            ended = None if self.restorer is None else self.restorer.process.poll()
+            states = {None: "activating", 0: "active"}
+            text = "inactive" if self.restorer is None else states.get(ended, "failed")
+            text = f"ActiveState={text}\n"
+        elif argv[0] == "journalctl":
+            assert self.restorer is not None
+            text = self.restorer.log
+        elif argv[1] in ("reset-failed", "stop"):
+            self.restorer = None
+        return Completed(tuple(argv), 0, text.encode(), "")
 
     def switch_off(self) -> None:
         """The power goes."""
         if self.k3s is not None:
             self.k3s.process.kill()
             self.k3s.wait_exit()
+
+    def see_first_sign(self) -> None:
+        """A board that was never installed, as far as the record knows, is switched on."""
+        self.server.in_loop(lambda: see(self.server.fleet, self.spec))
 
     def netboot(self) -> None:
         """The board starts its installer, which writes the disk; its new system enrols."""
@@ -123,7 +175,7 @@ class Board:
         ):
             shutil.rmtree(place, ignore_errors=True)
         self.server.in_loop(self._install_again)
-        self.k3s, self.material, self.settings = None, None, ""
+        self.k3s, self.restorer, self.material, self.settings = None, None, None, ""
         self.is_up = self.is_clean = False
         self.done = self.sequence = 0
 
@@ -195,6 +247,8 @@ def until(server: Running, boards: list[Board], done: Any, what: str) -> None:
                 controller = server.fleet.controller
                 await controller.watch.poll()
                 await controller.reimages.drive()
+                with contextlib.suppress(FleetError):  # it says so in its log, and looks again
+                    await controller.recovery.round()
                 await asyncio.sleep(0.1)
 
     try:

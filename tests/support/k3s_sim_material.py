@@ -21,7 +21,8 @@ def put(lab: Lab, node: str, files: tuple[NodeFile, ...]) -> None:
         elif file.path.startswith("/etc/rancher/k3s/config.yaml.d/"):
             path = Path(f"{lab.config(node)}.d") / Path(file.path).name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(file.content.replace("/etc/rancher/k3s/bramble-", f"{root}/etc/rancher/k3s/bramble-"))
+        content = file.content.replace("/etc/rancher/k3s/bramble-", f"{root}/etc/rancher/k3s/bramble-")
+        path.write_text(content.replace("/var/lib/rancher/bramble-", f"{root}/var/lib/rancher/bramble-"))
 
 
 def finish(lab: Lab, node: str, material: JoinMaterial) -> None:

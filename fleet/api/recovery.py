@@ -1,0 +1,135 @@
+"""Routes of a recovery: for the person who orders it, and for the one agent that restores the snapshot."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Final
+
+from aiohttp import web
+
+from fleet.api.agents import read_object
+from fleet.api.answers import value_answer
+from fleet.api.guard import CALLER, add_to_audit
+from fleet.api.peer import peer_certificate
+from fleet.api.routes import Access, Parameter, Route
+from fleet.controller import Controller
+from fleet.recovery import Plan, RecoveryView
+from fleet.refusal import RefusedError
+from fleet.snapshot_files import ID
+from fleet.views import as_json
+
+_ID = Parameter(
+    name="id",
+    description="Of the recovery, from the join material.",
+    schema={"type": "string", "pattern": "^[0-9a-f]{16}$"},
+    is_required=True,
+)
+_OFFSET = Parameter(
+    name="offset",
+    description="Where the piece begins.",
+    schema={"type": "string", "pattern": "^[0-9]{1,12}$"},
+    is_required=True,
+)
+_ORDER: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["snapshot"],
+    "additionalProperties": False,
+    "properties": {
+        "snapshot": {"type": "string", "pattern": f"^{ID}$"},
+        "founder": {"type": ["string", "null"]},
+        "with_agents": {"type": "boolean"},
+    },
+}
+
+
+class RecoveryRoutes:
+    """A recovery over one controller."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+
+    async def status(self, _request: web.Request) -> web.Response:
+        found = self._controller.recovery.status()
+        if found is None:
+            raise RefusedError(
+                404, "recovery", "no recovery was ever ordered", "'bramble recover' orders one."
+            )
+        return value_answer(as_json(found))
+
+    async def plan(self, request: web.Request) -> web.Response:
+        snapshot, founder, with_agents = await _read(request)
+        found = await self._controller.recovery.plan(snapshot, founder=founder, with_agents=with_agents)
+        return value_answer(as_json(found))
+
+    async def begin(self, request: web.Request) -> web.Response:
+        snapshot, founder, with_agents = await _read(request)
+        begun = await self._controller.recovery.begin(
+            snapshot, by=request[CALLER], founder=founder, with_agents=with_agents
+        )
+        add_to_audit(request, snapshot=snapshot, founder=begun.founder)
+        return value_answer(as_json(begun))
+
+    async def piece(self, request: web.Request) -> web.Response:
+        node = self._controller.joins.caller(peer_certificate(request))
+        offset = request.query.get("offset", "")
+        piece = self._controller.recovery.read_piece(node, request.match_info["id"], int(offset or 0))
+        return web.Response(body=piece, content_type="application/octet-stream")
+
+    ROUTES: ClassVar[tuple[Route, ...]] = (
+        Route(
+            method="GET",
+            path="/v1/recovery",
+            name="recoveryStatus",
+            summary="The recovery that is under way, or the one that ended last.",
+            access=Access.VIEWER,
+            handler=status,
+            answer=RecoveryView,
+            refusals=(404,),
+        ),
+        Route(
+            method="POST",
+            path="/v1/recovery/plan",
+            name="planRecovery",
+            summary="What a recovery would do, and what stands against it. Changes nothing.",
+            access=Access.ADMIN,
+            handler=plan,
+            request=_ORDER,
+            answer=Plan,
+            refusals=(404, 409, 503),
+        ),
+        Route(
+            method="POST",
+            path="/v1/recovery",
+            name="beginRecovery",
+            summary="Bring the lost cluster back from a snapshot.",
+            access=Access.ADMIN,
+            handler=begin,
+            request=_ORDER,
+            answer=RecoveryView,
+            refusals=(404, 409, 503),
+        ),
+        Route(
+            method="GET",
+            path="/v1/node/restore/{id:[0-9a-f]{16}}",
+            name="snapshotPiece",
+            summary="The next bytes of the snapshot that the node restores.",
+            access=Access.NODE,
+            handler=piece,
+            parameters=(_ID, _OFFSET),
+            answer={"type": "string", "format": "binary"},
+            media="application/octet-stream",
+            refusals=(409, 503),
+            holds_secret=True,
+        ),
+    )
+
+
+async def _read(request: web.Request) -> tuple[str, str | None, bool]:
+    value = await read_object(request)
+    snapshot, founder = value.get("snapshot"), value.get("founder")
+    with_agents = value.get("with_agents", False)
+    unknown = sorted(value.keys() - {"snapshot", "founder", "with_agents"})
+    if not isinstance(snapshot, str) or not isinstance(with_agents, bool) or unknown:
+        raise RefusedError(400, "recovery", "snapshot is an id; with_agents true or false; nothing else")
+    if founder is not None and not isinstance(founder, str):
+        raise RefusedError(400, "founder", "founder is the name of a server")
+    return snapshot, founder, with_agents

@@ -1,0 +1,132 @@
+"""`bramble recover`: a lost cluster, back from a snapshot."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fleet.cli import reader_of
+from fleet.cli_names import NODE, file_option
+from fleet.cli_snapshot import files_of
+from fleet.errors import FleetError
+from fleet.etcd.errors import BadSnapshotError
+from fleet.snapshot_files import ID, verify
+
+
+@click.command()
+@click.option("--snapshot", metavar="ID|DIRECTORY", help="From 'bramble snapshot list', or a copy of one.")
+@click.option("--founder", type=NODE, help="The server to begin with; chosen unless given.")
+@click.option("--with-agents", is_flag=True, help="Install all agents anew too, not the servers only.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done, and what stands against it.")
+@click.option("--status", "show", is_flag=True, help="How far the recovery is.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@file_option
+def recover(
+    snapshot: str | None,
+    founder: str | None,
+    with_agents: bool,
+    dry_run: bool,
+    show: bool,
+    yes: bool,
+    as_json: bool,
+    file: Path,
+) -> None:
+    """Bring a cluster back that has lost its quorum or all its servers, from a snapshot, onto blank boards.
+
+    One server is installed and restores the snapshot, the others join it. What the cluster was told since
+    the snapshot is lost, so first read docs/recovery.md: where one server lives, there is a better way.
+    Servers of the old cluster have to be off, and stay off until they are installed.
+
+    With --dry-run it exits with 1 where something stands against it.
+
+    \b
+    bramble snapshot list
+    bramble recover --snapshot 20261126T031500Z-0a1b2c --dry-run
+    bramble recover --snapshot 20261126T031500Z-0a1b2c
+    bramble recover --snapshot /mnt/nas/20261126T031500Z-0a1b2c --founder pi5-master-2
+    bramble recover --status
+    """
+    reader = reader_of(file)
+    if show:
+        _print_status(reader.ask("GET", "/v1/recovery"), as_json)
+        return
+    if snapshot is None:
+        raise click.UsageError("Say which snapshot: --snapshot ID. 'bramble snapshot list' shows them.")
+    order = {"snapshot": _bring_in(file, snapshot), "founder": founder, "with_agents": with_agents}
+    plan = reader.ask("POST", "/v1/recovery/plan", order)
+    problems = plan["problems"]
+    if dry_run and as_json:
+        click.echo(json.dumps(plan, indent=2))
+        sys.exit(1 if problems else 0)
+    if not as_json:
+        _print_plan(plan)
+    if dry_run:
+        sys.exit(1 if problems else 0)
+    if problems:
+        raise FleetError("; ".join(one["text"] for one in problems), problems[0]["hint"])
+    if not yes:
+        click.confirm("Go back to this snapshot?", abort=True)
+    _print_status(reader.ask("POST", "/v1/recovery", order), as_json)
+
+
+def _bring_in(file: Path, named: str) -> str:
+    """The id of the snapshot; one that is given as a directory is copied to the others first.
+
+    Raises:
+        BadSnapshotError: The directory holds no sound snapshot.
+    """
+    if re.fullmatch(ID, named):
+        return named
+    place = Path(named)
+    if not place.is_dir():
+        raise BadSnapshotError(
+            f"{named} is no id of a snapshot, and no directory", "'bramble snapshot list' shows the ids."
+        )
+    info = verify(place)
+    files = files_of(file)
+    if not (files.directory / info.id).exists():
+        with files.staged() as staged:
+            for one in place.iterdir():
+                shutil.copyfile(one, staged / one.name)
+                (staged / one.name).chmod(0o600)
+            verify(staged)
+            files.keep(staged, info)
+    return info.id
+
+
+def _print_plan(plan: dict[str, Any]) -> None:
+    taken = plan["snapshot"]
+    hours = (time.time() - taken["taken_at"]) / 3600
+    click.echo(f"snapshot {taken['id']}, {hours:.1f} h old, {taken['size_bytes'] / (1 << 20):.1f} MiB")
+    click.echo(f"{plan['founder'] or '?'} restores it and is the cluster; then join, blank:")
+    others = [name for name in plan["servers"] if name != plan["founder"]]
+    click.echo(f"  servers {' '.join(others) or 'none'}")
+    if plan["agents"]:
+        click.echo(f"  agents  {' '.join(plan['agents'])}")
+    for one in plan["warnings"]:
+        click.echo(f"note: {one['text']}\n  {one['hint']}")
+    for one in plan["problems"]:
+        click.secho("against it: ", fg="red", nl=False)
+        click.echo(f"{one['text']}\n  {one['hint']}")
+
+
+def _print_status(view: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(view, indent=2))
+        return
+    words = {
+        "founding": f"{view['founder']} is to restore snapshot {view['snapshot']}",
+        "joining": f"{view['founder']} restored snapshot {view['snapshot']}, the other servers join it",
+        "done": f"the cluster is back from snapshot {view['snapshot']}",
+    }
+    click.echo(words[view["phase"]])
+    for one in view["waits_for"]:
+        click.echo(f"  {one}")

@@ -1,0 +1,434 @@
+"""Brings a lost cluster back from a snapshot of etcd, onto blank boards.
+
+It is for the day on which no server is left, or too few for a quorum. A person orders it; then
+
+    founding   one server is installed and restores the snapshot (`agent.restore`): it is the cluster, alone
+    joining    the other servers are installed and join it, blank; their old Node objects are deleted first
+    done       all declared servers are Ready
+
+A second cluster must not come into being: the recovery does not begin while any server's etcd answers, the
+founder is not told to restore while one does, and nobody founds an empty cluster while a recovery is under
+way. What cannot be seen from here, servers that are switched off and come back later with their old disks,
+stands in docs/recovery.md.
+
+Marks of removal that the snapshot holds would make k3s take the founder's member out again (k3s issue 8359),
+so a server that was marked then is not the founder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from fleet.errors import FleetError
+from fleet.etcd.errors import BadSnapshotError, EtcdError
+from fleet.etcd_door import EtcdDoor
+from fleet.events import Entry, Kind
+from fleet.ground import Ground
+from fleet.join_state import JoinState
+from fleet.joining import FOUNDED, FOUNDER
+from fleet.k3s_versions import K3sVersion
+from fleet.kube_door import KubeDoor
+from fleet.lifecycle import Happening, State, allows
+from fleet.recovery_state import LAST, Phase, Recovery
+from fleet.refusal import RefusedError
+from fleet.reimage.kinds import Outcome
+from fleet.reimage.problems import Problem
+from fleet.restored import UNOBSERVED
+from fleet.snapshot_files import DATA, NoSnapshotError, SnapshotInfo
+from fleet.snapshots import REMOVE_ANNOTATION, REMOVED_ANNOTATION, SnapshotDesk, is_marked
+from fleet.spec.model import ClusterSpec, Role
+from fleet.store.records import NodeRecord
+from fleet.store.transaction import Transaction
+
+log = logging.getLogger(__name__)
+
+LOOK_S: Final = 5.0
+PIECE_BYTES: Final = 1 << 20
+_ETCD_ROLE: Final = "node-role.kubernetes.io/etcd"
+_WHY: Final = "the cluster is recovered from a snapshot"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryView:
+    """A recovery for people.
+
+    Attributes:
+        waits_for: What is to be done next, or by whom; empty where nothing is.
+    """
+
+    snapshot: str
+    taken_at: float
+    founder: str
+    phase: str
+    began_at: float
+    by: str
+    waits_for: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a recovery would do; `problems` stand against it."""
+
+    problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+    snapshot: SnapshotInfo
+    founder: str
+    servers: tuple[str, ...]
+    agents: tuple[str, ...]
+
+
+class RecoveryDesk:
+    """One per controller."""
+
+    def __init__(self, ground: Ground, etcd: EtcdDoor, kube: KubeDoor, snapshots: SnapshotDesk) -> None:
+        self._ground = ground
+        self._etcd = etcd
+        self._kube = kube
+        self._snapshots = snapshots
+
+    async def plan(self, snapshot: str, *, founder: str | None = None, with_agents: bool = False) -> Plan:
+        """What it would do. Changes nothing.
+
+        Raises:
+            RefusedError: The snapshot is damaged, or there is none of that id.
+        """
+        try:
+            info = await self._snapshots.verify(snapshot)
+        except NoSnapshotError as error:
+            raise RefusedError(404, "snapshot", error.message, error.hint) from error
+        except BadSnapshotError as error:
+            raise RefusedError(409, "snapshot", error.message, error.hint) from error
+        spec = self._ground.spec
+        with self._ground.store.read() as reader:
+            records = {node.name: node for node in reader.nodes()}
+            running = Recovery.load(reader)
+            is_told = running is not None and records[running.founder].join_allowed
+        alive = await self._who_answers()
+        found = list(snapshot_problems(info, spec, self._ground.k3s.ca_hash))
+        chosen = founder or choose_founder(info, spec) or ""
+        found += founder_problems(chosen, info, spec)
+        if alive:
+            found.append(
+                Problem(
+                    "alive",
+                    f"etcd answers at {', '.join(alive)}: the cluster, or what is left of it, is there",
+                    "Its data is newer than any snapshot: docs/recovery.md tells how to go on from one "
+                    "server. To go back to the snapshot, switch these off first, and keep them off.",
+                )
+            )
+        if running is not None and is_told:
+            found.append(
+                Problem(
+                    "under-way",
+                    f"{running.founder} restores snapshot {running.snapshot} already",
+                    "Wait for it: 'bramble recover --status'. If it can not go on, 'bramble revoke "
+                    f"{running.founder}', and order again.",
+                )
+            )
+        age_h = (self._ground.clock() - info.taken_at) / 3600
+        warnings = [
+            Problem(
+                "lost-writes",
+                f"what the cluster was told in the {age_h:.1f} h since {info.id} is lost",
+                "'bramble snapshot list' shows newer ones, if there are any.",
+            )
+        ]
+        if info.removing is None:
+            warnings.append(
+                Problem(
+                    "unknown-marks",
+                    "whether a server was marked for removal when it was taken is not known",
+                    f"If {chosen} was, it takes itself out again: choose another with --founder.",
+                )
+            )
+        return Plan(
+            problems=tuple(found),
+            warnings=tuple(warnings),
+            snapshot=info,
+            founder=chosen,
+            servers=tuple(node.name for node in spec.servers),
+            agents=tuple(node.name for node in spec.nodes if node.role is Role.AGENT) if with_agents else (),
+        )
+
+    async def begin(
+        self, snapshot: str, *, by: str, founder: str | None = None, with_agents: bool = False
+    ) -> RecoveryView:
+        """Begin one.
+
+        Raises:
+            RefusedError: Something stands against it; nothing was changed.
+        """
+        plan = await self.plan(snapshot, founder=founder, with_agents=with_agents)
+        if plan.problems:
+            first = plan.problems[0]
+            text = "; ".join(problem.text for problem in plan.problems)
+            raise RefusedError(409, first.code, text, first.hint)
+        info, now = plan.snapshot, self._ground.clock()
+        recovery = Recovery(
+            id=self._ground.random_hex(8),
+            snapshot=info.id,
+            sha256=info.sha256,
+            size_bytes=info.size_bytes,
+            founder=plan.founder,
+            stale=tuple(name for name in info.servers if name != plan.founder),
+            by=by,
+            began_at=now,
+        )
+        with self._ground.store.write() as tx:
+            for name in (*plan.servers, *plan.agents):
+                self._start_over(tx, tx.require_node(name), recovery, now)
+            tx.remove_value(FOUNDED)
+            tx.put_value(FOUNDER, recovery.founder)
+            recovery.save(tx)
+        log.warning("the cluster is recovered from snapshot %s on %s", info.id, recovery.founder)
+        self._ground.on_boot_change()
+        return self._view(recovery)
+
+    def status(self) -> RecoveryView | None:
+        """The recovery that is under way, or else the one that ended last."""
+        with self._ground.store.read() as reader:
+            found = Recovery.load(reader) or Recovery.load(reader, LAST)
+        return None if found is None else self._view(found)
+
+    def read_piece(self, node: NodeRecord, recovery_id: str, offset: int) -> bytes:
+        """The next bytes of the snapshot, for the founder's agent; empty at its end.
+
+        Raises:
+            RefusedError: It is not the founder's turn, or of another recovery.
+        """
+        with self._ground.store.read() as reader:
+            recovery = Recovery.load(reader)
+            present = reader.require_node(node.name)
+        if recovery is None or recovery.id != recovery_id or recovery.founder != node.name:
+            raise RefusedError(409, "recovery", f"{node.name} restores nothing", "Ask for the order again.")
+        if recovery.phase is not Phase.FOUNDING or not present.join_allowed:
+            raise RefusedError(
+                409, "recovery", f"it is not {node.name}'s turn to restore", "Ask again later."
+            )
+        place = self._snapshots.files.place(recovery.snapshot)
+        try:
+            with (place / DATA).open("rb") as stream:
+                stream.seek(offset)
+                return stream.read(PIECE_BYTES)
+        except OSError as error:
+            raise RefusedError(
+                503, "snapshot", f"snapshot {recovery.snapshot} cannot be read: {error.strerror or error}"
+            ) from error
+
+    async def require_silence(self, name: str) -> None:
+        """Let the founder not restore while another server's etcd runs.
+
+        Raises:
+            RefusedError: One does.
+        """
+        with self._ground.store.read() as reader:
+            recovery = Recovery.load(reader)
+        if recovery is None or recovery.founder != name:
+            return
+        alive = await self._who_answers(without=name)
+        if alive:
+            raise RefusedError(
+                409,
+                "old-cluster",
+                f"etcd of the old cluster answers at {', '.join(alive)}",
+                "Switch these boards off, or let them be installed: two clusters must not run.",
+            )
+
+    async def run(self) -> None:
+        """Look after a recovery until cancelled."""
+        while True:
+            try:
+                await self.round()
+            except FleetError as error:
+                log.warning("the recovery could not be looked after: %s", error.message)
+            await asyncio.sleep(LOOK_S)
+
+    async def round(self) -> None:
+        """One look: the next phase, and what the snapshot brought back and nobody wants.
+
+        Raises:
+            FleetError: The cluster or the record refuses; the next round tries again.
+        """
+        with self._ground.store.read() as reader:
+            recovery = Recovery.load(reader)
+        if recovery is None:
+            return
+        recovery = self._advance(recovery)
+        if recovery.phase is Phase.JOINING:
+            await self._tidy(recovery)
+
+    def _advance(self, recovery: Recovery) -> Recovery:
+        now = self._ground.clock()
+        with self._ground.store.write() as tx:
+            servers = [tx.require_node(node.name) for node in self._ground.spec.servers]
+            if recovery.phase is Phase.FOUNDING and tx.value(FOUNDED) is not None:
+                recovery = replace(recovery, phase=Phase.JOINING)
+                recovery.save(tx)
+                text = f"restored snapshot {recovery.snapshot}: it is the cluster, the others join it"
+                node = tx.require_node(recovery.founder)
+                tx.add_event(Entry(kind=Kind.STATE, text=text), now, node=node.name, board=node.board_id)
+            elif recovery.phase is Phase.JOINING and all(node.state is State.READY for node in servers):
+                recovery = replace(recovery, phase=Phase.DONE)
+                recovery.save(tx, LAST)
+                tx.remove_value("k3s.recovery")
+                log.warning("the recovery from snapshot %s is done", recovery.snapshot)
+        return recovery
+
+    async def _tidy(self, recovery: Recovery) -> None:
+        """Delete the Node objects of servers that are not the founder and have not joined anew.
+
+        They have no member behind them, and block their names. The founder's own marks go too.
+        """
+        with self._ground.store.read() as reader:
+            joined = {node.name for node in reader.nodes() if node.join_allowed}
+        async with self._kube.open() as (api, listing):
+            founder = listing.get(recovery.founder)
+            if founder is not None and is_marked(founder.annotations):
+                gone = {REMOVE_ANNOTATION: None, REMOVED_ANNOTATION: None}
+                await api.patch_node(founder.name, {"metadata": {"annotations": gone}})
+            for name, node in listing.items():
+                was_server = name in recovery.stale or _ETCD_ROLE in node.labels
+                if was_server and name != recovery.founder and name not in joined and not node.leaving:
+                    await api.delete_node(name, node.uid)
+                    log.info("a Node object of the lost cluster is deleted", extra={"node": name})
+
+    async def _who_answers(self, *, without: str = "") -> tuple[str, ...]:
+        """Servers whose etcd answers, whatever cluster it is of."""
+        try:
+            view = await self._etcd.client(without=without).observe()
+        except EtcdError:
+            return ()
+        answering = {member.node or member.name for member in view.members if member.version}
+        return tuple(sorted(answering)) + view.strangers or ("an unknown server",)
+
+    def _start_over(self, tx: Transaction, node: NodeRecord, recovery: Recovery, now: float) -> None:
+        """The node is to be installed as if it never had been; nothing of before counts any more."""
+        order = tx.open_reimage(node.name)
+        if order is not None:
+            tx.close_reimage(order, Outcome.ABANDONED, _WHY, now)
+        tx.remove_hold(node.name)
+        intent = tx.open_intent(node.name)
+        if intent is not None:
+            tx.close_intent(intent, _WHY, now)
+        tx.remove_value(UNOBSERVED + node.name)
+        JoinState().save(tx, node.name)
+        void = {
+            "certificate": None,
+            "previous_certificate": None,
+            "agent_key": None,
+            "pending_key": None,
+            "approved_key": None,
+            "join_allowed": False,
+            # What its last system said of itself must not be taken for the new one's word.
+            "status": None,
+            "status_sequence": 0,
+            "status_at": None,
+            "boot_id": None,
+        }
+        hint = "Switch its board on from the network; what its disk holds is asked about before it goes."
+        text = f"{_WHY} ({recovery.snapshot}): it is installed anew"
+        entry = Entry(kind=Kind.STATE, text=text, hint=hint)
+        if allows(node.state, Happening.STARTED_OVER):
+            tx.move(node, Happening.STARTED_OVER, entry, now, **void)
+        else:
+            tx.update_node(node, **void)
+
+    def _view(self, recovery: Recovery) -> RecoveryView:
+        taken_at = next(
+            (one.taken_at for one in self._snapshots.files.sound() if one.id == recovery.snapshot), 0.0
+        )
+        return RecoveryView(
+            snapshot=recovery.snapshot,
+            taken_at=taken_at,
+            founder=recovery.founder,
+            phase=recovery.phase.value,
+            began_at=recovery.began_at,
+            by=recovery.by,
+            waits_for=self._waits_for(recovery),
+        )
+
+    def _waits_for(self, recovery: Recovery) -> tuple[str, ...]:
+        with self._ground.store.read() as reader:
+            records = {node.name: node for node in reader.nodes()}
+        if recovery.phase is Phase.DONE:
+            return ()
+        if recovery.phase is Phase.FOUNDING:
+            return (_wait_text(records[recovery.founder]),)
+        names = (node.name for node in self._ground.spec.servers)
+        return tuple(_wait_text(records[name]) for name in names if records[name].state is not State.READY)
+
+
+def _wait_text(node: NodeRecord) -> str:
+    detail = f", {node.detail}" if node.detail else ""
+    todo = {
+        State.DECLARED: ": switch its board on, from the network",
+        State.PENDING: f": 'bramble approve {node.name}'",
+    }
+    return f"{node.name} is {node.state}{detail}{todo.get(node.state, '')}"
+
+
+def snapshot_problems(info: SnapshotInfo, spec: ClusterSpec, ca_hash: str) -> Sequence[Problem]:
+    """Why this snapshot is not this cluster's to restore. Pure."""
+    found = []
+    if info.cluster != spec.name or info.ca_hash != ca_hash:
+        found.append(
+            Problem(
+                "other-cluster",
+                f"snapshot {info.id} is of cluster {info.cluster!r} with CA {info.ca_hash[:12]}…, this is "
+                f"{spec.name!r} with {ca_hash[:12]}…",
+                "Restore the control server's backup that belongs to it first: 'bramble restore'.",
+            )
+        )
+    taken, wanted = K3sVersion.find(info.k3s_version), K3sVersion.find(spec.k3s.version)
+    if (
+        taken is None
+        or wanted is None
+        or (taken.major, taken.minor) != (wanted.major, wanted.minor)
+        or wanted.patch < taken.patch
+    ):
+        found.append(_other_version(info, spec))
+    return found
+
+
+def _other_version(info: SnapshotInfo, spec: ClusterSpec) -> Problem:
+    return Problem(
+        "version",
+        f"snapshot {info.id} is of k3s {info.k3s_version}, cluster.yaml says {spec.k3s.version}",
+        f"Set cluster.k3s.version to {info.k3s_version} and build the image; upgrade when the cluster is "
+        "back.",
+    )
+
+
+def choose_founder(info: SnapshotInfo, spec: ClusterSpec) -> str | None:
+    """A declared server that was not marked for removal; one that the snapshot knows, where there is one."""
+    marked = set(info.removing or ())
+    able = [node.name for node in spec.servers if node.name not in marked]
+    known = [name for name in able if name in info.servers]
+    return next(iter(known or able), None)
+
+
+def founder_problems(name: str, info: SnapshotInfo, spec: ClusterSpec) -> Sequence[Problem]:
+    """Why this server can not be the first one. Pure."""
+    servers = [node.name for node in spec.servers]
+    if name not in servers:
+        return [
+            Problem(
+                "founder",
+                f"{name or 'no server'} is no declared server that could begin",
+                f"Name one of {', '.join(servers) or 'none'} with --founder.",
+            )
+        ]
+    if name in (info.removing or ()):
+        return [
+            Problem(
+                "founder",
+                f"{name} was marked for removal when {info.id} was taken: restored there, k3s would take its "
+                "own member out again",
+                "Name another server with --founder.",
+            )
+        ]
+    return []
