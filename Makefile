@@ -5,7 +5,7 @@ TEST_ARGS ?=
 PYTEST := $(BIN)/python -m pytest -q -ra --require-tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo test test-fast test-integration test-qemu test-k3s fmt lint type fuzz soak bench docs lock clean
+.PHONY: help setup base demo test test-fast test-integration test-qemu test-k3s fmt lint type fuzz soak bench docs deb lock clean
 
 help: ## Print this help
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## (.*)/  \1|\2/' | column -t -s '|'
@@ -48,7 +48,7 @@ lint: ## Style, arrows between packages, shell scripts, spelling
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/lint-imports > .import_linter.log || { cat .import_linter.log; exit 1; }
-	@shellcheck scripts/* .ci/run
+	@shellcheck scripts/* .ci/run deploy/debian/*.sh
 	@$(BIN)/codespell
 
 type: ## mypy, strict, on product and tests
@@ -67,6 +67,9 @@ bench: ## Measure against peers and print the table of docs/benchmarks.md
 
 docs: ## Rewrite docs/reference.md from the command tree and the models
 	$(BIN)/python -m bramble.reference docs/reference.md
+
+deb: setup ## Debian packages for amd64 and arm64, in dist/ (DEB_ARGS='--arch arm64' for one)
+	$(BIN)/python deploy/debian/build.py $(DEB_ARGS)
 
 lock: ## Refresh requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

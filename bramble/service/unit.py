@@ -66,6 +66,7 @@ def render_unit(spec: ServiceSpec) -> str:
 Description=Bramble: network boot, installation and care of Raspberry Pi nodes
 Wants=network-online.target
 After=network-online.target time-sync.target postgresql.service
+ConditionPathExists={str(spec.cluster).replace("%", "%%")}
 StartLimitIntervalSec=600
 StartLimitBurst=10
 

@@ -1,0 +1,170 @@
+"""The recipe of the container and the manifests for Kubernetes hang together."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from bramble.service.unit import CACHE, CLUSTER, STATE
+from fleet.spec import load_cluster
+
+ROOT = Path(__file__).parents[3]
+MANIFESTS = ROOT / "deploy" / "kubernetes"
+RECIPE = ROOT / "deploy" / "container" / "Containerfile"
+KUBERNETES = "1.33"
+KUSTOMIZATION = yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text())
+
+
+def documents() -> Iterator[dict[str, Any]]:
+    for name in KUSTOMIZATION["resources"]:
+        yield from yaml.safe_load_all((MANIFESTS / name).read_text())
+
+
+DOCUMENTS = {f"{one['kind']}/{one['metadata']['name']}": one for one in documents()}
+WORKLOADS = [one for one in DOCUMENTS.values() if one["kind"] == "StatefulSet"]
+
+
+def pod(workload: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = workload["spec"]["template"]["spec"]
+    return found
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_kubernetes_knows_every_field(name: str) -> None:
+    kubernetes_validate.validate(DOCUMENTS[name], KUBERNETES, strict=True)
+
+
+def test_a_field_that_kubernetes_does_not_know_is_found() -> None:
+    broken = json.loads(json.dumps(DOCUMENTS["StatefulSet/bramble"]))
+    broken["spec"]["template"]["spec"]["hostNetwrok"] = True
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, KUBERNETES, strict=True)
+
+
+def test_every_file_is_used_and_every_used_file_is_there() -> None:
+    generated = [name for one in KUSTOMIZATION["configMapGenerator"] for name in one["files"]]
+    used = {*KUSTOMIZATION["resources"], *generated, "kustomization.yaml"}
+    assert used == {path.name for path in MANIFESTS.iterdir()}
+
+
+def test_selectors_choose_the_pods_that_they_mean() -> None:
+    labels = [one["spec"]["template"]["metadata"]["labels"] for one in WORKLOADS]
+    for one in DOCUMENTS.values():
+        selector = one.get("spec", {}).get("selector", {})
+        selector = selector.get("matchLabels", selector)
+        if selector:
+            assert sum(selector.items() <= each.items() for each in labels) == 1, one["metadata"]["name"]
+
+
+def test_references_lead_somewhere() -> None:
+    maps = {one["name"] for one in KUSTOMIZATION["configMapGenerator"]}
+    for workload in WORKLOADS:
+        spec = pod(workload)
+        volumes = {
+            one["name"]
+            for one in (*spec["volumes"], *workload["spec"]["volumeClaimTemplates"])
+            if "name" in one
+        } | {one["metadata"]["name"] for one in workload["spec"]["volumeClaimTemplates"]}
+        for volume in spec["volumes"]:
+            assert "configMap" not in volume or volume["configMap"]["name"] in maps
+        assert f"Service/{workload['spec']['serviceName']}" in DOCUMENTS
+        for container in spec["containers"]:
+            assert {one["name"] for one in container["volumeMounts"]} == volumes
+            for variable in container["env"]:
+                reference = variable.get("valueFrom", {}).get("secretKeyRef")
+                if reference:
+                    assert reference["key"] in DOCUMENTS[f"Secret/{reference['name']}"]["stringData"]
+
+
+def test_nobody_is_root_and_only_the_server_has_capabilities() -> None:
+    for workload in WORKLOADS:
+        spec = pod(workload)
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["automountServiceAccountToken"] is False
+        for container in spec["containers"]:
+            rights = container["securityContext"]
+            assert rights["readOnlyRootFilesystem"] is True
+            assert rights["capabilities"]["drop"] == ["ALL"]
+            added = rights["capabilities"].get("add", [])
+            assert added == (["NET_BIND_SERVICE", "NET_RAW"] if container["name"] == "bramble" else [])
+            assert "memory" in container["resources"]["limits"]
+
+
+def test_the_server_is_probed_where_it_answers() -> None:
+    spec = load_cluster(MANIFESTS / "cluster.yaml")
+    (server,) = pod(DOCUMENTS["StatefulSet/bramble"])["containers"]
+    ports = {one["name"]: one["containerPort"] for one in server["ports"]}
+    assert ports["content"] == spec.network.ports.http
+    assert ports["control"] == spec.network.ports.control
+    assert server["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "content"}
+    for probe in ("startupProbe", "livenessProbe"):
+        assert server[probe]["httpGet"] == {"path": "/healthz", "port": "content"}
+    mounts = {one["name"]: one["mountPath"] for one in server["volumeMounts"]}
+    assert mounts["state"] == str(STATE)
+    assert mounts["cache"] == str(CACHE)
+    assert server["args"] == ["serve", str(CLUSTER)]
+    assert mounts["cluster"] == str(CLUSTER.parent)
+
+
+def test_every_workload_has_a_disruption_budget_that_lets_a_drain_end() -> None:
+    for workload in WORKLOADS:
+        budget = DOCUMENTS[f"PodDisruptionBudget/{workload['metadata']['name']}"]
+        assert budget["spec"]["maxUnavailable"] == 1
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The recipe's instructions, without comments, with lines that go on put together."""
+    lines = [line for line in RECIPE.read_text().splitlines() if not line.lstrip().startswith("#")]
+    whole = re.sub(r"\\\n\s*", " ", "\n".join(lines))
+    return [(word, rest) for word, _, rest in (line.partition(" ") for line in whole.splitlines() if line)]
+
+
+def test_the_image_runs_the_packages_program_as_nobody_in_particular() -> None:
+    found = dict(instructions())
+    assert found["USER"] == "10001:10001"
+    assert f"UID={found['USER'].split(':')[0]}" in [rest for word, rest in instructions() if word == "ARG"]
+    assert json.loads(found["ENTRYPOINT"]) == ["/usr/bin/bramble"]
+    assert json.loads(found["CMD"]) == ["serve", str(CLUSTER)]
+    assert json.loads(found["VOLUME"]) == [str(STATE), str(CACHE)]
+    (container,) = pod(DOCUMENTS["StatefulSet/bramble"])["containers"]
+    assert pod(DOCUMENTS["StatefulSet/bramble"])["securityContext"]["runAsUser"] == 10001
+    assert container["image"] == "bramble"
+
+
+def test_the_image_takes_nothing_but_the_package_and_debian() -> None:
+    words = {word for word, _ in instructions()}
+    assert words == {
+        "ARG",
+        "FROM",
+        "RUN",
+        "ENV",
+        "VOLUME",
+        "EXPOSE",
+        "USER",
+        "STOPSIGNAL",
+        "ENTRYPOINT",
+        "CMD",
+    }
+    (script,) = [rest for word, rest in instructions() if word == "RUN"]
+    assert "curl" not in shlex.split(script)
+    assert "pip" not in shlex.split(script)
+    assert "set -eu" in script
+
+
+def test_the_ports_are_those_that_the_server_opens() -> None:
+    spec = load_cluster(MANIFESTS / "cluster.yaml")
+    exposed = set(dict(instructions())["EXPOSE"].split())
+    assert {
+        f"{spec.network.ports.http}/tcp",
+        f"{spec.network.ports.control}/tcp",
+        "67/udp",
+        "69/udp",
+    } <= exposed
