@@ -68,11 +68,8 @@ def test_references_lead_somewhere() -> None:
     maps = {one["name"] for one in KUSTOMIZATION["configMapGenerator"]}
     for workload in WORKLOADS:
         spec = pod(workload)
-        volumes = {
-            one["name"]
-            for one in (*spec["volumes"], *workload["spec"]["volumeClaimTemplates"])
-            if "name" in one
-        } | {one["metadata"]["name"] for one in workload["spec"]["volumeClaimTemplates"]}
+        claims = {one["metadata"]["name"] for one in workload["spec"]["volumeClaimTemplates"]}
+        volumes = claims | {one["name"] for one in spec["volumes"]}
         for volume in spec["volumes"]:
             assert "configMap" not in volume or volume["configMap"]["name"] in maps
         assert f"Service/{workload['spec']['serviceName']}" in DOCUMENTS
