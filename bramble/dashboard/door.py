@@ -123,7 +123,13 @@ async def serve_dashboard(site: Site, host: str, port: int, tls: ssl.SSLContext)
                 stack.push_async_callback(_end, task)
             yield int(runner.addresses[0][1])
     finally:
+        connections = tuple(runner.server.connections) if runner.server is not None else ()
         await runner.cleanup()
+        # A browser that does not answer the end of TLS would be waited for.
+        for connection in connections:
+            if connection.transport is not None:
+                connection.transport.abort()
+        await asyncio.sleep(0)
 
 
 async def _end(task: asyncio.Task[None]) -> None:
