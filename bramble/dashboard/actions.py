@@ -1,17 +1,24 @@
 """What a person can have done from the dashboard: the same desks as the command line's, with the same record.
 
 An action is offered where its desk would do it, and refused by the desk where that has changed meanwhile.
-What takes something from a node that it does not get back by itself asks for the node's name.
+What destroys something, or takes something that is not got back by itself, asks for the node's name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from bramble.dashboard.takedowns import CANCEL, DECOMMISSION, GO_ON, REIMAGE, REPLACE
+from bramble.dashboard.takedowns import order as order_takedown
+from bramble.dashboard.takedowns import plan as plan_takedown
 from fleet.controller import Controller
 from fleet.lifecycle import State
+from fleet.power.cycle import PowerAction
+from fleet.refusal import RefusedError
+from fleet.reimage.kinds import ReimageKind
+from fleet.spec.power import ManualPower
 from fleet.views import NodeView
 
 Form = Mapping[str, str]
@@ -27,6 +34,29 @@ class Call:
     who: str
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What would follow, shown before it is done: steps, what to know, and what stands against it."""
+
+    steps: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Something to say with it. `is_check`: a box to tick, whose value is "yes"."""
+
+    name: str
+    label: str
+    is_check: bool = False
+    is_required: bool = False
+
+
+async def _no_plan(_call: Call) -> Plan:
+    return Plan()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
     """One thing that can be done to a node.
@@ -35,12 +65,12 @@ class Action:
         name: In addresses and in the page.
         operation: The id of the same operation in the API, for the audit.
         question: What the page says before it is done.
-        types_name: The person has to type the node's name.
         is_offered: Whether it can be done to a node as it is now.
         perform: Does it; what was done, for people. Raises RefusedError.
+        plan: What would follow. Changes nothing.
+        types_name: The person has to type the node's name.
+        asks: It is asked once more on a page of its own.
         is_quiet: Of those that are seldom wanted, at the end of the page.
-        fields: Of its form, for the audit, beside the key.
-        notes: More to say before it is done, one line each: what would follow, and what is in the way.
     """
 
     name: str
@@ -48,11 +78,24 @@ class Action:
     label: str
     question: str
     is_offered: Callable[[Controller, NodeView], bool]
-    perform: Callable[[Call], str]
+    perform: Callable[[Call], Awaitable[str]]
+    plan: Callable[[Call], Awaitable[Plan]] = _no_plan
+    fields: tuple[Field, ...] = ()
     types_name: bool = False
+    asks: bool = False
     is_quiet: bool = False
-    fields: tuple[str, ...] = ()
-    notes: Callable[[Controller, str], tuple[str, ...]] = lambda _controller, _name: ()
+
+    @property
+    def has_page(self) -> bool:
+        return self.asks or self.types_name
+
+    @property
+    def verb(self) -> str:
+        """The label without the dots that promise a question."""
+        return self.label.removesuffix("…")
+
+
+# Approving
 
 
 def _waits_with_key(_controller: Controller, node: NodeView) -> bool:
@@ -72,16 +115,117 @@ def _is_member(controller: Controller, node: NodeView) -> bool:
     return node.state != State.DECOMMISSIONED.value and not _is_revoked(controller, node)
 
 
-def _approve(call: Call) -> str:
+async def _approve(call: Call) -> str:
     return call.controller.people.approve(call.name, call.form.get("key", ""))
 
 
-def _release(call: Call) -> str:
+async def _release(call: Call) -> str:
     return call.controller.people.approve(call.name, None)
 
 
-def _reject(call: Call) -> str:
+async def _reject(call: Call) -> str:
     return call.controller.people.reject(call.name, call.form.get("key", ""))
+
+
+async def _revoke(call: Call) -> str:
+    return call.controller.people.revoke(call.name)
+
+
+async def _forget_device(call: Call) -> str:
+    return call.controller.people.forget_device(call.name)
+
+
+# Power
+
+
+def _has_switch(controller: Controller, node: NodeView) -> bool:
+    spec = controller.spec.find_node(node.name)
+    return spec is not None and spec.power is not None and not isinstance(spec.power, ManualPower)
+
+
+def _switching(wanted: PowerAction) -> Callable[[Call], Awaitable[str]]:
+    async def switch(call: Call) -> str:
+        force = call.form.get("force") == "yes"
+        call.controller.power.order(call.name, wanted, by=call.who, force=force)
+        return f"power {wanted.value} of {call.name} is ordered"
+
+    return switch
+
+
+def _switching_plan(wanted: PowerAction) -> Callable[[Call], Awaitable[Plan]]:
+    async def plan(call: Call) -> Plan:
+        try:
+            return Plan(steps=tuple(call.controller.power.preview(call.name, wanted)))
+        except RefusedError as error:
+            return Plan(problems=(" ".join(filter(None, (f"{error.message}.", error.hint))),))
+
+    return plan
+
+
+_FORCE: Final = Field("force", "Do it although it harms an installation or the quorum", is_check=True)
+
+
+# Taking down and installing anew
+
+
+def _can_be_taken_down(kind: ReimageKind) -> Callable[[Controller, NodeView], bool]:
+    def is_offered(controller: Controller, node: NodeView) -> bool:
+        with controller.store.read() as reader:
+            order = reader.open_reimage(node.name)
+        return order is None and State(node.state) in kind_states(kind)
+
+    return is_offered
+
+
+def kind_states(kind: ReimageKind) -> frozenset[State]:
+    """States of nodes of which a page offers an order of this kind."""
+    return {
+        ReimageKind.REIMAGE: REIMAGE,
+        ReimageKind.REPLACE: REPLACE,
+        ReimageKind.DECOMMISSION: DECOMMISSION,
+    }[kind]
+
+
+def _has_order_in(states: frozenset[State]) -> Callable[[Controller, NodeView], bool]:
+    def is_offered(controller: Controller, node: NodeView) -> bool:
+        if State(node.state) not in states:
+            return False
+        with controller.store.read() as reader:
+            return reader.open_reimage(node.name) is not None
+
+    return is_offered
+
+
+def _taking_down(kind: ReimageKind) -> Callable[[Call], Awaitable[str]]:
+    async def take_down(call: Call) -> str:
+        return await order_takedown(call.controller.reimages, kind, call.name, call.form, call.who)
+
+    return take_down
+
+
+def _takedown_plan(kind: ReimageKind) -> Callable[[Call], Awaitable[Plan]]:
+    async def plan(call: Call) -> Plan:
+        return Plan(*await plan_takedown(call.controller.reimages, kind, call.name, call.form, call.who))
+
+    return plan
+
+
+async def _go_on(call: Call) -> str:
+    with call.controller.store.read() as reader:
+        order = reader.open_reimage(call.name)
+    if order is None:
+        raise RefusedError(409, "no-order", f"no order for {call.name} stands any more")
+    return await order_takedown(call.controller.reimages, order.kind, call.name, call.form, call.who)
+
+
+async def _cancel(call: Call) -> str:
+    return call.controller.reimages.cancel(call.name, call.who)
+
+
+_WHY: Final = Field("why", "Why, for the record")
+_DRAIN: Final = Field(
+    "force_drain", "Delete pods that do not leave in time, with what they keep on its disk", is_check=True
+)
 
 
 ACTIONS: Final[tuple[Action, ...]] = (
@@ -118,13 +262,94 @@ ACTIONS: Final[tuple[Action, ...]] = (
         perform=_release,
     ),
     Action(
+        name="go-on",
+        operation="orderReimage",
+        label="Go on where it stopped",
+        question="The step that gave up is tried anew.",
+        is_offered=_has_order_in(GO_ON),
+        perform=_go_on,
+    ),
+    Action(
+        name="cancel",
+        operation="cancelReimage",
+        label="Call it off",
+        question="Nothing was removed yet: the node becomes what it was.",
+        is_offered=_has_order_in(CANCEL),
+        perform=_cancel,
+    ),
+    Action(
+        name="reimage",
+        operation="orderReimage",
+        label="Re-image…",
+        question="It is drained, taken out of the cluster, and installed again. What is on its disk is lost.",
+        is_offered=_can_be_taken_down(ReimageKind.REIMAGE),
+        perform=_taking_down(ReimageKind.REIMAGE),
+        plan=_takedown_plan(ReimageKind.REIMAGE),
+        fields=(_DRAIN, _WHY),
+        types_name=True,
+    ),
+    Action(
+        name="power-on",
+        operation="orderPower",
+        label="Switch on",
+        question="Its outlet is switched on.",
+        is_offered=_has_switch,
+        perform=_switching(PowerAction.ON),
+    ),
+    Action(
+        name="power-cycle",
+        operation="orderPower",
+        label="Power-cycle…",
+        question="Its power is cut and comes back: what was not written to its disk is lost.",
+        is_offered=_has_switch,
+        perform=_switching(PowerAction.CYCLE),
+        plan=_switching_plan(PowerAction.CYCLE),
+        fields=(_FORCE,),
+        asks=True,
+    ),
+    Action(
+        name="power-off",
+        operation="orderPower",
+        label="Switch off…",
+        question="Its power is cut until somebody switches it on: what was not written to its disk is lost.",
+        is_offered=_has_switch,
+        perform=_switching(PowerAction.OFF),
+        plan=_switching_plan(PowerAction.OFF),
+        fields=(_FORCE,),
+        asks=True,
+    ),
+    Action(
+        name="replace",
+        operation="orderReimage",
+        label="Replace its board…",
+        question="Another board takes this node's name, and is installed for it.",
+        is_offered=_can_be_taken_down(ReimageKind.REPLACE),
+        perform=_taking_down(ReimageKind.REPLACE),
+        plan=_takedown_plan(ReimageKind.REPLACE),
+        fields=(Field("serial", "Serial of the new board, 8 or 16 digits", is_required=True), _DRAIN, _WHY),
+        types_name=True,
+        is_quiet=True,
+    ),
+    Action(
+        name="decommission",
+        operation="orderReimage",
+        label="Decommission…",
+        question="It is drained and leaves the cluster for good. Its disk is left as it is.",
+        is_offered=_can_be_taken_down(ReimageKind.DECOMMISSION),
+        perform=_taking_down(ReimageKind.DECOMMISSION),
+        plan=_takedown_plan(ReimageKind.DECOMMISSION),
+        fields=(_DRAIN, _WHY),
+        types_name=True,
+        is_quiet=True,
+    ),
+    Action(
         name="revoke",
         operation="revoke",
         label="Revoke…",
         question="Its certificate, tickets and open permissions are void at once. For a board or a disk that "
         "was stolen. What k3s gave the node is ended with 'kubectl delete node'.",
         is_offered=_is_member,
-        perform=lambda call: call.controller.people.revoke(call.name),
+        perform=_revoke,
         types_name=True,
         is_quiet=True,
     ),
@@ -135,7 +360,7 @@ ACTIONS: Final[tuple[Action, ...]] = (
         question="The device key of its board and the board itself are forgotten: the next board that comes "
         "for this node may be another one, and has to be approved.",
         is_offered=lambda _controller, node: node.state != State.DECOMMISSIONED.value,
-        perform=lambda call: call.controller.people.forget_device(call.name),
+        perform=_forget_device,
         types_name=True,
         is_quiet=True,
     ),

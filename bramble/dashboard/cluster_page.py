@@ -2,19 +2,80 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from bramble.dashboard.rack import Card, card_of
+from fleet.attention import MEMBERS
 from fleet.controller import Controller
+from fleet.errors import FleetError
+from fleet.etcd.view import EtcdView
+from fleet.etcd_door import EtcdDoor
 from fleet.joining import FOUNDED, FOUNDER
 from fleet.lifecycle import State
 from fleet.quorum import Member, quorum_of, removal_problem
+from fleet.snapshot_files import SnapshotInfo
+from fleet.snapshots import SnapshotHealth
 from fleet.spec.model import Role
 from fleet.store.glance import glances
 from fleet.store.records import NodeRecord
 from fleet.views import k3s_text
 
-_MEMBERS = (State.READY, State.DEGRADED, State.LOST)
+SHOWN_SNAPSHOTS: Final = 8
+ETCD_EVERY_S: Final = 15.0
+ETCD_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdSeen:
+    """What etcd said last, or why it did not. `at` is UTC seconds; 0: it was not asked yet."""
+
+    view: EtcdView | None = None
+    problem: str = ""
+    at: float = 0.0
+
+
+class EtcdGlance:
+    """Asks etcd beside the pages: its servers may be away, and no page waits for them.
+
+    Args:
+        on_answer: Called when there is something new to show.
+    """
+
+    def __init__(self, etcd: EtcdDoor, clock: Callable[[], float], on_answer: Callable[[], None]) -> None:
+        self._etcd = etcd
+        self._clock = clock
+        self._on_answer = on_answer
+        self._task: asyncio.Task[None] | None = None
+        self._asked = float("-inf")
+        self.seen = EtcdSeen()
+
+    def ask_soon(self) -> None:
+        """Ask again unless that was done lately."""
+        now = self._clock()
+        if (self._task is None or self._task.done()) and now - self._asked >= ETCD_EVERY_S:
+            self._asked = now
+            self._task = asyncio.get_running_loop().create_task(self._ask(), name="dashboard etcd")
+
+    async def _ask(self) -> None:
+        try:
+            async with asyncio.timeout(ETCD_S):
+                view = await self._etcd.observe()
+        except TimeoutError:
+            self.seen = EtcdSeen(None, f"no member answered within {ETCD_S:.0f} s", self._clock())
+        except FleetError as error:
+            self.seen = EtcdSeen(None, error.message, self._clock())
+        else:
+            self.seen = EtcdSeen(view, "", self._clock())
+        self._on_answer()
+
+    async def close(self) -> None:
+        """End a question that is under way."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +111,13 @@ class ClusterPage:
     founded: bool
     agents: int
     agents_ready: int
+    etcd: EtcdSeen
+    snapshots: SnapshotHealth
+    kept: tuple[SnapshotInfo, ...]
 
 
-def cluster_page(controller: Controller) -> ClusterPage:
-    """Read the record, and judge it."""
+def cluster_page(controller: Controller, etcd: EtcdSeen) -> ClusterPage:
+    """Read the record, and judge it with what etcd said last."""
     spec = controller.spec
     with controller.store.read() as reader:
         records = reader.nodes()
@@ -65,13 +129,14 @@ def cluster_page(controller: Controller) -> ClusterPage:
     members = [
         Member(name=node.name, votes=True, healthy=node.state is State.READY)
         for node in servers
-        if node.state in _MEMBERS
+        if node.state in MEMBERS
     ]
     healthy = sum(member.healthy for member in members)
     quorum = quorum_of(len(members)) if members else 0
     tone, verdict = verdict_of(len(members), healthy)
     agents = [node for node in records if node.role is Role.AGENT and node.state is not State.DECOMMISSIONED]
-    versions = {text for node in records if node.state in _MEMBERS and (text := k3s_text(node))}
+    newest = sorted(controller.snapshots.files.sound(), key=lambda one: one.taken_at, reverse=True)
+    versions = {text for node in records if node.state in MEMBERS and (text := k3s_text(node))}
     return ClusterPage(
         name=spec.name,
         version=spec.k3s.version,
@@ -88,6 +153,9 @@ def cluster_page(controller: Controller) -> ClusterPage:
         founded=founded,
         agents=len(agents),
         agents_ready=sum(node.state is State.READY for node in agents),
+        etcd=etcd,
+        snapshots=controller.snapshots.health(),
+        kept=tuple(newest[:SHOWN_SNAPSHOTS]),
     )
 
 

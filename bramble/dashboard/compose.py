@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 from bramble.dashboard.access import Sessions
+from bramble.dashboard.cluster_page import EtcdGlance
 from bramble.dashboard.door import make_context, serve_dashboard
 from bramble.dashboard.feed import Feed
 from bramble.dashboard.node_page import Boots
@@ -36,10 +37,12 @@ class ObservedBoots:
 def make_site(controller: Controller, boots: Boots, images: Images) -> Site:
     """The dashboard over a running controller."""
     assets = Assets(HERE / "static")
+    feed = Feed(controller.store, controller.boots.flush, secrets.token_hex)
     return Site(
         controller=controller,
-        feed=Feed(controller.store, controller.boots.flush, secrets.token_hex),
+        feed=feed,
         vitals=Vitals(controller.store),
+        etcd=EtcdGlance(controller.etcd, time.time, feed.poke),
         boots=boots,
         images=images,
         sessions=Sessions(lambda: secrets.token_urlsafe(32)),

@@ -19,19 +19,11 @@ log = logging.getLogger(__name__)
 
 
 async def confirm(request: web.Request) -> web.Response:
-    """Say what would be done, and have the node's name typed."""
-    require_admin(request)
-    site = request.app[SITE]
+    """Say what would be done and what stands against it, and have the node's name typed where it destroys."""
+    session = require_admin(request)
     action, node = _wanted(request)
-    return site.page(
-        request,
-        "confirm.html",
-        action=action,
-        node=node,
-        notes=action.notes(site.controller, node.name),
-        typed="",
-        problem="",
-    )
+    call = Call(controller=request.app[SITE].controller, name=node.name, form={}, who=session.who)
+    return await _ask(request, action, call)
 
 
 async def do(request: web.Request) -> web.StreamResponse:
@@ -39,36 +31,58 @@ async def do(request: web.Request) -> web.StreamResponse:
     session = require_admin(request)
     site, form = request.app[SITE], request[FORM]
     action, node = _wanted(request)
+    call = Call(controller=site.controller, name=node.name, form=form, who=session.who)
     if action.types_name and form.get("typed") != node.name:
-        return site.page(
-            request,
-            "confirm.html",
-            422,
-            action=action,
-            node=node,
-            notes=action.notes(site.controller, node.name),
-            typed=form.get("typed", ""),
-            problem=f"Type {node.name} to go on.",
-        )
+        return await _ask(request, action, call, f"Type {node.name} to go on.")
     try:
-        text = action.perform(Call(controller=site.controller, name=node.name, form=form, who=session.who))
+        text = await action.perform(call)
     except RefusedError as error:
         session.notice = Notice("refused", error.message, error.hint)
     else:
         session.notice = Notice("done", text)
-        with site.controller.store.write() as tx:
-            tx.add_audit(
-                at=site.clock(),
-                who=session.who,
-                what=action.operation,
-                request_id=request[REQUEST_ID],
-                detail={"name": node.name, "by": "dashboard", **_told(action, form)},
-            )
-        log.info(
-            "dashboard action",
-            extra={"who": session.who, "what": action.operation, "node": node.name},
+        detail = {
+            name: form[name] for name in ("key", *(one.name for one in action.fields)) if form.get(name)
+        }
+        put_on_record(
+            request, session.who, action.operation, {"name": node.name, "action": action.name, **detail}
         )
     return web.Response(status=303, headers={"Location": f"/nodes/{quote(node.name)}"})
+
+
+async def take_snapshot(request: web.Request) -> web.StreamResponse:
+    """Have a snapshot of etcd taken now."""
+    session = require_admin(request)
+    request.app[SITE].controller.snapshots.order(session.who)
+    session.notice = Notice("done", "a snapshot of etcd is being taken")
+    put_on_record(request, session.who, "takeSnapshot", {})
+    return web.Response(status=303, headers={"Location": "/cluster"})
+
+
+def put_on_record(request: web.Request, who: str, operation: str, detail: dict[str, str]) -> None:
+    """A line of the audit, as the API writes it."""
+    site = request.app[SITE]
+    with site.controller.store.write() as tx:
+        tx.add_audit(
+            at=site.clock(),
+            who=who,
+            what=operation,
+            request_id=request[REQUEST_ID],
+            detail={**detail, "by": "dashboard"},
+        )
+    log.info("dashboard action", extra={"who": who, "what": operation, **detail})
+
+
+async def _ask(request: web.Request, action: Action, call: Call, problem: str = "") -> web.Response:
+    return request.app[SITE].page(
+        request,
+        "confirm.html",
+        422 if problem else 200,
+        action=action,
+        name=call.name,
+        plan=await action.plan(call),
+        form=call.form,
+        problem=problem,
+    )
 
 
 def _wanted(request: web.Request) -> tuple[Action, NodeView]:
@@ -80,8 +94,3 @@ def _wanted(request: web.Request) -> tuple[Action, NodeView]:
     if found is None or found.node is None:
         raise RefusedError(404, "node", f"There is no node {name!r}.", "The rack shows all of them.")
     return action, found.node
-
-
-def _told(action: Action, form: dict[str, str]) -> dict[str, str]:
-    """What of the form belongs into the record."""
-    return {name: form[name] for name in ("key", *action.fields) if form.get(name)}

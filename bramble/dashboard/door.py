@@ -55,6 +55,7 @@ def make_app(site: Site, *, silence: Silence | None = None) -> web.Application:
             web.get("/nodes/{name}", pages.subject),
             web.get("/nodes/{name}/confirm/{action}", doing.confirm),
             web.post("/nodes/{name}/do/{action}", doing.do),
+            web.post("/cluster/snapshot", doing.take_snapshot),
             web.get("/images", pages.images),
             web.get("/cluster", pages.cluster),
             web.get("/events", pages.events),
@@ -121,6 +122,7 @@ async def serve_dashboard(site: Site, host: str, port: int, tls: ssl.SSLContext)
             for work in (silence.run(runner.server), site.feed.run(), site.vitals.run()):
                 task = asyncio.create_task(work)
                 stack.push_async_callback(_end, task)
+            stack.push_async_callback(site.etcd.close)
             yield int(runner.addresses[0][1])
     finally:
         connections = tuple(runner.server.connections) if runner.server is not None else ()

@@ -96,6 +96,13 @@ class Feed:
             return False
         return True
 
+    def poke(self) -> None:
+        """Something that is not in the store is new: pages that are made anew are told."""
+        self._looks += 1
+        self._newest = None
+        self._next.set()
+        self._next = asyncio.Event()
+
     def look(self) -> bool:
         """Read what is new; whether anything was.
 

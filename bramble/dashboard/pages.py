@@ -18,6 +18,7 @@ from bramble.dashboard.rack import Card, Group
 from bramble.dashboard.site import SESSION, SITE, Site
 from fleet.events import Kind
 from fleet.refusal import RefusedError
+from fleet.reimage.views import reimage_views
 from fleet.spec.export import to_document
 from fleet.store.glance import audit_before, find_events, images_in_use
 from fleet.views import event_view, held_view, timeline_view
@@ -26,6 +27,7 @@ MAX_CARDS: Final = 500
 DENSE: Final = 120
 """From so many nodes on cards say only what differs between them."""
 PAGE: Final = 50
+ORDERS: Final = 5
 MAX_FILTER: Final = 80
 _KINDS: Final = tuple(kind.value for kind in Kind)
 
@@ -107,9 +109,12 @@ async def subject(request: web.Request) -> web.Response:
     page, node_name = _subject(site, name)
     node = page.timeline.node
     session = request[SESSION]
+    with site.controller.store.read() as reader:
+        orders = reimage_views(reader, node.name, ORDERS) if node is not None else []
     return site.page(
         request,
         "node.html",
+        orders=orders,
         node_page=page,
         node=node,
         board=page.timeline.board,
@@ -166,11 +171,12 @@ async def cluster(request: web.Request) -> web.Response:
     """Is the cluster itself well?"""
     site = request.app[SITE]
     _look(site)
+    site.etcd.ask_soon()
     return site.page(
         request,
         "cluster.html",
         mark=site.feed.mark_of(site.feed.cursor),
-        page=cluster_page(site.controller),
+        page=cluster_page(site.controller, site.etcd.seen),
     )
 
 

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from bramble.dashboard import words
 from bramble.dashboard.access import Session, Sessions
+from bramble.dashboard.cluster_page import EtcdGlance
 from bramble.dashboard.feed import Feed
 from bramble.dashboard.node_page import Boots
 from bramble.dashboard.vitals import HEIGHT, WIDTH, Vitals
@@ -73,6 +74,7 @@ class Site:
     controller: Controller
     feed: Feed
     vitals: Vitals
+    etcd: EtcdGlance
     boots: Boots
     images: Images
     sessions: Sessions
