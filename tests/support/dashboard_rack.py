@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from fakes_bramble import IMAGE_ID, make_image
+from fakes_cluster import ClusterMemory
 from fakes_diagnosis import PI5_FILES, SERVER, Profile
 from fakes_fleet import AgentKey, Clock, Fleet, cluster_spec, hardware_of, node_spec, open_fleet
-from fleet_story import ask_to_install, enrol, install, kube_ready, let_in, require_token, see
+from fleet_story import ask_to_install, complete, enrol, install, let_in, require_token, see
 
 from agent.protocol import Health, InstallProgress, InstallStep, K3sState, Outcome, Status
 from bramble.boot_table import to_report
@@ -59,6 +60,7 @@ class Rack:
     fleet: Fleet
     site: Site
     observer: Observer
+    kube: ClusterMemory
     port: int
     loop: asyncio.AbstractEventLoop
 
@@ -103,6 +105,24 @@ class Rack:
         see(self.fleet, node, BootStage.KERNEL)
         return require_token(let_in(self.fleet, node))
 
+    def install_again(self, node: NodeSpec) -> None:
+        """Its board was taken down: it boots the installer, is written, and its new system joins."""
+        with self.fleet.store.read() as reader:
+            intent = reader.open_intent(node.name)
+        assert intent is not None
+        self.boot(node)
+        see(self.fleet, node, BootStage.KERNEL)
+        verdict = ask_to_install(self.fleet, node, intent=intent.number)
+        installs = self.fleet.controller.installs
+        token = require_token(verdict)
+        plan = installs.plan(token)
+        installs.complete(token, complete(plan))
+        certificate = enrol(self.fleet, node, AgentKey())
+        self.fleet.controller.joins.desired(certificate)
+        self.kube.join(node.name, votes=None)
+        self.fleet.controller.joins.status(certificate, report(node, 1))
+        self.fleet.controller.watch.apply_kubernetes(self.kube.seen)
+
     def write(self, token: str, percent: float, step: InstallStep = InstallStep.WRITE) -> None:
         self.fleet.controller.installs.progress(token, InstallProgress(1, step, percent))
 
@@ -115,7 +135,8 @@ class Rack:
             self.fleet.controller.joins.status(certificate, report(node, 1))
             with self.fleet.store.write() as tx:
                 tx.update_node(tx.require_node(node.name), join_allowed=True)
-        self.fleet.controller.watch.apply_kubernetes(kube_ready(*nodes))
+            self.kube.join(node.name, votes=True if node.role is Role.SERVER else None)
+        self.fleet.controller.watch.apply_kubernetes(self.kube.seen)
 
     def boot(self, node: NodeSpec, files: tuple[tuple[str, int | None], ...] = PI5_FILES) -> None:
         """The board asks for an address and its boot files."""
@@ -203,7 +224,8 @@ def live_rack(state: Path, spec: ClusterSpec) -> Iterator[Rack]:
     async def serve() -> None:
         clock = WallClock()
         clock.back = 4 * 3600.0
-        fleet = open_fleet(state, spec, clock)
+        kube = ClusterMemory()
+        fleet = open_fleet(state, spec, clock, kube.connect)
         clock.back = 0.0
         fleet.pki.ensure_server_certificate([IPv4Address("127.0.0.1")], ["bramble.invalid"], time.time())
         observer = make_observer(fleet)
@@ -216,10 +238,12 @@ def live_rack(state: Path, spec: ClusterSpec) -> Iterator[Rack]:
                 port = await stack.enter_async_context(serve_dashboard(site, "127.0.0.1", 0, tls))
                 await stack.enter_async_context(serve_admin(fleet.controller, state / "control.sock"))
                 fleet.controller.login_links.url = f"https://127.0.0.1:{port}"
-                made.append(Rack(fleet, site, observer, port, asyncio.get_running_loop()))
+                made.append(Rack(fleet, site, observer, kube, port, asyncio.get_running_loop()))
                 ready.set()
                 while not stop.is_set():
                     observer.look(time.time())
+                    kube.settle()
+                    await fleet.controller.reimages.drive()
                     try:
                         async with asyncio.timeout(TICK_S):
                             await stop.wait()

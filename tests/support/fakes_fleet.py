@@ -29,6 +29,7 @@ from fleet.controller import Controller
 from fleet.images import ImageFacts, unknown_image
 from fleet.installs import ControlInfo, PlannedImage
 from fleet.k3s import open_k3s
+from fleet.kube_door import Connect
 from fleet.pki import ControlPki, key_sha256, open_pki
 from fleet.secret import Secret
 from fleet.spec.model import (
@@ -211,7 +212,9 @@ def lose_store(state: Path) -> None:
         file.unlink()
 
 
-def open_fleet(state: Path, spec: ClusterSpec, clock: Clock | None = None) -> Fleet:
+def open_fleet(
+    state: Path, spec: ClusterSpec, clock: Clock | None = None, connect: Connect | None = None
+) -> Fleet:
     """A controller over a state directory; close its store when done."""
     clock = clock or Clock()
     store = Store.open(store_place(state))
@@ -227,6 +230,7 @@ def open_fleet(state: Path, spec: ClusterSpec, clock: Clock | None = None) -> Fl
         clock=clock,
         random_hex=random_hex,
         on_boot_change=lambda: changes.append(clock()),
+        connect=connect,
     )
     return Fleet(controller, store, clock, images, pki, changes)
 

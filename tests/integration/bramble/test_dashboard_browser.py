@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from dashboard_browser import WAIT_MS, Theme, Watched, chromium, sideways, violations, visitor
 from dashboard_rack import Rack, attic, furnish, live_rack
+from fakes_cluster import pod
 from fakes_fleet import node_spec
 from fleet_story import KEY, ask_to_install, complete
 from playwright.sync_api import Browser, expect
@@ -152,6 +153,61 @@ def test_what_destroys_asks_for_the_name(admin: Watched, rack: Rack) -> None:
     button.click()
     expect(page.get_by_role("status").first).to_contain_text("is revoked")
     expect(page.get_by_role("button", name="Lift the revocation")).to_be_visible()
+
+
+def test_a_node_is_re_imaged_after_its_name_is_typed(admin: Watched, rack: Rack) -> None:
+    page, node = admin.page, rack.node("pi4-worker-11")
+    rack.do(lambda: rack.make_ready(node))
+    admin.go("/nodes/pi4-worker-11")
+    page.get_by_role("link", name="Re-image…").click()
+    expect(page.locator(".steps")).to_contain_text("draining")
+    button = page.get_by_role("button", name="Re-image pi4-worker-11")
+    expect(button).to_be_disabled()
+    page.get_by_label("Why, for the record").fill("its disk is worn")
+    page.get_by_label("Type pi4-worker-11 to go on").fill("pi4-worker-11")
+    button.click()
+    expect(page.get_by_role("status").first).to_contain_text("of pi4-worker-11 is ordered")
+    expect(page.locator("h1 + p")).to_contain_text("restarts into the installer")
+    expect(page.locator("#orders")).to_contain_text("its disk is worn")
+    assert "pi4-worker-11" not in rack.do(lambda: dict(rack.kube.seen))
+    rack.do(lambda: rack.install_again(node))
+    expect(page.locator("h1 + p")).to_contain_text("ready")
+    expect(page.locator("#orders .kind")).to_have_text("done")
+    admin.go("/audit")
+    expect(page.locator("table")).to_contain_text("orderReimage")
+
+
+def test_a_re_image_is_called_off_while_that_is_possible(admin: Watched, rack: Rack) -> None:
+    page, node = admin.page, rack.node("pi4-worker-5")
+    rack.do(lambda: rack.make_ready(node))
+
+    def hold() -> None:
+        rack.kube.pods[node.name] = [pod("stubborn", finalizers=("x.io/never",))]
+
+    rack.do(hold)
+    rack.do(lambda: rack.fleet.controller.reimages.request(node.name, by="me"))
+    admin.go(f"/nodes/{node.name}")
+    expect(page.locator("h1 + p")).to_contain_text("hands its pods over")
+    page.get_by_role("button", name="Call it off").click()
+    expect(page.locator("#orders .kind")).to_have_text("cancelled")
+    expect(page.locator("h1 + p")).to_contain_text("ready")
+
+
+def test_what_stands_against_a_re_image_is_said_before_it_is_ordered(admin: Watched, rack: Rack) -> None:
+    """The cluster does not answer."""
+
+    def silence(answers: bool) -> None:
+        rack.kube.answers = answers
+
+    rack.do(lambda: silence(False))
+    try:
+        admin.go("/nodes/pi5-worker-1/confirm/reimage")
+        expect(admin.page.locator(".trouble.error")).to_contain_text("Kubernetes API does not answer")
+        admin.page.get_by_label("Type pi5-worker-1 to go on").fill("pi5-worker-1")
+        admin.page.get_by_role("button", name="Re-image pi5-worker-1").click()
+        expect(admin.page.get_by_role("status").first).to_contain_text("pi5-worker-1 stays as it is")
+    finally:
+        rack.do(lambda: silence(True))
 
 
 def test_without_scripts_everything_can_be_done(browser: Browser, rack: Rack) -> None:
