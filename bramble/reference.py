@@ -6,7 +6,7 @@ A test keeps the committed page equal to this module's output, so that the page 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,17 @@ HEADER: Final = """# Reference
 
 Written by `make docs` from the command tree and from the models of cluster.yaml; do not edit by hand.
 """
+CONTENTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "Begin": ("init", "check", "serve", "service", "lab"),
+    "Images and cards": ("base", "build", "image", "flash", "boot-image", "store", "gc"),
+    "See": ("status", "nodes", "show", "logs", "doctor", "dashboard", "notify"),
+    "Let in and keep out": ("approve", "reject", "revoke", "devices"),
+    "Change": ("apply", "reimage", "replace", "decommission", "cancel", "rollout", "policy", "lock"),
+    "Boards": ("power", "eeprom", "agent", "run", "dhcp"),
+    "Keep": ("backup", "restore", "snapshot", "recover", "etcd", "ca"),
+    "Programs": ("token", "api", "completion"),
+}
+"""What people want to do → commands, for the head of the page. Its sections have the order of the help."""
 KEYS_HEADER: Final = """
 ## cluster.yaml
 
@@ -37,7 +48,26 @@ WIDTH: Final = 100
 def render_reference(root: click.Command) -> str:
     """The whole page as Markdown."""
     context = _context(root, root.name or "", None)
-    return HEADER + "".join(_sections(root, context)) + render_keys(document_keys())
+    return (
+        HEADER + _contents(root, context) + "".join(_sections(root, context)) + render_keys(document_keys())
+    )
+
+
+def _contents(root: click.Command, context: click.Context) -> str:
+    """Every command by what it is for, with a link to its section."""
+    present = root.list_commands(context) if isinstance(root, click.Group) else []
+    known = {name for names in CONTENTS.values() for name in names}
+    groups = {**CONTENTS, "More": tuple(name for name in present if name not in known)}
+    lines = [
+        f"- {purpose}: {' · '.join(_link(root, name) for name in names if name in present)}\n"
+        for purpose, names in groups.items()
+        if any(name in present for name in names)
+    ]
+    return f"\n{''.join(lines)}- The file: [cluster.yaml](#clusteryaml), every key\n"
+
+
+def _link(root: click.Command, name: str) -> str:
+    return f"[{name}](#{root.name}-{name})"
 
 
 def render_keys(entries: Iterable[KeyEntry]) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from types import FrameType
+from typing import Final, NoReturn
 
 import click
 
@@ -84,7 +88,8 @@ def board(
 ) -> None:
     """Power on one virtual board and show its bootloader and console; ^C pulls the plug.
 
-    Runs inside `bramble lab shell`: the board boots from whatever answers on that network.
+    Runs inside `bramble lab shell`: the board boots from whatever answers on that network. In the background
+    of that shell, 'kill' pulls the plug.
 
     \b
     bramble lab board --model pi5 --disk nvme:./board0.img:16G
@@ -108,11 +113,27 @@ def board(
             "there is no lab network here",
             "Start one with 'bramble lab shell -- bash' and run this inside it.",
         )
-    add_tap(tap)
+    with _terminated_like_interrupted():
+        add_tap(tap)
+        try:
+            _run_on_terminal(config)
+        finally:
+            remove_tap(tap)
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM pulls the plug as ^C does. A board in the background gets no ^C, and one that merely died would
+    leave its cable behind, which the next start then finds in use."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        _run_on_terminal(config)
+        yield
     finally:
-        remove_tap(tap)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _parse_order(text: str | None) -> int | None:
