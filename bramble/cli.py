@@ -41,6 +41,7 @@ COMMANDS = {
     "replace": "fleet.cli_reimage:replace",
     "decommission": "fleet.cli_reimage:decommission",
     "cancel": "fleet.cli_reimage:cancel",
+    "rollout": "fleet.cli_rollout:rollout",
     "policy": "fleet.cli_policy:policy",
     "lock": "fleet.cli_policy:lock",
     "power": "fleet.cli_power:power",

@@ -110,7 +110,7 @@ def read_boots(store: Store, spec: ClusterSpec, now: float) -> list[NodeBoot]:
         records = {record.name: record for record in reader.nodes()}
         intents = reader.open_intents()
         last = reader.last_intent_numbers()
-        images = wanted_images(intents, reader.open_reimages())
+        images = wanted_images(reader.open_reimages())
     boots = (
         _node_boot(node, records[node.name], intents.get(node.name), last.get(node.name, 0) + 1, now)
         for node in spec.nodes

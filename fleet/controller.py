@@ -12,6 +12,7 @@ It owns no sockets. Everything runs on one thread (the event loop's); calls take
     reimages   installing again, replacing, decommissioning           fleet.reimage
     lock       who is taken down beside whom                           fleet.lock_desk
     policy     re-images that nobody ordered                           fleet.policy.desk
+    rollouts   another image for all, node by node                     fleet.rollout.desk
     watch      time limits, silence, Ready                            fleet.watch
     snapshots  etcd's data, kept off its nodes                        fleet.snapshots
     recovery   a lost cluster, back from a snapshot                   fleet.recovery
@@ -60,6 +61,7 @@ from fleet.reimage.desk import ReimageDesk
 from fleet.reimage.gate import ReimageGate
 from fleet.reimage.rebind import forget_retirement, is_retired, overlay
 from fleet.reimage.server_steps import EtcdServerSteps
+from fleet.rollout.desk import RolloutDesk
 from fleet.secret import Secret
 from fleet.sightings import release_declared
 from fleet.snapshots import SNAPSHOTS, SnapshotDesk
@@ -161,6 +163,7 @@ class Controller:
         self.lock = LockDesk(ground)
         self.policy = PolicyDesk(ground, self.reimages)
         self.watch.on_listing = self.policy.take_listing
+        self.rollouts = RolloutDesk(ground, images, self.reimages)
         self._timelines = TimelineLimit(ground)
         self._clock = clock
         self._random_hex = random_hex
@@ -202,6 +205,7 @@ class Controller:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.reimages.run(), name="re-images")
             group.create_task(self.recovery.run(), name="recovery")
+            group.create_task(self.rollouts.run(), name="rollouts")
             await self._keep_time()
 
     async def _keep_time(self) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fleet.refusal import RefusedError
-from fleet.store.records import IntentRecord, ReimageRecord
+from fleet.store.records import ReimageRecord
 from fleet.store.transaction import Reader
 
 SHORT: Final = 12
@@ -36,26 +36,19 @@ class ImageFacts:
         return self.id[:SHORT]
 
 
-def image_of(intent: IntentRecord | None, order: ReimageRecord | None) -> str | None:
-    """The image that an intent installs; None: the cluster's.
+def wanted_image(reader: Reader, node: str) -> str | None:
+    """The image that the node's open re-image names; None: the cluster's.
 
-    Args:
-        order: The node's open re-image.
+    It counts for every intent while the order is open: a person who lets a quarantined node try again opens
+    another one.
     """
-    if intent is None or order is None or order.number != intent.number:
-        return None
-    return order.image_id
+    order = reader.open_reimage(node)
+    return None if order is None else order.image_id
 
 
-def wanted_image(reader: Reader, intent: IntentRecord) -> str | None:
-    """`image_of` from the store."""
-    return image_of(intent, reader.reimage(intent.node, intent.number))
-
-
-def wanted_images(intents: Mapping[str, IntentRecord], orders: Mapping[str, ReimageRecord]) -> dict[str, str]:
-    """Node → image, of those whose open intent installs another than the cluster's."""
-    found = {name: image_of(intent, orders.get(name)) for name, intent in intents.items()}
-    return {name: image for name, image in found.items() if image is not None}
+def wanted_images(orders: Mapping[str, ReimageRecord]) -> dict[str, str]:
+    """Node → image, of those whose open re-image names one."""
+    return {name: order.image_id for name, order in orders.items() if order.image_id is not None}
 
 
 def unknown_image(text: str) -> RefusedError:

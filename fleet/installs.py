@@ -113,7 +113,7 @@ class InstallDesk:
             planned = self._images.plan_for(
                 ground.require_spec(node.name),
                 self._control,
-                image_id=wanted_image(tx, intent),
+                image_id=wanted_image(tx, node.name),
                 ticket=ticket,
                 disk_signature=signature,
                 instance_id=instance,

@@ -25,6 +25,7 @@ from fleet.api.policy import PolicyRoutes
 from fleet.api.power import PowerRoutes
 from fleet.api.recovery import RecoveryRoutes
 from fleet.api.reimage import ReimageRoutes
+from fleet.api.rollout import RolloutRoutes
 from fleet.api.routes import Route
 from fleet.api.snapshots import SnapshotRoutes
 from fleet.api.tokens import DOCUMENT, DocumentRoutes, TokenRoutes
@@ -53,6 +54,7 @@ GROUPS: Final[tuple[type[Group], ...]] = (
     RecoveryRoutes,
     ReimageRoutes,
     PolicyRoutes,
+    RolloutRoutes,
     TokenRoutes,
     DashboardRoutes,
     DocumentRoutes,

@@ -139,7 +139,8 @@ def fault_of(words: Sequence[str], *, is_mention: bool = False) -> str | None:
         if fault or not isinstance(command, click.Group):
             return fault or (f"one argument too many: {rest[0]!r}" if rest else None)
         if not rest:
-            done = is_mention or any(value is True for value in options.values())
+            alone = command.invoke_without_command or any(value is True for value in options.values())
+            done = is_mention or alone
             return None if done else "this is a group; a command of it is missing"
         child = command.get_command(context, rest[0])
         if child is None:
