@@ -73,6 +73,13 @@ def step_entered(record: ReimageRecord, state: str, now: float) -> dict[str, Any
     return {STEPS: {**times, state: now}}
 
 
+def entered_at(order: ReimageRecord, state: str) -> float | None:
+    """When a state was entered last; None: not by this order, as far as is known."""
+    known = order.progress.get(STEPS)
+    at = known.get(state) if isinstance(known, Mapping) else None
+    return float(at) if isinstance(at, int | float) else None
+
+
 def cordon_owner(record: ReimageRecord) -> str:
     """The value of our annotation on a Node that this order cordoned."""
     return f"reimage-{record.number}"

@@ -275,6 +275,8 @@ def _try_again(order: ReimageRecord, state: State) -> Step:
 def _finish(order: ReimageRecord, node: NodeRecord, observed: Observed) -> Step:
     if not progress.has_entered(order):
         return Close(Outcome.ABANDONED, f"the node is {node.state} without it")
+    if (entered := _newly_entered(order, node)) is not None:
+        return entered
     if not observed.answers:
         return _silent_api()
     seen = observed.node
@@ -289,9 +291,18 @@ def _finish(order: ReimageRecord, node: NodeRecord, observed: Observed) -> Step:
 def _on_the_install_road(order: ReimageRecord, node: NodeRecord) -> Step:
     """Other rooms move the node here, each state with its own limit: boots, admission, installs, joining."""
     if progress.has_entered(order):
+        if (entered := _newly_entered(order, node)) is not None:
+            return entered
         return Wait(node.detail if node.state in _TWINS else "")
     # Somebody else moved it: it was revoked and installed by hand, or its record was restored.
     return Close(Outcome.ABANDONED, f"the node is {node.state} without it")
+
+
+def _newly_entered(order: ReimageRecord, node: NodeRecord) -> Note | None:
+    """Write down when others moved the node, so that the order tells what each part took."""
+    if progress.entered_at(order, node.state.value) == node.standing.since:
+        return None
+    return Note(progress.step_entered(order, node.state.value, node.standing.since))
 
 
 _TWINS: Final = frozenset(FAILED_TWIN.values())

@@ -1,0 +1,413 @@
+"""What comes next for a node that is taken down: the questions, and any story of crashes, outages and people.
+
+The world here is a few values. A story is a list of what happens between two steps; a crash is a deed that
+was done and never heard of, or a step that was decided and never taken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from node_records import record
+
+from fleet.kube_objects import KubeNode
+from fleet.kube_pods import KubePod
+from fleet.lifecycle import LEAVING, REIMAGE_FROM, WAY_BACK, Happening, State, advance, check
+from fleet.reimage import progress
+from fleet.reimage.kinds import Outcome, ReimageKind
+from fleet.reimage.steps import (
+    MAX_RETRIES,
+    Abort,
+    Close,
+    Deed,
+    Do,
+    Move,
+    Note,
+    Observed,
+    Wait,
+    needs_observation,
+    next_step,
+)
+from fleet.spec.model import Role
+from fleet.store.records import NodeRecord, ReimageRecord
+
+NOW = 1_000_000.0
+
+
+def an_order(**changes: Any) -> ReimageRecord:
+    order = ReimageRecord(
+        number=7,
+        node="a1",
+        kind=ReimageKind.REIMAGE,
+        requested_at=NOW,
+        by="ana",
+        why="",
+        image_id=None,
+        force_drain=False,
+        was=State.READY,
+        progress={},
+        closed_at=None,
+        outcome=None,
+        reason="",
+    )
+    return dataclasses.replace(order, **changes)
+
+
+def a_node(state: State, role: Role = Role.AGENT) -> NodeRecord:
+    return record("a1", role, state, allowed=True)
+
+
+def kube_node(**changes: Any) -> KubeNode:
+    return dataclasses.replace(KubeNode("a1", True, "", "v1.33.5+k3s1", uid="u1"), **changes)
+
+
+OURS = {progress.CORDON_ANNOTATION: "reimage-7"}
+OTHERS = {progress.CORDON_ANNOTATION: "reimage-6"}
+POD = KubePod(namespace="default", name="web", uid="p1", owner="ReplicaSet")
+THERE = Observed(answers=True, node=kube_node())
+
+
+@pytest.mark.parametrize(
+    ("state", "observed", "expected"),
+    [
+        (State.REIMAGE_REQUESTED, Observed(), Happening.CHECKS_BEGAN),
+        (State.PREFLIGHT, Observed(), Deed.CHECK),
+        (State.CORDONED, Observed(), Wait),
+        (State.CORDONED, THERE, Deed.CORDON),
+        (State.CORDONED, Observed(answers=True), Happening.CORDON_SEEN),
+        (
+            State.CORDONED,
+            Observed(answers=True, node=kube_node(unschedulable=True, annotations=OURS)),
+            Happening.CORDON_SEEN,
+        ),
+        (
+            State.CORDONED,
+            Observed(answers=True, node=kube_node(unschedulable=True, annotations=OTHERS)),
+            Happening.CORDON_SEEN,
+        ),
+        (State.DRAINING, Observed(), Wait),
+        (State.DRAINING, dataclasses.replace(THERE, pods=(POD,)), Deed.EVICT),
+        (State.DRAINING, dataclasses.replace(THERE, pods=(POD,), silent=True), Happening.AGENT_DRAINED),
+        (State.DRAINING, THERE, Happening.AGENT_DRAINED),
+        (State.LEADER_MOVED, Observed(), Deed.MOVE_LEADER),
+        (State.SNAPSHOTTED, Observed(), Deed.TAKE_SNAPSHOT),
+        (State.MEMBER_REMOVED, Observed(), Deed.REMOVE_MEMBER),
+        (State.NODE_DELETED, Observed(), Wait),
+        (State.NODE_DELETED, Observed(answers=True, password=True), Deed.DELETE_PASSWORD),
+        (State.NODE_DELETED, Observed(answers=True), Happening.NODE_GONE),
+        (State.REBOOT_TO_INSTALLER, Observed(), Deed.ENTER),
+        (State.FAILED_NODE_DELETED, Observed(), Happening.RETRIED),
+        (State.FAILED_REBOOT_TO_INSTALLER, Observed(), Wait),
+        (State.READY, THERE, Outcome.ABANDONED),
+        (State.DECOMMISSIONED, Observed(), Outcome.ABANDONED),
+    ],
+)
+def test_each_state_has_its_question(state: State, observed: Observed, expected: Any) -> None:
+    step = next_step(an_order(), a_node(state), observed, NOW)
+    match step:
+        case Do(deed):
+            assert deed is expected
+        case Move(happening):
+            assert happening is expected
+        case Close(outcome):
+            assert outcome is expected
+        case _:
+            assert type(step) is expected
+
+
+@pytest.mark.parametrize("pod", [{"owner": "DaemonSet"}, {"is_mirror": True}, {"is_finished": True}])
+def test_some_pods_stay(pod: dict[str, Any]) -> None:
+    observed = dataclasses.replace(THERE, pods=(dataclasses.replace(POD, **pod),))
+    step = next_step(an_order(), a_node(State.DRAINING), observed, NOW)
+    assert isinstance(step, Move)
+
+
+def test_a_server_takes_the_longer_road() -> None:
+    step = next_step(an_order(), a_node(State.DRAINING, Role.SERVER), THERE, NOW)
+    assert isinstance(step, Move)
+    assert step.happening is Happening.SERVER_DRAINED
+
+
+@pytest.mark.parametrize("state", sorted(LEAVING - {State.FAILED_CORDONED}))
+def test_who_calls_off_what_another_cordoned_leaves_it_cordoned(state: State) -> None:
+    order = an_order(
+        progress={
+            progress.CANCEL: "ana",
+            progress.CORDON: progress.THEIRS,
+            progress.STEPS: {State.CORDONED.value: NOW},
+        }
+    )
+    seen = Observed(answers=True, node=kube_node(unschedulable=True, annotations=OTHERS))
+    assert next_step(order, a_node(state), seen, NOW) == Abort(Outcome.CANCELLED, "called off by ana")
+
+
+# --- stories
+
+BOARDS_ROAD = {
+    State.REBOOT_TO_INSTALLER: Happening.BOOT_STARTED,
+    State.FAILED_REBOOT_TO_INSTALLER: Happening.BOOT_STARTED,
+    State.NETBOOTING: Happening.ADMITTED,
+    State.FAILED_NETBOOT: Happening.BOOT_STARTED,
+    State.IMAGING: Happening.INSTALLED,
+    State.FAILED_IMAGING: Happening.BOOT_STARTED,
+    State.FIRST_BOOT: Happening.ENROLLED,
+    State.FAILED_FIRST_BOOT: Happening.ENROLLED,
+    State.JOINING: Happening.BECAME_READY,
+    State.FAILED_JOINING: Happening.BECAME_READY,
+}
+"""What the board does next, once it is awaited."""
+
+
+@dataclass
+class World:
+    """A node in its cluster, and the record of it."""
+
+    role: Role
+    order: ReimageRecord
+    node: NodeRecord
+    clock: float = NOW
+    seen: KubeNode | None = None
+    pods: tuple[KubePod, ...] = ()
+    password: bool = True
+    answers: bool = True
+    stubborn: bool = False
+    members: int = 3
+    theirs: bool = False
+    deeds: list[Deed] = field(default_factory=list)
+    passed: list[State] = field(default_factory=list)
+    registrations: int = 1
+    tries: int = 0
+    """Of one step, since a person last said to go on."""
+
+    def observe(self) -> Observed:
+        if not self.answers or not needs_observation(self.order, self.node):
+            return Observed()
+        return Observed(answers=True, node=self.seen, pods=self.pods, password=self.password)
+
+    def note(self, **values: Any) -> None:
+        self.order = dataclasses.replace(self.order, progress={**self.order.progress, **values})
+
+    def move(self, happening: Happening) -> None:
+        standing = advance(self.node.standing, happening, self.clock)
+        self.node = dataclasses.replace(self.node, standing=standing)
+        self.passed.append(standing.state)
+        if happening in (Happening.MEMBER_GONE, Happening.NODE_GONE):
+            self.tries = 0
+        self.note(**progress.step_entered(self.order, standing.state.value, self.clock))
+
+    def close(self, outcome: Outcome, reason: str) -> None:
+        self.order = dataclasses.replace(self.order, outcome=outcome, reason=reason, closed_at=self.clock)
+
+    def step(self, *, crash: str = "") -> None:
+        """What the driver does in one round; `crash`: where its process ends."""
+        if self.order.closed_at is not None:
+            return
+        step = next_step(self.order, self.node, self.observe(), self.clock)
+        if crash == "decided":
+            return
+        match step:
+            case Move() as move:
+                self.note(**move.note)
+                self.move(move.happening)
+                if move.happening is Happening.RETRIED:
+                    self.tries += 1
+                    assert self.tries <= MAX_RETRIES, "it is tried for ever"
+                if move.happening is Happening.NODE_GONE:
+                    self.note(**{progress.ENTERED: self.clock})
+            case Note(note):
+                self.note(**note)
+            case Abort() as abort:
+                assert self.node.state in LEAVING
+                self.move(WAY_BACK[self.order.was])
+                self.close(abort.outcome, abort.reason)
+            case Close(outcome, reason):
+                self.close(outcome, reason)
+            case Do(deed):
+                self.do(deed, heard_of=crash != "done")
+            case Wait():
+                pass
+
+    def do(self, deed: Deed, *, heard_of: bool) -> None:
+        self.deeds.append(deed)
+        match deed:
+            case Deed.CHECK:
+                if heard_of:
+                    self.note(**{progress.NODE_UID: self.seen.uid if self.seen else ""})
+                    self.move(Happening.CHECKS_PASSED)
+            case Deed.CORDON:
+                assert self.seen is not None
+                self.seen = dataclasses.replace(self.seen, unschedulable=True, annotations=OURS)
+            case Deed.UNCORDON:
+                assert self.seen is not None
+                assert not self.theirs, "a cordon of another is taken back by its owner only"
+                self.seen = dataclasses.replace(self.seen, unschedulable=False, annotations={})
+            case Deed.CORDON_AGAIN:
+                assert self.theirs
+                assert self.seen is not None
+                self.seen = dataclasses.replace(self.seen, unschedulable=True)
+            case Deed.EVICT | Deed.DELETE_PODS:
+                if not self.stubborn or deed is Deed.DELETE_PODS:
+                    self.pods = ()
+            case Deed.MOVE_LEADER | Deed.TAKE_SNAPSHOT:
+                happening = {
+                    Deed.MOVE_LEADER: Happening.LEADER_ELSEWHERE,
+                    Deed.TAKE_SNAPSHOT: Happening.SNAPSHOT_KEPT,
+                }[deed]
+                if heard_of:
+                    self.note(**({progress.SNAPSHOT: "s1"} if deed is Deed.TAKE_SNAPSHOT else {}))
+                    self.move(happening)
+            case Deed.REMOVE_MEMBER:
+                assert progress.text(self.order, progress.SNAPSHOT), "its snapshot is on record before"
+                self.members = 2
+                if heard_of:
+                    self.move(Happening.MEMBER_GONE)
+            case Deed.DELETE_NODE:
+                assert self.node.state is State.NODE_DELETED
+                assert self.seen is not None
+                assert progress.text(self.order, progress.NODE_UID) == self.seen.uid
+                self.seen, self.pods = None, ()
+            case Deed.DELETE_PASSWORD:
+                self.password = False
+            case Deed.ENTER:
+                pass
+
+    def time_passes(self, seconds: float) -> None:
+        self.clock += seconds
+        overdue = check(self.node.standing, self.node.role, self.clock)
+        if overdue is not None:
+            self.move(overdue)
+
+    def board(self, happening: Happening) -> None:
+        """What the board does, where the lifecycle lets it."""
+        is_awaited = progress.has_entered(self.order) and self.order.closed_at is None
+        if is_awaited and BOARDS_ROAD.get(self.node.state) is happening:
+            self.move(happening)
+            if happening is Happening.BECAME_READY:
+                self.registrations += 1
+                self.seen = kube_node(uid=f"u{self.registrations}")
+                self.password = True
+
+
+EVENTS = st.one_of(
+    st.sampled_from(["step", "step", "step", "crash-decided", "crash-done", "cancel", "outage", "answers"]),
+    st.sampled_from(["minute", "hour", "silence", "registers", "registers", "vanishes", "evicts", "resumes"]),
+    st.sampled_from(
+        [
+            Happening.BOOT_STARTED,
+            Happening.ADMITTED,
+            Happening.INSTALLED,
+            Happening.ENROLLED,
+            Happening.BECAME_READY,
+        ]
+    ),
+)
+
+
+def happen(world: World, event: str | Happening) -> None:
+    match event:
+        case Happening():
+            world.board(event)
+        case "step":
+            world.step()
+        case "crash-decided":
+            world.step(crash="decided")
+        case "crash-done":
+            world.step(crash="done")
+        case "cancel":
+            if world.node.state in LEAVING and world.order.closed_at is None:
+                world.note(**{progress.CANCEL: "ana"})
+        case "outage":
+            world.answers = False
+        case "answers":
+            world.answers = True
+        case "silence":  # long enough for every retry
+            world.answers = False
+            for _ in range(12):
+                world.step()
+                world.time_passes(200.0)
+                world.step()
+            world.answers = True
+        case "minute":
+            world.time_passes(61.0)
+        case "hour":
+            world.time_passes(3601.0)
+        case "evicts":
+            world.stubborn = False
+        case "registers":
+            if world.node.state is State.NODE_DELETED and world.seen is None:
+                world.registrations += 1
+                world.seen = kube_node(uid=f"u{world.registrations}")
+        case "vanishes":
+            if world.node.state in LEAVING:
+                world.seen = None
+        case "resumes":
+            if world.node.state.value.startswith("failed-") and world.node.state not in LEAVING:
+                world.note(**{progress.RETRIES: {}, progress.FAILURE: None})
+                world.tries = 0
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    head=st.integers(0, 14),
+    story=st.lists(EVENTS, max_size=40),
+    role=st.sampled_from(Role),
+    was=st.sampled_from(REIMAGE_FROM),
+    theirs=st.booleans(),
+    stubborn=st.booleans(),
+    force=st.booleans(),
+    board_comes=st.booleans(),
+)
+def test_any_story_ends_and_keeps_its_promises(
+    head: int,
+    story: list[str | Happening],
+    role: Role,
+    was: State,
+    theirs: bool,
+    stubborn: bool,
+    force: bool,
+    board_comes: bool,
+) -> None:
+    node = a_node(was, role)
+    node = dataclasses.replace(node, standing=advance(node.standing, Happening.REIMAGE_ORDERED, NOW))
+    seen = kube_node(unschedulable=theirs)
+    order = an_order(was=was, force_drain=force)
+    world = World(role, order, node, seen=seen, pods=(POD,), stubborn=stubborn, theirs=theirs)
+    for _ in range(head):  # so that the story begins at any point of the road
+        world.step()
+    for event in story:
+        happen(world, event)
+
+    # Peace: the API answers, pods may leave, nothing happens by itself any more but time.
+    world.answers, world.stubborn = True, False
+    for _ in range(200):
+        if world.order.closed_at is not None:
+            break
+        world.step()
+        if board_comes and world.node.state in BOARDS_ROAD:
+            world.board(BOARDS_ROAD[world.node.state])
+        elif world.node.state.is_active:
+            world.time_passes(30.0)
+    order, state = world.order, world.node.state
+    assert order.closed_at is not None or not (state.is_active or state in LEAVING), f"{state} does not end"
+    if order.outcome in (Outcome.CANCELLED, Outcome.FAILED):
+        assert state is was or world.passed.index(was) >= 0
+        assert Deed.DELETE_NODE not in world.deeds
+        assert Deed.REMOVE_MEMBER not in world.deeds
+    if order.outcome is not None and world.seen is not None and not theirs:
+        assert not world.seen.unschedulable
+        assert progress.CORDON_ANNOTATION not in world.seen.annotations
+    was_theirs = progress.text(order, progress.CORDON) == progress.THEIRS
+    if was_theirs and world.seen is not None and order.outcome is not None:
+        assert world.seen.unschedulable
+    if board_comes and progress.has_entered(order) and progress.NODE_UID in order.progress:
+        assert (order.outcome, state) == (Outcome.DONE, State.READY)
+    if State.MEMBER_REMOVED in world.passed:
+        after = world.passed[world.passed.index(State.MEMBER_REMOVED) :]
+        assert State.READY not in after or State.JOINING in after
+    if role is Role.AGENT:
+        assert world.members == 3
