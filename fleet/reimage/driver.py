@@ -49,6 +49,8 @@ from fleet.store.transaction import Transaction
 log = logging.getLogger(__name__)
 
 ROUND_S: Final = 1.0
+MAX_AT_ONCE: Final = 8
+"""Steps of one node in one round, at most: one that is done over and over must not keep the API busy."""
 ROLE_RENEWAL_S: Final = 60.0
 """Between two attempts to give the control server the rights of this release."""
 _REASON_LENGTH: Final = 500
@@ -100,11 +102,11 @@ class ReimageDriver:
                 with contextlib.suppress(FleetError):  # the controller's own round says what the store lacks
                     for name in self._open_orders():
                         if name not in busy or busy[name].done():
-                            busy[name] = group.create_task(self.advance(name), name=f"re-image of {name}")
+                            busy[name] = group.create_task(self._go_on(name), name=f"re-image of {name}")
                 await asyncio.sleep(ROUND_S)
 
     async def drive(self) -> None:
-        """One step for every open order, the oldest first."""
+        """One step for every open order, the oldest first; for who keeps time himself."""
         for name in self._open_orders():
             await self.advance(name)
 
@@ -114,10 +116,19 @@ class ReimageDriver:
         self._evictions = {name: kept for name, kept in self._evictions.items() if name in orders}
         return list(orders)
 
-    async def advance(self, name: str) -> None:
-        """One step for one node. What goes wrong becomes the reason that people read."""
+    async def _go_on(self, name: str) -> None:
+        """Steps that follow at once, up to the first that has to be waited for."""
+        for _ in range(MAX_AT_ONCE):
+            if not await self.advance(name):
+                return
+
+    async def advance(self, name: str) -> bool:
+        """One step for one node; whether the next may follow at once.
+
+        What goes wrong becomes the reason that people read.
+        """
         try:
-            await self._advance(name)
+            return await self._advance(name)
         except KubeRefusedError as error:
             await self._answer_refusal(error)
             self._wait(name, error.message)
@@ -125,21 +136,21 @@ class ReimageDriver:
             log.warning("a step was not done: %s", error.message, extra={"node": name})
             with contextlib.suppress(FleetError):  # where it is the store that fails, nothing can be noted
                 self._wait(name, error.message)
+        return False
 
-    async def _advance(self, name: str) -> None:
+    async def _advance(self, name: str) -> bool:
         with self._ground.store.read() as reader:
             order, node = reader.open_reimage(name), reader.node(name)
             stale = node is not None and unobserved(reader, name) is not None
         if order is None or node is None:
-            return
+            return False
         if stale and node.state not in LEAVING:
             self._wait(name, "the record was restored from a backup; waits until the node is heard of")
-            return
+            return False
         if not needs_observation(order, node):
-            await self._take(order, node, Observed(), None)
-            return
+            return await self._take(order, node, Observed(), None)
         async with self._conversation() as (api, listing):
-            await self._take(order, node, await self._observe(api, listing, order, node), api)
+            return await self._take(order, node, await self._observe(api, listing, order, node), api)
 
     @contextlib.asynccontextmanager
     async def _conversation(self) -> AsyncIterator[tuple[KubeApi | None, Mapping[str, KubeNode]]]:
@@ -175,20 +186,23 @@ class ReimageDriver:
 
     async def _take(
         self, order: ReimageRecord, node: NodeRecord, observed: Observed, api: KubeApi | None
-    ) -> None:
+    ) -> bool:
         match next_step(order, node, observed, self._ground.clock()):
             case Move() as move:
                 self._move(order, node, move)
             case Do() as deed:
                 await self._do(order, node, observed, deed, api)
+                return deed.deed in _SEEN_AT_ONCE
             case Note(note):
                 self._note(order, note)
             case Wait(why):
                 self._wait(node.name, why)
+                return False
             case Abort() as abort:
                 self._abort(order, node, abort)
             case Close(outcome, reason):
                 self._close(order, outcome, reason)
+        return True
 
     # --- deeds in the world
 
@@ -413,6 +427,10 @@ class ReimageDriver:
                     tx.update_node(node, detail=why[:200])
 
 
+_SEEN_AT_ONCE: Final = frozenset(
+    {Deed.CHECK, Deed.CORDON, Deed.UNCORDON, Deed.CORDON_AGAIN, Deed.DELETE_NODE, Deed.DELETE_PASSWORD}
+)
+"""Deeds whose end is there when the API has answered."""
 _OURS: Final = frozenset(LEAVING | {State.MEMBER_REMOVED, State.NODE_DELETED, State.REBOOT_TO_INSTALLER})
 
 
