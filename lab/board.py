@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import select
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -130,6 +131,7 @@ class VirtualBoard:
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread: threading.Thread | None = None
         self._searched = 0
+        self._machine: Machine | None = None
 
     # --- what a person does to a board
 
@@ -161,6 +163,17 @@ class VirtualBoard:
         if thread.is_alive():
             raise LabError(f"{self.config.name} did not stop within {_STOP_TIMEOUT_S:g} s")
         self._thread = None
+
+    def hang(self) -> None:
+        """Let its system hang: the power is on, and nothing answers any more. Only a power cut helps.
+
+        Raises:
+            LabError: No system runs on it.
+        """
+        machine = self._machine
+        if machine is None:
+            raise LabError(f"no system runs on {self.config.name} that could hang")
+        os.kill(machine.pid, signal.SIGSTOP)
 
     def close(self) -> None:
         """Pull the plug and release everything."""
@@ -305,7 +318,11 @@ class VirtualBoard:
         loaded = f"{files.kernel_name}" + (f" and {files.initramfs_name}" if files.initramfs_name else "")
         self._emit(EventKind.KERNEL_STARTED, f"{loaded} from {files.source.name}")
         del files  # a hundred megabytes, for as long as the guest runs
-        end = machine.run(self._wake_fd, self._console_data)
+        self._machine = machine
+        try:
+            end = machine.run(self._wake_fd, self._console_data)
+        finally:
+            self._machine = None
         match end:
             case End.CUT:
                 return self._cut()

@@ -1,0 +1,179 @@
+"""Installed again and again while the power goes: no half image boots, no loop, and every node comes back."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from agent_images import MIB, ContentServer, FakeImage, make_table, seal
+from cutting_disk import Medium
+from fakes_agent import running
+from reimage_room import A1, S1, Room, open_room
+from reimaged_board import Board, ServedImages, use_direct_surroundings
+
+from fleet.lifecycle import MAX_ATTEMPTS, State
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
+
+DISK_BYTES = 12 * MIB + 512
+REIMAGES = 100
+
+
+def small_image(seed: int = 3) -> FakeImage:
+    """Boot partition at 1 MiB, root at 2 MiB, with holes: every rule of the writer in 7 MiB."""
+    rng = random.Random(seed)
+    size = 7 * MIB
+    raw = bytearray(size)
+    raw[:512] = make_table(2048, 2048, 2 * 2048, (size - 2 * MIB) // 512)
+    spans = [(0, MIB // 2), (MIB, MIB), (2 * MIB, MIB), (4 * MIB + 4096, MIB), (size - MIB // 2, MIB // 2)]
+    for offset, length in spans:
+        start = max(offset, 512)
+        raw[start : offset + length] = rng.randbytes(offset + length - start)
+    return seal(bytes(raw), spans, MIB // 2, boot_sector=MIB)
+
+
+@pytest.fixture(scope="module")
+def content() -> Iterator[ContentServer]:
+    server = ContentServer(small_image())
+    with running(server):
+        yield server
+
+
+@pytest.fixture
+def medium(monkeypatch: pytest.MonkeyPatch) -> Medium:
+    """Data everywhere, and no partition table."""
+    rng = random.Random(11)
+    data = bytearray(rng.randbytes(1 << 16) * (DISK_BYTES // (1 << 16) + 1))[:DISK_BYTES]
+    data[510:512] = bytes(2)
+    medium = Medium(data, rng)
+    use_direct_surroundings(monkeypatch, medium)
+    return medium
+
+
+def put_board(room: Room, content: ContentServer, medium: Medium) -> Board:
+    room.fleet.images = ServedImages(content.image, content.url)
+    room.restart()
+    return Board(room, A1, content.image, medium)
+
+
+async def order(room: Room) -> None:
+    room.controller.reimages.request("a1", by="anna")
+    await room.rounds(State.REBOOT_TO_INSTALLER)
+
+
+async def close(room: Room) -> None:
+    room.come_up(A1)
+    assert (await room.until_closed()).outcome == "done"
+
+
+async def count_writes(room: Room, board: Board) -> list[tuple[int, int]]:
+    """What one whole installation writes, in order."""
+    await order(room)
+    assert board.start()
+    writes = list(board.medium.writes)
+    await close(room)
+    assert board.start()
+    assert board.starts == ["installer", "disk"]
+    return writes
+
+
+@pytest.mark.parametrize(
+    "place", ["first write", "1 %", "50 %", "99 %", "before commit", "table", "after the table"]
+)
+async def test_power_cut_at_any_share_of_the_write_ends_in_another_attempt(
+    tmp_path: Path, content: ContentServer, medium: Medium, place: str
+) -> None:
+    async with open_room(tmp_path, S1, A1) as room:
+        board = put_board(room, content, medium)
+        writes = await count_writes(room, board)
+        total = sum(length for _offset, length in writes)
+        assert writes[-1] == (0, 512), "the partition table is the last write"
+
+        def at_share(share: float) -> int:
+            done = 0
+            for number, (_offset, length) in enumerate(writes, start=1):
+                done += length
+                if done >= share * total:
+                    return number
+            raise AssertionError("a share is at most 1")
+
+        held = next(number for number, (offset, _) in reversed(list(enumerate(writes, 1))) if offset >= MIB)
+        cut_at = {
+            "first write": 1,
+            "1 %": at_share(0.01),
+            "50 %": at_share(0.5),
+            "99 %": at_share(0.99),
+            "before commit": held,
+            "table": len(writes),
+            "after the table": None,
+        }[place]
+        await order(room)
+        if cut_at is None:
+            await cut_before_the_report(room, board)
+        else:
+            assert not board.start(cut_at=cut_at)
+            assert board.start()
+        await close(room)
+        assert board.start()
+        assert board.starts[-1] == "disk"
+
+
+async def cut_before_the_report(room: Room, board: Board) -> None:
+    """The disk is whole and the server has not heard of it: the power goes between the two."""
+    complete = room.controller.installs.complete
+    room.controller.installs.complete = lose_power  # type: ignore[method-assign]
+    with pytest.raises(PowerLostError):
+        board.start()
+    room.controller.installs.complete = complete  # type: ignore[method-assign]
+    board.require_whole()
+    assert board.may_install() is not None, "the server does not know better than to install it again"
+    assert board.start()
+
+
+class PowerLostError(BaseException):
+    """In the middle of the last message."""
+
+
+def lose_power(*_arguments: object) -> None:
+    raise PowerLostError
+
+
+async def test_hundred_reimages_with_power_cuts_lose_nothing_and_end(
+    tmp_path: Path, content: ContentServer, medium: Medium
+) -> None:
+    """Two cuts of three at random writes; the server is restarted at some; streams break and lie."""
+    rng = random.Random(20261126)
+    quarantines = cuts = 0
+    async with open_room(tmp_path, S1, A1) as room:
+        board = put_board(room, content, medium)
+        writes = len(await count_writes(room, board))
+        for number in range(REIMAGES):
+            board.starts.clear()
+            await order(room)
+            installed = False
+            while not installed:
+                if rng.random() < 0.3:
+                    room.restart()
+                if rng.random() < 0.2:
+                    content.faults.flip_at = rng.randrange(len(content.image.compressed))
+                    content.faults.flips = 1
+                if rng.random() < 0.2:
+                    content.faults.truncate_after, content.faults.truncations = 500_000, 1
+                cut_at = rng.randint(1, writes) if rng.random() < 0.55 else None
+                installed = board.start(cut_at=cut_at)
+                cuts += not installed
+                if room.state_of() is State.QUARANTINED:
+                    quarantines += 1
+                    assert board.may_install() is None, "a quarantined node is not answered"
+                    assert board.starts.count("installer") == MAX_ATTEMPTS + 1
+                    room.controller.people.approve("a1")
+                    board.starts.clear()
+            assert board.starts.count("installer") <= MAX_ATTEMPTS, "no loop"
+            await close(room)
+            assert board.start()
+            assert board.starts[-1] == "disk", f"re-image {number}: it boots its own disk"
+            assert not board.may_install()
+    assert cuts > REIMAGES // 2
+    assert quarantines > 0, "the cap was met, too"
