@@ -21,6 +21,7 @@ from benchmarks.cases import (
     http,
     image_build,
     image_pipeline,
+    installer,
     memory,
     node_delta,
     notfound,
@@ -52,6 +53,7 @@ CASES: Final[dict[str, Case]] = {
     "storm": storm.run,
     "storm-large": storm.run_large,
     "http": http.run,
+    "installer": installer.run,
     "dhcp": dhcp.run,
     "memory": memory.run,
 }

@@ -24,6 +24,8 @@ PACKAGES: Final = {
     "in.tftpd": "tftpd-hpa",
     "nginx": "nginx",
     "perfdhcp": "kea-admin",
+    "dd": "coreutils",
+    "zstd": "zstd",
     "prometheus-node-exporter": "prometheus-node-exporter",
 }
 """Program → the Debian package that holds it."""

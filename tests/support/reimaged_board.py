@@ -59,9 +59,23 @@ class ServedImages(FakeImages):
         self.signature = 0
 
     def plan_for(
-        self, node: NodeSpec, control: ControlInfo, *, ticket: Secret, disk_signature: int, instance_id: str
+        self,
+        node: NodeSpec,
+        control: ControlInfo,
+        *,
+        image_id: str | None,
+        ticket: Secret,
+        disk_signature: int,
+        instance_id: str,
     ) -> PlannedImage:
-        super().plan_for(node, control, ticket=ticket, disk_signature=disk_signature, instance_id=instance_id)
+        super().plan_for(
+            node,
+            control,
+            image_id=image_id,
+            ticket=ticket,
+            disk_signature=disk_signature,
+            instance_id=instance_id,
+        )
         self.signature = disk_signature
         source = ImageSource(
             image_url=f"{self.url}/image.zst", index_url=f"{self.url}/index.json", **self.image.source_fields
@@ -210,9 +224,8 @@ class Board:
         raw[:512] = grow_root(bytes(raw[:512]), len(data))
         raw[MARKER_OFFSET : MARKER_OFFSET + 512] = data[MARKER_OFFSET : MARKER_OFFSET + 512]
         for offset, length in [(0, 1 << 20), *self.image.chunks]:
-            assert data[offset : offset + length] == raw[offset : offset + length], (
-                f"half an image at {offset}"
-            )
+            end = offset + length
+            assert data[offset:end] == raw[offset:end], f"half an image at {offset}"
 
 
 def use_direct_surroundings(monkeypatch: pytest.MonkeyPatch, medium: Medium) -> None:

@@ -122,11 +122,10 @@ async def test_power_cut_at_any_share_of_the_write_ends_in_another_attempt(
 
 async def cut_before_the_report(room: Room, board: Board) -> None:
     """The disk is whole and the server has not heard of it: the power goes between the two."""
-    complete = room.controller.installs.complete
-    room.controller.installs.complete = lose_power  # type: ignore[method-assign]
-    with pytest.raises(PowerLostError):
-        board.start()
-    room.controller.installs.complete = complete  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room.controller.installs, "complete", lose_power)
+        with pytest.raises(PowerLostError):
+            board.start()
     board.require_whole()
     assert board.may_install() is not None, "the server does not know better than to install it again"
     assert board.start()
