@@ -236,6 +236,12 @@ class InstallPlan:
     cluster: str
     installation: str
     """Random name of this intent's installation, for its marker: numbers repeat when a server starts anew."""
+    keep: tuple[str, ...] = ()
+    """Labels of file systems whose partitions stay as they are."""
+    keep_may_be_absent: bool = False
+    """A disk without any partition table has nothing to keep: the node was never installed on one."""
+    root_bytes: int = 0
+    """What the root partition grows to at most, the rest becoming a partition; 0: as far as there is room."""
 
 
 @dataclass(frozen=True)

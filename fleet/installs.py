@@ -118,7 +118,8 @@ class InstallDesk:
                 disk_signature=signature,
                 instance_id=instance,
             )
-            disk = narrow(planned.disk, pin_of(tx, node))
+            own, declared = pin_of(tx, node), ground.require_spec(node.name).disk
+            disk = narrow(planned.disk, own)
             tx.add_ticket(ticket.sha256, node.name, intent.number, node.standing.attempt, now)
             tx.update_node(node, disk_signature=signature)
             entry = events.plan_given(planned.image.image_id, planned.disk.kind, intent.number)
@@ -131,6 +132,9 @@ class InstallDesk:
             delta=planned.delta,
             cluster=ground.spec.name,
             installation=intent.installation or "",
+            keep=declared.keep,
+            keep_may_be_absent=own is None,
+            root_bytes=(declared.root_mib or 0) << 20,
         )
 
     def progress(self, token: str, progress: InstallProgress) -> None:

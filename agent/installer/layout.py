@@ -226,14 +226,14 @@ def held_ranges(first_sector: bytes) -> tuple[Range, ...]:
     return (head, Range(boot, boot + SECTOR_BYTES))
 
 
-def grow_root(first_sector: bytes, disk_bytes: int) -> bytes:
-    """Sector 0 with partition 2 reaching to the end of the disk, down to a whole MiB; it never gets smaller.
+def grow_root(first_sector: bytes, end_bytes: int) -> bytes:
+    """Sector 0 with partition 2 reaching up to `end_bytes`, down to a whole MiB; it never gets smaller.
 
     An MBR counts sectors in 32 bits: on disks past 2 TiB the partition ends there.
     """
     grown = bytearray(first_sector)
     place = TABLE_OFFSET + ENTRY_BYTES + 8
     start, sectors = struct.unpack_from("<II", grown, place)
-    end = disk_bytes // MIB * MIB // SECTOR_BYTES
+    end = end_bytes // MIB * MIB // SECTOR_BYTES
     struct.pack_into("<II", grown, place, start, max(sectors, min(end - start, MAX_SECTORS)))
     return bytes(grown)

@@ -22,6 +22,7 @@ from agent.installer.consoles import Consoles, say_here
 from agent.installer.device import TargetDisk
 from agent.installer.disks import find_disk
 from agent.installer.index import ImageIndex, parse_index
+from agent.installer.kept import Kept, find_kept, require_room
 from agent.installer.layout import HEAD_BYTES, Overlay
 from agent.installer.occupant import Finding, encode_marker, inspect_head
 from agent.installer.reboot import reboot
@@ -198,7 +199,8 @@ def _install_once(
                 # The reporter has nothing to send yet: the client belongs to one thread at a time.
                 if not session.may_overwrite(progress.found(disk, finding)):
                     return None
-                writer = _write_disk(plan, target, progress, around)
+                kept = _find_kept(plan, target, progress)
+                writer = _write_disk(plan, target, kept, progress, around)
             progress.begin(InstallStep.DONE, "the disk is complete")
         except AgentError as exc:
             progress.fail(exc)
@@ -211,8 +213,27 @@ def _install_once(
     return disk, writer
 
 
+def _find_kept(plan: InstallPlan, target: TargetDisk, progress: _Progress) -> tuple[Kept, ...]:
+    """What stays of the disk, before anything of it is changed."""
+
+    def read(offset: int, length: int) -> bytes:
+        return bytes(target.read_back(offset, max(min(length, target.size_bytes - offset), 0)))
+
+    kept = find_kept(read, target.size_bytes, plan.keep, may_be_absent=plan.keep_may_be_absent)
+    require_room(kept, plan.image.size_bytes)
+    if kept:
+        progress.note(f"kept as they are: {', '.join(one.describe() for one in kept)}")
+    elif plan.keep:
+        progress.note(f"the disk is blank, there is no {' and no '.join(plan.keep)} to keep")
+    return kept
+
+
 def _write_disk(
-    plan: InstallPlan, target: TargetDisk, progress: _Progress, around: Surroundings
+    plan: InstallPlan,
+    target: TargetDisk,
+    kept: tuple[Kept, ...],
+    progress: _Progress,
+    around: Surroundings,
 ) -> ImageWriter:
     index = _fetch_index(plan, around)
     stream = ImageStream(
@@ -222,7 +243,9 @@ def _write_disk(
     )
     delta = [Overlay(patch.offset, _parse_hex(patch.data_hex)) for patch in plan.delta]
     marker = encode_marker(Occupant(plan.cluster, plan.node, plan.image.image_id, plan.installation))
-    writer = ImageWriter(target, index, delta, stream.chunks, marker=marker)
+    writer = ImageWriter(
+        target, index, delta, stream.chunks, marker=marker, kept=kept, root_bytes=plan.root_bytes
+    )
     progress.begin(
         InstallStep.INVALIDATE, f"{target.path}: nothing boots from here until the install is done"
     )

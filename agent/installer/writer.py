@@ -13,6 +13,7 @@ from typing import Protocol
 
 from agent.errors import AgentError
 from agent.installer.index import Chunk, ImageIndex
+from agent.installer.kept import RECORD_OFFSET, Kept, add_entries, encode_record, rest_of
 from agent.installer.layout import (
     MIB,
     SECTOR_BYTES,
@@ -22,7 +23,9 @@ from agent.installer.layout import (
     WritePlan,
     grow_root,
     held_ranges,
+    parse_partitions,
     plan_writes,
+    subtract,
 )
 from agent.installer.occupant import MARKER_OFFSET
 
@@ -70,6 +73,9 @@ class ImageWriter:
 
     Args:
         marker: the sector of `agent.installer.occupant` by which the finished installation is known.
+        kept: partitions behind the image that stay as they are (`agent.installer.kept`).
+        root_bytes: what the root partition grows to at most; 0: as far as there is room. The rest becomes a
+            partition that nobody formats, where nothing is kept there.
     """
 
     def __init__(
@@ -80,12 +86,16 @@ class ImageWriter:
         source: ChunkSource,
         *,
         marker: bytes,
+        kept: Sequence[Kept] = (),
+        root_bytes: int = 0,
     ) -> None:
         self._target = target
         self._index = index
         self._delta = tuple(delta)
         self._source = source
         self._marker = marker
+        self._kept = tuple(kept)
+        self._root_bytes = root_bytes
         self._numbers = {chunk.offset: number for number, chunk in enumerate(index.chunks)}
         self._plan: WritePlan | None = None
         self._held: dict[Range, bytearray] = {}
@@ -95,18 +105,27 @@ class ImageWriter:
         self.bytes_verified = 0
 
     def invalidate(self) -> None:
-        """Zero the first and the last MiB. From here until COMMIT nothing boots from this disk."""
+        """Zero the first and the last MiB. From here until COMMIT nothing boots from this disk.
+
+        What is kept is written down before, and is not touched.
+        """
         size = self._target.size_bytes
-        zeros = bytes(min(WIPE_BYTES, size))
-        self._target.write_at(0, zeros)
-        self._target.flush()
-        self._target.write_at(size - len(zeros), zeros)
-        self._target.flush()
+        wiped = min(WIPE_BYTES, size)
+        record = Range(RECORD_OFFSET, RECORD_OFFSET + SECTOR_BYTES)
+        if self._kept:
+            self._commit_bytes(record.offset, encode_record(self._kept))
+        self._zero(Range(0, wiped), sparing=(record,) if self._kept else ())
+        self._zero(Range(size - wiped, size), sparing=[one.range for one in self._kept])
         if any(self._target.read_back(0, SECTOR_BYTES)):
             raise AgentError(
                 "the disk's first sector still holds data after it was overwritten with zeros",
                 "The medium is write-protected or worn out; replace it.",
             )
+
+    def _zero(self, whole: Range, *, sparing: Sequence[Range]) -> None:
+        for part in subtract(whole, sparing):
+            self._target.write_at(part.offset, bytes(part.length))
+        self._target.flush()
 
     def write(self, on_progress: OnProgress) -> None:
         """Stream the image onto the disk, all but the held ranges."""
@@ -157,11 +176,24 @@ class ImageWriter:
         partition grown to the disk's end."""
         head = self._head()
         head[MARKER_OFFSET : MARKER_OFFSET + SECTOR_BYTES] = self._marker
-        first_sector = grow_root(bytes(head[:SECTOR_BYTES]), self._target.size_bytes)
+        if self._kept:  # until the table names them they are known from here
+            head[RECORD_OFFSET : RECORD_OFFSET + SECTOR_BYTES] = encode_record(self._kept)
+        first_sector = grow_root(bytes(head[:SECTOR_BYTES]), self._root_end())
+        # The system would grow into free space when it first boots: what is left gets an entry of its own.
+        rest = rest_of(first_sector, self._target.size_bytes) if self._root_bytes else ()
+        first_sector = add_entries(first_sector, self._kept or rest)
         for span, data in self._held.items():
             skip = SECTOR_BYTES if span.offset == 0 else 0
             self._commit_bytes(span.offset + skip, bytes(data[skip:]))
         self._commit_bytes(0, first_sector)
+
+    def _root_end(self) -> int:
+        """Up to where the root partition may grow: the disk's end, what is kept, or what was declared."""
+        end = min([self._target.size_bytes, *(one.range.offset for one in self._kept)])
+        if not self._root_bytes:
+            return end
+        root = parse_partitions(bytes(self._head()[:SECTOR_BYTES]))[1]
+        return min(end, root.start_sector * SECTOR_BYTES + self._root_bytes)
 
     def _commit_bytes(self, offset: int, data: bytes) -> None:
         self._target.write_at(offset, data)

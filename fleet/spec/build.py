@@ -219,7 +219,7 @@ def _node(node: DraftNode, around: Surroundings) -> NodeSpec:
         mac=section.mac,
         serial=section.serial,
         address=section.address,
-        disk=DiskSpec(_required(disk.kind), disk.serial),
+        disk=DiskSpec(_required(disk.kind), disk.serial, _given(disk.keep), disk.root),
         labels=section.labels or {},
         taints=_given(section.taints),
         power=None if section.power is None else _power(section.power, _required(section.name), around),

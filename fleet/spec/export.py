@@ -173,7 +173,12 @@ def _node(node: NodeSpec) -> dict[str, Any]:
         "mac": _text(node.mac),
         "serial": _text(node.serial),
         "address": _text(node.address),
-        "disk": {"kind": node.disk.kind.value, "serial": node.disk.serial},
+        "disk": {
+            "kind": node.disk.kind.value,
+            "serial": node.disk.serial,
+            "keep": list(node.disk.keep),
+            "root": None if node.disk.root_mib is None else f"{node.disk.root_mib}M",
+        },
         "labels": dict(node.labels),
         "taints": [str(taint) for taint in node.taints],
         "power": None if node.power is None else _power(node.power),

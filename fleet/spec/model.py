@@ -238,10 +238,17 @@ class NetworkSpec:
 
 @dataclass(frozen=True, slots=True)
 class DiskSpec:
-    """The disk to install on; `serial` picks one where a node has several of a kind."""
+    """The disk to install on; `serial` picks one where a node has several of a kind.
+
+    Attributes:
+        keep: Labels of file systems whose partitions an installation leaves as they are.
+        root_mib: What the root partition grows to at most; None: as far as there is room.
+    """
 
     kind: DiskKind
     serial: str | None = None
+    keep: tuple[str, ...] = ()
+    root_mib: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,6 +237,16 @@ class DiskSection(Section):
     serial: Text | None = Field(
         default=None, description="Picks one disk where a node has several of the kind."
     )
+    keep: list[Annotated[str, BeforeValidator(values.parse_file_system_label)] | None] | None = Field(
+        default=None,
+        description="Labels of file systems (`mkfs.ext4 -L`) behind the root partition that every "
+        "installation leaves as they are, two at most; the image has to fit before them.",
+    )
+    root: Annotated[int, BeforeValidator(values.parse_memory)] | None = Field(
+        default=None,
+        description="What the root partition grows to at most, and the rest is a partition for you to "
+        "format; left out: it grows to the disk's end, or to what is kept.",
+    )
 
 
 class DefaultsSection(Section):

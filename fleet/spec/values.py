@@ -307,6 +307,17 @@ def parse_host(value: Any) -> str:
     return text
 
 
+def parse_file_system_label(value: Any) -> str:
+    """The label of a file system; ext4 has 16 bytes for it, XFS 12."""
+    text = expect_text(value, "the label of a file system")
+    if not re.fullmatch(r"[A-Za-z0-9_.+-]{1,16}", text):
+        raise ValueFault(
+            f"{text!r} is not a label of 1 to 16 letters, digits and _ . + -",
+            "Give the file system such a label, 'e2label /dev/nvme0n1p3 data', and write that.",
+        )
+    return text
+
+
 def parse_variable(value: Any) -> str:
     """The name of an environment variable; one that begins with the secret itself is not a name."""
     text = expect_text(value, "the name of an environment variable")

@@ -26,6 +26,7 @@ from agent.errors import AgentError
 from agent.hardware import Disk
 from agent.installer import run as installer
 from agent.installer.cmdline import InstallerConfig
+from agent.installer.kept import RECORD_OFFSET, Kept, add_entries, encode_record
 from agent.installer.layout import grow_root
 from agent.installer.occupant import MARKER_OFFSET
 from agent.protocol import (
@@ -148,6 +149,7 @@ class Board:
     """One node's board.
 
     Attributes:
+        kept: What every installation has to leave alone.
         starts: What each start of it booted: `installer` or `disk`.
     """
 
@@ -155,6 +157,7 @@ class Board:
     node: NodeSpec
     image: FakeImage
     medium: Medium
+    kept: tuple[Kept, ...] = ()
     starts: list[str] = field(default_factory=list)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -221,7 +224,10 @@ class Board:
         assert self.medium.boots, "the board is sent to its disk and nothing boots there"
         data, raw = self.medium.data, bytearray(self.image.raw)
         raw[440:444] = data[440:444]
-        raw[:512] = grow_root(bytes(raw[:512]), len(data))
+        end = min([len(data), *(one.range.offset for one in self.kept)])
+        raw[:512] = add_entries(grow_root(bytes(raw[:512]), end), self.kept)
+        if self.kept:
+            raw[RECORD_OFFSET : RECORD_OFFSET + 512] = encode_record(self.kept)
         raw[MARKER_OFFSET : MARKER_OFFSET + 512] = data[MARKER_OFFSET : MARKER_OFFSET + 512]
         for offset, length in [(0, 1 << 20), *self.image.chunks]:
             end = offset + length

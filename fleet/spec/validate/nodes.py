@@ -13,6 +13,8 @@ from fleet.spec.shape import Finding
 
 MIN_SERVER_MEMORY_MIB: Final = 2048
 """Source: k3s documentation, "Requirements": a server needs 2 GB, an agent 512 MB."""
+MAX_KEPT: Final = 2
+MIN_ROOT_MIB: Final = 8192
 _KUBELET_LABELS: Final = frozenset(
     {
         "kubernetes.io/arch",
@@ -30,6 +32,7 @@ def check_nodes(draft: Draft) -> Iterator[Finding]:
     yield from _duplicates(draft)
     for node in draft.nodes:
         yield from _disk(node)
+        yield from _kept(node)
         yield from _memory(node)
         yield from _labels(node)
     yield from _first_boot(draft)
@@ -90,6 +93,27 @@ def _disk(node: DraftNode) -> Iterator[Finding]:
             "answers slowly and wears out under",
             "Give servers an NVMe or USB SSD where the board can have one.",
             Severity.WARNING,
+        )
+
+
+def _kept(node: DraftNode) -> Iterator[Finding]:
+    disk = node.section.disk
+    keep = [label for label in (disk.keep if disk else None) or () if label is not None]
+    if len(keep) > MAX_KEPT:
+        yield Finding(
+            node.at("disk", "keep"),
+            f"{len(keep)} partitions of {node.label} are to be kept, a disk has room for {MAX_KEPT} beside "
+            "the image's two",
+            "Join them, or use a disk of their own.",
+        )
+    if len(set(keep)) < len(keep):
+        yield Finding(node.at("disk", "keep"), f"a label stands twice in 'keep' of {node.label}")
+    if disk is not None and disk.root is not None and disk.root < MIN_ROOT_MIB:
+        yield Finding(
+            node.at("disk", "root"),
+            f"a root partition of {disk.root} MiB is too small for {node.label}: images and containers need "
+            f"{MIN_ROOT_MIB // 1024}G",
+            f"Write at least {MIN_ROOT_MIB // 1024}G.",
         )
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from agent_images import MIB, ContentServer, FakeImage, make_table, seal
 from cutting_disk import Medium
 from fakes_agent import running
+from fleet_story import texts
 from reimage_room import A1, S1, Room, open_room
 from reimaged_board import Board, ServedImages, use_direct_surroundings
 
+from agent.errors import AgentError
+from agent.installer.kept import Kept, add_entries
 from fleet.lifecycle import MAX_ATTEMPTS, State
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
@@ -176,3 +180,75 @@ async def test_hundred_reimages_with_power_cuts_lose_nothing_and_end(
             assert not board.may_install()
     assert cuts > REIMAGES // 2
     assert quarantines > 0, "the cap was met, too"
+
+
+DATA = Kept("data", 9 * 2048, 3 * 2048, 0x83)
+KEEPING = replace(A1, disk=replace(A1.disk, keep=("data",)))
+
+
+def with_data(medium: Medium) -> bytes:
+    """A file system with a label up to the disk's very end, and a table that names it third; its bytes."""
+    image = small_image().raw
+    sector = bytearray(image[:512])
+    medium.data[:512] = add_entries(bytes(sector), [DATA])
+    start = DATA.range.offset
+    medium.data[start + 1080 : start + 1082] = b"\x53\xef"
+    medium.data[start + 1144 : start + 1160] = b"data".ljust(16, b"\0")
+    return bytes(medium.data[start : DATA.range.end])
+
+
+async def test_kept_partition_survives_every_cut_byte_for_byte(
+    tmp_path: Path, content: ContentServer, medium: Medium
+) -> None:
+    """A cut at each write of the installation, the two of the record and the table among them."""
+    before = with_data(medium)
+    async with open_room(tmp_path, S1, KEEPING) as room:
+        board = put_board(room, content, medium)
+        board.node, board.kept = KEEPING, (DATA,)
+        writes = len(await count_writes(room, board))
+        for cut_at in range(1, writes + 1):
+            board.starts.clear()
+            await order(room)
+            assert not board.start(cut_at=cut_at)
+            assert medium.data[DATA.range.offset : DATA.range.end] == before, f"cut at write {cut_at}"
+            assert board.start()
+            await close(room)
+            assert board.start()
+            assert board.starts[-1] == "disk"
+        assert medium.data[DATA.range.offset : DATA.range.end] == before
+    assert writes > 10
+
+
+async def test_partition_that_is_to_be_kept_and_is_not_there_leaves_the_disk_alone(
+    tmp_path: Path, content: ContentServer, medium: Medium
+) -> None:
+    with_data(medium)
+    medium.data[DATA.range.offset + 1144 : DATA.range.offset + 1148] = b"dada"
+    before = bytes(medium.data)
+    async with open_room(tmp_path, S1, KEEPING) as room:
+        board = put_board(room, content, medium)
+        board.node, board.kept = KEEPING, (DATA,)
+        await order(room)
+        with pytest.raises(AgentError, match="no partition has the label 'data'"):
+            board.start()
+        assert medium.data == before
+        assert room.state_of() is State.FAILED_IMAGING
+        assert any("no partition has the label 'data'" in text for text in texts(room.fleet, "a1"))
+
+
+async def test_image_that_does_not_fit_before_what_is_kept_leaves_the_disk_alone(
+    tmp_path: Path, content: ContentServer, medium: Medium
+) -> None:
+    with_data(medium)
+    early = replace(DATA, start_sector=6 * 2048, sectors=6 * 2048)
+    start = early.range.offset
+    medium.data[start : start + 2048] = medium.data[DATA.range.offset : DATA.range.offset + 2048]
+    medium.data[:512] = add_entries(bytes(medium.data[:512]), [early])
+    before = bytes(medium.data)
+    async with open_room(tmp_path, S1, KEEPING) as room:
+        board = put_board(room, content, medium)
+        board.node = KEEPING
+        await order(room)
+        with pytest.raises(AgentError, match="is to be kept"):
+            board.start()
+        assert medium.data == before
