@@ -256,7 +256,7 @@ class EffectiveValue:
 def effective_values(spec: ClusterSpec, document: Document) -> Iterator[EffectiveValue]:
     """List every value in force and where it was given."""
     for key, value in _leaves(to_document(spec), ()):
-        origin = "default" if value is None else _origin(key, document)
+        origin = "default" if value is None or value == [] else _origin(key, document)
         yield EffectiveValue(dotted(key), value, origin)
 
 
