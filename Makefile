@@ -5,7 +5,7 @@ TEST_ARGS ?=
 PYTEST := $(BIN)/python -m pytest -q -ra --require-tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo test test-fast test-integration test-qemu test-k3s fmt lint type fuzz soak bench docs deb lock clean
+.PHONY: help setup base demo test test-fast test-integration test-qemu test-k3s fmt lint type fuzz soak bench screenshots docs deb lock clean
 
 help: ## Print this help
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## (.*)/  \1|\2/' | column -t -s '|'
@@ -64,6 +64,9 @@ soak: ## An hour of use and misuse of the boot server, which must not grow (SOAK
 
 bench: ## Measure against peers and print the table of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
+
+screenshots: ## Take the dashboard's pictures in docs/images anew
+	$(BIN)/python tests/support/dashboard_pictures.py docs/images
 
 docs: ## Rewrite docs/reference.md from the command tree and the models
 	$(BIN)/python -m bramble.reference docs/reference.md

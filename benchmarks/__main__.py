@@ -16,6 +16,7 @@ from benchmarks.bench import Bench
 from benchmarks.cases import (
     agent_cost,
     control,
+    dashboard,
     dhcp,
     flash,
     http,
@@ -48,6 +49,7 @@ CASES: Final[dict[str, Case]] = {
     "flash": flash.run,
     "agent": agent_cost.run,
     "control": control.run,
+    "dashboard": dashboard.run,
     "tftp": tftp.run,
     "notfound": notfound.run,
     "storm": storm.run,

@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from bramble.dashboard.rack import Card, card_of
 from fleet.attention import MEMBERS
 from fleet.controller import Controller
 from fleet.errors import FleetError
 from fleet.etcd.view import EtcdView
-from fleet.etcd_door import EtcdDoor
 from fleet.joining import FOUNDED, FOUNDER
 from fleet.lifecycle import State
 from fleet.quorum import Member, quorum_of, removal_problem
 from fleet.snapshot_files import SnapshotInfo
 from fleet.snapshots import SnapshotHealth
 from fleet.spec.model import Role
-from fleet.store.glance import glances
+from fleet.store.glance import glances, nodes_of_role
 from fleet.store.records import NodeRecord
 from fleet.views import k3s_text
 
@@ -37,6 +36,12 @@ class EtcdSeen:
     at: float = 0.0
 
 
+class Etcd(Protocol):
+    """Who can be asked for etcd's members; `fleet.etcd_door` has it."""
+
+    async def observe(self) -> EtcdView: ...
+
+
 class EtcdGlance:
     """Asks etcd beside the pages: its servers may be away, and no page waits for them.
 
@@ -44,7 +49,7 @@ class EtcdGlance:
         on_answer: Called when there is something new to show.
     """
 
-    def __init__(self, etcd: EtcdDoor, clock: Callable[[], float], on_answer: Callable[[], None]) -> None:
+    def __init__(self, etcd: Etcd, clock: Callable[[], float], on_answer: Callable[[], None]) -> None:
         self._etcd = etcd
         self._clock = clock
         self._on_answer = on_answer
@@ -120,12 +125,11 @@ def cluster_page(controller: Controller, etcd: EtcdSeen) -> ClusterPage:
     """Read the record, and judge it with what etcd said last."""
     spec = controller.spec
     with controller.store.read() as reader:
-        records = reader.nodes()
-        cards = {glance.name: card_of(glance) for glance in glances(reader)}
+        servers = [
+            node for node in nodes_of_role(reader, Role.SERVER) if node.state is not State.DECOMMISSIONED
+        ]
+        seen = glances(reader)
         founder, founded = reader.value(FOUNDER) or "", reader.value(FOUNDED) is not None
-    servers = [
-        node for node in records if node.role is Role.SERVER and node.state is not State.DECOMMISSIONED
-    ]
     members = [
         Member(name=node.name, votes=True, healthy=node.state is State.READY)
         for node in servers
@@ -134,9 +138,10 @@ def cluster_page(controller: Controller, etcd: EtcdSeen) -> ClusterPage:
     healthy = sum(member.healthy for member in members)
     quorum = quorum_of(len(members)) if members else 0
     tone, verdict = verdict_of(len(members), healthy)
-    agents = [node for node in records if node.role is Role.AGENT and node.state is not State.DECOMMISSIONED]
+    cards = {glance.name: card_of(glance) for glance in seen}
+    agents = [one for one in seen if one.role == Role.AGENT and one.state is not State.DECOMMISSIONED]
     newest = sorted(controller.snapshots.files.sound(), key=lambda one: one.taken_at, reverse=True)
-    versions = {text for node in records if node.state in MEMBERS and (text := k3s_text(node))}
+    versions = {text for node in servers if node.state in MEMBERS and (text := k3s_text(node))}
     return ClusterPage(
         name=spec.name,
         version=spec.k3s.version,

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from fleet.attention import MEMBERS
 from fleet.boards import BoardError, BoardModel
 from fleet.health import TRAITS
 from fleet.health_desk import Held
 from fleet.lifecycle import FAILED_TWIN, State
+from fleet.quorum import quorum_of
+from fleet.spec.model import Role
 from fleet.store.glance import NodeGlance
 
 _PERCENT: Final = re.compile(r"\b(\d{1,3}) ?%")
@@ -118,12 +121,10 @@ class Card:
         return [
             self.name,
             self.group.value,
-            self.state,
             self.words,
             self.detail,
             self.percent,
             self.mark,
-            int(self.since),
         ]
 
 
@@ -176,6 +177,10 @@ def headline(cards: Iterable[Card], held: int) -> Headline:
     count = Counter(card.group for card in cards)
     total = len(cards) - count[Group.GONE]
     summary = f"{count[Group.READY]} of {total} {_plural(total, 'node')} ready"
+    if _stands_still(cards):
+        return Headline(
+            Group.ATTENTION.value, "The cluster stands still", "Too few servers are ready for etcd."
+        )
     troubled = [card for card in cards if card.group is Group.ATTENTION]
     if troubled:
         names = f"{troubled[0].name} needs you" if len(troubled) == 1 else f"{len(troubled)} nodes need you"
@@ -197,6 +202,13 @@ def headline(cards: Iterable[Card], held: int) -> Headline:
     return Headline(
         Group.WAITING.value, "No nodes yet", "Declare one in cluster.yaml, and 'bramble apply' it."
     )
+
+
+def _stands_still(cards: Sequence[Card]) -> bool:
+    """Whether more servers are away than etcd can do without; not before there were any."""
+    members = [card for card in cards if card.role == Role.SERVER and card.state in MEMBERS]
+    ready = sum(card.group is Group.READY for card in members)
+    return bool(members) and ready < quorum_of(len(members))
 
 
 def _plural(count: int, noun: str) -> str:

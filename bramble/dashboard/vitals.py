@@ -137,7 +137,7 @@ def draw(figure: Figure, times: Sequence[float], values: Sequence[float]) -> Spa
     return Spark(
         title=figure.title,
         now=_text(figure, points[-1][1]),
-        low=_text(figure, low),
+        low=f"{low:.{figure.digits}f}",
         high=_text(figure, high),
         path=path,
         area=f"{path}L{WIDTH} {HEIGHT}L0 {HEIGHT}Z",

@@ -13,8 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from fleet.lifecycle import State
+from fleet.spec.model import Role
 from fleet.store.access import AuditRecord
-from fleet.store.records import EventRecord
+from fleet.store.records import EventRecord, NodeRecord, node_from_row
 from fleet.store.tables import audit, events, nodes
 from fleet.store.transaction import Reader
 
@@ -54,6 +55,12 @@ def glances(reader: Reader, name: str | None = None) -> list[NodeGlance]:
         NodeGlance(node, board, role, _STATES[state], since, attempt, detail, pending)
         for node, board, role, state, since, attempt, detail, pending in reader.connection.execute(query)
     ]
+
+
+def nodes_of_role(reader: Reader, role: Role) -> list[NodeRecord]:
+    """The whole records of all servers, or of all agents, by name."""
+    query = sa.select(nodes).where(nodes.c.role == role.value).order_by(nodes.c.name)
+    return [node_from_row(row) for row in reader.connection.execute(query).mappings()]
 
 
 def newest_event(reader: Reader) -> int:

@@ -24,12 +24,16 @@ from fleet_story import ask_to_install, complete, enrol, install, let_in, requir
 
 from agent.protocol import Health, InstallProgress, InstallStep, K3sState, Outcome, Status
 from bramble.boot_table import to_report
+from bramble.dashboard.cluster_page import EtcdGlance
 from bramble.dashboard.compose import ObservedBoots, make_site
 from bramble.dashboard.door import make_context, serve_dashboard
 from bramble.dashboard.site import Site
 from fleet.api.doors import serve_admin
 from fleet.boards import BoardModel, MacAddress
 from fleet.boots import BootReport, BootStage
+from fleet.etcd.errors import EtcdError
+from fleet.etcd.view import EtcdMember, EtcdView
+from fleet.lifecycle import State
 from fleet.spec.model import ClusterSpec, DhcpMode, FirstBoot, NodeSpec, Role
 from fleet.tokens import TokenRole
 from imagebuilder.manifest import Manifest
@@ -140,7 +144,7 @@ class Rack:
 
     def boot(self, node: NodeSpec, files: tuple[tuple[str, int | None], ...] = PI5_FILES) -> None:
         """The board asks for an address and its boot files."""
-        board, now, name = identity(node), self.fleet.clock(), node.name
+        board, now, name = identity(node), self.fleet.clock() - 5.0, node.name
         see_event = self.observer.report
         see_event(DhcpDiscover(at=now, board=board, node=name))
         address = node.address or IPv4Address("10.77.0.99")
@@ -205,6 +209,33 @@ def attic(count: int = 8) -> ClusterSpec:
     return cluster_spec(*nodes, server_policy=FirstBoot.APPROVE)
 
 
+@dataclass
+class EtcdMemory:
+    """etcd of the servers that are Ready; the first one leads."""
+
+    fleet: Fleet
+
+    async def observe(self) -> EtcdView:
+        with self.fleet.store.read() as reader:
+            names = [
+                node.name for node in reader.nodes() if node.role is Role.SERVER and node.state is State.READY
+            ]
+        if not names:
+            raise EtcdError("no member of etcd answers", "Bring a server back.")
+        members = tuple(
+            EtcdMember(
+                id=number,
+                name=f"{name}-0a1b2c3d",
+                node=name,
+                healthy=True,
+                db_bytes=23 << 20,
+                raft_index=184_203,
+            )
+            for number, name in enumerate(names, 1)
+        )
+        return EtcdView(cluster_id=0xA77C, leader_id=1, members=members)
+
+
 def make_observer(fleet: Fleet) -> Observer:
     """The boot server's observer without a boot server."""
 
@@ -232,6 +263,7 @@ def live_rack(state: Path, spec: ClusterSpec) -> Iterator[Rack]:
         image = make_image(state / "image")
         images: Mapping[str, Manifest] = {IMAGE_ID: image.manifest}
         site = make_site(fleet.controller, ObservedBoots(observer), lambda: images)
+        site = replace(site, etcd=EtcdGlance(EtcdMemory(fleet), time.time, site.feed.poke))
         try:
             async with AsyncExitStack() as stack:
                 tls = make_context(fleet.pki, None)

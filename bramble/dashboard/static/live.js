@@ -70,6 +70,7 @@
 
   // The rack: each card is patched in place -----------------------------------------------------------------
   const rack = document.getElementById("rack");
+  const isDense = rack !== null && rack.classList.contains("dense");
   const group = (name) => document.querySelector(`[data-group="${name}"]`);
   const write = (card, kind, tag, text) => {
     let part = card.querySelector(`.${kind}`);
@@ -81,11 +82,11 @@
     }
     if (part.textContent !== text) part.textContent = text;
   };
-  const patch = ([name, where, state, words, detail, percent, mark]) => {
+  const patch = ([name, where, words, detail, percent, mark]) => {
     const card = document.getElementById(`n-${name}`);
     if (!card) return false;
-    card.dataset.s = state;
-    write(card, "w", "p", words);
+    // Where there are hundreds of cards each says one thing; the words say it where nothing is more exact.
+    write(card, "w", "p", isDense && detail ? "" : words);
     write(card, "d", "p", detail);
     write(card, "k", "p", mark);
     let bar = card.querySelector("progress");

@@ -47,6 +47,16 @@ def test_a_storm_of_boards_is_played_and_not_found_is_timed(tmp_path: Path) -> N
     assert all(float(figure) > 0 for figure in boards), rows
 
 
+def test_the_dashboard_is_measured_with_a_browser_and_its_pages_keep_to_their_size(tmp_path: Path) -> None:
+    result = run_benchmarks(tmp_path, "--trial", "--only=dashboard")
+    assert result.returncode == 0, result.stderr
+    rows = [match.groups() for match in ROW.finditer(result.stdout)]
+    ours = [figure for name, figure, *_rest in rows if name.startswith("bramble")]
+    assert len(ours) == 1 + 2 + 8
+    assert all(float(figure) > 0 for figure in ours), rows
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_store_without_the_base_gives_a_row_that_says_so(tmp_path: Path) -> None:
     result = run_benchmarks(tmp_path, "--trial", "--only=delta", "--store", str(tmp_path / "empty"))
     assert result.returncode == 0, result.stderr

@@ -210,6 +210,13 @@ def test_what_stands_against_a_re_image_is_said_before_it_is_ordered(admin: Watc
         rack.do(lambda: silence(True))
 
 
+def test_etcds_members_are_asked_beside_the_page(admin: Watched) -> None:
+    admin.go("/cluster")
+    members = admin.page.get_by_role("region", name="Members of etcd")
+    expect(members).to_contain_text("leader")
+    expect(members.get_by_role("rowheader", name="pi5-master-2")).to_be_visible()
+
+
 def test_without_scripts_everything_can_be_done(browser: Browser, rack: Rack) -> None:
     with visitor(browser, rack.url, java_script_enabled=False) as plain:
         page = plain.page

@@ -77,6 +77,25 @@ def test_the_headline_answers_whether_all_is_well(found: list[Card], held: int, 
     assert (head.tone, head.text) == (tone, text)
 
 
+@pytest.mark.parametrize(
+    ("states", "text"),
+    [
+        ("ready ready ready", "All is well"),
+        ("ready ready lost", "s2 needs you"),
+        ("ready lost lost", "The cluster stands still"),
+        ("draining ready ready", "1 node at work"),
+        ("lost", "The cluster stands still"),
+        ("declared declared joining", "1 node at work"),
+    ],
+)
+def test_lost_quorum_is_said_before_anything_else(states: str, text: str) -> None:
+    found = [
+        card_of(NodeGlance(f"s{number}", "pi5", "server", State(state), 0.0, 1, "", None))
+        for number, state in enumerate(states.split())
+    ]
+    assert headline(found, 0).text == text
+
+
 def test_a_decommissioned_node_is_not_missed() -> None:
     found = [*cards(ready=2), card_of(glance("old", State.DECOMMISSIONED))]
     assert headline(found, 0).more == "2 of 2 nodes ready"
