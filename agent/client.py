@@ -149,10 +149,18 @@ class _Connection(http.client.HTTPSConnection):
     def __init__(self, endpoint: Endpoint, trust: Trust, context: ssl.SSLContext) -> None:
         super().__init__(endpoint.host, endpoint.port, timeout=CONNECT_TIMEOUT_S, context=context)
         self._trust = trust
+        self._tls = context
 
     def connect(self) -> None:
-        super().connect()
-        sock = self.sock
+        # As the base class, but for the type of the name: of a text Python makes an international domain
+        # name, for which it loads tables of Unicode that stay (0.2 MB).
+        host: str | bytes = self.host.encode() if self.host.isascii() else self.host
+        plain = socket.create_connection((host, self.port), self.timeout)  # type: ignore[arg-type]
+        try:
+            self.sock = sock = self._tls.wrap_socket(plain, server_hostname=host)
+        except BaseException:
+            plain.close()
+            raise
         try:
             sock.settimeout(REQUEST_TIMEOUT_S)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import socket
 
 KUBELET_PORT = 10248
 ETCD_METRICS_PORT = 2381
@@ -74,6 +75,8 @@ class K3sProbes:
 def _get(port: int, path: str, limit: int) -> tuple[int, bytes] | None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
     try:
+        # Connected here, to bytes: see `agent.client` for why.
+        connection.sock = socket.create_connection((b"127.0.0.1", port), TIMEOUT_S)  # type: ignore[arg-type]
         connection.request("GET", path)
         response = connection.getresponse()
         return response.status, response.read(limit)

@@ -9,30 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 from agent import __version__, clock
 from agent.actions import configure, finish_join, place_material, start_unit
 from agent.backoff import Backoff
 from agent.client import AuthorityTrust, ControlClient, Refused, Unreachable, Untrusted
-from agent.commands import Runner
-from agent.commands import run as run_command
 from agent.device_key import DeviceKey
 from agent.duties import RESTORE_INTERVAL_S, Duties, Place
 from agent.enrol import Applicant, Identity, ask, read_boot_id
 from agent.errors import AgentError
 from agent.files import disk_errors
-from agent.hardware import ROOT, read_hardware, read_interfaces, read_text
+from agent.hardware import read_hardware, read_interfaces
 from agent.health import Places, is_clock_synchronised, read_health
+from agent.host import RELEASE_VARIABLE, Host, own_digest, read_image_id
 from agent.join_gates import find_data_disk, find_gates, measure_sync_ms
 from agent.k3s import K3s
 from agent.network import read_address
@@ -70,7 +66,6 @@ from agent.protocol import (
     StatusAccepted,
     Verdict,
 )
-from agent.ring import Ring
 from agent.sampler import Sampler
 from agent.state import JoinRecord, NodeConfig, StateStore, forget_ticket, load_node_config
 from agent.trusted import TrustedAuthorities
@@ -78,40 +73,15 @@ from agent.verify import OrderVerifier
 
 log = logging.getLogger("bramble.agent")
 
-MIN_INTERVAL_S, MAX_INTERVAL_S = 1.0, 300.0
+MAX_INTERVAL_S = 300.0
 REJECTED_PAUSE_S = 120.0
 RENEWAL_RETRY_S = 3600.0
 MAX_ROUNDS = 8
 """Rounds of plan and apply before a report goes out: one order leads to the next without waiting an
 interval."""
 BOOT_MODE_NETWORK = 2
-RELEASE_VARIABLE = "BRAMBLE_RELEASE"
-"""Set by the launcher: the digest of the release that it started."""
 CERTIFICATE_UNKNOWN = 401
 """The server does not know the certificate (any more): enrol again, with what proof there is."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Host:
-    """The node as the service finds it; tests give another root and other commands."""
-
-    root: Path = ROOT
-    run: Runner = run_command
-    now: Callable[[], float] = time.time
-    set_clock: Callable[[float], None] = clock.set_clock
-    min_interval_s: float = MIN_INTERVAL_S
-    release: str = ""
-    """SHA-256 of the zipapp that this process runs from."""
-    ring: Ring = dataclasses.field(default_factory=Ring)
-    """What the agent logged last."""
-
-    @property
-    def node_file(self) -> Path:
-        return self.root / "etc/bramble/node.json"
-
-    @property
-    def state_directory(self) -> Path:
-        return self.root / "var/lib/bramble"
 
 
 class _Waiting(AgentError):
@@ -141,7 +111,7 @@ class Service:
         self._k3s = K3s(config.role, host.run, host.root)
         self._sampler = Sampler(host.root, host.run)
         self._boot_id = read_boot_id(host.root)
-        self._image_id = _read_image_id(host.root)
+        self._image_id = read_image_id(host.root)
         self._hardware = read_hardware(host.root)
         self._notes: list[Problem] = []
         self._duties = Duties(
@@ -504,25 +474,10 @@ class Service:
             self._manager.tell("WATCHDOG=1")
 
 
-def _read_image_id(root: Path) -> str | None:
-    try:
-        value = json.loads(read_text(root / "etc/bramble/image.json") or "{}")
-    except ValueError:
-        return None
-    image_id = value.get("image_id") if isinstance(value, dict) else None
-    return image_id if isinstance(image_id, str) else None
-
-
-def _own_digest() -> str:
-    """Of the zipapp that Python was started with; empty for anything else."""
-    program = Path(sys.argv[0])
-    return hashlib.sha256(program.read_bytes()).hexdigest() if program.suffix == ".pyz" else ""
-
-
 def main() -> int:
     """Run under systemd until SIGTERM."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
-    host = Host(release=os.environ.get(RELEASE_VARIABLE) or _own_digest())
+    host = Host(release=os.environ.get(RELEASE_VARIABLE) or own_digest())
     host.ring.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(host.ring)
     service = Service(load_node_config(host.node_file), host, parse_environment(dict(os.environ)))

@@ -32,13 +32,14 @@ from fleet.enrolment import (
     Decision,
     DeviceStanding,
     InstallerCase,
+    Recognition,
     TicketStanding,
     decide_agent,
     decide_installer,
 )
 from fleet.ground import Ground
 from fleet.lifecycle import Happening, State, allows
-from fleet.pki import CsrError, csr_public_key, key_sha256
+from fleet.pki import CsrError, csr_common_name, csr_public_key, key_sha256
 from fleet.roster import Match, recognise
 from fleet.sessions import Session, Sessions
 from fleet.sightings import held_reason, learned_identity, model_of, record_sighting
@@ -235,6 +236,8 @@ class AdmissionDesk:
             )
             decision = decide_agent(case)
             if node is None:
+                if match.recognition is Recognition.UNKNOWN and proof.kind is ProofKind.TICKET:
+                    decision = self._name_stray_ticket(tx, session, proof, decision)
                 self._note_stranger(tx, session, decision, now)
                 return _verdict(decision, None)
             if decision.outcome is not Outcome.ENROLLED:
@@ -378,6 +381,25 @@ class AdmissionDesk:
             tx.update_node(node, **identity)
             tx.add_event(entry, now, node=node.name, board=node.board_id)
         return _verdict(decision, node.name, certificate_pem=issued.pem, ca_pem=self._ground.pki.ca_pem)
+
+    def _name_stray_ticket(
+        self, tx: Transaction, session: Session, proof: Proof, decision: Decision
+    ) -> Decision:
+        """A card that was written for a node is in a board that cluster.yaml does not know.
+
+        It gets no certificate: that would be a credential without a place. A person who gives the node this
+        board's serial gives it its place, and the ticket, which is not burnt, lets it in.
+        """
+        name = csr_common_name(proof.csr_pem)
+        node = tx.node(name) if name is not None else None
+        if node is None or self._weigh_ticket(tx, node, session, proof)[1] is not TicketStanding.VALID:
+            return decision
+        serial = session.serial.text if session.serial else "serial number"
+        return dataclasses.replace(
+            decision,
+            reason=f"{decision.reason}, and shows the unused ticket of {node.name}. If it is to be "
+            f"{node.name}, give that node {serial} in cluster.yaml and run 'bramble apply'",
+        )
 
     def _weigh_ticket(
         self, tx: Transaction, node: NodeRecord, session: Session, proof: Proof

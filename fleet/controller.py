@@ -40,12 +40,13 @@ from fleet.errands import ErrandDesk
 from fleet.errors import FleetError
 from fleet.etcd_door import EtcdDoor
 from fleet.events import Entry
+from fleet.founding import release_founder
 from fleet.ground import Ground
 from fleet.handouts import HandoutDesk
 from fleet.heartbeats import StatusIntake
 from fleet.installs import ControlInfo, ImageProvider, InstallDesk
 from fleet.join_preparation import JoinPreparation
-from fleet.joining import FOUNDED, FOUNDER, JoinDesk
+from fleet.joining import JoinDesk
 from fleet.k3s import K3sMaterial
 from fleet.kube_door import Connect, KubeDoor
 from fleet.lifecycle import Happening, Standing, State
@@ -65,7 +66,7 @@ from fleet.rollout.desk import RolloutDesk
 from fleet.secret import Secret
 from fleet.sightings import release_declared
 from fleet.snapshots import SNAPSHOTS, SnapshotDesk
-from fleet.spec.model import ClusterSpec, NodeSpec, Role
+from fleet.spec.model import ClusterSpec, NodeSpec
 from fleet.store.database import Store, StoreError
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Transaction
@@ -264,6 +265,7 @@ class Controller:
     def _sync_declared(self) -> None:
         """Bring the store's nodes in line with cluster.yaml."""
         now = self._clock()
+        self.pki.note_life(self.spec.policy.certificate_life_s)
         with self.store.write() as tx:
             known = {record.name: record for record in tx.nodes()}
             for node in self.spec.nodes:
@@ -275,7 +277,7 @@ class Controller:
             for record in known.values():
                 _remove(tx, record, now)
             release_declared(tx, self.spec)
-            _release_founder(tx, now)
+            release_founder(tx, now)
 
     def _add(self, tx: Transaction, node: NodeSpec, now: float) -> None:
         record = NodeRecord(
@@ -344,17 +346,6 @@ def _say_once_ever(tx: Transaction, node: NodeRecord, entry: Entry, now: float) 
     """Not again with each start of the server."""
     if all(event.text != entry.text for event in tx.timeline(node=node.name)):
         tx.add_event(entry, now, node=node.name, board=node.board_id)
-
-
-def _release_founder(tx: Transaction, now: float) -> None:
-    """Let another server found the cluster when the one that should have is no server of it any more."""
-    founder = tx.value(FOUNDER)
-    if founder is None or tx.value(FOUNDED) is not None:
-        return
-    node = tx.node(founder)
-    if node is None or node.role is not Role.SERVER or node.state is State.DECOMMISSIONED:
-        tx.remove_value(FOUNDER)
-        tx.add_event(events.founder_released(), now, node=founder, board=node.board_id if node else None)
 
 
 def _remove(tx: Transaction, record: NodeRecord, now: float) -> None:

@@ -283,7 +283,16 @@ def identity_changed(name: str) -> Entry:
 def founder_released() -> Entry:
     return Entry(
         kind=Kind.JOIN,
-        text="no longer the server that founds the cluster: it never was Ready and left; the next one does",
+        text="no longer the server that founds the cluster: it never was Ready; the next one does",
+    )
+
+
+def founder_kept(name: str) -> Entry:
+    return Entry(
+        kind=Kind.ALARM,
+        text="it was told how to found the cluster, and may have: no other server founds one",
+        hint=f"'bramble approve {name}' lets it go on. Switch it off and take it out of cluster.yaml "
+        "('bramble apply') to have the next server found the cluster.",
     )
 
 

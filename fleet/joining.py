@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from agent.protocol import Desired, JoinMaterial, K3sState, NodeFile, Problem, Status, StatusAccepted
-from fleet import events
+from fleet import events, founding
 from fleet.clones import is_copied, suspend_cloned
 from fleet.eeprom_orders import number_of
 from fleet.errands import ErrandDesk
@@ -53,10 +53,8 @@ MAX_SEQUENCE: Final = 2**53
 MAX_BOOT_ID: Final = 64
 READ_WITH_STATUS: Final = ("unobserved.", "eeprom.", "reboot.")
 """kv: what is asked of a node with each of its reports, by prefix; `fleet.heartbeats` reads it in one go."""
-FOUNDER: Final = "k3s.founder"
-"""kv: the one server that may initialise the cluster; set once, before it is told."""
-FOUNDED: Final = "k3s.founded"
-"""kv: set when that server was Ready."""
+FOUNDER: Final = founding.FOUNDER
+FOUNDED: Final = founding.FOUNDED
 REMOVED_MEMBER: Final = "removed_member"
 TOKEN_REJECTED: Final = "token_rejected"
 ETCD_DATA: Final = "/var/lib/rancher/k3s/server/db"
@@ -222,6 +220,8 @@ class JoinDesk:
         if REMOVED_MEMBER in join.answered and node.role is Role.SERVER:
             material = dataclasses.replace(material, set_aside=(ETCD_DATA,))
         with ground.store.write() as tx:
+            if founds and not founding.note_told(tx, node.name):
+                raise RefusedError(409, "not-your-turn", f"{node.name} founds the cluster no longer")
             ground.say_once(tx, events.material_given(unit_of(node.role)), now, node=node)
         return material
 
@@ -434,7 +434,7 @@ class JoinDesk:
             reason = f"the record is a backup's, and {lost[0]}, not seen since, may have founded the cluster"
             self._ground.say_once(tx, events.join_waits(reason), now, node=node)
             return node, reason
-        if turn.founds and tx.claim_value(FOUNDER, node.name) != node.name:
+        if turn.founds and not founding.claim(tx, node.name):
             return node, "another server founds the cluster"
         if slow := slow_disk_text(node):
             self._ground.say_once(tx, events.slow_disk(slow), now, node=node)

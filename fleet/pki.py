@@ -1,10 +1,10 @@
 """The control server's own PKI: one CA, its server and node certificates, and the key behind tickets.
 
 Owns these files of the state directory, all 0600: `control-ca.crt`, `control-ca.key`, `control.crt`,
-`control.key`, `ticket.key`; while the CA is being replaced (`fleet.pki_rotation`) also `control-ca.next.crt`,
-`control-ca.next.key` and `control-ca.previous.crt`. Installed nodes trust what they were handed out.
-Nodes are known by the serial number of their certificate, which the store keeps; forgetting the number
-revokes the certificate.
+`control.key`, `ticket.key`, `certificate-life`; while the CA is being replaced (`fleet.pki_rotation`) also
+`control-ca.next.crt`, `control-ca.next.key` and `control-ca.previous.crt`. Installed nodes trust what they
+were handed out. Nodes are known by the serial number of their certificate, which the store keeps;
+forgetting the number revokes the certificate.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from agent.orders import SignedOrder, signed_bytes
 from agent.protocol import encode
@@ -52,6 +53,8 @@ CA_KEY: Final = "control-ca.key"
 NEXT_CERTIFICATE: Final = "control-ca.next.crt"
 NEXT_KEY: Final = "control-ca.next.key"
 PREVIOUS_CERTIFICATE: Final = "control-ca.previous.crt"
+LONGEST_LIFE: Final = "certificate-life"
+"""Seconds: the longest life that any policy gave nodes' certificates."""
 VERIFY_NO_CHECK_TIME: Final = ssl.VerifyFlags(0x200000)
 """X509_V_FLAG_NO_CHECK_TIME, which `ssl` has no name for. Source: OpenSSL, <openssl/x509_vfy.h>."""
 MAX_CSR_BYTES: Final = 8 * 1024
@@ -201,6 +204,11 @@ class ControlPki:
         )
         return NodeCertificate(certificate_pem(certificate).decode(), f"{certificate.serial_number:x}")
 
+    def note_life(self, seconds: int) -> None:
+        """A policy is in force that lets certificates live for so long: they may outlive it."""
+        if seconds > longest_life_s(self._directory):
+            write_private(self._directory / LONGEST_LIFE, f"{seconds}\n".encode())
+
     def sign_order(self, kind: str, node: str, message: Any) -> SignedOrder:
         """An order for one node, signed with the CA's key; `agent.orders` has the form."""
         body = encode(message)
@@ -215,6 +223,15 @@ class ControlPki:
         """
         message = f"bramble ticket v1\0{node}\0{intent}\0{attempt}".encode()
         return Secret(hmac.new(self._ticket_key, message, hashlib.sha256).hexdigest())
+
+
+def longest_life_s(directory: Path) -> float:
+    """Of the certificates that nodes of this state directory may hold."""
+    try:
+        noted = int((directory / LONGEST_LIFE).read_text("ascii"))
+    except (FileNotFoundError, ValueError):
+        noted = 0
+    return max(noted, NODE_LIFETIME.total_seconds())
 
 
 def csr_public_key(csr_pem: str) -> ec.EllipticCurvePublicKey:
@@ -236,6 +253,15 @@ def csr_public_key(csr_pem: str) -> ec.EllipticCurvePublicKey:
     if not valid:
         raise CsrError("the certificate request is not signed by its own key")
     return key
+
+
+def csr_common_name(csr_pem: str) -> str | None:
+    """What a certificate request that `csr_public_key` took says of its maker: a claim, no more."""
+    try:
+        names = x509.load_pem_x509_csr(csr_pem.encode()).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except ValueError:
+        return None
+    return str(names[0].value) if names else None
 
 
 def key_sha256(key: ec.EllipticCurvePublicKey) -> str:

@@ -26,10 +26,10 @@ from fleet.pki import (
     CA_LIFETIME,
     NEXT_CERTIFICATE,
     NEXT_KEY,
-    NODE_LIFETIME,
     PREVIOUS_CERTIFICATE,
     finish_switch,
     key_sha256,
+    longest_life_s,
 )
 
 RENEWED_WITHIN: Final = 1 / 3
@@ -66,7 +66,8 @@ def switch(directory: Path, now: float, certificate_life_s: int, *, force: bool 
 
     Args:
         certificate_life_s: Of the policy now. An agent renews at a third of the life of the one that it
-            holds, and that may be from before the policy was made shorter: the usual life counts at least.
+            holds, and that may be from before the policy was made shorter: the longest life counts that any
+            policy had while a server ran here, and the usual one at least.
 
     Raises:
         RotationError: There is none, or nodes may not have heard of it yet.
@@ -77,7 +78,7 @@ def switch(directory: Path, now: float, certificate_life_s: int, *, force: bool 
         raise RotationError("there is no next control CA", "'bramble ca prepare' makes it.")
     load_authority(following.read_bytes(), key.read_bytes())
     announced = x509.load_pem_x509_certificate(following.read_bytes()).not_valid_before_utc + CLOCK_SLACK
-    longest_s = max(certificate_life_s, NODE_LIFETIME.total_seconds())
+    longest_s = max(certificate_life_s, longest_life_s(directory))
     ready = announced + timedelta(seconds=longest_s * RENEWED_WITHIN) + SLACK
     if utc(now) < ready and not force:
         raise RotationError(

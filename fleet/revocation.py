@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from fleet import events
+from fleet.founding import may_have_founded, release_founder
 from fleet.join_turn import WANTS_TO_JOIN
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Transaction
@@ -30,3 +31,6 @@ def revoke_node(tx: Transaction, node: NodeRecord, now: float) -> None:
         join_allowed=node.join_allowed and node.state not in WANTS_TO_JOIN,
     )
     tx.add_event(events.revoked(node.name), now, node=node.name, board=node.board_id)
+    if may_have_founded(tx, node.name):
+        tx.add_event(events.founder_kept(node.name), now, node=node.name, board=node.board_id)
+    release_founder(tx, now)

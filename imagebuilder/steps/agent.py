@@ -57,8 +57,9 @@ def pack_agent(package: Path) -> bytes:
     with zipfile.ZipFile(body, "w") as archive:
         for name, content in sorted(members.items()):
             info = zipfile.ZipInfo(name, _ZIP_TIME)
-            info.compress_type = zipfile.ZIP_DEFLATED
+            # Not compressed: 200 KB more of a disk, but no zlib in the memory of the agent, 0.25 MB less.
+            info.compress_type = zipfile.ZIP_STORED
             info.external_attr = 0o100644 << 16
             info.create_system = 3  # Unix, whatever host packs it
-            archive.writestr(info, content, compresslevel=9)
+            archive.writestr(info, content)
     return _SHEBANG + body.getvalue()

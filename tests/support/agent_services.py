@@ -10,8 +10,9 @@ from pathlib import Path
 from agent_nodes import FakeSystem
 
 from agent.backoff import Backoff
+from agent.host import Host
 from agent.notify import ServiceManager
-from agent.service import Host, Service
+from agent.service import Service
 from agent.state import load_node_config
 
 

@@ -12,7 +12,7 @@ from agent_nodes import FakeSystem, make_node_root
 from agent_services import make_service, serving
 from cryptography import x509
 from fakes_agent import TICKET, ControlServer, make_authority, running
-from fakes_fleet import cluster_spec, hardware_of, node_spec
+from fakes_fleet import cluster_spec, hardware_of, node_spec, open_fleet
 from fakes_fleet_server import Running
 from fakes_fleet_server import running as running_fleet
 from fleet_story import let_in, require_token
@@ -24,7 +24,7 @@ from agent.orders import SignedOrder
 from agent.protocol import Desired, InstallComplete, JoinMaterial, Outcome, ProofKind
 from agent.trusted import TrustedAuthorities, split_bundle
 from agent.verify import OrderVerifier
-from fleet.pki import CA_CERTIFICATE, NEXT_CERTIFICATE, NEXT_KEY, open_pki
+from fleet.pki import CA_CERTIFICATE, NEXT_CERTIFICATE, NEXT_KEY, longest_life_s, open_pki
 from fleet.pki_rotation import RotationError, prepare, retire, switch
 
 pytestmark = pytest.mark.integration
@@ -247,3 +247,27 @@ def test_shorter_life_of_certificates_does_not_shorten_the_wait_for_those_from_b
     with pytest.raises(RotationError, match="not every node has heard"):
         switch(tmp_path, now + 86400, 600)
     switch(tmp_path, now + 3 * 86400, 600)
+
+
+def test_long_life_under_a_policy_of_before_is_remembered(tmp_path: Path) -> None:
+    """Certificates of 90 days were issued before the policy was made shorter: they are renewed after 30."""
+    now, day = time.time(), 86400
+    pki = open_pki(tmp_path, "attic", now)
+    pki.note_life(90 * day)
+    pki.note_life(3600)
+    assert longest_life_s(tmp_path) == 90 * day
+    prepare(tmp_path, "attic", now)
+    with pytest.raises(RotationError, match="not every node has heard"):
+        switch(tmp_path, now + 29 * day, 3600)
+    switch(tmp_path, now + 31 * day, 3600)
+
+
+def test_the_server_notes_the_life_that_its_policy_gives(tmp_path: Path) -> None:
+    spec = cluster_spec(AGENT)
+    longer = dataclasses.replace(spec, policy=dataclasses.replace(spec.policy, certificate_life_s=90 * 86400))
+    fleet = open_fleet(tmp_path, spec)
+    assert longest_life_s(tmp_path) == spec.policy.certificate_life_s
+    fleet.controller.declare(longer)
+    fleet.controller.declare(spec)
+    fleet.store.close()
+    assert longest_life_s(tmp_path) == 90 * 86400

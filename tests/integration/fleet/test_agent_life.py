@@ -48,7 +48,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import pathlib
 from agent.notify import ServiceManager
-from agent.service import Host, Service
+from agent.host import Host
+from agent.service import Service
 from agent.state import load_node_config
 host = Host(root=pathlib.Path(sys.argv[2]), release=sys.argv[3], min_interval_s=0.05)
 Service(load_node_config(host.node_file), host, ServiceManager()).run()
