@@ -23,7 +23,7 @@ COMMANDS = {
     "check": "bramble.sized_commands:check",
     "base": "imagebuilder.cli_bases:base",
     "build": "bramble.prove_command:build",
-    "gc": "imagebuilder.cli_store:gc",
+    "gc": "bramble.gc_command:gc",
     "store": "imagebuilder.cli_store:store_commands",
     "flash": "bramble.flash_command:flash",
     "image": "bramble.cli:image",

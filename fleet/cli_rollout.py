@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -164,10 +164,10 @@ def status(file: Path, as_json: bool, watch: bool) -> None:
             time.sleep(WATCH_S)
 
 
-def _table(shown: Any, now: float) -> Table | Text:
+def _table(shown: Any, now: float) -> Group | Text:
     if shown is None:
         return Text("There was no rollout yet.")
-    table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("node", "role", "step", "state", "took", ""):
         table.add_column(name)
     for step in shown["steps"]:
@@ -176,8 +176,7 @@ def _table(shown: Any, now: float) -> Table | Text:
         word = Text(step["state"], style=_STYLES.get(step["state"], ""))
         state = state_text(step["node_state"]) if step["node_state"] else Text("gone")
         table.add_row(step["node"], step["role"], word, state, took, note)
-    table.caption = _summary(shown, now)
-    return table
+    return Group(table, Text(f"\n{_summary(shown, now)}"))
 
 
 def _summary(shown: Any, now: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
+import zoneinfo
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -34,7 +35,7 @@ def _probe(path: Path) -> PathKind:
 
 NODE_KEYS: Final = frozenset(NodeSection.model_fields)
 SECTIONS: Final = frozenset(ClusterDocument.model_fields)
-AROUND: Final = Surroundings(Path("/home/reader/attic"), _probe, frozenset())
+AROUND: Final = Surroundings(Path("/home/reader/attic"), _probe, frozenset(zoneinfo.available_timezones()))
 
 
 def yaml_complaints(page: Page) -> Iterator[Complaint]:

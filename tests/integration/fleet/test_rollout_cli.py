@@ -1,0 +1,153 @@
+"""`bramble rollout` as a person types it, against a running server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from fakes_fleet_server import Running, running
+
+from fleet.cli_rollout import rollout
+from fleet.errors import FleetError
+from fleet.lifecycle import Standing, State
+from fleet.spec import load_cluster
+from fleet.tokens import TokenRole
+
+pytestmark = pytest.mark.integration
+
+CLUSTER = """
+version: 1
+cluster: {name: attic, domain: attic.internal, k3s: {version: v1.33.5+k3s1}}
+image: {base: debian-trixie, user: {name: pi, ssh_authorized_keys: []}}
+network: {interface: eth0, dhcp: full, subnet: 10.77.0.0/24, server_address: 10.77.0.1}
+nodes:
+  - {name: s1, board: pi5, role: server, serial: 10000000abcd0001, address: 10.77.0.11, disk: nvme}
+  - {name: a1, board: pi5, role: agent, serial: 10000000abcd0002, address: 10.77.0.12, disk: nvme}
+  - {name: a2, board: pi5, role: agent, serial: 10000000abcd0003, address: 10.77.0.13, disk: nvme}
+"""
+NEW = "1c" * 32
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    """Every node is Ready with the image `f…`; the new one is built."""
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("BRAMBLE_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "cluster.yaml"
+    file.write_text(CLUSTER)
+    with running(tmp_path / "state" / "attic", load_cluster(file)) as one:
+        one.fleet.images.known[NEW] = "v1.33.5+k3s1"
+        one.in_loop(lambda: make_ready(one))
+        yield one
+
+
+def make_ready(server: Running) -> None:
+    import sqlalchemy as sa
+
+    from fleet.store.tables import nodes
+
+    standing = Standing(state=State.READY, since=1.0, progressed_at=1.0)
+    with server.fleet.store.write() as tx:
+        values = {"state": standing.state.value, "image_id": "f" * 64}
+        tx.connection.execute(sa.update(nodes).values(**values))
+
+
+def typed(*arguments: str, answer: str | None = None) -> Result:
+    return CliRunner().invoke(rollout, list(arguments), input=answer)
+
+
+def shown(*arguments: str) -> Any:
+    result = typed(*arguments, "--json")
+    return json.loads(result.stdout)
+
+
+def test_a_dry_run_shows_the_order_and_changes_nothing(server: Running) -> None:
+    result = typed("--image", NEW[:12], "--dry-run", "--soak", "1h")
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[0].startswith("image 1c1c1c1c1c1c, k3s v1.33.5+k3s1; agents first")
+    assert "a1" in lines[1]
+    assert "agent, ready, has ffffffffffff, goes first and is watched for 1 h" in lines[1]
+    assert "s1" in lines[3]
+    assert "- the cluster.yaml in force has image ffffffffffff" in result.output
+    assert lines[-1] == "nothing was changed"
+    assert typed("status").output == "There was no rollout yet.\n"
+    assert shown("status") is None
+
+
+def test_from_the_first_word_to_the_last(server: Running) -> None:
+    begun = typed("--image", NEW, "--canary", "a2", "--yes")
+    assert begun.exit_code == 0, begun.output
+    assert "rollout 1 of image 1c1c1c1c1c1c to 3 node(s) has begun, a2 first" in begun.output
+    view = shown("status")
+    assert (view["number"], view["phase"], view["canary"], view["total"]) == (1, "running", "a2", 3)
+    assert [step["node"] for step in view["steps"]] == ["a2", "a1", "s1"]
+    table = typed("status").output
+    assert "waiting" in table
+    assert "running, 0 of 3 done" in table
+    again = typed("--image", NEW, "--yes")
+    assert again.exit_code == 1
+    assert "! rollout 1 of image 1c1c1c1c1c1c is running" in again.output
+    assert "is paused" in typed("pause").output
+    assert "'bramble rollout resume' goes on" in typed("status").output
+    assert "rollout 1 goes on" in typed("resume").output
+    assert "is over; 0 of 3" in typed("abort").output
+    assert shown("status")["phase"] == "aborted"
+
+
+def test_what_cannot_be_is_said_and_exits_with_one(server: Running) -> None:
+    result = typed("--image", NEW, "--max-parallel", "5", "--yes")
+    assert result.exit_code == 1
+    assert "! 5 agents at a time are more than the 1" in result.output
+    assert shown("status") is None
+    unknown = typed("--image", "abcdef123456", "--yes")
+    assert isinstance(unknown.exception, FleetError)
+    assert "there is no image 'abcdef123456'" in unknown.exception.message
+    nothing = typed("resume")
+    assert isinstance(nothing.exception, FleetError)
+    assert "no rollout to resume: there is none" in nothing.exception.message
+
+
+def test_it_is_asked_about_where_there_is_a_terminal_and_refused_where_not(server: Running) -> None:
+    result = typed("--image", NEW)
+    assert isinstance(result.exception, FleetError)
+    assert "no terminal to ask on" in result.exception.message
+    assert shown("status") is None
+    assert typed("--soak", "soon", "--yes").exit_code == 2
+    assert typed("--max-parallel", "0", "--yes").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[]",
+        b"{",
+        b'{"imagee": "x"}',
+        b'{"image": 7}',
+        b'{"image": ""}',
+        b'{"canary": "a\\u0007"}',
+        b'{"max_parallel": 0}',
+        b'{"max_parallel": true}',
+        b'{"max_parallel": 1e9}',
+        b'{"soak_s": -1}',
+        b'{"soak_s": "1h"}',
+        b'{"soak_s": NaN}',
+        b'{"dry_run": "no"}',
+    ],
+)
+def test_bodies_that_are_no_order_are_refused(server: Running, body: bytes) -> None:
+    admin = server.person("ci", TokenRole.ADMIN)
+    assert admin.ask("POST", "/v1/admin/rollout", body).status == 400
+    assert shown("status") is None
+
+
+def test_viewers_look_and_admins_order(server: Running) -> None:
+    viewer = server.person("eve", TokenRole.VIEWER)
+    assert viewer.ask("GET", "/v1/admin/rollout").status == 200
+    for path in ("", "/pause", "/resume", "/abort"):
+        assert viewer.ask("POST", f"/v1/admin/rollout{path}", b"{}").status == 403
