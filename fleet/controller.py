@@ -157,7 +157,8 @@ class Controller:
         self.reimages.driver.servers = servers
         self.reimages.checks.append(servers.check)
         self.reboots = RebootDesk(store)
-        self.reimages.driver.way_in = EntryDesk(ground, self.power)
+        self.reimages.driver.way_in = way_in = EntryDesk(ground, self.power)
+        self.reimages.checks.append(way_in.check)
         gate = ReimageGate(ground, images)
         self.reimages.guards.append(gate.guard)
         self.reimages.checks.append(gate.check)

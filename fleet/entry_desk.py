@@ -22,7 +22,8 @@ from fleet.power.open import is_switchable
 from fleet.reboot_orders import give_order, refusal_of
 from fleet.refusal import RefusedError
 from fleet.reimage.kinds import ReimageKind
-from fleet.reimage.seams import NotYet
+from fleet.reimage.problems import Problem
+from fleet.reimage.seams import Findings, NotYet, Situation
 from fleet.store.records import NodeRecord, ReimageRecord
 
 PROGRESS: Final = "entry"
@@ -56,6 +57,17 @@ class EntryDesk:
                 return NotYet(text)
             case _:
                 assert_never(found)
+
+    async def check(self, situation: Situation) -> Findings:
+        """What to know of the way in before a node is taken down; it is never a reason not to."""
+        spec = situation.spec
+        if spec is None or situation.kind is not ReimageKind.REIMAGE or not situation.silent:
+            return Findings()
+        if is_switchable(spec.power):
+            return Findings()
+        text = f"{spec.name} is silent and nothing can switch it: somebody has to cut its power, and be there"
+        hint = "'power' in cluster.yaml declares a switched outlet: docs/power.md."
+        return Findings(warnings=(Problem("way-in", text, hint),))
 
     def _look(self, order: ReimageRecord, node: NodeRecord) -> Tried:
         """What was tried, with what became of it."""

@@ -237,6 +237,21 @@ async def test_new_board_brings_its_own_disk(tmp_path: Path) -> None:
         installer.refuses(OTHER, replace(MARKER, node="a2"))
 
 
+async def test_board_that_came_by_its_order_for_one_start_says_so(tmp_path: Path) -> None:
+    async with reimaging(tmp_path) as (room, installer):
+        number = room.order().number
+        for argument in (number - 1, number):
+            see(room.fleet, A1, BootStage.KERNEL)
+            hello = installer_hello(hardware_of(A1), KEY, intent=number, boot=f"boot-{argument}")
+            welcome = room.controller.admission.hello(replace(hello, boot_arg1=argument))
+            proof = Proof(welcome.session, ProofKind.NONE, installer_key=KEY.hex())
+            assert room.controller.admission.prove(proof, None).outcome is Outcome.ADMITTED
+            said = [text for text in texts(room.fleet, "a1") if "boot_arg1" in text]
+            assert len(said) == (argument == number)
+            room.fleet.clock.advance(60)
+        assert installer.plan is None
+
+
 async def test_wrong_board_at_the_right_address_gets_nothing(tmp_path: Path) -> None:
     """It shows the node's MAC address, takes its place on the network, and another serial."""
     declared = replace(A1, mac=node_spec("x", 5, mac="2c:cf:67:00:00:02").mac)

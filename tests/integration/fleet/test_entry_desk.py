@@ -169,6 +169,21 @@ async def test_board_that_stays_dark_is_cut_so_often_and_then_a_person_is_told_w
         assert (await room.until_closed()).outcome == "done"
 
 
+@pytest.mark.parametrize(("node", "warned"), [(A1, True), (PLUGGED, False)], ids=["by hand", "plug"])
+async def test_person_is_warned_before_that_a_silent_board_needs_a_hand(
+    tmp_path: Path, node: NodeSpec, warned: bool
+) -> None:
+    async with open_room(tmp_path, S1, node, A2) as room:
+        alive = await room.controller.reimages.preview("a1")
+        assert "way-in" not in {problem.code for problem in alive.warnings}
+        room.fleet.clock.advance(600)
+        for other in (S1, A2):
+            room.report(other)
+        room.kube.join("a1", ready=False)
+        silent = await room.controller.reimages.preview("a1")
+        assert ("way-in" in {problem.code for problem in silent.warnings}) == warned
+
+
 async def test_without_a_switch_a_person_is_told_at_once(tmp_path: Path) -> None:
     async with entering(tmp_path) as (room, _outlet):
         room.fleet.clock.advance(100)

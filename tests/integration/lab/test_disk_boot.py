@@ -6,13 +6,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fakes_lab import HELLO_THEN_OFF, tiny_kernel
+from fakes_lab import HELLO_THEN_OFF, HELLO_THEN_RESET, tiny_kernel
 
 from fleet.boards import BoardModel, DiskKind, MacAddress, Serial
 from lab.board import BoardConfig, VirtualBoard
+from lab.bootloader.machine import Registers
 from lab.disk import DiskFiles, VirtualDisk
 from lab.errors import LabError, WaitTimeoutError
-from lab.events import EventKind
+from lab.events import BoardEvent, EventHandler, EventKind
+from lab.registers import write_registers
 
 pytestmark = pytest.mark.integration
 
@@ -45,7 +47,9 @@ def _fill(disk: VirtualDisk, files: dict[str, bytes], scratch: Path) -> None:
         subprocess.run(["mcopy", "-i", drive, source, f"::{name}"], check=True)
 
 
-def _board(run_dir: Path, *disks: VirtualDisk, boot_order: int) -> VirtualBoard:
+def _board(
+    run_dir: Path, *disks: VirtualDisk, boot_order: int, on_event: EventHandler | None = None
+) -> VirtualBoard:
     config = BoardConfig(
         name="pi5",
         model=BoardModel.PI5,
@@ -57,7 +61,7 @@ def _board(run_dir: Path, *disks: VirtualDisk, boot_order: int) -> VirtualBoard:
         boot_order=boot_order,
         link_up_s=0.0,
     )
-    return VirtualBoard(config, run_dir=run_dir / "run")
+    return VirtualBoard(config, run_dir=run_dir / "run", on_event=on_event)
 
 
 def test_files_of_a_boot_partition_are_read_by_name(tmp_path: Path) -> None:
@@ -102,6 +106,35 @@ def test_the_guest_finds_the_boards_identity_in_its_device_tree(tmp_path: Path) 
     assert get("s", "/", "model").startswith("Raspberry Pi 5 Model B Rev 1.")
     assert get("x", "/system", "linux,revision") == f"{BoardModel.PI5.revision_codes[-1]:x}"
     assert get("u", "/chosen/bootloader", "boot-mode") == "6"
+
+
+def test_boot_order_for_one_start_outlives_a_restart_and_no_power_cut(tmp_path: Path) -> None:
+    """The running system writes the registers, as the stand-in for vcmailbox does, and restarts the board."""
+    disk = _disk(tmp_path / "d.img")
+    _fill(disk, {**FILES, "kernel8.img": tiny_kernel(HELLO_THEN_RESET)}, tmp_path)
+    registers = tmp_path / "run" / "registers.json"
+    starts: list[str] = []
+
+    def write_once(event: BoardEvent) -> None:
+        if event.kind is not EventKind.KERNEL_STARTED:
+            return
+        dtb = str(tmp_path / "run" / "board.dtb")
+        argv = ["fdtget", "-t", "u", dtb, "/chosen/bootloader", "arg1"]
+        starts.append(subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip())
+        if len(starts) == 1:
+            write_registers(registers, Registers(one_shot_order=0xE62, boot_arg1=7))
+
+    with _board(tmp_path, disk, boot_order=0xE6, on_event=write_once) as board:
+        board.power_on()
+        for number in range(3):
+            seen = [place for place, event in enumerate(board.events) if event.kind is EventKind.REBOOTED]
+            since = seen[-1] + 1 if number else 0
+            board.wait_for(EventKind.REBOOTED, timeout_s=30, since=since)
+        tried = [event.text.split()[2] for event in board.events if event.kind is EventKind.MODE_STARTED]
+        board.power_cut()
+    assert starts[:3] == ["0", "7", "7"]
+    assert tried[:4] == ["NVME", "NETWORK", "NVME", "NVME"]
+    assert not registers.exists()
 
 
 @pytest.mark.parametrize("damage", ["wiped-mbr", "wiped-boot-sector", "never-written"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -23,6 +24,7 @@ from agent.protocol import (
     decode,
     encode,
     ticket_proof,
+    transcript_hash,
 )
 
 HELLO = Hello(
@@ -106,3 +108,11 @@ def test_ticket_proof_binds_both_nonces_and_the_key() -> None:
         ticket_proof(ticket, HELLO, dataclasses.replace(WELCOME, server_nonce="01" * 32)),
     }
     assert len(proofs) == 5
+
+
+def test_transcript_of_a_hello_without_a_boot_argument_is_that_of_agents_which_do_not_know_it() -> None:
+    older = {name: value for name, value in json.loads(encode(HELLO)).items() if name != "boot_arg1"}
+    said = json.dumps(older, sort_keys=True, separators=(",", ":")).encode()
+    assert transcript_hash(HELLO, WELCOME) == hashlib.sha256(said + b"\0" + encode(WELCOME)).digest()
+    told = dataclasses.replace(HELLO, boot_arg1=7)
+    assert transcript_hash(told, WELCOME) == hashlib.sha256(encode(told) + b"\0" + encode(WELCOME)).digest()
