@@ -39,7 +39,7 @@ FILE_SUFFIXES: Final = frozenset(
     | {"service", "sig", "socket", "toml", "txt", "xz", "yaml", "yml", "zst"}
 )
 OTHERS_OPTIONS: Final = frozenset(
-    {"--apply", "--build-arg", "--cluster-init", "--format", "--now", "--only", "--trial"}
+    {"--apply", "--build-arg", "--cluster-init", "--cluster-reset", "--format", "--now", "--only", "--trial"}
 )
 """Options of other programs; `--only` and `--trial` are those of `python -m benchmarks`."""
 OPEN_KEYS: Final = (
