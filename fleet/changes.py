@@ -232,7 +232,8 @@ def _node_change(name: str, field: str, before: Any, after: Any, *, installed: b
         hint = "Write what it was. " + (
             "Another address comes with its next installation."
             if field == "address"
-            else "Another board is another node: give it a name of its own."
+            else f"Another board is another node: give it a name of its own, or this one's place: "
+            f"'bramble replace {name} --with SERIAL'."
         )
     return Change(
         kind=Kind.REFUSED if refused else Kind.CHANGE,

@@ -146,7 +146,11 @@ def _order(
     answer = reader.ask("POST", path, wanted)
     if not as_json:
         click.echo(answer["message"])
-    order = _follow(reader, node, newest, console) if wait else _latest(reader, node)
+    number = answer["number"]
+    if number is None:
+        order = None
+    else:
+        order = _follow(reader, node, number, newest, console) if wait else _find(reader, node, number)
     if as_json:
         click.echo(json.dumps({**answer, "order": order}, indent=2))
     if wait and order is not None and order["outcome"] != "done":
@@ -174,24 +178,24 @@ def _print(console: Console, shown: Mapping[str, Any]) -> None:
         console.print(Text("it stays as it is: what is marked with ! stands against it"))
 
 
-def _latest(reader: FleetReader, node: str) -> dict[str, Any] | None:
-    found: list[dict[str, Any]] = reader.ask("GET", f"/v1/admin/reimages?limit=1&node={quote(node, safe='')}")
-    return found[0] if found else None
+def _find(reader: FleetReader, node: str, number: int) -> dict[str, Any]:
+    found: list[dict[str, Any]] = reader.ask("GET", f"/v1/admin/reimages?node={quote(node, safe='')}")
+    return next(order for order in found if order["number"] == number)
 
 
 def _newest(reader: FleetReader, node: str) -> int:
     return max((event["id"] for event in reader.timeline(node)["events"]), default=0)
 
 
-def _follow(reader: FleetReader, node: str, newest: int, console: Console) -> dict[str, Any] | None:
+def _follow(reader: FleetReader, node: str, number: int, newest: int, console: Console) -> dict[str, Any]:
     """Show the timeline as it grows, and each new reason to wait, until the order has ended."""
     began, said = time.time(), ""
     while True:
-        order = _latest(reader, node)
+        order = _find(reader, node, number)
         for event in reader.timeline(node, newest)["events"]:
             console.print(event_text(event, began))
             newest = max(newest, event["id"])
-        if order is None or order["closed_at"] is not None:
+        if order["closed_at"] is not None:
             return order
         if order["reason"] and order["reason"] != said:
             said = order["reason"]

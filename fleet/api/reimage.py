@@ -46,9 +46,10 @@ _ORDER: Final = {
 }
 _ANSWER: Final = {
     "type": "object",
-    "required": ["message", "problems", "warnings", "steps"],
+    "required": ["message", "number", "problems", "warnings", "steps"],
     "properties": {
         "message": {"type": ["string", "null"], "description": "What was done; null for a dry run."},
+        "number": {"type": ["integer", "null"], "description": "Of the order; null where nothing goes on."},
         "problems": {"type": "array", "items": {"type": "object", "required": ["code", "text", "hint"]}},
         "warnings": {"type": "array", "items": {"type": "object", "required": ["code", "text", "hint"]}},
         "steps": {"type": "array", "items": {"type": "string"}, "description": "States that it passes."},
@@ -82,7 +83,10 @@ class ReimageRoutes:
                 case ReimageKind.DECOMMISSION:
                     message = desk.decommission(name, force_drain=force, by=caller, why=why)
             add_to_audit(request, kind=kind.value, why=why, force_drain=str(force).lower())
-        return value_answer({"message": message, **asdict(shown)})
+        with self._controller.store.read() as reader:
+            open_now = reader.open_reimage(name) if message is not None else None
+        number = open_now.number if open_now is not None else None
+        return value_answer({"message": message, "number": number, **asdict(shown)})
 
     async def cancel(self, request: web.Request) -> web.Response:
         message = self._controller.reimages.cancel(request.match_info["name"], request[CALLER])

@@ -130,7 +130,7 @@ class ReimageDesk:
         now = self._ground.clock()
         with self._ground.store.write() as tx:
             node = self._require(tx, name)
-            at_once = node.state in OUTSIDE
+            at_once = node.state in OUTSIDE and node.state is not State.FLASHED  # a card goes to any board
             if at_once:
                 self._replace_at_once(tx, node, new, by, why, now)
         if at_once:

@@ -20,7 +20,6 @@ POLITE_S: Final = 600.0
 fifteen minutes."""
 NAMED: Final = 5
 """Pods that a text names; of the others it has the number."""
-_STATEFUL: Final = "StatefulSet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +72,11 @@ def problems(load: Load, *, force: bool, silent: bool) -> tuple[Problem, ...]:
                 "Copy what is needed elsewhere, or order with --force-drain, which gives it up.",
             )
         )
-    if silent and (stateful := [pod.title for pod in going if pod.owner == _STATEFUL]):
+    if silent and (twice := stateful(load.pods)):
         found.append(
             Problem(
                 "stateful-on-silent",
-                f"the node is silent and may still run what must not run twice: {names(stateful)}",
+                f"the node is silent and may still run what must not run twice: {names(twice)}",
                 "Switch its power off, then order with --force-drain.",
             )
         )
@@ -105,6 +104,11 @@ def warnings(load: Load, *, force: bool) -> tuple[Problem, ...]:
     if force and (lost := [pod.title for pod in going if not pod.owner]):
         found.append(Problem("pods-unmanaged", f"these pods end for good: {names(lost)}"))
     return tuple(found)
+
+
+def stateful(pods: Iterable[KubePod]) -> list[str]:
+    """Pods of which there must never be two: those that have to leave, by title."""
+    return [pod.title for pod in leaving(pods) if pod.owner == "StatefulSet"]
 
 
 def stuck(pods: Iterable[KubePod]) -> tuple[KubePod, ...]:

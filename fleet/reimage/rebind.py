@@ -65,6 +65,9 @@ def rebind(tx: Transaction, serial: Serial, node: NodeRecord, ground: Ground, no
     }
     tx.put_value(IDENTITY + node.name, json.dumps(override))
     _burn(tx, node, now)
+    intent = tx.open_intent(node.name)
+    if intent is not None:  # an installer on the old board may still be at work
+        tx.update_intent(intent, token_sha256=None, occupant=None)
     tx.unbind_board(node.name)
     # Keys of the old board vouch for this node no more. Those that were imported for the new one do.
     tx.forget_device_keys(board=_low_half(node), node=node.name)
@@ -76,6 +79,8 @@ def rebind(tx: Transaction, serial: Serial, node: NodeRecord, ground: Ground, no
         previous_certificate=None,
         agent_key=None,
         disk_signature=None,
+        pending_key=None,
+        approved_key=None,
         node_password=ground.random_hex(16),
         boot_id=None,
         status=None,

@@ -16,7 +16,7 @@ from fleet.kube_objects import KubeNode
 from fleet.kube_pods import KubePod
 from fleet.lifecycle import FAILED_TWIN, LEAVING, REIMAGING, Happening, State
 from fleet.reimage import progress
-from fleet.reimage.drain import POLITE_S, leaving, stuck, waiting_text
+from fleet.reimage.drain import POLITE_S, leaving, names, stateful, stuck, waiting_text
 from fleet.reimage.kinds import Outcome, ReimageKind
 from fleet.spec.model import Role
 from fleet.store.records import NodeRecord, ReimageRecord
@@ -228,6 +228,11 @@ def _drain(order: ReimageRecord, node: NodeRecord, observed: Observed, now: floa
     on = Happening.SERVER_DRAINED if node.role is Role.SERVER else Happening.AGENT_DRAINED
     if observed.node is None:
         return Move(on, "its Node object is gone, and its pods go with it")
+    if observed.silent and not order.force_drain and (twice := stateful(observed.pods)):
+        return Wait(
+            f"it fell silent and may still run what must not run twice: {names(twice)}; switch it off, "
+            "call this off, and order with --force-drain"
+        )
     if observed.silent:
         # Nobody there ends them. They go with the Node object, and their controllers make others.
         return Move(on, f"it is silent: its {len(leaving(observed.pods))} pod(s) go with its Node object")

@@ -173,3 +173,13 @@ async def test_who_ordered_what_stands_in_the_audit(file: Path, room: Room) -> N
     assert lines[-2][0] == "orderReimage"
     assert lines[-2][1]["why"] == "its card is worn"
     assert lines[-1] == ("cancelReimage", {"name": "a1"})
+
+
+async def test_what_is_done_at_once_has_nothing_to_wait_for(file: Path, room: Room) -> None:
+    with room.fleet.store.write() as tx:
+        tx._write_node("a1", {"state": State.QUARANTINED.value})
+    done = await typed(file, decommission, "a1", "--yes", "--wait", "--json")
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.stdout)
+    assert (answer["order"], answer["number"]) == (None, None)
+    assert room.state_of() is State.DECOMMISSIONED

@@ -251,3 +251,37 @@ async def test_an_api_that_falls_silent_in_the_middle_is_waited_for(tmp_path: Pa
         room.kube.answers = True
         assert (await room.until_closed()).outcome is Outcome.CANCELLED
         assert not cordoned(room.kube)
+
+
+async def test_a_node_that_falls_silent_with_what_must_not_run_twice_is_waited_for(tmp_path: Path) -> None:
+    async with open_room(tmp_path) as room:
+        room.kube.pods["a1"] = [pod("db", owner="StatefulSet")]
+        room.kube.refusals["db"] = (429, "needs 1")
+        room.controller.reimages.request("a1", by="ana")
+        await room.rounds(State.DRAINING)
+        room.fleet.clock.advance(120.0)
+        room.report_all(A1)
+        room.kube.join("a1", ready=False)
+        for _ in range(3):
+            await room.controller.reimages.drive()
+        assert room.state_of() is State.DRAINING
+        assert "must not run twice: default/db" in room.order().reason
+
+
+async def test_a_cluster_that_gave_fewer_rights_is_given_this_releases_role(tmp_path: Path) -> None:
+    """It was founded by an older Bramble, whose role knew of no volumes and deleted no pods."""
+    async with open_room(tmp_path) as room:
+        room.kube.pods["a1"] = [pod("web")]
+        room.kube.refusals["web"] = (403, 'cannot create resource "pods/eviction"')
+        put: list[str] = []
+
+        class Administrator(ClusterMemory):
+            async def put_object(self, _collection: str, name: str, item: dict[str, object]) -> None:
+                put.append(f"{item['kind']} {name}")
+                room.kube.refusals.clear()
+
+        door = room.controller.reimages.driver._door
+        door._connect_as = lambda _url, _identity: Administrator().connect("")
+        room.controller.reimages.request("a1", by="ana")
+        await room.rounds(State.REBOOT_TO_INSTALLER)
+        assert "ClusterRole bramble-control" in put

@@ -11,6 +11,7 @@ from fakes_fleet import AgentKey, node_spec
 from fleet_story import ask_to_install, intent_of, prove_ticket, renew, see, state_of, texts
 from reimage_room import A1, A2, S1, Room, open_room
 
+from agent.protocol import InstallProgress, InstallStep
 from agent.protocol import Outcome as Verdict
 from fleet.boots import BootStage
 from fleet.lifecycle import LEAVING, REIMAGING, State
@@ -333,3 +334,23 @@ async def test_a_node_that_leaves_cluster_yaml_ends_its_order(tmp_path: Path) ->
         changes = list(room.kube.changes)
         await room.controller.reimages.drive()
         assert room.kube.changes == changes
+
+
+async def test_an_installer_at_work_on_the_old_board_is_turned_away(tmp_path: Path) -> None:
+    async with open_room(tmp_path) as room:
+        assert NEW.serial is not None
+        room.controller.reimages.request("a1", by="ana")
+        await room.rounds(State.REBOOT_TO_INSTALLER)
+        number = room.order().number
+        see(room.fleet, A1, BootStage.KERNEL)
+        token = ask_to_install(room.fleet, A1, intent=number).token
+        assert token is not None
+        room.controller.installs.plan(token)
+        failed = InstallProgress(number, InstallStep.WRITE, 10.0, "its disk does not answer", failed=True)
+        room.controller.installs.progress(token, failed)
+        assert room.state_of() is State.FAILED_IMAGING
+        room.controller.reimages.replace("a1", NEW.serial.text, by="ana")
+        with pytest.raises(RefusedError, match="not admitted"):
+            room.controller.installs.progress(token, InstallProgress(number, InstallStep.WRITE, 11.0))
+        room.netboot(board=NEW)
+        assert (await room.until_closed()).outcome is Outcome.DONE
