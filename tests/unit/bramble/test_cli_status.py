@@ -17,7 +17,7 @@ from bramble.cli_status import render
 from fleet.admin_client import FleetReader
 from fleet.errors import FleetError
 
-EXAMPLE = str(Path(__file__).parents[3] / "examples" / "mixed-ha.yaml")
+EXAMPLE = str(Path(__file__).parents[3] / "examples" / "eight-mixed-ha.yaml")
 LOST = {
     "code": "lost",
     "subject": "pi4-worker-1",

@@ -183,10 +183,10 @@ def test_example_passes_without_a_word(path: Path) -> None:
 
 def test_there_is_an_example_for_each_kind_of_cluster() -> None:
     assert {path.stem for path in EXAMPLES} >= {
-        "single-board",
+        "first-node",
         "three-pi4-poe",
-        "mixed-ha",
-        "cm5-carrier-nas",
+        "eight-mixed-ha",
+        "six-cm5-carrier",
         "rack",
         "demo",
     }
