@@ -56,7 +56,11 @@ def recover(
     """
     reader = reader_of(file)
     if show:
-        _print_status(reader.ask("GET", "/v1/recovery"), as_json)
+        found = reader.ask("GET", "/v1/recovery")["recovery"]
+        if found is None and not as_json:
+            click.echo("No recovery was ever ordered.")
+            return
+        _print_status(found, as_json)
         return
     if snapshot is None:
         raise click.UsageError("Say which snapshot: --snapshot ID. 'bramble snapshot list' shows them.")

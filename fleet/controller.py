@@ -38,7 +38,8 @@ from fleet.eeprom_orders import EepromDesk
 from fleet.entry_desk import EntryDesk
 from fleet.errands import ErrandDesk
 from fleet.errors import FleetError
-from fleet.etcd_door import EtcdDoor
+from fleet.etcd.client import EtcdClient
+from fleet.etcd_door import EtcdDoor, MakeEtcd
 from fleet.events import Entry
 from fleet.founding import release_founder
 from fleet.ground import Ground
@@ -97,6 +98,7 @@ class Controller:
         images: Renders install plans.
         on_boot_change: Called after each change of `boot_states()`; must return at once.
         connect: Makes a Kubernetes client for a URL; the default presents the cluster's client certificate.
+        connect_etcd: Makes a client of the servers' etcd.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Controller:
         random_hex: Callable[[int], str] = secrets.token_hex,
         on_boot_change: Callable[[], None] = _nothing,
         connect: Connect | None = None,
+        connect_etcd: MakeEtcd = EtcdClient,
     ) -> None:
         self._on_boot_change = on_boot_change
         ground = Ground(
@@ -146,7 +149,7 @@ class Controller:
         self.login_links = LoginLinks(ground)
         self.boots = BootDesk(ground)
         door = KubeDoor(ground, connect)
-        self.etcd = EtcdDoor(ground)
+        self.etcd = EtcdDoor(ground, connect_etcd)
         self.snapshots = SnapshotDesk(ground, self.etcd, door, k3s.directory.parent / SNAPSHOTS)
         self.preparation = JoinPreparation(ground, self.joins, door)
         self.watch = Watch(ground, self.joins, self.preparation, door)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from aiohttp import web
@@ -17,8 +18,8 @@ from fleet.refusal import RefusedError
 from fleet.snapshot_files import ID
 from fleet.views import as_json
 
-_ID = Parameter(
-    name="id",
+_RECOVERY = Parameter(
+    name="recovery",
     description="Of the recovery, from the join material.",
     schema={"type": "string", "pattern": "^[0-9a-f]{16}$"},
     is_required=True,
@@ -41,6 +42,13 @@ _ORDER: Final[dict[str, Any]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class RecoveryStatus:
+    """`recovery` is null where none was ever ordered."""
+
+    recovery: RecoveryView | None
+
+
 class RecoveryRoutes:
     """A recovery over one controller."""
 
@@ -48,12 +56,7 @@ class RecoveryRoutes:
         self._controller = controller
 
     async def status(self, _request: web.Request) -> web.Response:
-        found = self._controller.recovery.status()
-        if found is None:
-            raise RefusedError(
-                404, "recovery", "no recovery was ever ordered", "'bramble recover' orders one."
-            )
-        return value_answer(as_json(found))
+        return value_answer(as_json(RecoveryStatus(recovery=self._controller.recovery.status())))
 
     async def plan(self, request: web.Request) -> web.Response:
         snapshot, founder, with_agents = await _read(request)
@@ -71,7 +74,7 @@ class RecoveryRoutes:
     async def piece(self, request: web.Request) -> web.Response:
         node = self._controller.joins.caller(peer_certificate(request))
         offset = request.query.get("offset", "")
-        piece = self._controller.recovery.read_piece(node, request.match_info["id"], int(offset or 0))
+        piece = self._controller.recovery.read_piece(node, request.match_info["recovery"], int(offset or 0))
         return web.Response(body=piece, content_type="application/octet-stream")
 
     ROUTES: ClassVar[tuple[Route, ...]] = (
@@ -82,8 +85,7 @@ class RecoveryRoutes:
             summary="The recovery that is under way, or the one that ended last.",
             access=Access.VIEWER,
             handler=status,
-            answer=RecoveryView,
-            refusals=(404,),
+            answer=RecoveryStatus,
         ),
         Route(
             method="POST",
@@ -109,12 +111,12 @@ class RecoveryRoutes:
         ),
         Route(
             method="GET",
-            path="/v1/node/restore/{id:[0-9a-f]{16}}",
+            path="/v1/node/restore/{recovery}",
             name="snapshotPiece",
             summary="The next bytes of the snapshot that the node restores.",
             access=Access.NODE,
             handler=piece,
-            parameters=(_ID, _OFFSET),
+            parameters=(_RECOVERY, _OFFSET),
             answer={"type": "string", "format": "binary"},
             media="application/octet-stream",
             refusals=(409, 503),

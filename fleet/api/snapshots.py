@@ -12,6 +12,8 @@ from fleet.api.answers import value_answer
 from fleet.api.guard import CALLER, add_to_audit
 from fleet.api.routes import MESSAGE, Access, Parameter, Route
 from fleet.controller import Controller
+from fleet.etcd.client import EtcdClient
+from fleet.etcd.errors import EtcdError
 from fleet.etcd.view import EtcdMember, EtcdView, hex_id
 from fleet.refusal import RefusedError
 from fleet.reimage.server_checks import ghost_problem, ghost_removal_problem, ghosts
@@ -96,13 +98,13 @@ class SnapshotRoutes:
         return value_answer(as_json(found))
 
     async def etcd(self, _request: web.Request) -> web.Response:
-        view = await self._controller.etcd.observe()
+        view = await observed(self._controller.etcd.client())
         return value_answer(as_json(status_of(view, self._servers())))
 
     async def remove(self, request: web.Request) -> web.Response:
         member_id = int(request.match_info["member"], 16)
         client = self._controller.etcd.client()
-        view = await client.observe()
+        view = await observed(client)
         member = view.find(member_id)
         if member is None:
             raise RefusedError(
@@ -111,7 +113,10 @@ class SnapshotRoutes:
         problem = ghost_removal_problem(view, member, self._servers())
         if problem is not None:
             raise RefusedError(409, problem.code, problem.text, problem.hint)
-        await client.remove_member(member_id, view.cluster_id)
+        try:
+            await client.remove_member(member_id, view.cluster_id)
+        except EtcdError as error:
+            raise RefusedError(409, "etcd", error.message, error.hint) from error
         add_to_audit(request, member=member.name or hex_id(member_id))
         return value_answer({"message": f"{member.name or hex_id(member_id)} is out of etcd"})
 
@@ -139,10 +144,10 @@ class SnapshotRoutes:
         ),
         Route(
             method="GET",
-            path="/v1/snapshots/orders/{number:[0-9]{1,9}}",
+            path="/v1/snapshots/orders/{number}",
             name="snapshotOrder",
             summary="How it stands with an ordered snapshot.",
-            access=Access.VIEWER,
+            access=Access.ADMIN,
             handler=order,
             parameters=(_NUMBER,),
             answer=Taking,
@@ -156,20 +161,32 @@ class SnapshotRoutes:
             access=Access.VIEWER,
             handler=etcd,
             answer=EtcdStatus,
-            refusals=(503,),
+            refusals=(409,),
         ),
         Route(
             method="POST",
-            path="/v1/etcd/members/{member:[0-9a-f]{1,16}}/remove",
+            path="/v1/etcd/members/{member}/remove",
             name="removeGhost",
             summary="Take a member out of etcd that no declared server stands behind.",
             access=Access.ADMIN,
             handler=remove,
             parameters=(_MEMBER,),
             answer=MESSAGE,
-            refusals=(404, 409, 503),
+            refusals=(404, 409),
         ),
     )
+
+
+async def observed(client: EtcdClient) -> EtcdView:
+    """etcd now.
+
+    Raises:
+        RefusedError: None of its members answers: there is no cluster yet, or it stands still.
+    """
+    try:
+        return await client.observe()
+    except EtcdError as error:
+        raise RefusedError(409, "etcd", error.message, error.hint) from error
 
 
 def status_of(view: EtcdView, servers: tuple[str, ...]) -> EtcdStatus:

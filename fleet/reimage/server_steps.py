@@ -147,6 +147,8 @@ class EtcdServerSteps:
             async with self._kube.open() as (api, listing):
                 asking = await self._ask_k3s(api, listing.get(node.name), order, member, asked)
         except KubeError as error:
+            if not self._had_time(order):
+                return NotYet(f"k3s can not be asked to remove the member: {error.message}")
             asking = f"kubernetes does not answer: {error.message}"
         if isinstance(asking, NotYet):
             return asking
@@ -165,9 +167,7 @@ class EtcdServerSteps:
             return "it has no Node object"
         if seen.uid != progress.text(order, progress.NODE_UID):
             return "its Node object is another one than when this began"
-        entered = order.progress.get(progress.STEPS)
-        since = entered.get(State.MEMBER_REMOVED.value) if isinstance(entered, Mapping) else None
-        if isinstance(since, int | float) and self._ground.clock() - since > K3S_TIME_S:
+        if self._had_time(order):
             return f"k3s did not do it within {K3S_TIME_S:.0f} s"
         if seen.annotations.get(REMOVED_ANNOTATION) == member.name:
             return NotYet(f"k3s has removed member {member.name}; it is being looked for")
@@ -180,6 +180,12 @@ class EtcdServerSteps:
             metadata = {"resourceVersion": seen.resource_version, "annotations": {REMOVE_ANNOTATION: "true"}}
             await api.patch_node(seen.name, {"metadata": metadata})
         return NotYet(f"k3s removes member {member.name}")
+
+    def _had_time(self, order: ReimageRecord) -> bool:
+        """Whether k3s was given its time, counted from where the member is to go."""
+        entered = order.progress.get(progress.STEPS)
+        since = entered.get(State.MEMBER_REMOVED.value) if isinstance(entered, Mapping) else None
+        return isinstance(since, int | float) and self._ground.clock() - since > K3S_TIME_S
 
     async def _remove_directly(
         self, client: EtcdClient, member: EtcdMember, asked: ServerSituation, why: str

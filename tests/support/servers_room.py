@@ -1,0 +1,117 @@
+"""A fleet of three Ready servers over Kubernetes and etcd in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fakes_etcd import EtcdMemory, ServersMemory
+from fakes_fleet import Clock, cluster_spec, hardware_of, node_spec, open_fleet, status_report
+from fakes_kube_memory import CutOffError
+from reimage_room import Room
+
+from agent.protocol import K3sState
+from fleet.controller import Controller
+from fleet.installs import ControlInfo
+from fleet.joining import FOUNDED
+from fleet.k3s import open_k3s
+from fleet.lifecycle import State
+from fleet.spec.model import ClusterSpec, NodeSpec, Role
+
+S1, S2, S3 = (node_spec(f"s{number}", number, role=Role.SERVER) for number in (1, 2, 3))
+SERVERS = {node.name: node for node in (S1, S2, S3)}
+
+
+@dataclass
+class ServersRoom(Room):
+    """The same room, with an etcd behind it."""
+
+    etcd: EtcdMemory = field(default_factory=EtcdMemory)
+
+    @property
+    def cluster(self) -> ServersMemory:
+        assert isinstance(self.kube, ServersMemory)
+        return self.kube
+
+    def restart(self) -> None:
+        """The controller's process ended, and another one starts on the same record."""
+        self.etcd.calls_left = self.kube.calls_left = None
+        fleet = self.fleet
+        fleet.controller = Controller(
+            fleet.store,
+            self.spec,
+            fleet.pki,
+            open_k3s(self.state / "k3s", "attic", fleet.clock()),
+            fleet.images,
+            ControlInfo((), ""),
+            clock=fleet.clock,
+            connect=self.kube.connect,
+            connect_etcd=self.etcd.make,
+        )
+
+    def report(self, node: NodeSpec) -> None:
+        """All is well, and every order was carried out."""
+        self.confirm(node, self.record(node).generation)
+
+    def confirm(self, node: NodeSpec, generation: int) -> None:
+        """Orders up to this one were carried out."""
+        self.sequence += 1
+        status = status_report(
+            hardware_of(node), self.sequence, k3s=K3sState.RUNNING, boot_id=self._boot_id(node)
+        )
+        status = dataclasses.replace(status, generation=generation)
+        self.controller.joins.status(self.certificates[node.name], status)
+
+    def come_up(self, node: NodeSpec) -> None:
+        """From its written disk to Ready, with a fresh member of etcd."""
+        super().come_up(node)
+        if node.role is Role.SERVER:
+            self.cluster.describe(self.etcd.join(node.name))
+
+    async def round(self, *, etcd_calls: int | None = None, kube_calls: int | None = None) -> None:
+        """One round of the controller, which may end after so many calls; then what k3s does meanwhile."""
+        self.etcd.calls_left, self.kube.calls_left = etcd_calls, kube_calls
+        try:
+            await self.controller.reimages.drive()
+        except CutOffError:
+            self.restart()
+        finally:
+            self.etcd.calls_left = self.kube.calls_left = None
+        self.cluster.look(self.etcd)
+        self.kube.settle()
+        self.fleet.clock.advance(5.0)
+        self.controller.watch.tick()
+        self.controller.joins.reconcile()
+        for node in self.spec.nodes:
+            if self.state_of(node) in (State.READY, State.DEGRADED, State.LOST):
+                self.report(node)
+
+
+@contextlib.asynccontextmanager
+async def servers_room(state: Path, spec: ClusterSpec | None = None) -> AsyncIterator[ServersRoom]:
+    """All servers are Ready."""
+    spec = spec or cluster_spec(S1, S2, S3)
+    fleet = open_fleet(state, spec, Clock(time.time()))
+    room = ServersRoom(fleet, ServersMemory(), state, spec)
+    room.restart()
+    try:
+        room.join(*spec.nodes)
+        with fleet.store.write() as tx:
+            tx.put_value(FOUNDED, spec.servers[0].name)
+        yield room
+    finally:
+        fleet.store.close()
+
+
+def with_vip(spec: ClusterSpec, address: str, *, enabled: bool = True) -> ClusterSpec:
+    """The same cluster with an address of its API's own."""
+    from ipaddress import IPv4Address
+
+    kube_vip = dataclasses.replace(spec.k3s.kube_vip, enabled=enabled)
+    return dataclasses.replace(
+        spec, k3s=dataclasses.replace(spec.k3s, api_vip=IPv4Address(address), kube_vip=kube_vip)
+    )
