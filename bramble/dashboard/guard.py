@@ -6,6 +6,7 @@ session's token. Nothing but our own files may run or be shown in a page, and no
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Final
 from urllib.parse import quote, urlsplit
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 COOKIE: Final = "__Host-bramble"
 MAX_FORM_BYTES: Final = 16 * 1024
 MAX_FIELD: Final = 1000
+FORM_S: Final = 15.0
 FORM: Final = web.RequestKey("dashboard form", dict[str, str])
 OPEN: Final = ("/login", "/enter/", "/static/", "/theme")
 """Pages for which nobody has to be logged in."""
@@ -180,7 +182,11 @@ async def _read_form(request: web.Request) -> dict[str, str]:
         raise web.HTTPRequestEntityTooLarge(MAX_FORM_BYTES, request.content_length or 0)
     if request.content_type != "application/x-www-form-urlencoded":
         raise RefusedError(415, "form", "Only forms are taken here.")
-    found = await request.post()
+    try:
+        async with asyncio.timeout(FORM_S):
+            found = await request.post()
+    except TimeoutError as error:
+        raise RefusedError(408, "timeout", "The form did not arrive in time.", "Send it again.") from error
     return {name: text.strip()[:MAX_FIELD] for name, text in found.items() if isinstance(text, str)}
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ import urllib.request
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from dnslib import DNSRecord
 from fakes_bramble import FakeImageStore, make_image
@@ -79,6 +82,26 @@ def explained(reader: FleetReader, name: str) -> Any:
     raise TimeoutError("no diagnosis")
 
 
+def dashboard(reader: FleetReader, state: Path) -> dict[str, Any]:
+    """A login by the link that the socket gives, and the first page; TLS trusts the control CA alone."""
+    link = urlsplit(reader.ask("POST", "/v1/admin/dashboard/links")["url"])
+    tls = ssl.create_default_context(cafile=str(state / "control-ca.crt"))
+    door = http.client.HTTPSConnection(link.hostname or "", link.port, context=tls, timeout=WAIT_S)
+    try:
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        door.request("POST", link.path, "", kind)
+        entered = door.getresponse()
+        entered.read()
+        cookie = (entered.headers["Set-Cookie"] or "").partition(";")[0]
+        pages = {}
+        for path in ("/", "/nodes/one", "/images"):
+            door.request("GET", path, headers={"Cookie": cookie})
+            pages[path] = door.getresponse().read().decode()
+        return {"port": link.port, "status": entered.status, "pages": pages}
+    finally:
+        door.close()
+
+
 def play(state: Path) -> dict[str, Any]:
     reader = FleetReader(state)
     before = metrics()
@@ -91,6 +114,7 @@ def play(state: Path) -> dict[str, Any]:
         "node": node,
         "stranger": reader.timeline("DEADBEEF"),
         "after": metrics(),
+        "dashboard": dashboard(reader, state),
         "checks": as_json(run_checks(gather(wanted, state, state, 0))),
     }
 

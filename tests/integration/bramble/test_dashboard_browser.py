@@ -33,6 +33,7 @@ PAGES = (
     "/settings",
     "/audit",
     "/nodes/pi5-master-1/confirm/revoke",
+    "/nodes/pi5-worker-1/confirm/replace",
 )
 WIDTHS = (360, 768, 1280, 2560)
 

@@ -72,3 +72,14 @@ def test_the_doctor_finds_the_running_server_well(told: dict[str, Any]) -> None:
     assert checks["server"]["status"] == "ok"
     assert "TFTP in" in checks["server"]["text"]
     assert checks["ports"]["status"] == "ok"
+
+
+def test_the_dashboard_shows_what_the_boot_server_saw(told: dict[str, Any]) -> None:
+    seen = told["dashboard"]
+    assert (seen["port"], seen["status"]) == (7444, 303)
+    assert "boots the installer" in seen["pages"]["/"]
+    assert "deadbeef" in seen["pages"]["/"], "the board that is no node's is held"
+    node = seen["pages"]["/nodes/one"]
+    assert "labconfig.txt" in node
+    assert "lab/" in node.partition('class="mend"')[2].partition("</p>")[0]
+    assert "debian-trixie" in seen["pages"]["/images"]

@@ -13,6 +13,7 @@ from fakes_device import DeviceKey, board_of
 from fakes_fleet_server import Running, running
 
 from agent.protocol import Outcome
+from fleet.cli_dashboard import dashboard
 from fleet.cli_people import approve, devices, reject, revoke
 from fleet.spec import load_cluster
 
@@ -93,3 +94,21 @@ def test_devices_are_imported_listed_and_forgotten(server: Running, file: Path, 
     assert listed["fingerprint"] in typed(devices, "list", file).output
     assert "1 device key(s) of pi5-1 are forgotten" in typed(devices, "forget", "pi5-1", file, "--yes").output
     assert json.loads(typed(devices, "list", file, "--json").output) == []
+
+
+def test_dashboard_prints_a_link_for_who_may_use_the_socket(server: Running, file: Path) -> None:
+    refused = typed(dashboard, file)
+    assert refused.exit_code != 0
+    assert "network.ports.dashboard is 0" in str(refused.exception)
+    links = server.fleet.controller.login_links
+    links.url = "https://10.77.0.1:7444"
+    shown = typed(dashboard, file)
+    assert shown.exit_code == 0, shown.output
+    address, _, code = shown.output.strip().rpartition("/")
+    assert address == "https://10.77.0.1:7444/enter"
+    assert links.find(code) is not None
+    told = json.loads(typed(dashboard, file, "--viewer", "--json").output)
+    grant = links.redeem(told["url"].rpartition("/")[2])
+    assert grant is not None
+    assert grant.role.value == told["role"] == "viewer"
+    assert "uid" in grant.who, "the kernel says who asked"

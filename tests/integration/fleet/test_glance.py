@@ -1,0 +1,111 @@
+"""What the dashboard asks of the store, on both databases."""
+
+from __future__ import annotations
+
+import pytest
+from fakes_fleet import Fleet, hardware_of, status_report
+from fleet_story import AGENT, SERVER, enrol, install, see
+
+from bramble.dashboard.feed import Feed
+from fleet.boots import BootStage
+from fleet.lifecycle import State
+from fleet.login_links import LIFE_S
+from fleet.spec.model import Role
+from fleet.store.glance import (
+    audit_before,
+    find_events,
+    glances,
+    images_in_use,
+    newest_event,
+    nodes_of_role,
+    owners_of_events,
+    reports_since,
+)
+from fleet.tokens import TokenRole
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("backend")]
+
+
+def test_a_glance_is_the_record_without_its_report(fleet: Fleet) -> None:
+    see(fleet, AGENT)
+    with fleet.store.read() as reader:
+        seen = {one.name: one for one in glances(reader)}
+        whole = reader.require_node(AGENT.name)
+        servers = nodes_of_role(reader, Role.SERVER)
+    assert list(seen) == sorted(seen)
+    assert (seen[AGENT.name].state, seen[AGENT.name].since) == (State.NETBOOTING, whole.standing.since)
+    assert [node.name for node in servers] == [SERVER.name]
+
+
+def test_entries_are_found_by_owner_kind_and_text(fleet: Fleet) -> None:
+    see(fleet, AGENT, text="asks for 100% of_it")
+    see(fleet, SERVER, text="asks for something else")
+    fleet.controller.boots.flush()
+    with fleet.store.read() as reader:
+        assert newest_event(reader) == find_events(reader, 1)[0].id == owners_of_events(reader, 1)[0][0]
+        assert [one.text for one in find_events(reader, 9, text="100% OF_")] == ["asks for 100% of_it"]
+        assert find_events(reader, 9, text="100%of") == []
+        own = find_events(reader, 9, node=AGENT.name, kinds=("intent",))
+        assert {one.kind for one in own} == {"intent"}
+        both = find_events(reader, 50)
+        assert [one.id for one in both] == sorted((one.id for one in both), reverse=True)
+        assert find_events(reader, 50, before=both[0].id) == both[1:]
+
+
+def test_images_in_use_and_reports_that_are_new(fleet: Fleet) -> None:
+    install(fleet, AGENT)
+    certificate = enrol(fleet, AGENT)
+    at = fleet.clock.advance(5.0)
+    fleet.controller.joins.status(certificate, status_report(hardware_of(AGENT), 1))
+    with fleet.store.read() as reader:
+        assert images_in_use(reader) == {"f" * 64: [AGENT.name]}
+        ((name, told, status),) = reports_since(reader, at - 1.0)
+        assert (name, told) == (AGENT.name, at)
+        assert status is not None
+        assert reports_since(reader, at) == []
+
+
+def test_the_audit_is_read_backwards(fleet: Fleet) -> None:
+    for number in range(3):
+        with fleet.store.write() as tx:
+            tx.add_audit(at=fleet.clock(), who="me", what=f"deed{number}", request_id="r", detail={})
+    with fleet.store.read() as reader:
+        first = audit_before(reader, 2)
+        assert [line.what for line in first] == ["deed2", "deed1"]
+        assert [line.what for line in audit_before(reader, 2, before=first[-1].id)] == ["deed0"]
+
+
+def test_a_feed_tells_what_differs_and_reads_nothing_where_nothing_was_written(fleet: Fleet) -> None:
+    feed = Feed(fleet.store, fleet.controller.boots.flush, lambda size: "ab" * size)
+    assert feed.look()
+    before = feed.cursor
+    assert not feed.look()
+    see(fleet, AGENT, BootStage.SEEN, "asks for an address")
+    fleet.controller.boots.flush()
+    assert feed.look()
+    assert feed.subject_since(AGENT.name, None, before)
+    assert not feed.subject_since(SERVER.name, None, before)
+    assert b"asks for an address" not in feed.rack_since(before), "chatter stands on the board's own page"
+    assert b'"cards":[["pi4-1"' in feed.rack_since(before)
+    assert feed.parse_mark(feed.mark_of(before)) == before
+    assert feed.parse_mark("cdcdcdcd-1-1") != before
+
+
+def test_a_link_is_good_once_and_not_for_long(fleet: Fleet) -> None:
+    links = fleet.controller.login_links
+    links.url = "https://10.77.0.1:7444"
+    code = links.make("me", TokenRole.ADMIN)[0].rpartition("/")[2]
+    assert links.find(code) is not None
+    assert links.redeem(code) is not None
+    assert links.redeem(code) is None
+    late = links.make("me", TokenRole.ADMIN)[0].rpartition("/")[2]
+    fleet.clock.advance(LIFE_S)
+    assert links.redeem(late) is None
+
+
+def test_links_do_not_pile_up(fleet: Fleet) -> None:
+    links = fleet.controller.login_links
+    links.url = "https://10.77.0.1:7444"
+    made = [links.make("me", TokenRole.ADMIN)[0].rpartition("/")[2] for _ in range(101)]
+    assert links.find(made[0]) is None
+    assert links.find(made[1]) is not None
