@@ -14,7 +14,11 @@ from typing import Any
 
 import pytest
 from k3s_hosts import PORT, Hosts
-from k3s_sim_processes import wait_until
+from k3s_sim_processes import Admin, wait_until
+
+from fleet.health import Condition
+from fleet.health_desk import Held
+from fleet.node_conditions import REPEAT_S, Announcer
 
 pytestmark = pytest.mark.integration
 
@@ -83,16 +87,34 @@ def test_a_cordon_is_a_merge_patch(hosts: Hosts) -> None:
 
 
 def test_a_status_patch_leaves_the_conditions_of_others(hosts: Hosts) -> None:
+    """The patches and the rights are the control server's own, as a node falls ill and recovers."""
     make_node(hosts, "watched")
-    for condition in ("PiUnderVoltage", "StorageWear", "PiUnderVoltage"):
-        said = {"type": condition, "status": "False", "reason": "Measured", "message": ""}
-        status, node = hosts.api().call(
-            "PATCH", "/api/v1/nodes/watched/status", {"status": {"conditions": [said]}},
-            {"Content-Type": "application/strategic-merge-patch+json"},
-        )  # fmt: skip
-        assert status == 200
-    found = [item["type"] for item in node["status"]["conditions"]]
-    assert (found.count("PiUnderVoltage"), found.count("StorageWear")) == (1, 1)
+
+    def say(api: Admin, patch: Mapping[str, Any]) -> dict[str, Any]:
+        headers = {"Content-Type": "application/strategic-merge-patch+json"}
+        status, node = api.call("PATCH", "/api/v1/nodes/watched/status", patch, headers)
+        assert status == 200, node
+        return {item["type"]: item for item in node["status"]["conditions"]}
+
+    theirs = {"type": "KernelDeadlock", "status": "False", "reason": "KernelHasNoDeadlock", "message": "fine"}
+    say(hosts.api(), {"status": {"conditions": [theirs]}})
+    wait_until(lambda: hosts.control().call("GET", "/api/v1/nodes")[0] == 200, "our manifest is applied", 120)
+    announcer, now = Announcer(), time.time()
+    held = [
+        Held(condition=condition, since=now, evidence="measured")
+        for condition in (Condition.UNDER_VOLTAGE, Condition.STORAGE_WEAR)
+    ]
+    found: dict[str, Any] = {}
+    for ill in (held, held[1:], []):
+        patch = announcer.due("watched", ill, now)
+        assert patch is not None
+        found = say(hosts.control(), patch)
+        announcer.told("watched", ill, now)
+        now += REPEAT_S + 1
+        statuses = {name: entry["status"] for name, entry in found.items() if name.startswith(("Pi", "Sto"))}
+        kept = {entry.condition.value for entry in ill}
+        assert statuses == {one.condition.value: str(one.condition.value in kept) for one in held}
+    assert found["KernelDeadlock"]["message"] == "fine"
 
 
 def test_pods_are_found_by_their_node(hosts: Hosts) -> None:

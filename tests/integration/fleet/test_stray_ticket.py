@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,8 +84,7 @@ def test_neither_does_one_with_a_wrong_a_used_or_a_replaced_ticket(fleet: Fleet)
     fleet.store.close()
 
 
-def test_a_board_that_contradicts_cluster_yaml_stays_an_alarm(tmp_path: Path) -> None:
-    fleet = open_fleet(tmp_path, cluster_spec(SERVER, replace(NODE, mac=None)))
+def test_another_nodes_board_is_turned_away_with_it(fleet: Fleet) -> None:
     ticket = written_card(fleet)
     verdict = ask(fleet, SERVER, ticket, NamedKey("a1"))
     assert verdict.outcome is Outcome.REJECTED  # it is s1, and the ticket is none of s1's

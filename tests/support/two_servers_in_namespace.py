@@ -1,0 +1,108 @@
+"""Run by a test inside a network namespace of its own: two whole `bramble serve` on one PostgreSQL.
+
+``unshare --user --map-root-user --net --mount python two_servers_in_namespace.py DIRECTORY DATABASE_URL``
+
+A board may install. A person then writes its card at the first server; the second one, which nobody tells,
+has to stop serving it. Prints one JSON object: what the second server answered before, and in the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from fakes_bramble import FakeImageStore, make_image
+from fakes_fleet import cluster_spec, node_spec
+
+from bramble.paths import StateLayout
+from bramble.serve import Server
+from fleet.spec.model import ClusterSpec, DhcpMode
+from fleet.store_place import PostgresPlace
+
+ADDRESSES = {"eth0": "10.77.0.1", "eth1": "10.77.0.2"}
+WAIT_S = 30.0
+DATA, ERROR = 3, 5
+"""Opcodes of RFC 1350."""
+
+
+def lay_cables() -> None:
+    commands = ["mount -t sysfs sysfs /sys", "ip link set lo up"]
+    for number, (name, address) in enumerate(ADDRESSES.items()):
+        commands += [
+            f"ip link add {name} type veth peer name peer{number}",
+            f"ip address add {address}/24 dev {name}",
+            f"ip link set {name} up",
+            f"ip link set peer{number} up",
+        ]
+    for command in commands:
+        subprocess.run(command.split(), check=True)
+
+
+def opcode(address: str) -> int:
+    """What a server answers the board that asks for its config.txt."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as board:
+        board.bind((address, 0))
+        board.settimeout(WAIT_S)
+        board.sendto(b"\0\1abcd0001/config.txt\0octet\0", (address, 69))
+        answer, peer = board.recvfrom(600)
+        board.sendto(b"\0\5\0\0enough\0", peer)
+    return int.from_bytes(answer[:2], "big")
+
+
+def spec_on(interface: str) -> ClusterSpec:
+    spec = cluster_spec(node_spec("one", 1))
+    address = IPv4Address(ADDRESSES[interface])
+    network = replace(spec.network, interface=interface, server_address=address, dhcp=DhcpMode.OFF)
+    return replace(spec, network=network)
+
+
+@contextlib.asynccontextmanager
+async def serving(server: Server) -> AsyncIterator[None]:
+    ready = asyncio.Event()
+    running = asyncio.create_task(server.run(ready.set))
+    waiting = asyncio.create_task(ready.wait())
+    await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED, timeout=WAIT_S)
+    if running.done():
+        running.result()
+    try:
+        yield
+    finally:
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+
+async def main(directory: Path, place: PostgresPlace) -> None:
+    image = make_image(directory / "image")
+    image.installer_initramfs.parent.mkdir(parents=True, exist_ok=True)
+    image.installer_initramfs.write_bytes(b"cpio")
+    layouts = [StateLayout(directory=directory / name, postgres=place) for name in ("first", "second")]
+    first = Server(spec_on("eth0"), image, layouts[0], FakeImageStore())
+    shutil.copytree(layouts[0].directory, layouts[1].directory)  # the same keys, as its documentation says
+    second = Server(spec_on("eth1"), image, layouts[1], FakeImageStore())
+    async with serving(first), serving(second):
+        told = {"before": await asyncio.to_thread(opcode, ADDRESSES["eth1"])}
+        desk = first._controller.handouts
+        given = desk.begin("one")
+        desk.finish("one", given.intent, image_id="image", medium="a card")
+        deadline = time.monotonic() + WAIT_S
+        while (after := await asyncio.to_thread(opcode, ADDRESSES["eth1"])) != ERROR:
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.1)
+        print(json.dumps({**told, "after": after}))
+
+
+if __name__ == "__main__":
+    lay_cables()
+    asyncio.run(main(Path(sys.argv[1]), PostgresPlace(sys.argv[2])))
