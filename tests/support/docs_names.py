@@ -1,7 +1,7 @@
 """Names in documents that look like ours: they have to exist.
 
 Files of the checkout, modules and what is in them, tests, keys of cluster.yaml, metrics, variables of the
-environment, routes of the API, options, failed states; and links with their anchors.
+environment, routes of the API, options, words like `late-link`; and links with their anchors.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ OTHERS_OPTIONS: Final = frozenset(
     {"--apply", "--build-arg", "--cluster-init", "--cluster-reset", "--format", "--now", "--only", "--trial"}
 )
 """Options of other programs; `--only` and `--trial` are those of `python -m benchmarks`."""
+OTHERS_WORDS: Final = frozenset({"import-linter", "local-path", "start_file"})
+"""Names of other programs, k3s' storage class, and a setting of config.txt."""
+EXAMPLE_NODE: Final = re.compile(r"(?:attic|shelf|bay|pi[45]|cm[45])-")
 OPEN_KEYS: Final = (
     "cluster.k3s.config",
     "cluster.k3s.registries",
@@ -234,6 +237,21 @@ def _state(text: str) -> str | None:
     return "there is no such state"
 
 
+@cache
+def words_of_ours() -> frozenset[str]:
+    """Every text constant of the sources: names of rules, states, events, conditions, problems, values."""
+    return frozenset(re.findall(r"[\"'`.]([a-z][a-z0-9]*(?:[-_][a-z0-9]+)+)[\"'`]", sources()))
+
+
+def _word(text: str) -> str | None:
+    if not re.fullmatch(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)+", text) or text.startswith("bramble_"):
+        return None
+    last_keys = {key.rpartition(".")[2] for key in spec_keys()}
+    if text in words_of_ours() | last_keys | OTHERS_WORDS or EXAMPLE_NODE.match(text):
+        return None
+    return "nothing of ours is called so"
+
+
 CHECKS: Final[tuple[Callable[[str], str | None], ...]] = (
     _path,
     _test,
@@ -244,5 +262,6 @@ CHECKS: Final[tuple[Callable[[str], str | None], ...]] = (
     _route,
     _option,
     _state,
+    _word,
 )
 """Each looks at words in backticks: None where they are not of its kind, or exist."""

@@ -151,6 +151,13 @@ def finish(server: Running, *names: str) -> None:
     server.in_loop(story)
 
 
+def declare(mark: str, page: str, count: int | None = None) -> None:
+    """Put the nodes that a page marks into cluster.yaml, all or the first ones."""
+    document = yaml.safe_load(Path("cluster.yaml").read_text())
+    document["nodes"] += yaml.safe_load(marked(page, mark))[:count]
+    Path("cluster.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+
+
 def state(reader: Reader, name: str) -> Any:
     rows = json.loads(reader.type(FIRST, "bramble nodes", "--json").output)["nodes"]
     return next(row["state"] for row in rows if row["name"] == name)
@@ -192,9 +199,7 @@ def test_three_servers_are_declared_and_put_in_force(lab: Reader, server: Runnin
     lab.type(FIRST, "bramble approve attic-1", "--yes")
     finish(server, "attic-1")
 
-    document = yaml.safe_load(Path("cluster.yaml").read_text())
-    document["nodes"] += yaml.safe_load(marked(THREE, "<!-- add: nodes -->"))
-    Path("cluster.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    declare("<!-- add: nodes -->", THREE)
     tried = lab.type(THREE, "bramble apply --dry-run")
     assert tried.exit_code == 0, tried.output
     assert tried.output.count("it installs and joins when it is switched on") == 2
@@ -205,17 +210,24 @@ def test_three_servers_are_declared_and_put_in_force(lab: Reader, server: Runnin
         assert state(lab, name) == State.PENDING
         assert lab.type(THREE, f"bramble approve {name}", answer="y\n").exit_code == 0
 
-    # The dead board's page: nothing is changed by asking, and the answer has a reason.
-    asked = lab.type(DEAD, "bramble replace attic-3 --with c0ffee0010000004 --dry-run")
-    assert asked.exit_code in (0, 1)
-    assert "steps:" in asked.output or "stands against it" in asked.output + asked.errors
-    assert state(lab, "attic-3") == State.PENDING
+
+def test_a_dead_agent_is_replaced_after_asking_what_would_happen(lab: Reader, server: Running) -> None:
+    switch_on(server, "attic-1")
+    lab.type(FIRST, "bramble approve attic-1", "--yes")
+    finish(server, "attic-1")
+    declare("<!-- add: agent -->", DEAD)
+    assert "+ nodes.attic-4" in lab.type(DEAD, "bramble apply").output
+    switch_on(server, "attic-4")
+    finish(server, "attic-1", "attic-4")
+
+    asked = lab.type(DEAD, "bramble replace attic-4 --with 10000000d03114b5 --dry-run")
+    assert asked.exit_code == 1
+    assert "it stays as it is: what is marked with ! stands against it" in asked.output
+    assert state(lab, "attic-4") == State.READY, "nothing is changed by asking"
 
 
 def test_one_server_more_is_refused_with_the_reason(lab: Reader) -> None:
-    document = yaml.safe_load(Path("cluster.yaml").read_text())
-    document["nodes"] += yaml.safe_load(marked(THREE, "<!-- add: nodes -->"))[:1]
-    Path("cluster.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    declare("<!-- add: nodes -->", THREE, 1)
     checked = lab.type(FIRST, "bramble check")
     assert checked.exit_code == 2
     assert "2 servers" in checked.output + checked.errors

@@ -105,6 +105,8 @@ BAD: Final = {
     "method": ("`DELETE /v1/audit`", 1, "no such route"),
     "lone option": ("`--no-such`", 1, "no command"),
     "state": ("`failed-dreaming`", 1, "no such state"),
+    "rule": ("`no-such-problem` is not one", 1, "called so"),
+    "condition": ("`no_such_class` either", 1, "called so"),
     "yaml syntax": ("```yaml\nnodes: [\n```", 2, "no YAML"),
     "yaml part": ("```yaml\npolicy: {unknown_bords: hold}\n```", 2, "unknown_bords"),
     "yaml list": ("```yaml\n- {name: a, board: pi9}\n```", 2, "pi9"),
