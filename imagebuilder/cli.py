@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,11 +143,21 @@ def agent_package() -> Path:
     return Path(places[0])
 
 
-class ProgressLine:
-    """One line on stderr, rewritten on a terminal; elsewhere a line per step. Silent until work begins."""
+SETTLED_S = 3.0
+SETTLED_SHARE = 0.03
+"""Sooner than that, the time that is left would jump about."""
 
-    def __init__(self, *, show: bool) -> None:
+
+class ProgressLine:
+    """One line on stderr, rewritten on a terminal; elsewhere a line per step. Silent until work begins.
+
+    On a terminal it tells how long the rest will take, when enough is done to say so.
+    """
+
+    def __init__(self, *, show: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self.used = False
+        self._clock = clock
+        self._started: tuple[float, float] | None = None
         self._show = show
         self._last = ""
         self._terminal = sys.stderr.isatty()
@@ -164,11 +175,26 @@ class ProgressLine:
         line = f"{share:4.0%} {text}"
         if not self._show or not self.used or line == self._last:
             return
+        if self._started is None or share < self._started[1]:
+            self._started = self._clock(), share  # another piece of work begins
         if self._terminal:
-            click.echo(f"\r\x1b[K{line}", nl=False, err=True)
+            left = time_left_s(self._clock() - self._started[0], share - self._started[1], 1 - share)
+            rest = "" if left is None else f", {_duration(left)} left"
+            click.echo(f"\r\x1b[K{line}{rest}", nl=False, err=True)
         elif text != self._last.partition("% ")[2]:
             click.echo(line, err=True)
         self._last = line
+
+
+def time_left_s(elapsed_s: float, done: float, rest: float) -> float | None:
+    """How long `rest` of the work will take, when `done` of it took so long; None while that is a guess."""
+    if elapsed_s < SETTLED_S or done < SETTLED_SHARE:
+        return None
+    return elapsed_s * rest / done
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _mb(size_bytes: int) -> str:

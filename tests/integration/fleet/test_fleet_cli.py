@@ -14,6 +14,7 @@ from fakes_fleet_server import running
 
 from agent.proofs import fingerprint as fingerprint_of
 from agent.protocol import Proof, ProofKind
+from bramble.cli_status import status
 from fleet.cli import nodes, show
 from fleet.cli_people import approve
 from fleet.controller import Controller
@@ -56,7 +57,7 @@ def knock(controller: Controller, spec: ClusterSpec) -> None:
 
 
 def typed(*arguments: str | Path, answer: str | None = None) -> Result:
-    command = {"nodes": nodes, "show": show, "approve": approve}[str(arguments[0])]
+    command = {"nodes": nodes, "show": show, "approve": approve, "status": status}[str(arguments[0])]
     return CliRunner().invoke(command, [str(argument) for argument in arguments[1:]], input=answer)
 
 
@@ -134,3 +135,24 @@ def test_name_of_nothing_is_explained(file: Path, spec: ClusterSpec, tmp_path: P
     with running(tmp_path / "state" / "attic", spec):
         assert "there is no node or board" in str(typed("show", name, file).exception)
     assert "there is no node or board" in str(typed("show", name, file).exception)
+
+
+def test_status_is_that_of_the_server_and_without_one_of_the_record(
+    file: Path, spec: ClusterSpec, tmp_path: Path
+) -> None:
+    state = tmp_path / "state" / "attic"
+    with running(state, spec) as server:
+        calm = typed("status", file)
+        assert calm.exit_code == 0, calm.output
+        server.in_loop(lambda: knock(server.fleet.controller, spec))
+        waiting = typed("status", file, "--json")
+        assert waiting.exit_code == 1
+        seen = json.loads(waiting.output)
+        assert seen["live"] is True
+        assert [one["command"] for one in seen["findings"]] == ["bramble approve pi5-1"]
+        assert seen["snapshots"] is not None
+        assert "pending" in typed("status", file).output
+    stale = typed("status", file)
+    assert stale.exit_code == 2
+    assert "no server is running" in stale.output
+    assert "bramble approve pi5-1" in stale.output
