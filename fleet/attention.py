@@ -14,7 +14,7 @@ from typing import Final
 from fleet.lifecycle import LEAVING, State
 from fleet.quorum import quorum_of
 from fleet.spec.model import Role
-from fleet.views import ConditionView, FleetView, HeldBoardView, NodeView
+from fleet.views import ConditionView, FleetView, HeldBoardView, NodeView, RolloutView
 
 MEMBERS: Final = frozenset({State.READY, State.DEGRADED, State.LOST, *LEAVING})
 """States of servers that are members of etcd: they joined, and were not taken out."""
@@ -76,6 +76,8 @@ def findings(view: FleetView, snapshot_problem: str = "") -> tuple[Finding, ...]
     found = [
         *_of_snapshots(snapshot_problem),
         *_of_quorum(view),
+        *_of_rollout(view.rollout),
+        *map(_of_stuck, view.stuck),
         *(each for node in view.nodes for each in _of_node(node)),
     ]
     found += map(_of_board, view.held)
@@ -125,6 +127,32 @@ def _of_quorum(view: FleetView) -> Iterator[Finding]:
             hint="Bring the other servers back first, or wait for the re-image that is under way.",
             command="bramble nodes",
         )
+
+
+def _of_rollout(rollout: RolloutView | None) -> Iterator[Finding]:
+    if rollout is None or rollout.phase == "running":
+        return
+    yield Finding(
+        code=f"rollout-{rollout.phase}",
+        subject="",
+        urgency=Urgency.NOW if rollout.phase == "stopped" else Urgency.SOON,
+        text=f"rollout {rollout.number} is {rollout.phase} at {rollout.done} of {rollout.total} nodes: "
+        f"{rollout.reason}",
+        hint="Then 'bramble rollout resume', or 'bramble rollout abort'.",
+        command="bramble rollout status",
+    )
+
+
+def _of_stuck(name: str) -> Finding:
+    return Finding(
+        code="lock",
+        subject=name,
+        urgency=Urgency.SOON,
+        text=f"{name} holds the fleet lock and its re-image came to nothing: no other node of its role is "
+        "re-imaged",
+        hint=f"Mend it, decommission it, or 'bramble lock release {name}'.",
+        command="bramble lock show",
+    )
 
 
 def _is_planned(view: FleetView) -> bool:

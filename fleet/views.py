@@ -13,9 +13,10 @@ from fleet.boards import BoardModel
 from fleet.find import find_subject
 from fleet.health import TRAITS
 from fleet.health_desk import Held, held_by, held_by_all
+from fleet.lock import read_holds
 from fleet.printable import printable
 from fleet.store.database import Store
-from fleet.store.records import BoardRecord, EventRecord, NodeRecord, board_id
+from fleet.store.records import BoardRecord, EventRecord, NodeRecord, RolloutRecord, board_id
 
 _VERSION = re.compile(r"\bv\d+\.\d+\.\d+\S*")
 
@@ -85,6 +86,22 @@ class FleetView:
 
     nodes: tuple[NodeView, ...]
     held: tuple[HeldBoardView, ...]
+    stuck: tuple[str, ...] = ()
+    """Nodes whose re-image came to nothing: they keep others of their role from being taken down."""
+    rollout: RolloutView | None = None
+    """The rollout that has not ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutView:
+    """A rollout in a line. `phase` is `running`, `paused` or `stopped`."""
+
+    number: int
+    image_id: str
+    phase: str
+    reason: str
+    done: int
+    total: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +121,22 @@ def fleet_view(store: Store) -> FleetView:
         return FleetView(
             nodes=tuple(node_view(node, ill.get(node.name, ())) for node in reader.nodes()),
             held=tuple(map(held_view, reader.held_boards())),
+            stuck=tuple(hold.node for hold in read_holds(reader) if hold.stuck),
+            rollout=_rollout_view(reader.open_rollout()),
         )
+
+
+def _rollout_view(record: RolloutRecord | None) -> RolloutView | None:
+    if record is None:
+        return None
+    return RolloutView(
+        number=record.number,
+        image_id=record.image_id,
+        phase=record.phase,
+        reason=record.reason,
+        done=sum(step["state"] == "done" for step in record.steps),
+        total=len(record.steps),
+    )
 
 
 def timeline_view(store: Store, name: str, since: int = 0) -> Timeline | None:

@@ -8,7 +8,7 @@ import pytest
 
 from fleet.attention import Finding, Urgency, findings, quorum_in
 from fleet.lifecycle import State
-from fleet.views import ConditionView, FleetView, HeldBoardView, NodeView
+from fleet.views import ConditionView, FleetView, HeldBoardView, NodeView, RolloutView
 
 
 def node(name: str, state: str, role: str = "agent", **changes: Any) -> NodeView:
@@ -140,3 +140,25 @@ def test_agents_are_not_counted_for_quorum() -> None:
     quorum = quorum_in(view)
     assert (quorum.members, quorum.ready, quorum.needed, quorum.spare) == (1, 1, 1, 0)
     assert not [key for key in found(view) if key.startswith("quorum")]
+
+
+@pytest.mark.parametrize(
+    ("phase", "urgency"), [("running", None), ("paused", Urgency.SOON), ("stopped", Urgency.NOW)]
+)
+def test_a_rollout_that_stands_still_needs_a_person(phase: str, urgency: Urgency | None) -> None:
+    shown = RolloutView(
+        number=3, image_id="1c" * 32, phase=phase, reason="a1 failed: its drain", done=2, total=9
+    )
+    told = findings(FleetView(nodes=(), held=(), rollout=shown))
+    if urgency is None:
+        assert told == ()
+        return
+    (one,) = told
+    assert (one.key, one.urgency, one.command) == (f"rollout-{phase}/", urgency, "bramble rollout status")
+    assert f"rollout 3 is {phase} at 2 of 9 nodes: a1 failed" in one.text
+
+
+def test_a_node_that_keeps_others_back_needs_a_person() -> None:
+    (one,) = findings(FleetView(nodes=(), held=(), stuck=("a1",)))
+    assert (one.key, one.command) == ("lock/a1", "bramble lock show")
+    assert "bramble lock release a1" in one.hint
