@@ -122,6 +122,7 @@ def make_templates(assets: Assets) -> jinja2.Environment:
         "size": words.size,
         "moment": words.moment,
         "iso": words.iso,
+        "shown": words.without_login,
     }
     return templates
 

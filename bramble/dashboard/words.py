@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Final
 
+_LOGIN: Final = re.compile(r"(://)[^/@\s]+@")
 _SPANS: Final = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
@@ -35,6 +37,11 @@ def size(count: float) -> str:
 def moment(at: float) -> str:
     """`2026-11-26 03:33:00`, UTC."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def without_login(value: object) -> str:
+    """A setting as text; a name and a password in a URL, where somebody wrote them, are not shown."""
+    return _LOGIN.sub(r"\1***@", str(value))
 
 
 def iso(at: float) -> str:

@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.cookies import SimpleCookie
 from pathlib import Path
 from urllib.parse import urlencode
@@ -22,6 +22,7 @@ from fleet_story import enrol, install
 from bramble.dashboard.guard import COOKIE
 from fleet.admin_client import FleetReader
 from fleet.lifecycle import State
+from fleet.spec.power import CommandPower
 from fleet.tokens import TokenRole
 
 pytestmark = pytest.mark.integration
@@ -264,6 +265,39 @@ def test_what_destroys_needs_the_name_and_is_put_on_record(tmp_path: Path) -> No
         page = admin.get("/audit").text
         assert "revoke" in page
         assert "by: dashboard" in page
+
+
+def test_power_is_offered_where_there_is_a_switch_and_is_asked_once_more(tmp_path: Path) -> None:
+    switch = CommandPower(on=("switch", "on"), off=("switch", "off"), status=None)
+    spec = cluster_spec(replace(node_spec("pi-1", 1), power=switch), node_spec("pi-2", 2))
+    with live_rack(tmp_path, spec) as own:
+        admin = Browser(own)
+        admin.log_in()
+        assert "power-cycle" not in admin.get("/nodes/pi-2").text
+        assert "/nodes/pi-1/confirm/power-cycle" in admin.get("/nodes/pi-1").text
+        asked = admin.get("/nodes/pi-1/confirm/power-cycle")
+        assert "switch pi-1 off" in asked.text
+        assert own.fleet.controller.power.job("pi-1") is None, "asking sends nothing"
+        assert admin.post("/nodes/pi-1/do/power-cycle", {"csrf": asked.csrf}).status == 303
+        job = own.fleet.controller.power.job("pi-1")
+        assert job is not None
+        assert job.action.value == "cycle"
+        assert job.by.startswith("token admin-")
+        again = admin.post("/nodes/pi-1/do/power-cycle", {"csrf": asked.csrf})
+        assert again.status == 303
+        assert 'class="notice refused"' in admin.get("/nodes/pi-1").text
+        assert "orderPower" in admin.get("/audit").text
+
+
+def test_settings_are_shown_without_what_logs_in(tmp_path: Path) -> None:
+    spec = cluster_spec(node_spec("pi-1", 1))
+    spec = replace(spec, k3s=replace(spec.k3s, source="https://me:hunter2@mirror.invalid/k3s"))
+    with live_rack(tmp_path, spec) as own:
+        admin = Browser(own)
+        admin.log_in()
+        page = admin.get("/settings").text
+    assert "mirror.invalid" in page
+    assert "hunter2" not in page
 
 
 def test_a_refusal_of_the_desk_is_shown_with_what_to_do(admin: Browser) -> None:

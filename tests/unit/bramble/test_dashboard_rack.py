@@ -7,7 +7,7 @@ import pytest
 from bramble.dashboard.node_page import stops_of
 from bramble.dashboard.pages import MAX_CARDS, local_number, sections_of
 from bramble.dashboard.rack import Card, Group, card_of, group_of, headline, model_title, words_of
-from bramble.dashboard.words import ago, size, span
+from bramble.dashboard.words import ago, size, span, without_login
 from fleet.boards import BoardModel
 from fleet.health import Condition
 from fleet.health_desk import Held
@@ -147,6 +147,19 @@ def test_figures_in_words() -> None:
     assert ago(100.0, 103.0) == "just now"
     assert ago(100.0, 50.0) == "just now"  # the browser's and the node's clocks differ
     assert ago(100.0, 400.0) == "5 min ago"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("https://me:secret@mirror.invalid/k3s", "https://***@mirror.invalid/k3s"),
+        ("curl -u https://token@10.0.0.1/on", "curl -u https://***@10.0.0.1/on"),
+        ("https://mirror.invalid/a@b", "https://mirror.invalid/a@b"),
+        (7080, "7080"),
+    ],
+)
+def test_a_login_in_a_url_is_not_shown(value: object, shown: str) -> None:
+    assert without_login(value) == shown
 
 
 @pytest.mark.parametrize("text", ["", "-1", "x", "1" * 30, "\N{SUPERSCRIPT TWO}"])
