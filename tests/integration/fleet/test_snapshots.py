@@ -1,4 +1,4 @@
-"""Snapshots as they are taken, kept, scheduled, pruned and verified; with full disks and crashes in between."""
+"""Snapshots as they are taken, kept, scheduled, pruned and verified; with a full disk and a crash."""
 
 from __future__ import annotations
 
@@ -225,7 +225,8 @@ async def test_the_command_lists_verifies_and_prunes_without_a_server(
         "version: 1\ncluster: {name: attic, domain: attic.internal, k3s: {version: v1.33.5+k3s1}}\n"
         "image: {base: debian-trixie}\nnetwork: {interface: lo, dhcp: full, subnet: 10.77.0.0/24}\n"
         "nodes:\n"
-        "  - {name: s1, board: pi5, role: server, serial: 10000000abcd0001, address: 10.77.0.11, disk: nvme}\n"
+        "  - {name: s1, board: pi5, role: server, serial: 10000000abcd0001, address: 10.77.0.11}\n"
+        "defaults: {disk: nvme}\n"
     )
 
     def run(*argv: str) -> Any:
