@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from etcd_fleet import CLUSTER, MORE, Board, are_ready, begin, until
-from etcd_writer import Writer
 from fakes_fleet_server import Running, running
 from fleet_story import state_of
 from k3s_sim_etcd import EtcdCluster, running_cluster
 
+from benchmarks.etcd_writer import Writer
 from fleet.etcd.view import EtcdView
 from fleet.lifecycle import State
 from fleet.spec import load_cluster
