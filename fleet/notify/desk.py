@@ -24,6 +24,7 @@ from fleet.notify.ledger import Alarm, Ledger, Notice, advance, delivered, from_
 from fleet.spec.model import ClusterSpec
 from fleet.spec.notify_model import NotifyChannel
 from fleet.store.database import Store
+from fleet.store.records import EventRecord
 from fleet.store.transaction import Reader
 from fleet.views import fleet_view
 
@@ -199,6 +200,14 @@ def _lease(text: str | None) -> tuple[str, float]:
         return "", 0.0
 
 
+def _calls_somebody(entry: EventRecord) -> bool:
+    """Whether an entry is for a person who is not looking: an alarm, or a node that waits for a hand.
+
+    A board that is held has an entry of that kind, too, and a finding of its own.
+    """
+    return entry.kind == events.Kind.ALARM or (entry.kind == events.Kind.HELD and entry.node is not None)
+
+
 def _alarms_after(reader: Reader, last: int | None) -> tuple[list[Alarm], int]:
     """Alarms after an entry, and the newest entry. At the first look nothing of the past is told."""
     newest, _counts = reader.events_since(last or 0)
@@ -214,6 +223,6 @@ def _alarms_after(reader: Reader, last: int | None) -> tuple[list[Alarm], int]:
             at=entry.at,
         )
         for entry in entries
-        if entry.kind == events.Kind.ALARM
+        if _calls_somebody(entry)
     ]
     return alarms, newest

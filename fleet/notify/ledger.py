@@ -3,7 +3,7 @@
 A finding (`fleet.attention`) is told once while it holds, and once when it is over. It has to hold for
 `SETTLE_S` before it is told and be gone for as long before it is over: a node that restarts is no news. One
 that comes back within `QUIET_S` is not told again before that time has passed. Alarms of the timeline have no
-end; each is told once.
+end; the same words about the same node are told once in `SAME_ALARM_S`.
 
 Nothing here counts on being called at certain times: the caller hands in what holds now.
 """
@@ -21,6 +21,7 @@ from fleet.spec.notify_model import Channel, Level
 
 SETTLE_S: Final = 30.0
 QUIET_S: Final = 15 * 60.0
+SAME_ALARM_S: Final = 6 * 3600.0
 GIVE_UP_S: Final = 24 * 3600.0
 """A message that no server took for a day tells of yesterday."""
 MAX_WAITING: Final = 200
@@ -81,6 +82,7 @@ class Ledger:
     Attributes:
         settling: Findings that hold and were not told yet: key → since when.
         told: Those that were.
+        alarms: Subject and text → when it was told last; for `SAME_ALARM_S`.
         quiet: Key → when it was told last; for `QUIET_S` after it was over.
         last_event: Id of the newest timeline entry that was looked at; None before the first look.
         counter: Notices made so far, for their ids.
@@ -90,6 +92,7 @@ class Ledger:
     settling: Mapping[str, float] = field(default_factory=dict)
     told: Mapping[str, Told] = field(default_factory=dict)
     quiet: Mapping[str, float] = field(default_factory=dict)
+    alarms: Mapping[str, float] = field(default_factory=dict)
     waiting: tuple[Waiting, ...] = ()
     last_event: int | None = None
     counter: int = 0
@@ -135,8 +138,13 @@ def advance(
             del told[key]
             quiet[key] = known.at
             notices.append((Kind.RESOLVED, known.finding, now))
-    notices += [(Kind.ALARM, _of_alarm(alarm), alarm.at) for alarm in alarms]
-    after = replace(ledger, settling=settling, told=told, quiet=quiet)
+    heard = {words: at for words, at in ledger.alarms.items() if now - at < SAME_ALARM_S}
+    for alarm in alarms:
+        words = f"{alarm.subject}: {alarm.text}"
+        if words not in heard:
+            heard[words] = now
+            notices.append((Kind.ALARM, _of_alarm(alarm), alarm.at))
+    after = replace(ledger, settling=settling, told=told, quiet=quiet, alarms=heard)
     for kind, finding, at in notices:
         after = _post(after, kind, finding, channels, at)
     return _bounded(after, channels, now)
@@ -222,6 +230,7 @@ def from_json(text: str) -> Ledger:
                 for key, one in value["told"].items()
             },
             quiet={str(key): float(at) for key, at in value["quiet"].items()},
+            alarms={str(words): float(at) for words, at in value["alarms"].items()},
             waiting=tuple(
                 Waiting(channel=str(one["channel"]), notice=_notice(one["notice"]))
                 for one in value["waiting"]

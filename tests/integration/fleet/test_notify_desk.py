@@ -89,9 +89,9 @@ def quarantine(fleet: Fleet, name: str = "one") -> None:
         tx.move(node, Happening.EXHAUSTED, Entry(kind=EventKind.STATE, text="no more"), fleet.clock())
 
 
-def alarm(fleet: Fleet, name: str = "one") -> None:
+def alarm(fleet: Fleet, name: str = "one", kind: EventKind = EventKind.ALARM, text: str = "copied") -> None:
     with fleet.store.write() as tx:
-        tx.add_event(Entry(kind=EventKind.ALARM, text="copied", hint="Look"), fleet.clock(), node=name)
+        tx.add_event(Entry(kind=kind, text=text, hint="Look"), fleet.clock(), node=name)
 
 
 @pytest.mark.asyncio
@@ -166,8 +166,8 @@ async def test_what_comes_at_once_goes_as_one_message(fleet: Fleet) -> None:
     await turn(one)
     alarm(fleet)
     await turn(one)
-    for name in ("one", "two", "one"):
-        alarm(fleet, name)
+    for text in ("moved", "copied again", "moved back"):
+        alarm(fleet, text=text)
         await turn(one)
     assert [len(notices) for _, notices in post.messages] == [1]
     fleet.clock.advance(BETWEEN_MESSAGES_S)
@@ -185,6 +185,18 @@ async def test_alarms_of_the_past_are_not_told(fleet: Fleet) -> None:
     alarm(fleet, "two")
     await turn(desk(fleet, post))
     assert post.told == [(Kind.ALARM, "two")]
+
+
+@pytest.mark.asyncio
+async def test_a_node_that_waits_for_a_hand_calls_for_one(fleet: Fleet) -> None:
+    post = Post()
+    one = desk(fleet, post)
+    await turn(one)
+    alarm(fleet, kind=EventKind.HELD, text="cut its power and give it back")
+    alarm(fleet, kind=EventKind.BOOT, text="took the kernel")
+    await turn(one)
+    ((_, notices),) = post.messages
+    assert [notice.text for notice in notices] == ["one: cut its power and give it back"]
 
 
 @pytest.mark.asyncio

@@ -16,6 +16,7 @@ from fleet.notify.ledger import (
     GIVE_UP_S,
     MAX_WAITING,
     QUIET_S,
+    SAME_ALARM_S,
     SETTLE_S,
     Alarm,
     Kind,
@@ -126,6 +127,16 @@ def test_an_alarm_is_told_at_once_and_to_every_level() -> None:
     ledger = advance(Ledger(), [], [alarm], [channel("c", Level.NOW)], T)
     (notice,) = take(ledger, "c")
     assert (notice.kind, notice.text) == (Kind.ALARM, "n: its disk was copied")
+
+
+def test_the_same_alarm_is_told_again_only_hours_later() -> None:
+    def alarm(number: int, text: str = "copied") -> Alarm:
+        return Alarm(id=number, subject="n", text=text, hint="", at=T)
+
+    ledger = advance(Ledger(), [], [alarm(1), alarm(2)], [HOOK], T)
+    ledger = advance(ledger, [], [alarm(3), alarm(4, "moved")], [HOOK], T + SAME_ALARM_S - 1)
+    ledger = advance(ledger, [], [alarm(5)], [HOOK], T + SAME_ALARM_S)
+    assert [notice.text for notice in take(ledger, "hook")] == ["n: copied", "n: moved", "n: copied"]
 
 
 def test_what_was_delivered_waits_no_more_and_only_for_that_channel() -> None:
