@@ -29,7 +29,8 @@ REIMAGE_S = 600.0
 MAX_OVERHEAD = 0.15
 PARTS = {
     "draining": "drain",
-    "reboot-to-installer": "restart, and boot into the installer",
+    "reboot-to-installer": "restart, and netboot",
+    "netbooting": "boot of the installer",
     "imaging": "transfer, write and verify",
     "first-boot": "first boot from the new disk",
     "joining": "join",
@@ -72,7 +73,7 @@ def test_a_healthy_agent_is_installed_again_while_its_workload_answers(
 
     parts = durations(order)
     total = order["closed_at"] - order["requested_at"]
-    sum_of_parts = sum(parts[state] for state in PARTS)
+    sum_of_parts = sum(parts.get(state, 0.0) for state in PARTS)
     with capsys.disabled():
         print(report(parts, total, sum_of_parts, longest))
     assert total / sum_of_parts - 1 <= MAX_OVERHEAD, report(parts, total, sum_of_parts, longest)
