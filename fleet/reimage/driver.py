@@ -42,6 +42,7 @@ from fleet.reimage.steps import (
     needs_observation,
     next_step,
 )
+from fleet.reimage.turn import Turn
 from fleet.restored import unobserved
 from fleet.store.records import NodeRecord, ReimageRecord
 from fleet.store.transaction import Transaction
@@ -93,6 +94,7 @@ class ReimageDriver:
         self._started = ground.clock()
         self._evictions: dict[str, _Evictions] = {}
         self._role_renewed_at = float("-inf")
+        self._turn = Turn(ground.store, ground.random_hex(8))
 
     async def run(self) -> None:
         """Work on every open order until cancelled."""
@@ -101,6 +103,8 @@ class ReimageDriver:
             while True:
                 with contextlib.suppress(FleetError):  # the controller's own round says what the store lacks
                     for name in self._open_orders():
+                        if not self._turn.is_mine(self._ground.clock()):
+                            break
                         if name not in busy or busy[name].done():
                             busy[name] = group.create_task(self._go_on(name), name=f"re-image of {name}")
                 await asyncio.sleep(ROUND_S)
