@@ -82,13 +82,14 @@ class ClusterImages:
         return (self._image, *(image for image in self._opened.values() if image is not self._image))
 
     def prepare(self, spec: ClusterSpec) -> ImageFacts | None:
-        """Look for the image of another cluster.yaml, which `declare` then makes the cluster's; None: it is
-        not built."""
-        key = digest(image_inputs(spec))
-        found = self._prepared.get(key) or self._others.built_for(spec)
+        """Look for the finished image of a cluster.yaml, which `declare` then makes the cluster's.
+
+        None: it is not built. Looked for anew each time: overlays change where the file does not.
+        """
+        found = self._others.built_for(spec)
         if found is None:
             return None
-        self._prepared[key] = self._opened[found.id] = found
+        self._prepared[digest(image_inputs(spec))] = self._opened[found.id] = found
         return _facts(found)
 
     def declare(self, spec: ClusterSpec) -> None:

@@ -168,7 +168,7 @@ class Controller:
         self.lock = LockDesk(ground)
         self.policy = PolicyDesk(ground, self.reimages)
         self.watch.on_listing = self.policy.take_listing
-        self.rollouts = RolloutDesk(ground, images, self.reimages)
+        self.rollouts = RolloutDesk(ground, images, self.reimages, self._redeclare)
         self._timelines = TimelineLimit(ground)
         self._clock = clock
         self._random_hex = random_hex

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from fleet.lock import Hold, find_problems
 from fleet.policy.windows import is_open, next_opening
@@ -64,9 +64,19 @@ def writing_problems(obstacle: str | None) -> tuple[Problem, ...]:
 
 def window_problems(policy: ReimagePolicy, default_zone: str, now: float) -> tuple[Problem, ...]:
     """Whether something may begin that nobody looks on at."""
-    if is_open(policy.windows, default_zone, now):
-        return ()
-    opening = next_opening(policy.windows, default_zone, now)
+    try:
+        if is_open(policy.windows, default_zone, now):
+            return ()
+        opening = next_opening(policy.windows, default_zone, now)
+    except ZoneInfoNotFoundError as error:
+        # It was there when cluster.yaml was checked. Closed is the safe side.
+        return (
+            Problem(
+                "window",
+                f"whether a maintenance window is open cannot be told: this machine knows no {error.args[0]}",
+                "Install package 'tzdata'.",
+            ),
+        )
     when = "none opens within two weeks"
     if opening is not None:
         wall = datetime.fromtimestamp(opening, UTC).astimezone(ZoneInfo(default_zone))

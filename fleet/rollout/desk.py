@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any, Final, Protocol
 
@@ -50,10 +50,17 @@ class Reimages(Protocol):
 
 
 class RolloutDesk:
-    """One per controller."""
+    """One per controller.
 
-    def __init__(self, ground: Ground, images: ImageProvider, reimages: Reimages) -> None:
+    Args:
+        redeclare: Puts the cluster.yaml in force once more, with the image that was found for it.
+    """
+
+    def __init__(
+        self, ground: Ground, images: ImageProvider, reimages: Reimages, redeclare: Callable[[], None]
+    ) -> None:
         self._ground = ground
+        self._redeclare = redeclare
         self._images = images
         self._reimages = reimages
         self._asked_at: dict[str, float] = {}
@@ -78,7 +85,8 @@ class RolloutDesk:
         Raises:
             RefusedError: There is no such image; or something stands against it and it is no dry run.
         """
-        facts, current = self._images.describe(image), self._images.describe(None)
+        current = self._images.describe(None)
+        facts = await self._newest(current) if image is None else self._images.describe(image)
         allowed = self._ground.spec.policy.reimage.max_parallel
         parallel = allowed if max_parallel is None else max_parallel
         with self._ground.store.read() as reader:
@@ -90,7 +98,7 @@ class RolloutDesk:
                 allowed_parallel=allowed,
             )
             problems = (*_open_problems(reader), *made.problems)
-        warnings = (*made.warnings, *_current_problems(facts, current))
+        warnings = made.warnings if image is None else (*made.warnings, *_current_problems(facts, current))
         if made.canary:
             shown = await self._reimages.preview(made.canary, image=facts.id, by=by)
             warnings += tuple(
@@ -107,12 +115,19 @@ class RolloutDesk:
             return answer
         if problems:
             raise _refusal(problems)
+        if image is None and facts != current:
+            self._redeclare()
         rollout = self._write_new(made, facts, parallel, soak_s, by)
         answer["message"] = (
             f"rollout {rollout.number} of image {facts.short} to {len(rollout.steps)} node(s) has begun, "
             f"{rollout.canary} first; 'bramble rollout status' follows it"
         )
         return answer
+
+    async def _newest(self, current: ImageFacts) -> ImageFacts:
+        """What 'bramble build' made last of the cluster.yaml in force; where it made none, what is served."""
+        found = await asyncio.to_thread(self._images.prepare, self._ground.spec)
+        return found or current
 
     def _write_new(self, made: Plan, facts: ImageFacts, parallel: int, soak_s: float, by: str) -> Rollout:
         now = self._ground.clock()

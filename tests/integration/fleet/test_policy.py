@@ -19,6 +19,7 @@ from reimage_room import A1, A2, S1, Room, open_room
 from fleet.cli_policy import lock, policy
 from fleet.events import Entry, Kind
 from fleet.lifecycle import Happening, State
+from fleet.policy.desk import MAX_FAILED, RETRY_S
 from fleet.policy.judge import Decision, Verdict
 from fleet.refusal import RefusedError
 from fleet.reimage.kinds import Outcome
@@ -109,6 +110,31 @@ async def test_a_second_failure_within_a_day_is_left_to_a_person(room: Room) -> 
     assert any(
         "is not re-imaged by policy: policy ordered its re-image" in text for text in texts(room.fleet, "a1")
     )
+
+
+@pytest.mark.asyncio
+async def test_an_order_that_came_to_nothing_is_tried_again_after_a_while_and_not_for_ever(
+    room: Room,
+) -> None:
+    kill(room, "a1")
+    room.kube.pods["a1"] = []
+    await pass_time(room, AFTER_S + 60, "a1")
+    for attempt in range(1, MAX_FAILED + 1):
+        room.controller.reimages.cancel("a1", "nobody")
+        await room.until_closed()
+        with room.fleet.store.write() as tx:  # as if a step had given up
+            last = tx.reimages("a1")[0]
+            tx.update_reimage(last, outcome=Outcome.FAILED, reason="its drain did not end")
+            ordered = len(tx.reimages("a1"))
+        assert (ordered, room.state_of(A1)) == (attempt, State.LOST)
+        if attempt == MAX_FAILED:
+            break
+        await pass_time(room, AFTER_S + 60, "a1")
+        assert codes(room, "a1") == ["failed"]
+        await pass_time(room, RETRY_S - AFTER_S, "a1")
+        assert room.order(A1).number == attempt + 2, "another order"
+    await pass_time(room, RETRY_S + 60, "a1")
+    assert codes(room, "a1") == ["again"]
 
 
 @pytest.mark.asyncio

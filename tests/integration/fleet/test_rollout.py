@@ -152,6 +152,17 @@ async def test_a_dry_run_shows_everything_and_changes_nothing(play: Play) -> Non
     assert play.room.kube.changes == []
 
 
+async def test_without_an_id_it_is_the_newest_image_of_the_file_in_force(play: Play) -> None:
+    with pytest.raises(RefusedError, match="hold image ffffffffffff already"):
+        await play.start(image=None)
+    play.room.fleet.images.built = NEW
+    shown = await play.start(image=None, dry_run=True)
+    assert shown["plan"]["image"] == NEW
+    assert "not-current" not in [warning["code"] for warning in shown["warnings"]]
+    await play.start(image=None)
+    assert play.desk.view()["image"] == NEW
+
+
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [

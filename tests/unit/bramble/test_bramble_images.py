@@ -176,8 +176,10 @@ def test_another_file_brings_its_image_once_that_is_built(room: Room) -> None:
     assert room.images.current is room.old
 
 
-def test_a_file_whose_image_is_the_same_is_not_looked_for(room: Room) -> None:
-    facts = room.images.prepare(replace(SPEC, nodes=()))
-    assert facts is not None
-    assert facts.id == IMAGE_ID
-    assert room.store.asked == []
+def test_an_image_that_was_built_anew_of_the_same_file_is_taken_when_that_is_declared(room: Room) -> None:
+    """An overlay's file has changed, and cluster.yaml has not."""
+    room.store.built = room.new
+    assert room.images.prepare(SPEC) is not None
+    assert room.images.current is room.old
+    room.images.declare(SPEC)
+    assert room.images.current is room.new

@@ -53,6 +53,20 @@ def test_closed_window_tells_when_the_next_one_opens() -> None:
     assert "Sat 2026-11-28 01:00" in window.text
 
 
+def test_a_zone_that_the_machine_lost_counts_as_closed() -> None:
+    gone = problems(
+        name="a1",
+        role=Role.AGENT,
+        by=POLICY,
+        obstacle=None,
+        holds=(),
+        spec=spec("daily 00:00-24:00 No/Where"),
+        now=NOON,
+    )
+    assert [problem.code for problem in gone] == ["window"]
+    assert "cannot be told" in gone[0].text
+
+
 @given(st.text(min_size=1, max_size=12))
 def test_a_person_is_not_taken_for_a_machine_by_a_name(name: str) -> None:
     assert is_unattended(name) is (name in (POLICY, "rollout") or name.startswith("rollout "))
