@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from fleet.boards import BoardError, BoardModel
+from fleet.cli_names import NODE
 from fleet.errors import InputError
 from fleet.spec.model import ClusterSpec, NodeSpec
 from fleet.spec.values import suggest
@@ -48,7 +49,9 @@ def eeprom_text(address: str, port: int, serial: str, public: str) -> str:
     show_default=True,
     help="The cluster that the nodes belong to.",
 )
-@click.option("--node", "names", multiple=True, metavar="NAME", help="A node; more than once for several.")
+@click.option(
+    "--node", "names", multiple=True, type=NODE, metavar="NODE", help="A node; more than once for several."
+)
 @click.option("--all", "every", is_flag=True, help="Every node for which an install is open.")
 @click.option("--board", "model", metavar="MODEL", help="Of these only boards of this model, like pi5.")
 @click.option(

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from bramble.paths import agent_package, apt_access, state_layout, store
+from fleet.cli_names import NODE
 from imagebuilder.cli import ProgressLine
 from imagebuilder.flash.writer import NOTE_OFFSET, OnProgress, Phase
 
@@ -24,7 +25,7 @@ _SHARES = {
 
 
 @click.command()
-@click.argument("name", metavar="NODE")
+@click.argument("name", metavar="NODE", type=NODE)
 @click.option(
     "-c",
     "--cluster",

@@ -14,6 +14,7 @@ import click
 from bramble.sized_commands import build as plain_build
 from bramble.verdict import Outcome
 from fleet.boards import BoardModel
+from fleet.cli_names import NODE
 from lab.events import BoardEvent, EventKind
 from lab.qemu import MachineKind
 
@@ -29,7 +30,11 @@ _QUIET = frozenset({EventKind.FILE_FETCHED, EventKind.FILE_MISSING})
 @click.argument("file", type=_FILE)
 @click.option("-c", "--cluster", type=_FILE, default=None, metavar="CLUSTER.yaml", help="The node's cluster.")
 @click.option(
-    "--node", "name", metavar="NAME", help="Prove the image for this node: its board, its settings."
+    "--node",
+    "name",
+    type=NODE,
+    metavar="NODE",
+    help="Prove the image for this node: its board, its settings.",
 )
 @click.option("--board", metavar="MODEL", help="Without a cluster: that the image boots on this board.")
 @click.option(
@@ -169,7 +174,10 @@ def _with_proof(command: click.Command) -> click.Command:
             help="Boot the image on a virtual board before it counts as good; exit code 1 where it fails.",
         ),
         click.Option(
-            ["--prove-node", "node_name"], metavar="NAME", help="With --prove: as this node, not the first."
+            ["--prove-node", "node_name"],
+            type=NODE,
+            metavar="NODE",
+            help="With --prove: as this node, not the first.",
         ),
     ]
     extended.callback = _build

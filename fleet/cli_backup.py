@@ -12,6 +12,7 @@ import click
 
 from fleet.backup import Manifest, make_backup, restore_backup, verify_backup
 from fleet.cli import STORE_VARIABLE, fleet_reader, state_directory, store_place
+from fleet.cli_names import NODE
 from fleet.errors import FleetError, InputError
 from fleet.secret import Secret
 from fleet.spec import load_cluster
@@ -80,6 +81,7 @@ def backup(
 @click.option(
     "--revoke",
     "revoked",
+    type=NODE,
     metavar="NODE",
     multiple=True,
     help="Revoke NODE in what is restored: it was revoked after FILE was made. May be repeated.",

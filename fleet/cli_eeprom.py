@@ -34,7 +34,9 @@ def eeprom() -> None:
 @click.option(
     "--board", "model", metavar="BOARD", help="A model: pi4, pi400, cm4, pi5, pi500, cm5, cm5-lite."
 )
-@click.option("--node", "name", metavar="NODE", help="A node of cluster.yaml: its disk and address are used.")
+@click.option(
+    "--node", "name", type=NODE, metavar="NODE", help="A node of cluster.yaml: its disk and address are used."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def config(file: Path, model: str | None, name: str | None, as_json: bool) -> None:
     """Print recommended bootloader settings, each with its reason.

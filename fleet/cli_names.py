@@ -55,6 +55,15 @@ def file_option(command: Command) -> Command:
     )(command)
 
 
+def _cluster_of(ctx: click.Context) -> Path:
+    """The cluster's file, as far as the line is typed. FILE of some commands is an image."""
+    for name in ("cluster", "file"):
+        given = ctx.params.get(name)
+        if given is not None and Path(given).suffix in (".yaml", ".yml"):
+            return Path(given)
+    return default_file()
+
+
 class NodeName(click.ParamType[str]):
     """The name of a declared node. Whether there is one is for the command to say: a board's serial will
     often do as well."""
@@ -65,9 +74,8 @@ class NodeName(click.ParamType[str]):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """The declared names; none where the file cannot be read: a shell has no place for errors."""
-        file = ctx.params.get("cluster") or ctx.params.get("file") or default_file()
         try:
-            nodes = load_cluster(Path(file)).nodes
+            nodes = load_cluster(_cluster_of(ctx)).nodes
         except (FleetError, OSError):
             return []
         taken = ctx.params.get(param.name or "") or ()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fleet.boards import BoardModel
+from fleet.cli_names import NODE
 
 if TYPE_CHECKING:
     from imagebuilder.preflight import Expected, Finding
@@ -22,7 +23,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "-c", "--cluster", type=_FILE, metavar="CLUSTER.yaml", help="Compare with what this cluster wants."
 )
-@click.option("--node", metavar="NAME", help="Check for this node of the cluster: its board, its name.")
+@click.option(
+    "--node", type=NODE, metavar="NODE", help="Check for this node of the cluster: its board, its name."
+)
 @click.option("--board", metavar="MODEL", help="Check for this board (pi4, pi5, cm5, …) without a cluster.")
 @click.option("--strict", is_flag=True, help="Count warnings as errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")

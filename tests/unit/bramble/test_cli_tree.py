@@ -108,8 +108,9 @@ def test_options_mean_the_same_everywhere(name: str) -> None:
 @pytest.mark.parametrize("name", LEAVES, ids=str)
 def test_nodes_are_completed_wherever_one_is_named(name: str) -> None:
     for parameter in LEAVES[name].params:
-        if parameter.name in ("node", "nodes") and isinstance(parameter, click.Argument):
-            assert isinstance(parameter.type, NodeName)
+        is_node = parameter.metavar == "NODE" or {"--node", "--prove-node"} & set(parameter.opts)
+        if is_node or (parameter.name in ("node", "nodes") and isinstance(parameter, click.Argument)):
+            assert isinstance(parameter.type, NodeName), parameter.name
 
 
 def complete(words: list[str], incomplete: str) -> list[str]:
@@ -124,6 +125,13 @@ def test_names_of_nodes_come_from_the_named_file() -> None:
     file = str(EXAMPLES / "demo.yaml")
     assert complete(["show", "-c", file], "pi") == ["pi5-server", "pi4-agent"]
     assert complete(["agent", "update", "-c", file, "pi4-agent"], "p") == ["pi5-server"]
+
+
+def test_an_image_is_not_read_as_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cluster.yaml").write_text((EXAMPLES / "demo.yaml").read_text())
+    (tmp_path / "disk.img").write_text("nodes: [")
+    assert complete(["image", "check", "disk.img", "--node"], "cm") == ["cm5-agent"]
 
 
 def test_names_of_nodes_come_from_cluster_yaml_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
