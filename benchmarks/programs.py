@@ -25,6 +25,7 @@ PACKAGES: Final = {
     "nginx": "nginx",
     "perfdhcp": "kea-admin",
     "dd": "coreutils",
+    "tc": "iproute2",
     "zstd": "zstd",
     "prometheus-node-exporter": "prometheus-node-exporter",
 }

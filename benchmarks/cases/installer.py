@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -30,66 +31,84 @@ NAME: Final = "images/bench/disk.img.zst"
 SPARE_BYTES: Final = 64 << 20
 """What the disk has beyond the image, for the root partition to grow into."""
 TIMEOUT_S: Final = 900
+LINK_MBIT: Final = 940
+"""What is left of a gigabit for the payload of TCP."""
 MARKER: Final = encode_marker(Occupant("bench", "bench", "bench", "0" * 32))
 
 
-def run(bench: Bench) -> Table:
-    """One image, from Bramble's content server onto one disk."""
-    curl, zstd, dd = (_require(bench, name) for name in ("curl", "zstd", "dd"))
+def run(bench: Bench) -> list[Table]:
+    """One image, from Bramble's content server onto one disk: over a link of a gigabit, and without one."""
+    curl, zstd, dd, tc = (_require(bench, name) for name in ("curl", "zstd", "dd", "tc"))
     require_base(bench.store)
     require_private_network()
-    with (
-        bench.directory("installer") as work,
-        linked_store(bench) as store,
-    ):
+    with bench.directory("installer") as work, linked_store(bench) as store:
         image = build_image(demo_spec(work), store=store, agent_package=agent_package())
         index = parse_index(image.index.read_bytes())
         served = work / "root" / NAME
         served.parent.mkdir(parents=True)
         shutil.copyfile(image.compressed, served)
-        sent = served.stat().st_size / 1e6
-        mapped = work / "mapped"
+        mapped, disk = work / "mapped", work / "disk"
         _write_mapped(image, index, mapped)
-        disk = work / "disk"
         with disk.open("wb") as file:
             file.truncate(index.size_bytes + SPARE_BYTES)
+        written, sent = index.mapped_bytes / 1e6, served.stat().st_size / 1e6
         with bramble_server(work / "root", work) as server:
             url = f"http://{LOOPBACK}:{server.http}/{NAME}"
-            written = index.mapped_bytes / 1e6
-            subjects = [
-                Subject(
-                    name="bramble installer, invalidating and writing",
-                    measure=lambda: written / _install(url, index, disk, image)[0],
-                    note="each chunk's SHA-256 is checked on the way; flushed every 32 MiB",
-                ),
-                Subject(
-                    name="the source: curl into zstd -dc",
-                    measure=functools.partial(_rate, written, lambda: _bring(curl, zstd, url)),
-                    note="the whole image with its holes, unpacked and thrown away; nothing is checked",
-                ),
-                Subject(
-                    name="the disk: dd, flushed once",
-                    measure=functools.partial(_rate, written, lambda: _copy(dd, mapped, disk)),
-                    note="as many bytes from the page cache, in a row",
-                ),
-                Subject(
-                    name="bramble installer, reading back and committing",
-                    measure=lambda: written / _install(url, index, disk, image)[1],
-                    note="past the page cache, with SHA-256; nothing boots before",
-                ),
-            ]
-            rows = interleave(subjects, bench.rounds)
-    return Table(
-        title="The installer's pipeline",
-        unit="MB/s",
-        better=Better.HIGHER,
-        work=f"The demo's image ({written:.0f} MB mapped of {index.size_bytes / 1e6:.0f} MB, "
-        f"{sent:.0f} MB as it is sent) over the loopback interface onto a "
-        "file that holds an older copy. Rates are of mapped bytes. Server, client and decompression share "
-        "this machine's cores; on a board the server is elsewhere. Afterwards every mapped byte on the disk "
-        "is compared with the image.",
-        rows=rows,
+            writing = Subject(
+                name="bramble installer, invalidating and writing",
+                measure=lambda: written / _install(url, index, disk, image)[0],
+                note="each chunk's SHA-256 is checked on the way; flushed every 32 MiB",
+            )
+            source = Subject(
+                name="the source: curl into zstd -dc",
+                measure=functools.partial(_rate, written, lambda: _bring(curl, zstd, url)),
+                note="the whole image with its holes, unpacked and thrown away; nothing is checked",
+            )
+            target = Subject(
+                name="the disk: dd, flushed once",
+                measure=functools.partial(_rate, written, lambda: _copy(dd, mapped, disk)),
+                note="as many bytes from the page cache, in a row",
+            )
+            proving = Subject(
+                name="bramble installer, reading back and committing",
+                measure=lambda: written / _install(url, index, disk, image)[1],
+                note="past the page cache, with SHA-256; nothing boots before",
+            )
+            with _link(tc):
+                over_link = interleave([writing, source, target], bench.rounds)
+            without = interleave([writing, source, target, proving], bench.rounds)
+    work_done = (
+        f"The demo's image ({written:.0f} MB mapped of {index.size_bytes / 1e6:.0f} MB, {sent:.0f} MB as it "
+        "is sent) onto a file that holds an older copy. Rates are of mapped bytes. Server, client and "
+        "decompression share this machine's cores; on a board the server is elsewhere. Afterwards every "
+        "mapped byte on the disk is compared with the image."
     )
+    titles = {
+        f"The installer's pipeline, over {LINK_MBIT} Mbit/s": over_link,
+        "The installer's pipeline, over the loopback interface": without,
+    }
+    return [
+        Table(title=title, unit="MB/s", better=Better.HIGHER, work=work_done, rows=rows)
+        for title, rows in titles.items()
+    ]
+
+
+@contextlib.contextmanager
+def _link(tc: Program) -> Iterator[None]:
+    """Loopback as slow as the boards' Ethernet: a token bucket, in the network that is this process's own."""
+    limit = ["rate", f"{LINK_MBIT}mbit", "burst", "256k", "latency", "50ms"]
+    made = subprocess.run(
+        [str(tc.path), "qdisc", "replace", "dev", "lo", "root", "tbf", *limit],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode:
+        raise NotPossible(f"the loopback interface can not be limited: {made.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run([str(tc.path), "qdisc", "del", "dev", "lo", "root"], check=True)
 
 
 def _require(bench: Bench, name: str) -> Program:
