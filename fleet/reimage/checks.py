@@ -47,7 +47,9 @@ def _of_cluster(situation: Situation) -> tuple[Problem, ...]:
         )
     if situation.load is None:
         return (Problem("pods", f"what runs on {situation.node.name} is not known: {situation.silence}"),)
-    found = drain.problems(situation.load, force=situation.force, silent=situation.silent)
+    own = situation.listing.get(situation.node.name)
+    unattended = situation.silent or (own is not None and not own.ready)
+    found = drain.problems(situation.load, force=situation.force, silent=unattended)
     places = [
         name
         for name, seen in situation.listing.items()

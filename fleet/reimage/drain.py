@@ -48,7 +48,7 @@ def problems(load: Load, *, force: bool, silent: bool) -> tuple[Problem, ...]:
     """What would be lost for good with the node; a drain by force consents to it.
 
     Args:
-        silent: Neither the node's kubelet nor its agent is heard of.
+        silent: The node's kubelet is not heard of: nobody there ends a pod.
     """
     if force:
         return ()
@@ -76,7 +76,7 @@ def problems(load: Load, *, force: bool, silent: bool) -> tuple[Problem, ...]:
         found.append(
             Problem(
                 "stateful-on-silent",
-                f"the node is silent and may still run what must not run twice: {names(twice)}",
+                f"its kubelet does not answer and may still run what must not run twice: {names(twice)}",
                 "Switch its power off, then order with --force-drain.",
             )
         )

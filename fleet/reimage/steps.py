@@ -228,15 +228,20 @@ def _drain(order: ReimageRecord, node: NodeRecord, observed: Observed, now: floa
     on = Happening.SERVER_DRAINED if node.role is Role.SERVER else Happening.AGENT_DRAINED
     if observed.node is None:
         return Move(on, "its Node object is gone, and its pods go with it")
-    if observed.silent and not order.force_drain and (twice := stateful(observed.pods)):
+    unattended = observed.silent or not observed.node.ready
+    if unattended and not order.force_drain and (twice := stateful(observed.pods)):
         return Wait(
-            f"it fell silent and may still run what must not run twice: {names(twice)}; switch it off, "
-            "call this off, and order with --force-drain"
+            f"its kubelet does not answer and may still run what must not run twice: {names(twice)}; switch "
+            "it off, call this off, and order with --force-drain"
         )
+    staying = leaving(observed.pods)
     if observed.silent:
         # Nobody there ends them. They go with the Node object, and their controllers make others.
-        return Move(on, f"it is silent: its {len(leaving(observed.pods))} pod(s) go with its Node object")
-    staying = leaving(observed.pods)
+        return Move(on, f"it is silent: its {len(staying)} pod(s) go with its Node object")
+    if unattended:
+        staying = tuple(pod for pod in staying if not pod.leaving)
+        if not staying:
+            return Move(on, "its kubelet does not answer: its pods go with its Node object")
     if not staying:
         return Move(on, "drained: its pods run elsewhere")
     why = waiting_text(staying, observed.refusals)

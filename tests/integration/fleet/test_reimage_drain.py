@@ -285,3 +285,19 @@ async def test_a_cluster_that_gave_fewer_rights_is_given_this_releases_role(tmp_
         room.controller.reimages.request("a1", by="ana")
         await room.rounds(State.REBOOT_TO_INSTALLER)
         assert "ClusterRole bramble-control" in put
+
+
+async def test_pods_of_a_kubelet_that_does_not_answer_are_asked_and_not_waited_for(tmp_path: Path) -> None:
+    """The agent reports, k3s is broken: what a node is installed again for."""
+    async with open_room(tmp_path) as room:
+        room.kube.pods["a1"] = [pod("web"), pod("job")]
+        room.kube.join("a1", ready=False)
+        room.controller.reimages.request("a1", by="ana")
+        for _ in range(30):
+            room.report_all()
+            await room.controller.reimages.drive()  # and nobody ends a pod
+            room.fleet.clock.advance(2.0)
+            if room.state_of() is State.REBOOT_TO_INSTALLER:
+                break
+        assert room.state_of() is State.REBOOT_TO_INSTALLER
+        assert {"evict web", "evict job"} <= set(room.kube.changes), "so that others are made elsewhere"
