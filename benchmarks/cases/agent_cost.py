@@ -145,7 +145,7 @@ def unit_environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _agent(work: Path) -> Iterator[Subject]:
-    root, packed, log = _node_root(work), work / "agent.pyz", work / "control.log"
+    root, packed, log = node_root(work), work / "agent.pyz", work / "control.log"
     packed.write_bytes(pack_agent(Path(agent.__file__).parent))
     control: Words = [sys.executable, "-m", "benchmarks.agent_server", work / "state", root]
     python = PYTHON if Path(PYTHON).exists() else sys.executable
@@ -167,7 +167,7 @@ def _agent(work: Path) -> Iterator[Subject]:
             )
 
 
-def _node_root(work: Path) -> Path:
+def node_root(work: Path) -> Path:
     """This machine's /proc and /sys with a board's device tree, and stand-ins for what is not installed."""
     root = work / "node"
     tree = root / "proc/device-tree"
