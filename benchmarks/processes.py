@@ -56,6 +56,7 @@ def server(
     log: Path,
     answers: Callable[[], bool],
     environment: Mapping[str, str] | None = None,
+    start_s: float = START_TIMEOUT_S,
 ) -> Iterator[int]:
     """A server that answers, as its process id; it ends with the block.
 
@@ -63,6 +64,7 @@ def server(
         argv: stays in the foreground.
         log: takes what it prints.
         answers: asked until it is true.
+        start_s: how long at most.
 
     Raises:
         BenchmarkError: it ended, or does not answer.
@@ -76,7 +78,7 @@ def server(
             env=environment,
         )
     try:
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + start_s
         while not answers():
             if process.poll() is not None:
                 raise BenchmarkError(
