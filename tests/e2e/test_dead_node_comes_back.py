@@ -21,7 +21,7 @@ BACK_S = 900.0
 NODE = "cm5-agent"
 
 
-def test_wiped_disk_and_hung_kernel_are_mended_by_policy_and_power(
+def test_hung_kernel_and_wiped_disk_are_mended_by_policy_and_power(
     rehearse: Callable[[ClusterSpec], Rehearsal], cluster_of: Callable[..., ClusterSpec], tmp_path: Path
 ) -> None:
     place = tmp_path / "outlets"
@@ -38,25 +38,15 @@ def test_wiped_disk_and_hung_kernel_are_mended_by_policy_and_power(
         assert lab.count_installs(NODE) == 1
         assert outlets.done == []
 
-        # Its system hangs for ever: the power is on, nothing answers.
+        # Its system hangs for ever with the power on, and its disk is empty: neither agent nor firmware helps.
         agent.hang()
+        with agent.config.disks[0].path.open("r+b") as disk:
+            disk.write(bytes(64 << 20))
         lab.wait_for_text(NODE, "reimage ordered by policy", timeout_s=NOTICED_S)
         lab.wait_for_text(NODE, "power-cycled; the device says that it is off", timeout_s=NOTICED_S)
         wait_until_back(lab, installs=2)
         assert outlets.done == [("off", NODE), ("on", NODE)]
-
-        # Its disk is empty, and it is off.
-        agent.power_cut()
-        with agent.config.disks[0].path.open("r+b") as disk:
-            disk.write(bytes(64 << 20))
-        lab.wait_for(
-            NODE,
-            lambda _row: sum("reimage ordered by policy" in line for line in lab.timeline(NODE)) == 2,
-            "a second order of the policy",
-            timeout_s=NOTICED_S,
-        )
-        wait_until_back(lab, installs=3)
-        assert outlets.done[2:] == [("off", NODE), ("on", NODE)]
+        assert any("no partition table" in line for line in lab.timeline(NODE)[-60:])
 
     assert lab.count_installs("pi5-server") == 1
     assert lab.node("pi5-server")["state"] == "ready"
