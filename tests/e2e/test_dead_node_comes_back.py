@@ -38,7 +38,7 @@ def test_hung_kernel_and_wiped_disk_are_mended_by_policy_and_power(
         assert lab.count_installs(NODE) == 1
         assert outlets.done == []
 
-        # Its system hangs for ever with the power on, and its disk is empty: neither agent nor firmware helps.
+        # Its system hangs for ever with the power on, and its disk is empty: no agent helps.
         agent.hang()
         with agent.config.disks[0].path.open("r+b") as disk:
             disk.write(bytes(64 << 20))
@@ -46,7 +46,7 @@ def test_hung_kernel_and_wiped_disk_are_mended_by_policy_and_power(
         lab.wait_for_text(NODE, "power-cycled; the device says that it is off", timeout_s=NOTICED_S)
         wait_until_back(lab, installs=2)
         assert outlets.done == [("off", NODE), ("on", NODE)]
-        assert any("no partition table" in line for line in lab.timeline(NODE)[-60:])
+        assert sum("no partition table" in line for line in lab.timeline(NODE)) == 2
 
     assert lab.count_installs("pi5-server") == 1
     assert lab.node("pi5-server")["state"] == "ready"
