@@ -141,7 +141,7 @@ class Hello:
     image_id: str | None = None
     boot_arg1: int | None = None
     """Installer: what the agent left in the firmware's register before it restarted the board: the intent.
-    Not a part of the transcript where it is None, so that agents which do not know it prove the same."""
+    Left out where it is None."""
 
 
 @dataclass(frozen=True)
@@ -431,21 +431,24 @@ def ticket_proof(ticket: str, hello: Hello, welcome: Welcome) -> str:
 
 def transcript_hash(hello: Hello, welcome: Welcome) -> bytes:
     """SHA-256 over both messages in their canonical form: keys, identity, both nonces."""
-    said = encode(hello)
-    if hello.boot_arg1 is None:
-        value = dataclasses.asdict(hello)
-        del value["boot_arg1"]
-        said = _encode_value(value)
-    return hashlib.sha256(said + b"\0" + encode(welcome)).digest()
+    return hashlib.sha256(encode(hello) + b"\0" + encode(welcome)).digest()
 
 
 def encode(message: Any) -> bytes:
-    """Canonical JSON of a message: sorted keys, no spaces, UTF-8."""
-    return _encode_value(dataclasses.asdict(message))
+    """Canonical JSON of a message: sorted keys, no spaces, UTF-8.
 
-
-def _encode_value(value: Any) -> bytes:
+    A field of `OMITTED` is left out where it is None: a peer of before does not know it, and what is hashed
+    over the message is the same on both sides.
+    """
+    value = dataclasses.asdict(message)
+    for name in OMITTED.get(type(message).__name__, ()):
+        if value[name] is None:
+            del value[name]
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+OMITTED = {"Hello": ("boot_arg1",), "InstallProgress": ("disk",)}
+"""Message → fields that came later, and that a server of before refuses as unknown."""
 
 
 def _refuse_constant(name: str) -> NoReturn:
