@@ -1,0 +1,147 @@
+"""What a recovery asks, refuses and changes, over a real controller and store, with etcd in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from fakes_etcd import PREFIX
+from fakes_fleet import hardware_of, installer_hello
+from fleet_story import KEY, complete, enrol, require_token, see, texts
+from servers_room import S1, S2, S3, ServersRoom, servers_room
+
+from agent.protocol import InstallProgress, InstallStep, Proof, ProofKind
+from fleet.boots import BootStage
+from fleet.joining import FOUNDED, FOUNDER
+from fleet.lifecycle import State
+from fleet.recovery import PIECE_BYTES
+from fleet.recovery_state import RESET_DROP_IN, Recovery
+from fleet.refusal import RefusedError
+from fleet.reimage.kinds import Outcome
+from fleet.restored import mark_restored, unobserved
+from fleet.snapshot_files import DATA
+from fleet.spec.model import NodeSpec
+from fleet.store.records import HoldRecord
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
+
+
+def lose(room: ServersRoom) -> None:
+    """Every server is off."""
+    for name in ("s1", "s2", "s3"):
+        room.etcd.set_health(name, False)
+    room.kube.answers = False
+
+
+def install_blank(room: ServersRoom, node: NodeSpec) -> str:
+    """A board that the record calls blank is installed and enrols; its certificate."""
+    see(room.fleet, node)
+    see(room.fleet, node, BootStage.KERNEL)
+    with room.fleet.store.read() as reader:
+        intent = reader.open_intent(node.name)
+    assert intent is not None
+    hello = installer_hello(hardware_of(node), KEY, intent=intent.number, boot="boot-r")
+    desk = room.controller.admission
+    proof = Proof(desk.hello(hello).session, ProofKind.NONE, installer_key=KEY.hex())
+    desk.prove(proof, None)
+    room.controller.people.approve(node.name)
+    proof = Proof(desk.hello(hello).session, ProofKind.NONE, installer_key=KEY.hex())
+    token = require_token(desk.prove(proof, None))
+    plan = room.controller.installs.plan(token)
+    room.controller.installs.progress(token, InstallProgress(plan.intent, InstallStep.WRITE, 50.0))
+    room.controller.installs.complete(token, complete(plan))
+    return enrol(room.fleet, node)
+
+
+async def test_a_living_cluster_is_not_recovered(tmp_path: Path) -> None:
+    async with servers_room(tmp_path) as room:
+        taken = await room.controller.snapshots.take("anna")
+        plan = await room.controller.recovery.plan(taken.id)
+        assert [one.code for one in plan.problems] == ["alive"]
+        with pytest.raises(RefusedError, match="s1, s2, s3"):
+            await room.controller.recovery.begin(taken.id, by="anna")
+        assert {room.state_of(node) for node in (S1, S2, S3)} == {State.READY}
+        for name in ("s2", "s3"):  # one survivor is newer than any snapshot, too
+            room.etcd.set_health(name, False)
+        assert "alive" in [one.code for one in (await room.controller.recovery.plan(taken.id)).problems]
+
+
+async def test_a_damaged_snapshot_and_none_at_all_are_refused(tmp_path: Path) -> None:
+    async with servers_room(tmp_path) as room:
+        taken = await room.controller.snapshots.take("anna")
+        lose(room)
+        with pytest.raises(RefusedError) as missing:
+            await room.controller.recovery.plan("20200101T000000Z-000000")
+        assert missing.value.status == 404
+        data = room.controller.snapshots.files.place(taken.id) / DATA
+        data.write_bytes(data.read_bytes()[:-1])
+        with pytest.raises(RefusedError, match="cut off") as damaged:
+            await room.controller.recovery.begin(taken.id, by="anna")
+        assert damaged.value.status == 409
+        assert room.state_of(S1) is State.READY
+
+
+async def test_everything_of_before_is_void_once_it_begins(tmp_path: Path) -> None:
+    async with servers_room(tmp_path) as room:
+        room.kube.seen["s1"] = dataclasses.replace(
+            room.kube.seen["s1"], annotations={f"{PREFIX}/remove": "true"}
+        )
+        taken = await room.controller.snapshots.take("anna")
+        room.controller.reimages.request("s3", by="socket")
+        number = room.order(S3).number
+        with room.fleet.store.write() as tx:
+            tx.put_hold(HoldRecord(node="s3", number=number, taken_at=1.0))
+            mark_restored(tx, backup_at=1.0, now=room.fleet.clock())
+        lose(room)
+        with pytest.raises(RefusedError, match="marked for removal"):
+            await room.controller.recovery.begin(taken.id, by="anna", founder="s1")
+        view = await room.controller.recovery.begin(taken.id, by="anna")
+        assert (view.founder, view.phase) == ("s2", "founding")  # s1 would take itself out again
+        assert {room.state_of(node) for node in (S1, S2, S3)} == {State.DECLARED}
+        assert room.order(S3).outcome is Outcome.ABANDONED
+        with room.fleet.store.read() as reader:
+            assert reader.holds() == []
+            assert all(unobserved(reader, name) is None for name in ("s1", "s2", "s3"))
+            assert (reader.value(FOUNDED), reader.value(FOUNDER)) == (None, "s2")
+        with pytest.raises(RefusedError):
+            room.controller.joins.desired(room.certificates["s1"])
+        assert any("the cluster is recovered from a snapshot" in text for text in texts(room.fleet, "s1"))
+
+
+async def test_only_the_first_server_is_told_to_restore_and_handed_the_snapshot(tmp_path: Path) -> None:
+    async with servers_room(tmp_path) as room:
+        taken = await room.controller.snapshots.take("anna")
+        whole = (room.controller.snapshots.files.place(taken.id) / DATA).read_bytes()
+        lose(room)
+        await room.controller.recovery.begin(taken.id, by="anna", founder="s2")
+        first, other = install_blank(room, S2), install_blank(room, S1)
+        joins, recovery = room.controller.joins, room.controller.recovery
+        assert not joins.desired(other).join
+        with pytest.raises(RefusedError, match="s2's turn"):
+            _piece(room, S2, 0)
+        assert joins.desired(first).join
+        material = joins.join_material(first)
+        assert material.restore is not None
+        assert RESET_DROP_IN in [file.path for file in material.files]
+        assert not any("cluster-init" in file.content for file in material.files)
+        assert (material.restore.sha256, material.restore.size_bytes) == (taken.sha256, len(whole))
+        assert _piece(room, S2, 0) == whole[:PIECE_BYTES]
+        assert _piece(room, S2, 1000) == whole[1000 : 1000 + PIECE_BYTES]
+        assert _piece(room, S2, len(whole)) == b""
+        with pytest.raises(RefusedError, match="restores nothing"):
+            _piece(room, S1, 0)
+        with pytest.raises(RefusedError, match="restores nothing"):
+            recovery.read_piece(room.record(S2), "ff" * 8, 0)
+        again = await recovery.plan(taken.id)
+        assert [one.code for one in again.problems] == ["under-way"]
+        # A Node object out of the snapshot says Ready; its agent has not said that k3s runs.
+        room.controller.watch.apply_kubernetes({"s2": room.kube.seen["s2"]})
+        assert room.state_of(S2) is State.JOINING
+
+
+def _piece(room: ServersRoom, node: NodeSpec, offset: int) -> bytes:
+    with room.fleet.store.read() as reader:
+        recovery = Recovery.load(reader)
+    assert recovery is not None
+    return room.controller.recovery.read_piece(room.record(node), recovery.id, offset)
