@@ -31,6 +31,13 @@ def etcd(tmp_path: Path) -> Iterator[RealEtcd]:
         yield started
 
 
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEtcd]:
+    """One that is left as it was."""
+    with real_etcd(tmp_path_factory.mktemp("steady") / "etcd", 3) as started:
+        yield started
+
+
 def ask(what: Coroutine[Any, Any, T]) -> T:
     async def story() -> T:
         async with asyncio.timeout(DEADLINE_S):
@@ -122,9 +129,9 @@ def test_nobody_there_says_which_addresses_were_asked(etcd: RealEtcd) -> None:
     assert "2379" in caught.value.hint
 
 
-def test_a_learner_that_never_started_is_known_by_its_address_and_can_be_removed(etcd: RealEtcd) -> None:
-    etcd.add("s4", start=False)
-    client = etcd.client("s1", "s2", "s3", "s4")
+def test_a_learner_that_never_started_is_known_by_its_address_and_can_be_removed(steady: RealEtcd) -> None:
+    steady.add("s4", start=False)
+    client = steady.client("s1", "s2", "s3", "s4")
     view = observe(client)
     (learner,) = view.learners
     assert (learner.node, learner.has_started, learner.healthy) == ("s4", False, False)
@@ -161,11 +168,11 @@ def test_an_etcd_of_another_ca_is_not_believed(tmp_path: Path) -> None:
             observe(client)
 
 
-def test_a_snapshot_is_whole_and_etcds_own_tool_reads_it(etcd: RealEtcd) -> None:
-    etcd.ctl("s1", "put", "/registry/kept", "yes")
-    client = etcd.client()
+def test_a_snapshot_is_whole_and_etcds_own_tool_reads_it(steady: RealEtcd) -> None:
+    steady.ctl("s1", "put", "/registry/kept", "yes")
+    client = steady.client()
     view = observe(client)
-    target = etcd.directory / "snapshot.db"
+    target = steady.directory / "snapshot.db"
     told: list[tuple[int, int]] = []
     saved = ask(save_snapshot(client, view, target, besides="s1", tell=lambda *at: told.append(at)))
     assert saved.member.node != "s1"
@@ -178,9 +185,9 @@ def test_a_snapshot_is_whole_and_etcds_own_tool_reads_it(etcd: RealEtcd) -> None
     assert done.returncode == 0, done.stderr
 
 
-def test_a_damaged_snapshot_is_known(etcd: RealEtcd) -> None:
-    client = etcd.client()
-    target = etcd.directory / "snapshot.db"
+def test_a_damaged_snapshot_is_known(steady: RealEtcd) -> None:
+    client = steady.client()
+    target = steady.directory / "snapshot.db"
     ask(save_snapshot(client, observe(client), target))
     sound = target.read_bytes()
     half = len(sound) // 2
@@ -197,9 +204,9 @@ def test_a_damaged_snapshot_is_known(etcd: RealEtcd) -> None:
             check_file(target)
 
 
-def test_a_full_disk_leaves_nothing_behind(etcd: RealEtcd, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = etcd.client()
-    target = etcd.directory / "snapshot.db"
+def test_a_full_disk_leaves_nothing_behind(steady: RealEtcd, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = steady.client()
+    target = steady.directory / "full.db"
     view = observe(client)
     monkeypatch.setattr(snapshot, "SPARE_BYTES", 1 << 60)
     with pytest.raises(EtcdError, match="MiB free"):
@@ -213,4 +220,4 @@ def test_a_full_disk_leaves_nothing_behind(etcd: RealEtcd, monkeypatch: pytest.M
     with pytest.raises(OSError, match="No space"):
         ask(save_snapshot(client, view, target))
     assert not target.exists()
-    assert not list(target.parent.glob(".snapshot*"))
+    assert not list(target.parent.glob(".full*"))
