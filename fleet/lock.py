@@ -122,13 +122,8 @@ def read_holds(reader: Reader) -> tuple[Hold, ...]:
     return tuple(found)
 
 
-def may_take(reader: Reader, node: NodeRecord, *, max_parallel: int) -> tuple[Problem, ...]:
-    """Why the node may not take a place of the lock now."""
-    return find_problems(node.name, node.role, read_holds(reader), max_parallel=max_parallel)
-
-
 def take(tx: Transaction, order: ReimageRecord, now: float) -> None:
-    """Take a place for an order, in the transaction that asked `may_take`. Again is no mistake."""
+    """Take a place for an order, in the transaction that found no problem. Again is no mistake."""
     tx.put_hold(HoldRecord(node=order.node, number=order.number, taken_at=now))
 
 
