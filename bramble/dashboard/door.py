@@ -125,12 +125,13 @@ async def serve_dashboard(site: Site, host: str, port: int, tls: ssl.SSLContext)
             stack.push_async_callback(site.etcd.close)
             yield int(runner.addresses[0][1])
     finally:
-        connections = tuple(runner.server.connections) if runner.server is not None else ()
+        # Taken now: a handler forgets its connection when it is asked to close it.
+        open_now = [one.transport for one in runner.server.connections] if runner.server is not None else []
         await runner.cleanup()
         # A browser that does not answer the end of TLS would be waited for.
-        for connection in connections:
-            if connection.transport is not None:
-                connection.transport.abort()
+        for transport in open_now:
+            if transport is not None:
+                transport.abort()
         await asyncio.sleep(0)
 
 

@@ -283,6 +283,10 @@ def live_rack(state: Path, spec: ClusterSpec) -> Iterator[Rack]:
                         continue
         finally:
             fleet.store.close()
+            # Connections that were accepted at the last moment come to their end, too.
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            if others:
+                await asyncio.wait(others, timeout=WAIT_S / 4)
 
     def run() -> None:
         try:

@@ -47,7 +47,9 @@ def rack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rack]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser(rack: Rack) -> Iterator[Browser]:
+    """Gone before the server is: Chromium keeps connections for later."""
+    assert rack.port
     with chromium() as browser:
         yield browser
 
