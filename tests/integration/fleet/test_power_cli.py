@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from fakes_fleet_server import Running, running
 
 from fleet.cli_power import cycle, off, on, state
+from fleet.power.cycle import Pace
 from fleet.spec import load_cluster
 from fleet.tokens import TokenRole
 
@@ -72,6 +73,7 @@ def _node(name: str, number: int, role: str = "agent") -> dict[str, str]:
 @pytest.fixture
 def server(file: Path, tmp_path: Path) -> Iterator[Running]:
     with running(tmp_path / "state" / "attic", load_cluster(file)) as one:
+        one.fleet.controller.power.pace = Pace(poll_s=0.05)
         work = asyncio.run_coroutine_threadsafe(one.fleet.controller.power.run(), one.loop)
         yield one
         work.cancel()
