@@ -19,7 +19,8 @@ from bramble.cli import bramble
 SHELLS: Final = frozenset({"", "console", "sh", "bash", "shell"})
 """Languages of blocks that hold commands. Others (yaml, json, ini …) hold none."""
 _PREFIX: Final = re.compile(
-    r"^(?:sudo (?:-\w+ )*|env |\w+=(?:\"[^\"]*\"|\S*) |Example: )*(?:\.venv/bin/)?(?=bramble\b)"
+    r"^(?:sudo (?:-\w+ )*|env |\w+=(?:\"[^\"]*\"|\S*) |Example: "
+    r"|(?:podman|docker) exec (?:-\w+ )*\S+ |kubectl (?:\S+ )*?-- )*(?:\.venv/bin/)?(?=bramble\b)"
 )
 _PROMPT: Final = re.compile(r"^\s*[$#] ")
 _REDIRECTION: Final = re.compile(r"\s\d?>&\d|\s\d(?=>)")

@@ -85,6 +85,8 @@ BAD: Final = {
     "number": ("```\nbramble doctor --listen soon\n```", 2, "soon"),
     "group": ("```\nbramble token\n```", 2, "group"),
     "second of a line": ("```\ncd x && sudo bramble serv\n```", 2, "serv"),
+    "in a container": ("```\npodman exec box bramble statuz\n```", 2, "statuz"),
+    "in a pod": ("```\nkubectl -n x exec -it box-0 -- bramble statuz\n```", 2, "statuz"),
     "continued line": ("```\nbramble build \\\n  --nope\n```", 2, "--nope"),
     "in backticks": ("Type `bramble frobnicate`.", 1, "frobnicate"),
     "in backticks over a line's end": ("one\ntype `bramble\nfrobnicate` now", 2, "frobnicate"),
