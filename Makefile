@@ -5,7 +5,7 @@ TEST_ARGS ?=
 PYTEST := $(BIN)/python -m pytest -q -ra --require-tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo test test-fast test-integration test-qemu test-k3s fmt lint type fuzz soak bench screenshots docs deb lock clean
+.PHONY: help setup base demo test test-fast test-integration test-qemu test-k3s test-tutorial fmt lint type fuzz soak bench screenshots docs deb lock clean
 
 help: ## Print this help
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## (.*)/  \1|\2/' | column -t -s '|'
@@ -39,6 +39,9 @@ test-qemu: ## Virtual boards from blank to Ready
 
 test-k3s: setup ## The contract of joining and draining against a real k3s, K3S=DIR with a release's files
 	K3S=$(abspath $(K3S)) $(PYTEST) -m 'integration or e2e' tests/k3s $(TEST_ARGS)
+
+test-tutorial: setup ## Follow the first tutorial on a virtual board, with the lines that the page shows (6–10 min)
+	$(PYTEST) -m e2e tests/tutorial $(TEST_ARGS)
 
 fmt: ## Format the code
 	$(BIN)/ruff format .

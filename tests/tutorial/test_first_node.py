@@ -1,4 +1,8 @@
-"""The tutorial of the first node, followed in the lab with the very lines that the page shows."""
+"""The tutorial of the first node, followed in the lab with the very lines that the page shows.
+
+Too long for every test run (`make test-tutorial`): what it goes through is covered there by tests/e2e, and
+the lines themselves by tests/integration/docs.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,9 @@ from typing import Any, Final
 import pytest
 from docs_pages import ROOT, Block, Page
 
-from imagebuilder.build import Image
+from bramble.demo import ensure_base
+from bramble.demo_screen import PlainScreen
+from bramble.paths import MIRROR_VARIABLE, store
 
 pytestmark = pytest.mark.e2e
 
@@ -76,6 +82,8 @@ class Shell:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
 
     def _write(self, text: str) -> None:
         assert self._process.stdin is not None
@@ -101,8 +109,9 @@ class Shell:
 
 
 @pytest.fixture
-def shell(image: Image, tmp_path: Path) -> Iterator[Shell]:
-    """The base is in the store since the demo's image was made; so is what both images share."""
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    """A reader's shell; the base is made before where the store does not have it."""
+    ensure_base(store(), PlainScreen(), mirror=os.environ.get(MIRROR_VARIABLE))
     opened = Shell(tmp_path)
     yield opened
     opened.close()
