@@ -19,7 +19,7 @@ from reimage_room import A1, A2, S1, Room, open_room
 from fleet.cli_policy import lock, policy
 from fleet.events import Entry, Kind
 from fleet.lifecycle import Happening, State
-from fleet.policy.desk import MAX_FAILED, RETRY_S
+from fleet.policy.desk import MAX_FAILED
 from fleet.policy.judge import Decision, Verdict
 from fleet.refusal import RefusedError
 from fleet.reimage.kinds import Outcome
@@ -32,6 +32,7 @@ pytestmark = pytest.mark.integration
 
 A3 = node_spec("a3", 4)
 AFTER_S = 300
+RETRY_S = 600.0
 ON = ReimagePolicy(when_failed=True, max_parallel=1, after_s=AFTER_S)
 
 
@@ -113,9 +114,10 @@ async def test_a_second_failure_within_a_day_is_left_to_a_person(room: Room) -> 
 
 
 @pytest.mark.asyncio
-async def test_an_order_that_came_to_nothing_is_tried_again_after_a_while_and_not_for_ever(
-    room: Room,
+async def test_an_order_that_came_to_nothing_is_tried_again_and_not_for_ever(
+    room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("fleet.policy.desk.RETRY_S", RETRY_S)
     kill(room, "a1")
     room.kube.pods["a1"] = []
     await pass_time(room, AFTER_S + 60, "a1")
