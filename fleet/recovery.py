@@ -245,6 +245,8 @@ class RecoveryDesk:
                 await self.round()
             except FleetError as error:
                 log.warning("the recovery could not be looked after: %s", error.message)
+            except Exception:  # a mistake of ours here must not end the server
+                log.exception("the recovery could not be looked after")
             await asyncio.sleep(LOOK_S)
 
     async def round(self) -> None:

@@ -50,6 +50,8 @@ from fleet.store.transaction import Transaction
 log = logging.getLogger(__name__)
 
 ROUND_S: Final = 1.0
+MISTAKE_S: Final = 60.0
+"""How long a node whose step broke off is left alone."""
 MAX_AT_ONCE: Final = 8
 """Steps of one node in one round, at most: one that is done over and over must not keep the API busy."""
 ROLE_RENEWAL_S: Final = 60.0
@@ -122,9 +124,15 @@ class ReimageDriver:
 
     async def _go_on(self, name: str) -> None:
         """Steps that follow at once, up to the first that has to be waited for."""
-        for _ in range(MAX_AT_ONCE):
-            if not await self.advance(name):
-                return
+        try:
+            for _ in range(MAX_AT_ONCE):
+                if not await self.advance(name):
+                    return
+        except Exception:  # a mistake of ours with one node must not end the server for all
+            log.exception("a step broke off", extra={"node": name})
+            with contextlib.suppress(FleetError):
+                self._wait(name, "Bramble made a mistake here, which its log describes")
+            await asyncio.sleep(MISTAKE_S)
 
     async def advance(self, name: str) -> bool:
         """One step for one node; whether the next may follow at once.

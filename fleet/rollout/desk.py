@@ -239,6 +239,8 @@ class RolloutDesk:
                 await self.drive()
             except FleetError as error:
                 log.error("the rollout could not go on: %s", error)
+            except Exception:  # a mistake of ours here must not end the server
+                log.exception("the rollout could not go on")
             await asyncio.sleep(EVERY_S)
 
     async def drive(self) -> None:

@@ -5,6 +5,7 @@ The process that goes on knows the record and the cluster, and nothing else.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +84,27 @@ async def road_again(room: Room, *, cancel: bool) -> None:
     if room.order().closed_at is None:
         room.controller.reimages.cancel("a1", by="ana")
     await room.until_closed()
+
+
+async def test_a_mistake_of_ours_ends_neither_the_server_nor_the_other_orders(tmp_path: Path) -> None:
+    async with open_room(tmp_path) as room:
+        start(room)
+        driver = room.controller.reimages.driver
+
+        async def mistaken(_name: str) -> bool:
+            raise ZeroDivisionError
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(driver, "advance", mistaken)
+            work = asyncio.create_task(driver.run())
+            async with asyncio.timeout(10):
+                while "mistake" not in room.order().reason:  # noqa: ASYNC110 (the record tells nobody)
+                    await asyncio.sleep(0.01)
+            assert not work.done()
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+        await road(room, cancel=False)
+        assert room.order().outcome is Outcome.DONE
 
 
 class Cut(BaseException):
