@@ -45,7 +45,8 @@ class State(StrEnum):
     SNAPSHOTTED = "snapshotted"
     """Servers: a snapshot of etcd is to be kept off the node."""
     MEMBER_REMOVED = "member-removed"
-    """Servers: its etcd member is to go. There is no way back to Ready from here but a fresh join."""
+    """Servers: its etcd member is to go. Once somebody was asked to remove it there is no way back to Ready
+    but a fresh join."""
     NODE_DELETED = "node-deleted"
     REBOOT_TO_INSTALLER = "reboot-to-installer"
     """Its intent is open and its network boot is answered: the board is to start from the network."""
@@ -123,6 +124,8 @@ class Happening(StrEnum):
     LEADER_ELSEWHERE = "leader-elsewhere"
     SNAPSHOT_KEPT = "snapshot-kept"
     MEMBER_GONE = "member-gone"
+    HELD_BACK = "held-back"
+    """Its member was to go and nobody was asked yet to remove it: it stays, and the order is undone."""
     NODE_GONE = "node-gone"
     RETRIED = "retried"
     """A step of a re-image that failed is tried once more."""
@@ -269,6 +272,10 @@ TRANSITIONS: Final[Mapping[Happening, Mapping[State, State]]] = {
     Happening.LEADER_ELSEWHERE: {State.LEADER_MOVED: State.SNAPSHOTTED},
     Happening.SNAPSHOT_KEPT: {State.SNAPSHOTTED: State.MEMBER_REMOVED},
     Happening.MEMBER_GONE: {State.MEMBER_REMOVED: State.NODE_DELETED},
+    # Only while the order's row does not say that the removal was asked for.
+    Happening.HELD_BACK: _all_from(
+        State.MEMBER_REMOVED, State.FAILED_MEMBER_REMOVED, to=State.FAILED_SNAPSHOTTED
+    ),
     Happening.NODE_GONE: {State.NODE_DELETED: State.REBOOT_TO_INSTALLER},
     Happening.RETRIED: {twin: state for state, twin in _REIMAGE_TWINS.items()},
     **{back: _all_from(*LEAVING, to=state) for state, back in WAY_BACK.items()},

@@ -25,6 +25,7 @@ from typing import Final
 from fleet import events
 from fleet.lifecycle import LEAVING, Happening
 from fleet.refusal import RefusedError
+from fleet.reimage import progress
 from fleet.reimage.kinds import Outcome as ReimageOutcome
 from fleet.revocation import revoke_node
 from fleet.spec.model import Role
@@ -83,6 +84,8 @@ def mark_restored(
             # Nothing was removed then; whether it went on since, the world has to show.
             tx.close_reimage(order, ReimageOutcome.ABANDONED, _WHY, now)
             node = tx.move(node, Happening.BACK_TO_LOST, events.reimage_step(_WHY), now)
+        elif order is not None and progress.is_held(order, node.state):
+            tx.note_reimage(order, **{progress.ASKED: now})  # it may have been, in the hours that are lost
         tx.skip_intents(node.name, last.get(node.name, 0) + GAP, _WHY, now)
         tx.update_node(node, generation=node.generation + GAP, pending_key=None, approved_key=None)
         tx.put_value(f"{UNOBSERVED}{node.name}", mark)

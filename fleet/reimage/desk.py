@@ -217,7 +217,7 @@ class ReimageDesk:
                 )
             if progress.is_cancelled(order):
                 return f"the {order.kind} of {name} is being called off already"
-            if node.state not in LEAVING:
+            if node.state not in LEAVING and not progress.is_held(order, node.state):
                 raise RefusedError(
                     409,
                     "too-late",
@@ -226,7 +226,11 @@ class ReimageDesk:
                 )
             now = self._ground.clock()
             tx.note_reimage(order, **{progress.CANCEL: by})
-            tx.add_event(events.reimage_step(f"called off by {by}"), now, node=name, board=node.board_id)
+            entry = events.reimage_step(f"called off by {by}")
+            if node.state in LEAVING:
+                tx.add_event(entry, now, node=name, board=node.board_id)
+            else:  # whoever asks for the removal looks at the state when it says so
+                tx.move(node, Happening.HELD_BACK, entry, now)
         return f"the {order.kind} of {name} is being called off; it becomes '{order.was}' again"
 
     def _order(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from fleet.lifecycle import State
 from fleet.store.records import ReimageRecord
 
 CANCEL: Final = "cancelled_by"
@@ -25,6 +26,8 @@ NOBODYS: Final = "nobody's"
 DRAIN_BEGAN: Final = "drain_began"
 MEMBER: Final = "member_id"
 CLUSTER: Final = "cluster_id"
+ASKED: Final = "removal_asked"
+"""When k3s or etcd was about to be asked to remove the member, UTC seconds; before, nothing was removed."""
 SNAPSHOT: Final = "snapshot"
 ENTERED: Final = "entered"
 """When its intent was opened, UTC seconds: from there on only a fresh join leads to Ready."""
@@ -45,6 +48,11 @@ def text(record: ReimageRecord, name: str) -> str:
 
 def is_cancelled(record: ReimageRecord) -> bool:
     return bool(text(record, CANCEL))
+
+
+def is_held(record: ReimageRecord, state: State) -> bool:
+    """Whether the member is to go and nobody was asked yet to remove it: it can still be called off."""
+    return state in (State.MEMBER_REMOVED, State.FAILED_MEMBER_REMOVED) and record.progress.get(ASKED) is None
 
 
 def has_entered(record: ReimageRecord) -> bool:

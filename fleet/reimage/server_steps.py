@@ -52,6 +52,7 @@ NAME_ANNOTATION: Final = "etcd.k3s.cattle.io/node-name"
 K3S_TIME_S: Final = 45.0
 """For k3s to remove a member that it was asked to: three of its looks. The state's limit is two minutes."""
 CONFIRMATIONS: Final = 2
+_CALLED_OFF: Final = NotYet("it was called off, or timed out, before anybody was asked to remove its member")
 _TOLD: Final = frozenset({State.READY, State.DEGRADED})
 """Other nodes that will hear where to find the cluster; a silent one is not waited for."""
 
@@ -141,6 +142,8 @@ class EtcdServerSteps:
             return NotYet("etcd has no leader at this moment: whether the member is gone is not known")
         member = view.find(member_id)
         if member is None:
+            if not self._write_asked(order):
+                return _CALLED_OFF
             return await self._confirm_gone(client, view, member_id, node)
         asked = await self._situation(order, node, view, "", None)
         try:
@@ -152,7 +155,7 @@ class EtcdServerSteps:
             asking = f"kubernetes does not answer: {error.message}"
         if isinstance(asking, NotYet):
             return asking
-        return await self._remove_directly(client, member, asked, asking)
+        return await self._remove_directly(client, order, member, asked, asking)
 
     async def _ask_k3s(
         self,
@@ -170,13 +173,18 @@ class EtcdServerSteps:
         if self._had_time(order):
             return f"k3s did not do it within {K3S_TIME_S:.0f} s"
         if seen.annotations.get(REMOVED_ANNOTATION) == member.name:
+            if not self._write_asked(order):
+                return _CALLED_OFF
             return NotYet(f"k3s has removed member {member.name}; it is being looked for")
         if seen.annotations.get(NAME_ANNOTATION) != member.name:
             return f"its Node object names another member than {member.name}"
-        if seen.annotations.get(REMOVE_ANNOTATION) != "true":
-            # The last look before what can not be undone.
-            if found := problems(asked, Stage.REMOVAL):
-                return NotYet(_text(found))
+        is_asked = seen.annotations.get(REMOVE_ANNOTATION) == "true"
+        # The last look before what can not be undone.
+        if not is_asked and (found := problems(asked, Stage.REMOVAL)):
+            return NotYet(_text(found))
+        if not self._write_asked(order):
+            return _CALLED_OFF
+        if not is_asked:
             metadata = {"resourceVersion": seen.resource_version, "annotations": {REMOVE_ANNOTATION: "true"}}
             await api.patch_node(seen.name, {"metadata": metadata})
         return NotYet(f"k3s removes member {member.name}")
@@ -187,14 +195,34 @@ class EtcdServerSteps:
         since = entered.get(State.MEMBER_REMOVED.value) if isinstance(entered, Mapping) else None
         return isinstance(since, int | float) and self._ground.clock() - since > K3S_TIME_S
 
+    def _write_asked(self, order: ReimageRecord) -> bool:
+        """Write down that there is no way back any more; False: the order was called off, do nothing.
+
+        The same transaction that calls an order off looks for this mark: one of both comes first.
+        """
+        with self._ground.store.write() as tx:
+            present, node = tx.open_reimage(order.node), tx.require_node(order.node)
+            if (
+                present is None
+                or present.number != order.number
+                or node.state is not State.MEMBER_REMOVED
+                or progress.is_cancelled(present)
+            ):
+                return False
+            if present.progress.get(progress.ASKED) is None:
+                tx.note_reimage(present, **{progress.ASKED: self._ground.clock()})
+        return True
+
     async def _remove_directly(
-        self, client: EtcdClient, member: EtcdMember, asked: ServerSituation, why: str
+        self, client: EtcdClient, order: ReimageRecord, member: EtcdMember, asked: ServerSituation, why: str
     ) -> NotYet:
         if found := problems(asked, Stage.REMOVAL):
             return NotYet(_text(found))
         assert asked.view is not None
         if asked.view.leader_id == member.id:
             await client.move_leader(member.id)
+        if not self._write_asked(order):
+            return _CALLED_OFF
         log.warning("member %s is removed by etcd itself: %s", member.name, why)
         await client.remove_member(member.id, asked.view.cluster_id)
         return NotYet(f"member {member.name} was removed by etcd itself ({why}); it is being looked for")

@@ -144,6 +144,13 @@ def next_step(order: ReimageRecord, node: NodeRecord, observed: Observed, now: f
             return _delete_node(order, observed)
         case State.REBOOT_TO_INSTALLER:
             return Do(Deed.ENTER)
+        case State.FAILED_MEMBER_REMOVED if progress.is_held(order, state):
+            why = order.reason or "it could not be asked for in time"
+            return Move(
+                Happening.HELD_BACK,
+                f"its etcd member stays, nobody was asked to remove it: {why}",
+                {progress.FAILURE: f"{_TWIN_OF[state]}: {why}"},
+            )
         case State.FAILED_MEMBER_REMOVED | State.FAILED_NODE_DELETED:
             return _try_again(order, state)
         case State.FAILED_REBOOT_TO_INSTALLER:

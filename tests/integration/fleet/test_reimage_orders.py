@@ -16,6 +16,7 @@ from agent.protocol import Outcome as Verdict
 from fleet.boots import BootStage
 from fleet.lifecycle import LEAVING, REIMAGING, State
 from fleet.refusal import RefusedError
+from fleet.reimage import progress
 from fleet.reimage.kinds import Outcome, ReimageKind
 from fleet.reimage.problems import Problem
 from fleet.restored import mark_restored, observe
@@ -66,6 +67,8 @@ async def test_it_is_called_off_at_every_state_before_a_removal(tmp_path: Path, 
 async def test_it_is_too_late_after_a_removal(tmp_path: Path, state: State) -> None:
     async with open_room(tmp_path) as room:
         await begin(room, state)
+        with room.fleet.store.write() as tx:
+            tx.note_reimage(room.order(), **{progress.ASKED: room.fleet.clock()})
         with pytest.raises(RefusedError, match="only a fresh join brings it back") as refused:
             room.controller.reimages.cancel("a1", by="ana")
         assert (refused.value.status, refused.value.code) == (409, "too-late")
@@ -323,6 +326,15 @@ async def test_a_restored_record_removes_nothing_before_the_node_is_heard_of(tmp
             intent = reader.open_intent("a1")
         assert intent is not None
         assert intent.number > 1000, "no number of the lost hours is used again"
+
+
+async def test_a_restored_record_does_not_know_that_nobody_was_asked_since(tmp_path: Path) -> None:
+    async with open_room(tmp_path) as room:
+        await begin(room, State.MEMBER_REMOVED)
+        with room.fleet.store.write() as tx:
+            mark_restored(tx, backup_at=room.fleet.clock() - 3600, now=room.fleet.clock())
+        with pytest.raises(RefusedError, match="only a fresh join"):
+            room.controller.reimages.cancel("a1", by="ana")
 
 
 async def test_a_node_that_leaves_cluster_yaml_ends_its_order(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from servers_room import S1, S2, S3, SERVERS, ServersRoom, servers_room, with_vi
 from fleet.join_state import JoinState
 from fleet.kube_vip import LEASE
 from fleet.lifecycle import State
+from fleet.refusal import RefusedError
 from fleet.reimage.kinds import Outcome
 from fleet.reimage.server_steps import K3S_TIME_S
 
@@ -101,6 +102,40 @@ async def test_a_peer_that_dies_before_the_removal_holds_it_and_the_node_stays(t
         assert "s3" in order.reason
         assert room.etcd.removed == []
         assert not room.kube.seen["s1"].unschedulable
+
+
+async def test_what_stands_against_it_at_the_last_look_undoes_the_order(tmp_path: Path) -> None:
+    """Nobody was asked to remove the member: the node must not stand in the way of the peer's re-image."""
+    async with servers_room(tmp_path) as room:
+        room.controller.reimages.request("s1", by="socket")
+        await drive(room, "s1", State.MEMBER_REMOVED)
+        room.etcd.set_health("s3", False)
+        await drive(room, "s1", State.READY)
+        order = await room.until_closed(S1)
+        assert order.outcome is Outcome.FAILED
+        assert "s3" in order.reason
+        assert room.etcd.removed == []
+        assert f"{PREFIX}/remove" not in room.kube.seen["s1"].annotations
+        assert not room.kube.seen["s1"].unschedulable
+        assert not (await room.controller.reimages.preview("s3")).problems
+
+
+async def test_it_is_called_off_until_somebody_is_asked_to_remove_the_member(tmp_path: Path) -> None:
+    async with servers_room(tmp_path) as room:
+        room.controller.reimages.request("s1", by="socket")
+        await drive(room, "s1", State.MEMBER_REMOVED)
+        room.controller.reimages.cancel("s1", by="ana")
+        order = await room.until_closed(S1)
+        assert (order.outcome, room.state_of(S1)) == (Outcome.CANCELLED, State.READY)
+        assert room.etcd.removed == []
+        assert not room.kube.seen["s1"].unschedulable
+        room.cluster.k3s_works = False  # it is asked, and does nothing
+        room.controller.reimages.request("s1", by="socket")
+        await drive(room, "s1", State.MEMBER_REMOVED)
+        await room.controller.reimages.drive()
+        assert room.kube.seen["s1"].annotations[f"{PREFIX}/remove"] == "true"
+        with pytest.raises(RefusedError, match="only a fresh join"):
+            room.controller.reimages.cancel("s1", by="ana")
 
 
 async def test_two_servers_failing_at_once_are_refused_with_the_reason(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ THERE = Observed(answers=True, node=kube_node())
         (State.NODE_DELETED, Observed(answers=True, password=True), Deed.DELETE_PASSWORD),
         (State.NODE_DELETED, Observed(answers=True), Happening.NODE_GONE),
         (State.REBOOT_TO_INSTALLER, Observed(), Deed.ENTER),
+        (State.FAILED_MEMBER_REMOVED, Observed(), Happening.HELD_BACK),
         (State.FAILED_NODE_DELETED, Observed(), Happening.RETRIED),
         (State.FAILED_REBOOT_TO_INSTALLER, Observed(), Wait),
         (State.READY, THERE, Outcome.ABANDONED),
@@ -176,6 +177,8 @@ class World:
     password: bool = True
     answers: bool = True
     stubborn: bool = False
+    objection: bool = False
+    """The last look before the removal finds something against it."""
     members: int = 3
     theirs: bool = False
     deeds: list[Deed] = field(default_factory=list)
@@ -233,6 +236,8 @@ class World:
                 pass
 
     def do(self, deed: Deed, *, heard_of: bool) -> None:
+        if deed is Deed.REMOVE_MEMBER and self.members == 3 and self.objection:
+            return
         self.deeds.append(deed)
         match deed:
             case Deed.CHECK:
@@ -263,6 +268,7 @@ class World:
                     self.move(happening)
             case Deed.REMOVE_MEMBER:
                 assert progress.text(self.order, progress.SNAPSHOT), "its snapshot is on record before"
+                self.note(**{progress.ASKED: self.clock})
                 self.members = 2
                 if heard_of:
                     self.move(Happening.MEMBER_GONE)
@@ -295,7 +301,9 @@ class World:
 
 EVENTS = st.one_of(
     st.sampled_from(["step", "step", "step", "crash-decided", "crash-done", "cancel", "outage", "answers"]),
-    st.sampled_from(["minute", "hour", "silence", "registers", "registers", "vanishes", "evicts", "resumes"]),
+    st.sampled_from(
+        ["minute", "hour", "silence", "registers", "registers", "vanishes", "evicts", "resumes", "objection"]
+    ),
     st.sampled_from(
         [
             Happening.BOOT_STARTED,
@@ -319,8 +327,13 @@ def happen(world: World, event: str | Happening) -> None:
         case "crash-done":
             world.step(crash="done")
         case "cancel":
-            if world.node.state in LEAVING and world.order.closed_at is None:
+            if world.order.closed_at is None and world.node.state in LEAVING:
                 world.note(**{progress.CANCEL: "ana"})
+            elif world.order.closed_at is None and progress.is_held(world.order, world.node.state):
+                world.note(**{progress.CANCEL: "ana"})
+                world.move(Happening.HELD_BACK)
+        case "objection":
+            world.objection = True
         case "outage":
             world.answers = False
         case "answers":
@@ -383,7 +396,7 @@ def test_any_story_ends_and_keeps_its_promises(
         happen(world, event)
 
     # Peace: the API answers, pods may leave, nothing happens by itself any more but time.
-    world.answers, world.stubborn = True, False
+    world.answers, world.stubborn, world.objection = True, False, False
     for _ in range(200):
         if world.order.closed_at is not None:
             break
@@ -406,7 +419,7 @@ def test_any_story_ends_and_keeps_its_promises(
         assert world.seen.unschedulable
     if board_comes and progress.has_entered(order) and progress.NODE_UID in order.progress:
         assert (order.outcome, state) == (Outcome.DONE, State.READY)
-    if State.MEMBER_REMOVED in world.passed:
+    if Deed.REMOVE_MEMBER in world.deeds:
         after = world.passed[world.passed.index(State.MEMBER_REMOVED) :]
         assert State.READY not in after or State.JOINING in after
     if role is Role.AGENT:
