@@ -21,13 +21,12 @@ from fleet.power.desk import PowerDesk
 from fleet.power.open import is_switchable
 from fleet.reboot_orders import give_order, refusal_of
 from fleet.refusal import RefusedError
+from fleet.reimage import progress
 from fleet.reimage.kinds import ReimageKind
 from fleet.reimage.problems import Problem
 from fleet.reimage.seams import Findings, NotYet, Situation
 from fleet.store.records import NodeRecord, ReimageRecord
 
-PROGRESS: Final = "entry"
-"""Where an order's progress holds what was tried, as `Tried.as_json` gives it."""
 BY: Final = "the re-installation"
 
 
@@ -71,7 +70,7 @@ class EntryDesk:
 
     def _look(self, order: ReimageRecord, node: NodeRecord) -> Tried:
         """What was tried, with what became of it."""
-        tried = Tried.from_json(order.progress.get(PROGRESS))
+        tried = Tried.from_json(order.progress.get(progress.ENTRY))
         if tried.last is Way.REBOOT:
             with self.ground.store.read() as reader:
                 return replace(tried, refused=refusal_of(reader, node.name, tried.order))
@@ -106,25 +105,25 @@ class EntryDesk:
         with self.ground.store.write() as tx:
             number = give_order(tx, node.name, intent=order.number, boot_order=boot_order(spec.board, spec))
             tried = tried.with_reboot(number, node.boot_id, now)
-            tx.note_reimage(order, **{PROGRESS: tried.as_json()})
+            tx.note_reimage(order, **{progress.ENTRY: tried.as_json()})
             text = (
                 f"its agent is told to restart into the installer ({tried.reboots} of {entry.MAX_REBOOTS}, "
                 f"order {number})"
             )
             tx.add_event(Entry(kind=Kind.BOOT, text=text), now, node=node.name, board=node.board_id)
-        return NotYet(f"{node.name} is told to restart into the installer", {PROGRESS: tried.as_json()})
+        return NotYet(f"{node.name} is told to restart into the installer", {progress.ENTRY: tried.as_json()})
 
     def _cycle(self, order: ReimageRecord, node: NodeRecord, tried: Tried, why: str, now: float) -> NotYet:
         tried = tried.with_cycle(node.boot_id, now)
         with self.ground.store.write() as tx:
-            tx.note_reimage(order, **{PROGRESS: tried.as_json()})
+            tx.note_reimage(order, **{progress.ENTRY: tried.as_json()})
         try:
             # Whether the cluster can spare it was decided before it was taken out.
             self.power.order(node.name, PowerAction.CYCLE, by=BY, why=why, force=True)
         except RefusedError as error:
             tried = replace(tried, power_failed=error.message)
-            return NotYet(f"{node.name}: {error.message}", {PROGRESS: tried.as_json()})
-        return NotYet(f"{node.name} is power-cycled: {why}", {PROGRESS: tried.as_json()})
+            return NotYet(f"{node.name}: {error.message}", {progress.ENTRY: tried.as_json()})
+        return NotYet(f"{node.name} is power-cycled: {why}", {progress.ENTRY: tried.as_json()})
 
     def _ask(self, node: NodeRecord, text: str, now: float) -> None:
         with self.ground.store.write() as tx:

@@ -423,7 +423,7 @@ def timed_out(state: State, minutes: float) -> Entry:
         State.REIMAGE_REQUESTED: "Does the cluster's API answer? Nothing was changed.",
         State.PREFLIGHT: "Does the cluster's API answer? Nothing was changed.",
         State.DRAINING: "The lines above name the pods that stay; --force-drain deletes them at the limit.",
-        State.REBOOT_TO_INSTALLER: "Switch the board off and on: it is awaited on the network.",
+        State.REBOOT_TO_INSTALLER: "The lines above say what was tried, and what only a hand can do.",
     }
     return Entry(
         kind=Kind.STATE, text=f"{state} made no progress for {minutes:.0f} min", hint=hints.get(state, "")

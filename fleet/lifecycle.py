@@ -139,6 +139,8 @@ class Happening(StrEnum):
     """The attempts of the intent are used up."""
     RELEASED = "released"
     """A person lets a quarantined node try again."""
+    AWAITED_AGAIN = "awaited-again"
+    """The same for one whose re-image is open: its board is got into the installer once more."""
     TIMED_OUT = "timed-out"
     STARTED_OVER = "started-over"
     """A person says that its cluster is lost: its board is installed as if it never had been."""
@@ -281,6 +283,7 @@ TRANSITIONS: Final[Mapping[Happening, Mapping[State, State]]] = {
     **{back: _all_from(*LEAVING, to=state) for state, back in WAY_BACK.items()},
     Happening.EXHAUSTED: _all_from(*_BEFORE_IMAGE, *ENTERING_INSTALLER, to=State.QUARANTINED),
     Happening.RELEASED: {State.QUARANTINED: State.NETBOOTING},
+    Happening.AWAITED_AGAIN: {State.QUARANTINED: State.REBOOT_TO_INSTALLER},
     Happening.TIMED_OUT: FAILED_TWIN,
     Happening.STARTED_OVER: {
         state: State.DECLARED for state in State if state not in (State.DECLARED, State.DECOMMISSIONED)
@@ -307,8 +310,8 @@ _LIMITS_S: Final[Mapping[State, float]] = {
     State.MEMBER_REMOVED: 2 * _MINUTE,
     # With the time that k3s takes to delete the node's password.
     State.NODE_DELETED: 2 * _MINUTE,
-    # Three ways in of five minutes each.
-    State.REBOOT_TO_INSTALLER: 15 * _MINUTE,
+    # All ways in that `fleet.entry` knows, of five minutes each, and some for a hand.
+    State.REBOOT_TO_INSTALLER: 30 * _MINUTE,
 }
 TIMED: Final = frozenset(_LIMITS_S)
 """States that end by themselves when nothing happens."""
@@ -372,6 +375,7 @@ _NEW_INTENT: Final = frozenset(
     {
         Happening.POWERED_ON,
         Happening.RELEASED,
+        Happening.AWAITED_AGAIN,
         Happening.RESTORED_BLANK,
         Happening.NODE_GONE,
         Happening.STARTED_OVER,

@@ -9,9 +9,10 @@ from fleet import events
 from fleet.ground import Ground
 from fleet.lifecycle import Happening, State
 from fleet.refusal import RefusedError, no_such_node
+from fleet.reimage import progress
 from fleet.revocation import revoke_node
 from fleet.store.records import NodeRecord
-from fleet.store.transaction import Reader
+from fleet.store.transaction import Reader, Transaction
 from fleet.store.trust import DeviceKeyRecord, KeySource
 
 
@@ -43,9 +44,7 @@ class PeopleDesk:
                     f"{name} is no longer revoked; when its agent asks again, approve the key that it shows"
                 )
             elif node.state is State.QUARANTINED:
-                intent = ground.open_new_intent(tx, name, now)
-                tx.move(node, Happening.RELEASED, events.released(intent.number), now)
-                done = f"{name} is released from quarantine; switch it on"
+                done = self._release(tx, node, now)
             elif node.pending_key is None:
                 raise _nothing_waits(node)
             else:
@@ -56,6 +55,17 @@ class PeopleDesk:
                 done = f"{name} is approved (key {shown}); it goes on within seconds"
         ground.on_boot_change()
         return done
+
+    def _release(self, tx: Transaction, node: NodeRecord, now: float) -> str:
+        intent = self._ground.open_new_intent(tx, node.name, now)
+        order = tx.open_reimage(node.name)
+        if order is None or not progress.has_entered(order):
+            tx.move(node, Happening.RELEASED, events.released(intent.number), now)
+            return f"{node.name} is released from quarantine; switch it on"
+        order = tx.note_reimage(order, **{progress.FAILURE: None, progress.ENTRY: None})
+        tx.update_reimage(order, reason="")
+        tx.move(node, Happening.AWAITED_AGAIN, events.released(intent.number), now)
+        return f"{node.name} is released from quarantine: 'bramble show {node.name}' follows its way back"
 
     def reject(self, name: str, key: str | None = None) -> str:
         """Turn away the key that waits; the board can ask with another one, which is another decision.

@@ -290,9 +290,11 @@ class ReimageDesk:
                 f"Let it end, or call it off: 'bramble cancel {node.name}'.",
             )
         if node.state not in LEAVING and allows(node.state, Happening.RETRIED):
-            tx.note_reimage(order, **{progress.RETRIES: {}, progress.FAILURE: None})
+            tx.note_reimage(order, **{progress.RETRIES: {}, progress.FAILURE: None, progress.ENTRY: None})
             tx.move(node, Happening.RETRIED, events.reimage_step(f"tried again by {by}"), now)
             return f"{node.name} goes on where it stopped"
+        if node.state is State.QUARANTINED:
+            return f"{order.kind} {order.number} of {node.name} waits for 'bramble approve {node.name}'"
         return f"{order.kind} {order.number} of {node.name} is under way already ({node.state})"
 
     def is_open(self, name: str, kind: ReimageKind) -> bool:

@@ -362,6 +362,8 @@ class ReimageDriver:
                 case Happening.NODE_GONE:
                     rebound = self._open_installer(tx, present, record, now)
                     record = tx.require_node(record.name)
+                case Happening.EXHAUSTED if (intent := tx.open_intent(record.name)) is not None:
+                    tx.close_intent(intent, "its board did not come", now)
                 case Happening.REMOVED:
                     retire(tx, record, now)
                     record = tx.require_node(record.name)

@@ -154,10 +154,7 @@ def next_step(order: ReimageRecord, node: NodeRecord, observed: Observed, now: f
         case State.FAILED_MEMBER_REMOVED | State.FAILED_NODE_DELETED:
             return _try_again(order, state)
         case State.FAILED_REBOOT_TO_INSTALLER:
-            return Wait(
-                f"{node.name} did not start from the network in time: switch it off and on, or order again "
-                f"('bramble reimage {node.name}')"
-            )
+            return _give_up_entering(order, node)
         case State.READY | State.DEGRADED:
             return _finish(order, node, observed)
         case State.DECOMMISSIONED:
@@ -165,7 +162,11 @@ def next_step(order: ReimageRecord, node: NodeRecord, observed: Observed, now: f
             outcome = Outcome.DONE if done else Outcome.ABANDONED
             return Close(outcome, "decommissioned" if done else "it is no longer in cluster.yaml")
         case State.QUARANTINED:
-            return Wait(f"its attempts are used up: 'bramble show {node.name}', then 'bramble approve'")
+            why = (
+                progress.text(order, progress.FAILURE)
+                or f"its attempts are used up ('bramble show {node.name}')"
+            )
+            return Wait(f"'bramble approve {node.name}' lets it try again. {why}")
         case _:
             return _on_the_install_road(order, node)
 
@@ -287,6 +288,22 @@ def _try_again(order: ReimageRecord, state: State) -> Step:
             f"('bramble {order.kind} {order.node}')"
         )
     return Move(Happening.RETRIED, f"{step} is tried again", progress.one_more_retry(order, step.value))
+
+
+def _give_up_entering(order: ReimageRecord, node: NodeRecord) -> Step:
+    """Its old disk may start at any time, and what is on it goes when it does: not without a person's word.
+
+    A board in the old one's place is as welcome as one that was declared just now.
+    """
+    if order.kind is ReimageKind.REPLACE:
+        return Wait(f"{node.name} did not start from the network in time: switch its new board on")
+    tried = f": {order.reason}" if order.reason else ""
+    return Move(
+        Happening.EXHAUSTED,
+        f"quarantined: its board did not start from the network in time, and is not awaited there any more; "
+        f"'bramble approve {node.name}' tries everything again",
+        {progress.FAILURE: f"Its board did not start from the network in time{tried}"},
+    )
 
 
 def _finish(order: ReimageRecord, node: NodeRecord, observed: Observed) -> Step:

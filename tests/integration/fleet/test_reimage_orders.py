@@ -13,8 +13,9 @@ from reimage_room import A1, A2, S1, Room, open_room
 
 from agent.protocol import InstallProgress, InstallStep
 from agent.protocol import Outcome as Verdict
-from fleet.boots import BootStage
-from fleet.lifecycle import LEAVING, REIMAGING, State
+from fleet.boots import BootStage, NodeBoot
+from fleet.entry import Tried
+from fleet.lifecycle import LEAVING, REIMAGING, State, limit_s
 from fleet.refusal import RefusedError
 from fleet.reimage import progress
 from fleet.reimage.kinds import Outcome, ReimageKind
@@ -238,18 +239,59 @@ async def test_a_serial_that_can_not_be_is_refused(tmp_path: Path, serial: str, 
         assert room.state_of() is State.LOST
 
 
+async def give_up(room: Room) -> None:
+    """The board does not start from the network within its limit."""
+    limit = limit_s(State.REBOOT_TO_INSTALLER, room.record().role)
+    assert limit is not None
+    room.fleet.clock.advance(limit + 1.0)
+    room.controller.watch.tick()
+    assert room.state_of() is State.FAILED_REBOOT_TO_INSTALLER
+    for _ in range(2):
+        await room.controller.reimages.drive()
+    assert room.state_of() is State.QUARANTINED
+    assert "did not start from the network" in room.order().reason
+
+
+async def test_a_board_that_never_came_is_not_answered_until_a_person_says_so(tmp_path: Path) -> None:
+    """Its old disk may start months later: it is not written over then."""
+    async with open_room(tmp_path) as room:
+        room.controller.reimages.request("a1", by="ana")
+        await room.rounds(State.REBOOT_TO_INSTALLER)
+        first = room.order()
+        with room.fleet.store.write() as tx:
+            tx.note_reimage(first, **{progress.ENTRY: Tried(reboots=3, cycles=2).as_json()})
+        assert boot_of(room).install_intent == first.number
+        await give_up(room)
+        assert intent_of(room.fleet, A1) is None
+        assert (boot_of(room).install_intent, boot_of(room).hold) == (None, True)
+        see(room.fleet, A1, BootStage.KERNEL)
+        assert room.state_of() is State.QUARANTINED
+        assert ask_to_install(room.fleet, A1).outcome is not Verdict.ADMITTED
+        assert "bramble approve a1" in room.controller.reimages.request("a1", by="ana")
+
+        room.controller.people.approve("a1")
+        assert room.state_of() is State.REBOOT_TO_INSTALLER
+        assert boot_of(room).install_intent == first.number + 1
+        assert Tried.from_json(room.order().progress.get(progress.ENTRY)) == Tried(), (
+            "every way is tried anew"
+        )
+        room.report_all(A1)
+        room.netboot()
+        assert (await room.until_closed()).outcome is Outcome.DONE
+
+
+def boot_of(room: Room) -> NodeBoot:
+    """What the boot server is told of a1."""
+    return next(boot for boot in room.controller.boots.states() if boot.name == "a1")
+
+
 async def test_a_board_that_never_came_is_replaced_where_it_stands(tmp_path: Path) -> None:
     async with open_room(tmp_path) as room:
         assert NEW.serial is not None
         room.controller.reimages.request("a1", by="ana")
         await room.rounds(State.REBOOT_TO_INSTALLER)
-        room.fleet.clock.advance(15 * 60 + 1.0)
-        room.controller.watch.tick()
-        assert room.state_of() is State.FAILED_REBOOT_TO_INSTALLER
-        await room.controller.reimages.drive()
-        assert "did not start from the network" in room.order().reason
+        await give_up(room)
         room.controller.reimages.replace("a1", NEW.serial.text, by="ana")
-        assert room.state_of() is State.REBOOT_TO_INSTALLER
         room.report_all(A1)
         room.netboot(board=NEW)
         assert (await room.until_closed()).outcome is Outcome.DONE

@@ -75,7 +75,7 @@ def test_every_state_can_be_reached_and_left() -> None:
 def test_nothing_but_an_order_leads_an_installed_node_back_to_imaging() -> None:
     """Second power-on: no observation takes an installed node back to its installer."""
     orders = {Happening.REMOVED, Happening.RESTORED_BLANK, Happening.RELEASED, Happening.REIMAGE_ORDERED}
-    orders |= {Happening.STARTED_OVER}
+    orders |= {Happening.STARTED_OVER, Happening.AWAITED_AGAIN}
     observations = set(Happening) - orders
     seen = {state for state in State if state.is_installed} - REIMAGING
     frontier = set(seen)

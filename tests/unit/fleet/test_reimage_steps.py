@@ -103,7 +103,8 @@ THERE = Observed(answers=True, node=kube_node())
         (State.REBOOT_TO_INSTALLER, Observed(), Deed.ENTER),
         (State.FAILED_MEMBER_REMOVED, Observed(), Happening.HELD_BACK),
         (State.FAILED_NODE_DELETED, Observed(), Happening.RETRIED),
-        (State.FAILED_REBOOT_TO_INSTALLER, Observed(), Wait),
+        (State.FAILED_REBOOT_TO_INSTALLER, Observed(), Happening.EXHAUSTED),
+        (State.QUARANTINED, Observed(), Wait),
         (State.READY, THERE, Outcome.ABANDONED),
         (State.DECOMMISSIONED, Observed(), Outcome.ABANDONED),
     ],
@@ -162,6 +163,21 @@ BOARDS_ROAD = {
     State.FAILED_JOINING: Happening.BECAME_READY,
 }
 """What the board does next, once it is awaited."""
+
+
+def test_only_a_new_board_is_awaited_without_an_end() -> None:
+    """A board with an old disk may start at any time, and that disk is not written without a word then."""
+    order = dataclasses.replace(an_order(), reason="a1 does not answer: pull its plug")
+    step = next_step(order, a_node(State.FAILED_REBOOT_TO_INSTALLER), Observed(), NOW)
+    assert isinstance(step, Move)
+    assert step.happening is Happening.EXHAUSTED
+    waiting = dataclasses.replace(order, progress={**order.progress, **step.note})
+    said = next_step(waiting, a_node(State.QUARANTINED), Observed(), NOW)
+    assert isinstance(said, Wait)
+    assert "bramble approve a1" in said.why
+    assert "pull its plug" in said.why, "what a hand has to do is not forgotten"
+    another = dataclasses.replace(order, kind=ReimageKind.REPLACE)
+    assert isinstance(next_step(another, a_node(State.FAILED_REBOOT_TO_INSTALLER), Observed(), NOW), Wait)
 
 
 @dataclass
@@ -288,6 +304,12 @@ class World:
         if overdue is not None:
             self.move(overdue)
 
+    def approve(self) -> None:
+        """A person lets it out of quarantine."""
+        if self.node.state is State.QUARANTINED and self.order.closed_at is None:
+            self.note(**{progress.FAILURE: None})
+            self.move(Happening.AWAITED_AGAIN)
+
     def board(self, happening: Happening) -> None:
         """What the board does, where the lifecycle lets it."""
         is_awaited = progress.has_entered(self.order) and self.order.closed_at is None
@@ -362,6 +384,7 @@ def happen(world: World, event: str | Happening) -> None:
             if world.node.state.value.startswith("failed-") and world.node.state not in LEAVING:
                 world.note(**{progress.RETRIES: {}, progress.FAILURE: None})
                 world.tries = 0
+            world.approve()
 
 
 @settings(max_examples=600, deadline=None)
@@ -401,6 +424,8 @@ def test_any_story_ends_and_keeps_its_promises(
         if world.order.closed_at is not None:
             break
         world.step()
+        if board_comes:
+            world.approve()
         if board_comes and world.node.state in BOARDS_ROAD:
             world.board(BOARDS_ROAD[world.node.state])
         elif world.node.state.is_active:
