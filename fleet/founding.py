@@ -7,12 +7,14 @@ from typing import Final
 from fleet import events
 from fleet.lifecycle import State
 from fleet.spec.model import Role
-from fleet.store.transaction import Transaction
+from fleet.store.transaction import Reader, Transaction
 
 FOUNDER: Final = "k3s.founder"
 """kv: the one server that may initialise the cluster; set once, before it is told."""
 FOUNDED: Final = "k3s.founded"
 """kv: set when that server was Ready."""
+FOUNDED_AT: Final = "k3s.founded_at"
+"""kv: when that was, UTC seconds. Records of earlier versions of Bramble do not have it."""
 UNTOLD: Final = "k3s.founder_untold"
 """kv: set with FOUNDER, gone before it is told how: while it stands, nothing can have been founded."""
 
@@ -35,6 +37,20 @@ def note_told(tx: Transaction, name: str) -> bool:
 def may_have_founded(tx: Transaction, name: str) -> bool:
     """Whether it is the founder, was told how, and nobody knows what came of it."""
     return tx.value(FOUNDER) == name and tx.value(FOUNDED) is None and tx.value(UNTOLD) is None
+
+
+def note_founded(tx: Transaction, name: str, now: float) -> None:
+    """The founder is Ready: there is a cluster."""
+    if tx.value(FOUNDED) is None:
+        tx.put_value(FOUNDED_AT, str(now))
+    tx.claim_value(FOUNDED, name)
+
+
+def founded_for(reader: Reader, now: float) -> float | None:
+    """Seconds since the cluster was founded, infinite where nobody wrote down when; None: it is not yet."""
+    if reader.value(FOUNDED) is None:
+        return None
+    return now - float(reader.value(FOUNDED_AT) or "-inf")
 
 
 def release_founder(tx: Transaction, now: float) -> None:

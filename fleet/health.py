@@ -17,6 +17,7 @@ from typing import Final
 
 from agent.protocol import Health, K3sState
 from agent.vitals import DiskVitals
+from fleet.printable import size_text
 
 BAD_SAMPLES: Final = 3
 GOOD_SAMPLES: Final = 10
@@ -331,7 +332,7 @@ def _judge_system(health: Health) -> Iterator[tuple[Condition, str]]:
         yield Condition.FILESYSTEM_READ_ONLY, ", ".join(health.read_only_mounts)
     size = health.root_size_bytes
     if size and health.root_free_bytes < min(FULL_BYTES, size * FULL_PART):
-        yield Condition.DISK_FULL, f"{health.root_free_bytes >> 20} MiB of {size >> 20} MiB are free"
+        yield Condition.DISK_FULL, f"{size_text(health.root_free_bytes)} of {size_text(size)} are free"
     for name, condition, limit in (
         ("memory", Condition.MEMORY_STALLED, MEMORY_STALL_PERCENT),
         ("io", Condition.IO_STALLED, IO_STALL_PERCENT),

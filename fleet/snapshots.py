@@ -21,6 +21,7 @@ from fleet.etcd.snapshot import save_snapshot
 from fleet.etcd.view import hex_id
 from fleet.etcd_door import EtcdDoor
 from fleet.files import write_private
+from fleet.founding import founded_for
 from fleet.ground import Ground
 from fleet.joining import FOUNDED
 from fleet.kube import KubeError
@@ -52,6 +53,8 @@ TAKE_S: Final = 240.0
 """The limit of a re-image's step is five minutes."""
 TOO_OLD_FACTOR: Final = 2.0
 """Older than twice the schedule: something keeps snapshots from being taken."""
+FIRST_S: Final = 2 * 3600.0
+"""So long a new cluster may be without its first one: servers join, and etcd moves its leader about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +63,8 @@ class SnapshotHealth:
 
     Attributes:
         newest_at: UTC seconds; None: there is none.
-        problem: Why the last one could not be taken, or that it is too old; "" otherwise.
+        problem: Why the last one could not be taken, or that it is too old; "" otherwise, also while a new
+            cluster may be without one, and where a simulated k3s has no etcd.
     """
 
     newest_at: float | None
@@ -235,7 +239,9 @@ class SnapshotDesk:
         newest = max((info.taken_at for info in sound), default=None)
         policy = self._ground.spec.policy.snapshots
         problem = self._failure
-        if not problem and policy.is_on and self._has_cluster():
+        if newest is None and self._needs_none_yet(now):
+            problem = ""
+        elif not problem and policy.is_on and self._has_cluster():
             if newest is None:
                 problem = "no snapshot of etcd is kept yet"
             elif now - newest > TOO_OLD_FACTOR * policy.every_s:
@@ -296,6 +302,15 @@ class SnapshotDesk:
         info = await self.take(SCHEDULE)
         await asyncio.to_thread(self.prune, policy.keep)
         return info
+
+    def _needs_none_yet(self, now: float) -> bool:
+        """Whether it is no reason for alarm that there never was one: the cluster is new, or simulated (the
+        simulator of virtual boards has no etcd)."""
+        with self._ground.store.read() as reader:
+            is_simulated = any(node.has_simulated_k3s for node in reader.nodes() if node.role is Role.SERVER)
+            age = founded_for(reader, now)
+        # Of a clock that was set back nobody knows the age.
+        return is_simulated or age is None or 0 <= age < FIRST_S
 
     def _has_cluster(self) -> bool:
         with self._ground.store.read() as reader:

@@ -14,7 +14,7 @@ from fleet.find import find_subject
 from fleet.health import TRAITS
 from fleet.health_desk import Held, held_by, held_by_all
 from fleet.lock import read_holds
-from fleet.printable import printable
+from fleet.printable import printable, size_text
 from fleet.store.database import Store
 from fleet.store.records import BoardRecord, EventRecord, NodeRecord, RolloutRecord, board_id
 
@@ -242,14 +242,14 @@ def _facts(node: NodeRecord) -> dict[str, str]:
         "image": (node.image_id or "")[:12],
         "boots": str(node.boots) if node.boots else "",
         "reported model": str(hardware.get("model") or ""),
-        "memory": _mib(hardware.get("memory_bytes")),
+        "memory": _size(hardware.get("memory_bytes")),
         "addresses": ", ".join(status.get("addresses") or ()),
         "k3s": k3s_text(node),
         "in the way": "; ".join(f"{one['code']}: {one['message']}" for one in status.get("problems") or ()),
         "synced writes": _number(status.get("disk_sync_ms"), "ms (99 of 100)"),
         "temperature": _number(health.get("temperature_c"), "°C"),
         "load": _number(health.get("load1"), ""),
-        "free on /": _mib(health.get("root_free_bytes")),
+        "free on /": _size(health.get("root_free_bytes")),
         "storage wear": _number(health.get("storage_wear_percent"), "%"),
         "throttled": f"{bits:#x}" if (bits := health.get("throttled")) is not None else "",
         "bootloader": str(firmware.get("version") or "")[:12],
@@ -258,8 +258,8 @@ def _facts(node: NodeRecord) -> dict[str, str]:
     return {name: printable(text) for name, text in facts.items() if text}
 
 
-def _mib(value: object) -> str:
-    return f"{value >> 20} MiB" if isinstance(value, int) else ""
+def _size(value: object) -> str:
+    return size_text(value) if isinstance(value, int) else ""
 
 
 def _number(value: object, unit: str) -> str:

@@ -8,10 +8,11 @@ from typing import Final
 
 from agent.protocol import K3sState
 from fleet import events
+from fleet.founding import note_founded
 from fleet.ground import Ground, is_usable
 from fleet.health_desk import held_by_all, is_kept_degraded
 from fleet.join_preparation import JoinPreparation
-from fleet.joining import FOUNDED, FOUNDER, STEADY_INTERVAL_S, JoinDesk
+from fleet.joining import FOUNDER, STEADY_INTERVAL_S, JoinDesk
 from fleet.kube import KubeApi, KubeError, KubeNode
 from fleet.kube_door import KubeDoor
 from fleet.label_desk import LabelDesk
@@ -170,7 +171,7 @@ class Watch:
         entry = events.became_ready(said.version, node.has_simulated_k3s)
         tx.move(node, Happening.BECAME_READY, entry, now)
         if tx.value(FOUNDER) == node.name:
-            tx.claim_value(FOUNDED, node.name)
+            note_founded(tx, node.name, now)
 
     def _take_unready(self, tx: Transaction, node: NodeRecord, said: KubeNode | None, now: float) -> None:
         count = self._unready.get(node.name, 0) + 1

@@ -8,10 +8,9 @@ from typing import Final, Protocol
 
 from bramble.dashboard.rack import Card, Group
 from bramble.dashboard.vitals import Spark
-from bramble.dashboard.words import size
 from fleet.events import Kind
 from fleet.lifecycle import FAILED_TWIN, State
-from fleet.printable import printable
+from fleet.printable import printable, size_text
 from fleet.views import ConditionView, EventView, Timeline
 from pxe.diagnosis.finding import Finding
 from pxe.diagnosis.history import Attempt, BoardHistory
@@ -164,13 +163,13 @@ def files_of(attempt: Attempt) -> list[FileLine]:
         event = seen.event
         times = f"asked {seen.count} times" if seen.count > 1 else ""
         if isinstance(event, BootFile):
-            rate = f"{size(event.size_bytes / event.seconds)}/s" if event.seconds > 0 else ""
+            rate = f"{size_text(event.size_bytes / event.seconds)}/s" if event.seconds > 0 else ""
             twice = f"{event.retransmitted} packets sent twice" if event.retransmitted else ""
             note = ", ".join(filter(None, (times, twice)))
             file = FileLine(
                 printable(event.name, 120),
                 seen.last_at,
-                size(event.size_bytes),
+                size_text(event.size_bytes),
                 rate,
                 f"{event.seconds:.2f} s",
                 note,

@@ -20,6 +20,7 @@ from bramble.dashboard.feed import Feed
 from bramble.dashboard.node_page import Boots
 from bramble.dashboard.vitals import HEIGHT, WIDTH, Vitals
 from fleet.controller import Controller
+from fleet.printable import size_text
 from imagebuilder.manifest import Manifest
 
 HERE: Final = Path(__file__).parent
@@ -119,7 +120,7 @@ def make_templates(assets: Assets) -> jinja2.Environment:
     templates.filters |= {
         "ago": words.ago,
         "span": words.span,
-        "size": words.size,
+        "size": size_text,
         "moment": words.moment,
         "iso": words.iso,
         "shown": words.without_login,

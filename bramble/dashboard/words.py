@@ -24,16 +24,6 @@ def ago(at: float, now: float) -> str:
     return "just now" if passed < 5 else f"{span(passed)} ago"
 
 
-def size(count: float) -> str:
-    """Bytes in units of 1024: `512 B`, `4.0 KiB`, `1.2 GiB`."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
-
-
 def moment(at: float) -> str:
     """`2026-11-26 03:33:00`, UTC."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")

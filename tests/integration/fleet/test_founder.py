@@ -10,6 +10,7 @@ from fakes_fleet import Clock, Fleet, cluster_spec, node_spec, open_fleet
 from fleet_story import enrol, install, kube_ready
 from postgres_server import PostgresServer
 
+from fleet.founding import founded_for
 from fleet.joining import FOUNDED, FOUNDER
 from fleet.spec.model import Role
 from fleet.store.records import NodeRecord
@@ -56,6 +57,7 @@ def test_servers_that_ask_different_controllers_at_once_found_one_cluster(
         fleets[1].controller.watch.apply_kubernetes(kube_ready(first))
         with fleets[2].store.read() as reader:
             assert reader.value(FOUNDED) == founder
+            assert founded_for(reader, clock()) == 0.0
         for fleet in fleets:
             assert not fleet.controller.joins.founds(fleet_record(fleet, founder))
     finally:

@@ -17,9 +17,10 @@ from fleet.cli_snapshot import snapshot as command
 from fleet.errors import FleetError
 from fleet.etcd import snapshot
 from fleet.etcd.errors import BadSnapshotError, EtcdError
+from fleet.founding import FOUNDED_AT
 from fleet.lifecycle import State
 from fleet.snapshot_files import DATA, KEYS, MANIFEST, Damaged, SnapshotInfo, verify
-from fleet.snapshots import RETRY_S, TOO_OLD_FACTOR, SnapshotDesk, Taking
+from fleet.snapshots import FIRST_S, RETRY_S, TOO_OLD_FACTOR, SnapshotDesk, Taking
 from fleet.spec.model import SnapshotPolicy
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
@@ -33,6 +34,16 @@ async def ended(desk: SnapshotDesk, number: int) -> Taking:
             if found is not None and found.state in ("done", "failed"):
                 return found
             await asyncio.sleep(0.01)
+
+
+def with_k3s(
+    room: ServersRoom, version: str = "k3s version v1.33.5+k3s1", *, founded_at: float = 0.0
+) -> None:
+    """The servers' agents report this k3s; what the room reports by itself is the simulator's."""
+    with room.fleet.store.write() as tx:
+        for node in tx.nodes():
+            tx.update_node(node, status={**(node.status or {}), "k3s_version": version})
+        tx.put_value(FOUNDED_AT, str(founded_at))
 
 
 def kept(room: ServersRoom) -> list[str]:
@@ -72,6 +83,7 @@ async def test_no_snapshot_is_taken_of_a_cluster_that_nobody_can_vouch_for(
             room.etcd.set_health(name, False)
         with pytest.raises(EtcdError):
             await room.controller.snapshots.take("a person")
+        with_k3s(room)
         assert kept(room) == []
         assert room.controller.snapshots.health().problem
 
@@ -81,6 +93,7 @@ async def test_the_schedule_takes_prunes_and_tries_again(tmp_path: Path) -> None
     spec = dataclasses.replace(cluster_spec(S1, S2, S3), policy=policy)
     async with servers_room(tmp_path, spec) as room:
         desk, clock = room.controller.snapshots, room.fleet.clock
+        with_k3s(room)
         assert desk.health().problem == "no snapshot of etcd is kept yet"
         assert await desk.round() is not None
         assert await desk.round() is None
@@ -114,6 +127,32 @@ async def test_without_a_cluster_or_a_schedule_nothing_is_taken(tmp_path: Path) 
     async with servers_room(tmp_path, spec) as room:
         assert await room.controller.snapshots.round() is None
         assert room.controller.snapshots.health().problem == ""
+
+
+async def test_a_new_cluster_may_be_without_a_snapshot_for_its_first_hours(tmp_path: Path) -> None:
+    async with servers_room(tmp_path) as room:
+        desk, clock = room.controller.snapshots, room.fleet.clock
+        with_k3s(room, founded_at=clock())
+        room.etcd.set_health("s1", False)
+        room.etcd.set_health("s2", False)
+        with pytest.raises(EtcdError):
+            await desk.round()
+        assert desk.health().problem == ""
+        clock.advance(FIRST_S + 1)
+        assert "leader" in desk.health().problem
+
+
+async def test_a_simulated_k3s_that_has_no_etcd_is_no_reason_for_alarm(tmp_path: Path) -> None:
+    async with servers_room(tmp_path) as room:
+        desk = room.controller.snapshots
+        with_k3s(room)
+        assert desk.health().problem == "no snapshot of etcd is kept yet"
+        with_k3s(room, "k3s version v1.33.5+k3s1 (simulator)")
+        assert desk.health().problem == ""
+        # Of one that stands on an etcd, snapshots were taken: those may not grow old.
+        await desk.take("a person")
+        room.fleet.clock.advance(3 * 86400.0)
+        assert "h old" in desk.health().problem
 
 
 async def test_what_an_order_needs_is_never_pruned(tmp_path: Path) -> None:

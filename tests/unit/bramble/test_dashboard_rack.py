@@ -7,11 +7,12 @@ import pytest
 from bramble.dashboard.node_page import stops_of
 from bramble.dashboard.pages import MAX_CARDS, local_number, sections_of
 from bramble.dashboard.rack import Card, Group, card_of, group_of, headline, model_title, words_of
-from bramble.dashboard.words import ago, size, span, without_login
+from bramble.dashboard.words import ago, span, without_login
 from fleet.boards import BoardModel
 from fleet.health import Condition
 from fleet.health_desk import Held
 from fleet.lifecycle import FAILED_TWIN, State
+from fleet.printable import size_text
 from fleet.store.glance import NodeGlance
 
 
@@ -143,7 +144,7 @@ def test_the_way_shows_where_a_node_is(state: State, standings: str) -> None:
 
 def test_figures_in_words() -> None:
     assert [span(value) for value in (-3, 59, 61, 7200, 90000)] == ["0 s", "59 s", "1 min", "2 h", "1 d"]
-    assert [size(value) for value in (0, 512, 4096, 3 << 30)] == ["0 B", "512 B", "4.0 KiB", "3.0 GiB"]
+    assert [size_text(value) for value in (0, 512, 4096, 3 << 30)] == ["0 B", "512 B", "4.0 KiB", "3.0 GiB"]
     assert ago(100.0, 103.0) == "just now"
     assert ago(100.0, 50.0) == "just now"  # the browser's and the node's clocks differ
     assert ago(100.0, 400.0) == "5 min ago"
