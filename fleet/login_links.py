@@ -20,11 +20,17 @@ MAX_LINKS: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """What a link opens. `who` asked for it, for the audit; `expires` is UTC seconds."""
+    """What a link opens. `who` asked for it, for the audit; `expires` is UTC seconds.
+
+    Attributes:
+        token_id: Of the token that was shown for it, whose end is that of what the link opened; None: this
+            machine's socket.
+    """
 
     who: str
     role: TokenRole
     expires: float
+    token_id: str | None = None
 
 
 class LoginLinks:
@@ -39,7 +45,7 @@ class LoginLinks:
         self._grants: dict[str, Grant] = {}
         self.url: str | None = None
 
-    def make(self, who: str, role: TokenRole) -> tuple[str, Grant]:
+    def make(self, who: str, role: TokenRole, token_id: str | None = None) -> tuple[str, Grant]:
         """The whole link, and what it opens.
 
         Raises:
@@ -57,7 +63,7 @@ class LoginLinks:
         while len(self._grants) >= MAX_LINKS:
             self._grants.pop(next(iter(self._grants)))
         code = self._ground.random_hex(16)
-        grant = Grant(who=who, role=role, expires=now + LIFE_S)
+        grant = Grant(who=who, role=role, expires=now + LIFE_S, token_id=token_id)
         self._grants[_digest(code)] = grant
         return f"{self.url}/enter/{code}", grant
 

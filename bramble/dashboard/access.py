@@ -39,7 +39,7 @@ class Session:
 
     Attributes:
         who: For the audit.
-        token_id: Of the token that was shown; None for a login by a link.
+        token_id: Of the token that was shown, for the link too; None for a link of the machine's own socket.
         csrf: What each of its forms has to carry.
         notice: For the next page that is shown.
     """

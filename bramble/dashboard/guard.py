@@ -128,7 +128,8 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def is_backed(site: Site, session: Session) -> bool:
-    """Whether the token that opened a session is still in force; one that a link opened has none."""
+    """Whether the token that opened a session is still in force; one by a link of this machine's socket
+    has none."""
     return session.token_id is None or site.controller.tokens.is_in_force(session.token_id)
 
 

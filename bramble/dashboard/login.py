@@ -54,7 +54,7 @@ class LoginPages:
         grant = request.app[SITE].controller.login_links.redeem(request.match_info["code"])
         if grant is None:
             raise self._no_link(request)
-        return self._enter(request, grant.who, grant.role, None, "/")
+        return self._enter(request, grant.who, grant.role, grant.token_id, "/")
 
     async def log_out(self, request: web.Request) -> web.StreamResponse:
         request.app[SITE].sessions.close(request[SESSION])

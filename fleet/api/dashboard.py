@@ -7,7 +7,7 @@ from typing import ClassVar
 from aiohttp import web
 
 from fleet.api.answers import value_answer
-from fleet.api.guard import CALLER
+from fleet.api.guard import CALLER, TOKEN_ID
 from fleet.api.routes import Access, Parameter, Route
 from fleet.controller import Controller
 from fleet.tokens import TokenRole
@@ -36,7 +36,7 @@ class DashboardRoutes:
 
     async def _link(self, request: web.Request) -> web.Response:
         role = TokenRole(request.query.get("role", TokenRole.ADMIN.value))
-        url, grant = self._controller.login_links.make(request[CALLER], role)
+        url, grant = self._controller.login_links.make(request[CALLER], role, request.get(TOKEN_ID))
         return value_answer({"url": url, "role": grant.role.value, "expires": grant.expires})
 
     ROUTES: ClassVar[tuple[Route, ...]] = (

@@ -33,6 +33,8 @@ from fleet.store.access import RepeatRecord
 log = logging.getLogger(__name__)
 
 CALLER: Final = web.RequestKey("caller", str)
+TOKEN_ID: Final = web.RequestKey("token id", str)
+"""Of the token that a person or a program showed; not there for who came by the socket."""
 _AUDIT_DETAIL: Final = web.RequestKey("audit detail", dict[str, str])
 MAX_PARAMETER: Final = 200
 MAX_DETAIL: Final = 1000
@@ -181,6 +183,7 @@ class Guard:
             raise RefusedError(
                 403, "role", f"token {token.name} is a {token.role}'s, this needs an {route.access.value}'s"
             )
+        request[TOKEN_ID] = token.id
         return f"token {token.name} ({token.id})"
 
     @staticmethod

@@ -309,6 +309,17 @@ def test_a_refusal_of_the_desk_is_shown_with_what_to_do(admin: Browser) -> None:
     assert "&#39;bramble show pi5-worker-1&#39;" in page
 
 
+@pytest.mark.parametrize("action", ["release", "lift"])
+def test_a_key_that_came_meanwhile_is_not_let_in_by_a_page_that_did_not_show_it(
+    admin: Browser, action: str
+) -> None:
+    csrf, path = admin.get("/").csrf, "/nodes/pi5-master-3"  # its key waits
+    assert admin.post(f"{path}/do/{action}", {"csrf": csrf}).status == 303
+    page = admin.get(path).text
+    assert "that waits now is" in page
+    assert "It does: approve" in page
+
+
 def test_logging_out_ends_the_session_everywhere(admin: Browser) -> None:
     stolen = Browser(admin.rack, dict(admin.cookies))
     assert admin.post("/logout", {"csrf": admin.get("/").csrf}).status == 303
@@ -321,6 +332,17 @@ def test_a_revoked_token_ends_its_sessions(rack: Rack) -> None:
     browser.post("/login", {"token": secret})
     assert browser.get("/").status == 200
     rack.do(lambda: rack.fleet.controller.tokens.revoke("short-lived"))
+    assert browser.get("/").status == 303
+
+
+def test_a_revoked_token_ends_what_its_links_opened(rack: Rack) -> None:
+    made = rack.do(lambda: rack.fleet.controller.tokens.create("for-the-wall", TokenRole.ADMIN)[0].id)
+    links = rack.fleet.controller.login_links
+    url = rack.do(lambda: links.make("token for-the-wall", TokenRole.VIEWER, made)[0])
+    browser = Browser(rack)
+    assert browser.post(url.removeprefix(rack.url), {}).status == 303
+    assert browser.get("/").status == 200
+    rack.do(lambda: rack.fleet.controller.tokens.revoke("for-the-wall"))
     assert browser.get("/").status == 303
 
 
