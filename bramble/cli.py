@@ -12,7 +12,7 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import click
 
@@ -90,12 +90,24 @@ Colours go away with NO_COLOR=1, and where the output is no terminal.
 """
 
 
+OWN_PACKAGES: Final = ("agent", "bramble", "fleet", "imagebuilder", "lab", "pxe")
+
+
 @runtime_checkable
 class ExplainedError(Protocol):
     """What the root error of every room has: what happened, and what to do next."""
 
     message: str
     hint: str
+
+
+class InstallationError(Exception):
+    """What Bramble stands on is not all there."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
 
 
 class LazyGroup(click.Group):
@@ -169,6 +181,16 @@ def main() -> None:
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
         sys.exit(130)
+    except ModuleNotFoundError as exc:
+        if exc.name is None or exc.name.partition(".")[0] in OWN_PACKAGES:
+            raise
+        explain(
+            InstallationError(
+                f"Python's package {exc.name!r} is not installed, and this version of Bramble needs it",
+                "In a checkout, run 'make setup' after each 'git pull'; else install Bramble again.",
+            )
+        )
+        sys.exit(1)
     except Exception as exc:
         if not isinstance(exc, ExplainedError):
             raise

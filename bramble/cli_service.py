@@ -39,7 +39,8 @@ def service() -> None:
 def install(file: Path, dry_run: bool, no_start: bool, root: Path | None) -> None:
     """Install the service for the cluster of FILE, and start it.
 
-    Run it again after an upgrade from another place, or for another FILE: the units are written anew.
+    Run it again after an upgrade from another place, or for another FILE: the units are written anew, and the
+    service is restarted with them.
 
     \b
     sudo bramble service install

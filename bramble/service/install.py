@@ -76,13 +76,14 @@ def plan_installation(spec: ServiceSpec, *, start: bool, user_exists: bool) -> P
     if not user_exists:
         no_login = ("--shell", "/usr/sbin/nologin", "--home-dir", str(STATE), "--no-create-home")
         add_user = (("useradd", "--system", "--user-group", *no_login, USER),)
-    enable = ("systemctl", "enable", *(("--now",) if start else ()), UNIT)
+    # Restarted, not only started: one that runs already goes on with the units of before otherwise.
+    run_it: tuple[tuple[str, ...], ...] = (("systemctl", "restart", UNIT),) if start else ()
     return Plan(
         files={
             Path("/") / UNIT_DIRECTORY / UNIT: render_unit(spec),
             Path("/") / UNIT_DIRECTORY / BUILD_UNIT: render_build_unit(spec),
         },
-        commands=(*add_user, ("systemctl", "daemon-reload"), enable),
+        commands=(*add_user, ("systemctl", "daemon-reload"), ("systemctl", "enable", UNIT), *run_it),
     )
 
 

@@ -102,6 +102,15 @@ def test_an_interrupt_ends_with_130(
     assert capsys.readouterr().err.strip() == "interrupted"
 
 
+def test_a_package_that_came_with_an_upgrade_and_is_not_installed_is_named_with_its_mend(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, ModuleNotFoundError("No module named 'msgspec'", name="msgspec")) == 1
+    said = capsys.readouterr().err
+    assert "'msgspec' is not installed" in said
+    assert "make setup" in said
+
+
 def test_a_fault_of_the_program_shows_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fakes_bramble, "end", ending_in(ZeroDivisionError("ours")), raising=False)
     monkeypatch.setitem(COMMANDS, "end", "fakes_bramble:end")

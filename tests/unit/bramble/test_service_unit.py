@@ -85,8 +85,9 @@ def test_both_units_use_the_same_state_and_cache() -> None:
 
 def test_the_plan_makes_the_user_only_where_it_is_missing() -> None:
     new = plan_installation(SPEC, start=True, user_exists=False)
-    assert [argv[0] for argv in new.commands] == ["useradd", "systemctl", "systemctl"]
-    assert new.commands[-1] == ("systemctl", "enable", "--now", UNIT)
+    assert [argv[0] for argv in new.commands] == ["useradd", "systemctl", "systemctl", "systemctl"]
+    # 'enable --now' would leave a service that runs already with the units of before.
+    assert new.commands[-2:] == (("systemctl", "enable", UNIT), ("systemctl", "restart", UNIT))
     again = plan_installation(SPEC, start=False, user_exists=True)
     assert again.commands == (("systemctl", "daemon-reload"), ("systemctl", "enable", UNIT))
 
@@ -206,7 +207,7 @@ def test_a_dry_run_prints_the_units_and_commands_and_changes_nothing(
     result = CliRunner().invoke(bramble, ["service", "install", str(file), "--dry-run"])
     assert result.exit_code == 0
     assert f"serve {file}" in result.stdout
-    assert f"$ {shlex.join(('systemctl', 'enable', '--now', UNIT))}" in result.stdout
+    assert f"$ {shlex.join(('systemctl', 'restart', UNIT))}" in result.stdout
     assert "does not exist" in result.stderr
 
 
