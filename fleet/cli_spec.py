@@ -213,9 +213,10 @@ def _find_timezone() -> str | None:
 
 
 def _write(file: Path, text: str) -> None:
-    """Put the whole file in place at once, so that an interrupted run leaves the old one."""
+    """Put the whole file in place at once, so that an interrupted run leaves the old one; make its folder."""
     fresh = file.with_name(f".{file.name}.new")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with fresh.open("w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()

@@ -24,7 +24,7 @@ MIRROR_VARIABLE = "BRAMBLE_MIRROR"
 APT_MIRRORS_VARIABLE = "BRAMBLE_APT_MIRRORS"
 BUDGET_VARIABLE = "BRAMBLE_CACHE_BUDGET"
 
-_CLUSTER = click.Path(exists=True, dir_okay=False, path_type=Path)
+_CLUSTER = click.Path(dir_okay=False, path_type=Path)
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
 

@@ -6,6 +6,7 @@ What people keep (cluster.yaml, the state directory with the cluster's keys) is 
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import stat
 from collections.abc import Callable, Sequence
@@ -92,6 +93,10 @@ def problems(spec: ServiceSpec, *, is_root: bool, exists: Callable[[Path], bool]
     found = [] if is_root else ["root is needed: run it with sudo, or look at it with --dry-run"]
     if not exists(spec.cluster):
         found.append(f"{spec.cluster} does not exist: 'bramble init {spec.cluster}' writes one to start from")
+    elif not _can_read(spec.cluster):
+        found.append(
+            f"user {USER} cannot read {spec.cluster}: 'chmod a+r {spec.cluster}', there is no secret in it"
+        )
     for path in (spec.program, spec.cluster):
         barred = _barred(path) if exists(path) else None
         if barred is not None:
@@ -100,6 +105,19 @@ def problems(spec: ServiceSpec, *, is_root: bool, exists: Callable[[Path], bool]
                 "('pipx install --global bramble', /etc/bramble/cluster.yaml)"
             )
     return found
+
+
+def _can_read(file: Path) -> bool:
+    """Whether everybody may read it, or the service's user is given it by name."""
+    known = file.stat()
+    if known.st_mode & stat.S_IROTH:
+        return True
+    try:
+        user = pwd.getpwnam(USER)
+    except KeyError:
+        return False
+    is_owner = known.st_uid == user.pw_uid and bool(known.st_mode & stat.S_IRUSR)
+    return is_owner or (known.st_gid == user.pw_gid and bool(known.st_mode & stat.S_IRGRP))
 
 
 def _barred(path: Path) -> Path | None:

@@ -105,6 +105,17 @@ def test_everything_that_is_in_the_way_is_told_at_once(tmp_path: Path) -> None:
     assert any("closed to others" in problem for problem in found[2:])
 
 
+def test_a_file_that_the_services_user_cannot_read_is_told(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text("version: 1\n")
+    spec = ServiceSpec(program=Path("/usr/bin/env"), cluster=cluster)
+    cluster.chmod(0o600)  # as a root with 'umask 077' writes it
+    assert any(f"chmod a+r {cluster}" in problem for problem in problems(spec, is_root=True))
+    cluster.chmod(0o644)
+    assert not any("chmod" in problem for problem in problems(spec, is_root=True))
+
+
 class Commands:
     """Writes down what would be run; fails where it is told to."""
 

@@ -124,6 +124,12 @@ def test_init_takes_options_and_the_users_public_key(home: Path) -> None:
     assert spec.image.user == key.image.user
 
 
+def test_init_makes_the_folder_that_the_service_reads_from(home: Path) -> None:
+    file = home / "etc" / "bramble" / "cluster.yaml"
+    assert CliRunner().invoke(cli_spec.init, [str(file)]).exit_code == 0
+    assert load_cluster(file).name == "attic"
+
+
 def test_init_never_overwrites_unless_told(home: Path) -> None:
     file = write(home / "cluster.yaml", "precious")
     result = CliRunner().invoke(cli_spec.init, [])
