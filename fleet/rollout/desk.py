@@ -25,6 +25,7 @@ from fleet.restored import GAP, epoch_of, unobserved
 from fleet.rollout.order import Candidate, Plan, plan
 from fleet.rollout.progress import Sight, next_nodes, observe, resume, soak_left_s, time_left_s
 from fleet.rollout.record import Phase, Rollout, Step, StepState, from_record, to_record
+from fleet.rollout.soak import Soak, watch
 from fleet.store.transaction import Reader, Transaction
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class RolloutDesk:
         self._images = images
         self._reimages = reimages
         self._asked_at: dict[str, float] = {}
+        self._soak = Soak()
 
     # --- people
 
@@ -251,7 +253,8 @@ class RolloutDesk:
         now = self._ground.clock()
         with self._ground.store.read() as reader:
             sights = self._sights(reader)
-        following = next_nodes(rollout, sights, now)
+        self._soak = watch(self._soak, rollout, sights, now)
+        following = next_nodes(rollout, sights, self._soak.watched_s)
         refused = ""
         for name in following.nodes:
             refused = await self._order(rollout, name, now) or refused
@@ -382,7 +385,8 @@ class RolloutDesk:
             if record is None:
                 return None
             rollout, sights = from_record(record), self._sights(reader)
-        soak = soak_left_s(rollout, sights, now) if rollout.phase.is_open else None
+        watched = self._soak.watched_s if self._soak.rollout == rollout.number else 0.0
+        soak = soak_left_s(rollout, sights, watched) if rollout.phase.is_open else None
         return {
             "number": rollout.number,
             "image": rollout.image_id,
@@ -399,7 +403,7 @@ class RolloutDesk:
             "order": rollout.order,
             "done": sum(step.state is StepState.DONE for step in rollout.steps),
             "total": len(rollout.steps),
-            "time_left_s": _rounded(time_left_s(rollout, sights, now)),
+            "time_left_s": _rounded(time_left_s(rollout, sights, now, watched)),
             "steps": [_step_view(step, sights.get(step.node), rollout) for step in rollout.steps],
         }
 

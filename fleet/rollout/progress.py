@@ -114,12 +114,16 @@ class Next:
     waits_for: str = ""
 
 
-def next_nodes(rollout: Rollout, sights: Mapping[str, Sight], now: float) -> Next:
-    """What may be ordered now. Guards (lock, windows, health, drains) are asked by whoever orders it."""
+def next_nodes(rollout: Rollout, sights: Mapping[str, Sight], watched_s: float) -> Next:
+    """What may be ordered now. Guards (lock, windows, health, drains) are asked by whoever orders it.
+
+    Args:
+        watched_s: For how long the canary was seen to be Ready, `fleet.rollout.soak`.
+    """
     if rollout.phase is not Phase.RUNNING:
         return Next((), rollout.reason)
     running = [step for step in rollout.steps if step.state is StepState.RUNNING]
-    left = soak_left_s(rollout, sights, now)
+    left = soak_left_s(rollout, sights, watched_s)
     if left is not None:
         if left == float("inf"):
             return Next((), f"{rollout.canary}, the canary, has to be Ready")
@@ -152,7 +156,7 @@ def _room(rollout: Rollout, role: Role, first: Step) -> int:
     return 1 if alone else rollout.max_parallel
 
 
-def soak_left_s(rollout: Rollout, sights: Mapping[str, Sight], now: float) -> float | None:
+def soak_left_s(rollout: Rollout, sights: Mapping[str, Sight], watched_s: float) -> float | None:
     """How long the canary is watched yet: infinite while it is not Ready; None: that is over, or it has not
     gone yet."""
     step = rollout.step(rollout.canary)
@@ -166,11 +170,11 @@ def soak_left_s(rollout: Rollout, sights: Mapping[str, Sight], now: float) -> fl
         return None
     if sight.state is not State.READY:
         return float("inf")
-    left = rollout.soak_s - (now - max(step.ended or now, sight.since))
+    left = rollout.soak_s - watched_s
     return left if left > 0 else None
 
 
-def time_left_s(rollout: Rollout, sights: Mapping[str, Sight], now: float) -> float | None:
+def time_left_s(rollout: Rollout, sights: Mapping[str, Sight], now: float, watched_s: float) -> float | None:
     """How long it will take yet, from the nodes that are done; None before one is, or where it has ended."""
     spans: dict[Role, list[float]] = {Role.SERVER: [], Role.AGENT: []}
     for step in rollout.steps:
@@ -179,7 +183,7 @@ def time_left_s(rollout: Rollout, sights: Mapping[str, Sight], now: float) -> fl
     measured = [span for role in spans.values() for span in role]
     if not measured or not rollout.phase.is_open:
         return None
-    soak = soak_left_s(rollout, sights, now) or 0.0
+    soak = soak_left_s(rollout, sights, watched_s) or 0.0
     left = soak if soak != float("inf") else rollout.soak_s
     for role, known in spans.items():
         mean = sum(known or measured) / len(known or measured)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fleet.images import ImageFacts
 from fleet.k3s_versions import K3sVersion
 from fleet.lifecycle import State
+from fleet.policy.evidence import MAX_STEP_S
 from fleet.reimage.kinds import Outcome
 from fleet.rollout.order import AGENTS_BEFORE, AGENTS_FIRST, SERVERS_FIRST, Candidate, Plan, plan
 from fleet.rollout.progress import (
@@ -23,6 +24,7 @@ from fleet.rollout.progress import (
     time_left_s,
 )
 from fleet.rollout.record import Phase, Rollout, Step, StepState, from_record, to_record
+from fleet.rollout.soak import Soak, watch
 from fleet.spec.model import Role
 
 NEW, OLD = "1c" * 32, "f" * 64
@@ -183,7 +185,7 @@ def test_a_node_that_fails_on_the_new_image_stops_it(after: Sight, words: str) -
     stopped = observe(done, sights, NOW)
     assert stopped.phase is Phase.STOPPED
     assert words in stopped.reason
-    assert next_nodes(stopped, sights, NOW).nodes == ()
+    assert next_nodes(stopped, sights, 0.0).nodes == ()
 
 
 def test_a_hiccup_after_the_restart_does_not() -> None:
@@ -191,7 +193,26 @@ def test_a_hiccup_after_the_restart_does_not() -> None:
     hiccup = Sight(state=State.DEGRADED, since=NOW - UNWELL_S + 1, image_id=NEW)
     sights = {name: ready() for name in (*SERVERS, *AGENTS)} | {"a1": hiccup}
     assert observe(done, sights, NOW).phase is Phase.RUNNING
-    assert soak_left_s(done, sights, NOW) == float("inf")
+    assert soak_left_s(done, sights, 1e9) == float("inf")
+
+
+def test_the_soak_is_what_was_watched_and_no_time_of_a_clock() -> None:
+    done = rollout().with_step(Step(node="a1", role=Role.AGENT, state=StepState.DONE, number=1, ended=NOW))
+    sights = {name: ready() for name in (*SERVERS, *AGENTS)}
+    # The server was away for a day, and then its clock was set: neither was seen by anybody.
+    soak = watch(Soak(), done, sights, NOW + 86400)
+    soak = watch(soak, done, sights, NOW + 9 * 86400)
+    assert soak.watched_s == MAX_STEP_S
+    assert next_nodes(done, sights, soak.watched_s).nodes == ()
+    soak = watch(soak, done, sights, NOW)  # and set back
+    for second in range(0, 50, 5):
+        assert next_nodes(done, sights, soak.watched_s).nodes == ()
+        soak = watch(soak, done, sights, NOW + second)
+    assert next_nodes(done, sights, soak.watched_s).nodes == ("a2", "a3")
+    again = sights | {"a1": replace(sights["a1"], since=NOW + 60)}  # it was degraded in between
+    assert watch(soak, done, again, NOW + 60).watched_s == 0.0
+    assert watch(soak, replace(done, number=9), sights, NOW + 60).watched_s == 0.0
+    assert watch(soak, done, sights | {"a1": replace(sights["a1"], state=State.LOST)}, NOW) == Soak()
 
 
 @pytest.mark.parametrize("outcome", [Outcome.CANCELLED, Outcome.FAILED, Outcome.ABANDONED, Outcome.DONE])
@@ -204,7 +225,7 @@ def test_an_order_that_ends_without_the_image_is_a_failure(outcome: Outcome) -> 
     assert stopped.reason.startswith("a1 failed: ")
     again = resume(stopped, NOW)
     assert again.phase is Phase.RUNNING
-    assert next_nodes(again, sights, NOW).nodes == ("a1",)
+    assert next_nodes(again, sights, 0.0).nodes == ("a1",)
 
 
 @dataclass
@@ -213,6 +234,7 @@ class World:
 
     rollout: Rollout
     now: float = NOW
+    soak: Soak = field(default_factory=Soak)
     images: dict[str, str] = field(default_factory=lambda: dict.fromkeys((*SERVERS, *AGENTS), OLD))
     under_way: dict[str, int] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
@@ -248,7 +270,8 @@ class World:
                     del self.under_way[name]
                     self.images[name] = NEW
         self.rollout = observe(from_record(to_record(self.rollout)), self.sights(), self.now)
-        for name in next_nodes(self.rollout, self.sights(), self.now).nodes:
+        self.soak = watch(self.soak, self.rollout, self.sights(), self.now)
+        for name in next_nodes(self.rollout, self.sights(), self.soak.watched_s).nodes:
             self.order(name)
 
     def order(self, name: str) -> None:
@@ -300,7 +323,7 @@ def test_whatever_fails_and_comes_back_the_rules_hold(
             was_stopped = world.rollout.phase is Phase.STOPPED
             world.look()
             assert not was_stopped or len(world.orders) == before, "a stopped rollout took a node"
-            left = time_left_s(world.rollout, world.sights(), world.now)
+            left = time_left_s(world.rollout, world.sights(), world.now, world.soak.watched_s)
             assert left is None or left >= 0.0
     world.broken.clear()
     world.away.clear()
