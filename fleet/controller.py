@@ -155,7 +155,7 @@ class Controller:
         self.watch = Watch(ground, self.joins, self.preparation, door)
         self.reimages = ReimageDesk(ground, door, self._redeclare)
         self.recovery = RecoveryDesk(ground, self.etcd, door, self.snapshots)
-        self.preparation.before_founding = self.recovery.require_silence
+        self.preparation.before_server = self.recovery.require_silence
         servers = EtcdServerSteps(ground, self.etcd, door, self.snapshots)
         self.reimages.driver.servers = servers
         self.reimages.checks.append(servers.check)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from fleet.etcd.client import EtcdClient
@@ -27,15 +27,15 @@ class EtcdDoor:
         self._ground = ground
         self._make = make
 
-    def client(self, *, without: str = "") -> EtcdClient:
-        """A client that asks every server that may have a member, but for one node where that is named."""
+    def client(self, *, without: Collection[str] = ()) -> EtcdClient:
+        """A client that asks every server that may have a member, but for those that are named."""
         with self._ground.store.read() as reader:
             records = reader.nodes()
         addresses = {
             node.name: address
             for node in records
             if _may_be_member(node)
-            and node.name != without
+            and node.name not in without
             and (address := self._ground.address_of(node)) is not None
         }
         return self._make(addresses, self._ground.k3s.etcd_identity(self._ground.clock()))

@@ -55,8 +55,8 @@ class JoinPreparation:
         self._ground = ground
         self._joins = joins
         self._door = door
-        self.before_founding: Callable[[str], Awaitable[None]] = _nothing
-        """Called with the founder's name; raises `RefusedError` where it may not found or restore now."""
+        self.before_server: Callable[[str], Awaitable[None]] = _nothing
+        """Called with a server's name; raises `RefusedError` where it may not found, restore or join now."""
 
     async def prepare(self, certificate: str | None) -> None:
         """Make everything that the caller's join material relies on. The founder needs nothing: it makes the
@@ -67,8 +67,9 @@ class JoinPreparation:
                 change now.
         """
         node, join = self._joins.joiner(certificate)
+        if node.role is Role.SERVER:
+            await self.before_server(node.name)
         if self._joins.founds(node):
-            await self.before_founding(node.name)
             return
         try:
             async with self._door.open() as (api, listing):

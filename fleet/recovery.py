@@ -7,9 +7,9 @@ It is for the day on which no server is left, or too few for a quorum. A person 
     done       all declared servers are Ready
 
 A second cluster must not come into being: the recovery does not begin while any server's etcd answers, the
-founder is not told to restore while one does, and nobody founds an empty cluster while a recovery is under
-way. What cannot be seen from here, servers that are switched off and come back later with their old disks,
-stands in docs/recovery.md.
+founder is not told to restore and no other server joins it while one answers that was not installed since,
+and nobody founds an empty cluster while a recovery is under way. What cannot be seen from here, servers that
+are switched off and come back later with their old disks, stands in docs/recovery.md.
 
 Marks of removal that the snapshot holds would make k3s take the founder's member out again (k3s issue 8359),
 so a server that was marked then is not the founder.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -42,13 +42,14 @@ from fleet.snapshot_files import DATA, NoSnapshotError, SnapshotInfo
 from fleet.snapshots import REMOVE_ANNOTATION, REMOVED_ANNOTATION, SnapshotDesk, is_marked
 from fleet.spec.model import ClusterSpec, Role
 from fleet.store.records import NodeRecord
-from fleet.store.transaction import Transaction
+from fleet.store.transaction import Reader, Transaction
 
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 5.0
 PIECE_BYTES: Final = 1 << 20
 _ETCD_ROLE: Final = "node-role.kubernetes.io/etcd"
+_SWITCH_OFF: Final = "switch it off, or start it from the network, where it is installed anew"
 _WHY: Final = "the cluster is recovered from a snapshot"
 
 
@@ -89,6 +90,8 @@ class RecoveryDesk:
         self._etcd = etcd
         self._kube = kube
         self._snapshots = snapshots
+        self._old: tuple[str, ...] = ()
+        """Where etcd answered at the last look though nothing was installed there since it began."""
 
     async def plan(self, snapshot: str, *, founder: str | None = None, with_agents: bool = False) -> Plan:
         """What it would do. Changes nothing.
@@ -220,22 +223,23 @@ class RecoveryDesk:
             ) from error
 
     async def require_silence(self, name: str) -> None:
-        """Let the founder not restore while another server's etcd runs.
+        """Let the founder not restore, and no server join it, while etcd runs on an old disk.
 
         Raises:
             RefusedError: One does.
         """
         with self._ground.store.read() as reader:
             recovery = Recovery.load(reader)
-        if recovery is None or recovery.founder != name:
+            anew = _installed_anew(reader, recovery) if recovery is not None else frozenset()
+        if recovery is None:
             return
-        alive = await self._who_answers(without=name)
+        alive = await self._who_answers(without={*anew, name})
         if alive:
             raise RefusedError(
                 409,
                 "old-cluster",
                 f"etcd of the old cluster answers at {', '.join(alive)}",
-                "Switch these boards off, or let them be installed: two clusters must not run.",
+                f"{_SWITCH_OFF[0].upper()}{_SWITCH_OFF[1:]}: two clusters must not run.",
             )
 
     async def run(self) -> None:
@@ -260,6 +264,11 @@ class RecoveryDesk:
         if recovery is None:
             return
         recovery = self._advance(recovery)
+        if recovery.phase is Phase.DONE:
+            return
+        with self._ground.store.read() as reader:
+            anew = _installed_anew(reader, recovery)
+        self._old = await self._who_answers(without=anew)
         if recovery.phase is Phase.JOINING:
             await self._tidy(recovery)
 
@@ -298,13 +307,14 @@ class RecoveryDesk:
                     await api.delete_node(name, node.uid)
                     log.info("a Node object of the lost cluster is deleted", extra={"node": name})
 
-    async def _who_answers(self, *, without: str = "") -> tuple[str, ...]:
-        """Servers whose etcd answers, whatever cluster it is of."""
+    async def _who_answers(self, *, without: Collection[str] = ()) -> tuple[str, ...]:
+        """Servers whose etcd answers, whatever cluster it is of; but for those that are named."""
         try:
             view = await self._etcd.client(without=without).observe()
         except EtcdError:
             return ()
-        answering = {member.node or member.name for member in view.members if member.version}
+        # An old member's list has the others' addresses, where the new cluster may answer by now.
+        answering = {member.node or member.name for member in view.members if member.version} - set(without)
         return tuple(sorted(answering)) + view.strangers or ("an unknown server",)
 
     def _start_over(self, tx: Transaction, node: NodeRecord, recovery: Recovery, now: float) -> None:
@@ -358,10 +368,19 @@ class RecoveryDesk:
             records = {node.name: node for node in reader.nodes()}
         if recovery.phase is Phase.DONE:
             return ()
+        old = tuple(f"etcd of the old cluster answers at {name}: {_SWITCH_OFF}" for name in self._old)
         if recovery.phase is Phase.FOUNDING:
-            return (_wait_text(records[recovery.founder]),)
-        names = (node.name for node in self._ground.spec.servers)
-        return tuple(_wait_text(records[name]) for name in names if records[name].state is not State.READY)
+            return (*old, _wait_text(records[recovery.founder]))
+        names = [
+            node.name for node in self._ground.spec.servers if records[node.name].state is not State.READY
+        ]
+        return (*old, *(_wait_text(records[name]) for name in names))
+
+
+def _installed_anew(reader: Reader, recovery: Recovery) -> frozenset[str]:
+    """The founder, and who has enrolled since the recovery began: all certificates of before are void."""
+    enrolled = (node.name for node in reader.nodes() if node.certificate is not None)
+    return frozenset({recovery.founder, *enrolled})
 
 
 def _wait_text(node: NodeRecord) -> str:

@@ -46,7 +46,7 @@ class Room:
 
     def alive(self, *, without: str) -> tuple[str, ...]:
         """Servers whose etcd answers."""
-        return self.wait(self.server.fleet.controller.recovery._who_answers(without=without))
+        return self.wait(self.server.fleet.controller.recovery._who_answers(without={without}))
 
     def order(self, name: str) -> ReimageRecord:
         with self.server.fleet.store.read() as reader:

@@ -145,3 +145,32 @@ def _piece(room: ServersRoom, node: NodeSpec, offset: int) -> bytes:
         recovery = Recovery.load(reader)
     assert recovery is not None
     return room.controller.recovery.read_piece(room.record(node), recovery.id, offset)
+
+
+async def test_no_server_joins_while_an_old_disk_runs(tmp_path: Path) -> None:
+    """A board that somebody switches on after the first server has restored, with its old disk."""
+    async with servers_room(tmp_path) as room:
+        taken = await room.controller.snapshots.take("anna")
+        lose(room)
+        recovery = room.controller.recovery
+        await recovery.begin(taken.id, by="anna", founder="s2")
+        install_blank(room, S2)
+        other = install_blank(room, S1)
+        with room.fleet.store.write() as tx:
+            tx.put_value(FOUNDED, "s2")
+            tx.update_node(tx.require_node("s1"), join_allowed=True)
+        room.kube.answers = True
+        room.etcd.set_health("s3", True)
+        await recovery.round()
+        view = recovery.status()
+        assert view is not None
+        assert view.phase == "joining"
+        assert view.waits_for[0].startswith("etcd of the old cluster answers at s3: switch it off")
+        with pytest.raises(RefusedError, match=r"old cluster answers at s3\."):
+            await room.controller.preparation.prepare(other)
+        room.etcd.set_health("s3", False)
+        await recovery.round()
+        view = recovery.status()
+        assert view is not None
+        assert not any("old cluster" in text for text in view.waits_for)
+        await room.controller.preparation.prepare(other)
