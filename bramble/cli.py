@@ -15,7 +15,9 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol, runtime_checkable
 
 import click
+from click.shell_completion import CompletionItem
 
+from bramble.command_groups import GROUPS
 from bramble.logs import LogFormat, set_up_logging
 
 COMMANDS = {
@@ -111,11 +113,22 @@ class InstallationError(Exception):
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported on first use: name → ``module:attribute``."""
+    """A group whose commands are imported on first use: name → ``module:attribute``.
 
-    def __init__(self, *args: Any, targets: Mapping[str, str], **kwargs: Any) -> None:
+    Args:
+        groups: Heading → command → its line in the help. Given, help and completion import no command.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        targets: Mapping[str, str],
+        groups: Mapping[str, Mapping[str, str]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._targets = targets
+        self._groups = groups or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._targets)
@@ -127,6 +140,25 @@ class LazyGroup(click.Group):
         module, _, attribute = target.partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """By what they are for, where that is known."""
+        if not self._groups:
+            return super().format_commands(ctx, formatter)
+        widest = max(map(len, self._targets))
+        for heading, lines in self._groups.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(widest), line) for name, line in lines.items()])
+        return None
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands with their lines, then options."""
+        if not self._groups:
+            return super().shell_complete(ctx, incomplete)
+        lines = {name: line for each in self._groups.values() for name, line in each.items()}
+        found = [name for name in self._targets if name.startswith(incomplete)]
+        commands = [CompletionItem(name, help=lines.get(name)) for name in found]
+        return commands + click.Command.shell_complete(self, ctx, incomplete)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -143,6 +175,7 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     targets=COMMANDS,
+    groups=GROUPS,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=EXIT_CODES,
 )

@@ -13,22 +13,14 @@ from typing import Final
 import click
 
 from bramble.cli import bramble
+from bramble.command_groups import GROUPS
 from bramble.reference_keys import KeyEntry, document_keys
 
 HEADER: Final = """# Reference
 
 Written by `make docs` from the command tree and from the models of cluster.yaml; do not edit by hand.
 """
-CONTENTS: Final[Mapping[str, tuple[str, ...]]] = {
-    "Begin": ("init", "check", "serve", "service", "lab"),
-    "Images and cards": ("base", "build", "image", "flash", "boot-image", "store", "gc"),
-    "See": ("status", "nodes", "show", "logs", "doctor", "dashboard", "notify"),
-    "Let in and keep out": ("approve", "reject", "revoke", "devices"),
-    "Change": ("apply", "reimage", "replace", "decommission", "cancel", "rollout", "policy", "lock"),
-    "Boards": ("power", "eeprom", "agent", "run", "dhcp"),
-    "Keep": ("backup", "restore", "snapshot", "recover", "etcd", "ca"),
-    "Programs": ("token", "api", "completion"),
-}
+CONTENTS: Final[Mapping[str, tuple[str, ...]]] = {heading: tuple(lines) for heading, lines in GROUPS.items()}
 """What people want to do → commands, for the head of the page. Its sections have the order of the help."""
 KEYS_HEADER: Final = """
 ## cluster.yaml

@@ -8,11 +8,13 @@ from pathlib import Path
 import click
 import fakes_bramble
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 from fakes_bramble import ending_in
 
 from agent.errors import AgentError
 from bramble.cli import COMMANDS, bramble, main
+from bramble.command_groups import GROUPS
 from fleet.errors import FleetError, InputError
 from fleet.spec import Problem, SpecErrors
 from imagebuilder.errors import ImageBuilderError, MissingTool
@@ -143,10 +145,26 @@ def test_wrong_usage_ends_with_2(
     assert "Usage: " in capsys.readouterr().err
 
 
-def test_the_help_lists_the_commands_in_the_order_of_use() -> None:
-    listed = CliRunner().invoke(bramble, ["--help"]).output.partition("Commands:\n")[2]
-    rows = listed.partition("\n\n")[0]  # the exit codes follow
-    assert [line.split()[0] for line in rows.splitlines()] == list(COMMANDS)
+def test_the_help_lists_every_command_once_by_what_it_is_for_and_cuts_no_line() -> None:
+    shown = CliRunner().invoke(bramble, ["--help"]).output
+    named = [name for lines in GROUPS.values() for name in lines]
+    assert sorted(named) == sorted(COMMANDS)
+    for heading, lines in GROUPS.items():
+        rows = shown.partition(f"\n{heading}:\n")[2].partition("\n\n")[0].splitlines()
+        assert [tuple(row.split(maxsplit=1)) for row in rows] == list(lines.items())
+        assert max(map(len, rows)) <= 80
+
+
+@pytest.mark.parametrize("words", ["--help", "complete"])
+def test_help_and_completion_import_no_command(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a Pi that would take seconds, at each press of the tab key."""
+    for name in COMMANDS:
+        monkeypatch.setitem(COMMANDS, name, "no_such_module:at_all")
+    if words == "--help":
+        assert CliRunner().invoke(bramble, ["--help"]).exit_code == 0
+    else:
+        completion = ShellComplete(bramble, {}, "bramble", "_BRAMBLE_COMPLETE")
+        assert {one.value for one in completion.get_completions([], "")} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", TREE, ids=str)
