@@ -66,6 +66,7 @@ class ApplyDesk:
         reach.require_known_paths()
         if checked.spec is not None and not from_here:
             reach.require_known_powers(checked.spec)
+            reach.require_known_channels(checked.spec)
         if checked.spec is None:
             return Applied(
                 problems=checked.problems, changes=(), applied=False, usual_path=running.path.absolute()

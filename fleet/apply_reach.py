@@ -1,10 +1,10 @@
 """What a cluster.yaml may make this server touch when it comes over the network.
 
 A cluster.yaml names files that the server looks at (a base, overlays, a password) and commands that it
-runs to switch boards. Whoever types 'bramble apply' on the server's machine could do all of that anyway. A
-token is shown from anywhere, and is for the cluster, not for the machine of its control server: a file
-that comes with one names no file and no command that the cluster.yaml in force does not name, and is not
-even told whether it exists.
+runs to switch boards; what is in some of the files it sends elsewhere. Whoever types 'bramble apply' on the
+server's machine could do all of that anyway. A token is shown from anywhere, and is for the cluster, not for
+the machine of its control server: a file that comes with one names no file and no command that the
+cluster.yaml in force does not name, and is not even told whether it exists.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from fleet.spec.model import (
     ClusterSpec,
     FileBase,
 )
+from fleet.spec.notify_model import secret_files
 from fleet.spec.power import CommandPower, PowerSpec, secret_places
 
 
@@ -78,6 +79,22 @@ class Reach:
                     "Run 'bramble apply' on the server's machine.",
                 )
 
+    def require_known_channels(self, spec: ClusterSpec) -> None:
+        """Where people are told may send a password or a token somewhere.
+
+        Raises:
+            RefusedError: A file's content would go elsewhere than it does.
+        """
+        for channel in spec.notify:
+            if channel not in self.running.notify and secret_files(channel):
+                raise RefusedError(
+                    403,
+                    "notify",
+                    f"notify channel {channel.name!r} reads a file on the server's machine, and is not in "
+                    "force like this; a token of the control API does not reach that far",
+                    "Run 'bramble apply' on the server's machine.",
+                )
+
 
 def named_paths(spec: ClusterSpec) -> Iterator[Path]:
     """Every file and directory of this machine that a cluster.yaml names."""
@@ -86,6 +103,10 @@ def named_paths(spec: ClusterSpec) -> Iterator[Path]:
         yield spec.image.base.path
     if isinstance(spec.k3s.source, Path):
         yield spec.k3s.source
+    if spec.control.dashboard is not None:
+        yield from (spec.control.dashboard.certificate, spec.control.dashboard.key)
+    for channel in spec.notify:
+        yield from secret_files(channel)
     for node in spec.nodes:
         yield from (place.file for place in secret_places(node.power) if place.file is not None)
 

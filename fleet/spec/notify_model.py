@@ -78,6 +78,19 @@ class MailChannel(Channel):
 NotifyChannel = WebhookChannel | NtfyChannel | MailChannel
 
 
+def secret_files(channel: NotifyChannel) -> tuple[Path, ...]:
+    """What a channel reads when it sends."""
+    files: tuple[Path | None, ...]
+    match channel:
+        case WebhookChannel():
+            files = (channel.url_file, channel.secret_file)
+        case NtfyChannel():
+            files = (channel.token_file,)
+        case MailChannel():
+            files = (channel.password_file,)
+    return tuple(file for file in files if file is not None)
+
+
 def channel_document(channel: NotifyChannel) -> dict[str, Any]:
     """A channel as it stands in cluster.yaml."""
 

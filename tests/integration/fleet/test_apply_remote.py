@@ -19,7 +19,14 @@ pytestmark = pytest.mark.integration
 
 CLUSTER = """
 version: 1
-cluster: {name: attic, domain: attic.internal, k3s: {version: v1.33.5+k3s1}}
+cluster:
+  name: attic
+  domain: attic.internal
+  k3s: {version: v1.33.5+k3s1}
+  control: {dashboard: {certificate: mine.pem, key: mine.key}}
+notify:
+  - {driver: email, host: 10.77.0.2, user: attic, password_file: mail.txt, sender: a@b.example,
+     recipients: [c@b.example]}
 image:
   base: debian-trixie
   overlays: [./mine]
@@ -38,7 +45,8 @@ COMMAND = "command, on: [/bin/true], off: [/bin/true]"
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("BRAMBLE_STATE_DIR", str(tmp_path / "state"))
     (tmp_path / "mine").mkdir()
-    (tmp_path / "plug.txt").write_text("of the plug\n")
+    for name in ("plug.txt", "mail.txt", "mine.pem", "mine.key"):
+        (tmp_path / name).write_text(f"what is in {name}\n")
     (tmp_path / "cluster.yaml").write_text(CLUSTER)
     return tmp_path
 
@@ -85,11 +93,15 @@ PASSWORD = CLUSTER.replace("plug.txt", "%s")
 COMMUNITY = CLUSTER + POWERED % "snmp-poe, host: 10.77.0.61, group: 1, port: 2, community_file: %s"
 
 
+MAIL = CLUSTER.replace("mail.txt", "%s")
+KEY = CLUSTER.replace("mine.key", "%s")
+
+
 @pytest.mark.parametrize("dry_run", [True, False], ids=["dry", "real"])
 @pytest.mark.parametrize(
     "named",
-    [OVERLAY, BASE, SOURCE, PASSWORD, COMMUNITY],
-    ids=["overlay", "base", "source", "password", "community"],
+    [OVERLAY, BASE, SOURCE, PASSWORD, COMMUNITY, MAIL, KEY],
+    ids=["overlay", "base", "source", "password", "community", "mail", "dashboard"],
 )
 def test_no_file_of_the_server_is_reached_nor_told_of(
     server: Running, admin: Caller, named: str, dry_run: bool
@@ -124,6 +136,30 @@ def test_no_command_is_run_and_no_password_sent_elsewhere(server: Running, admin
     answer = send(admin, text)
     assert (answer.status, answer.error) == (403, "power"), answer.body
     assert names(server) == ["s1"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CLUSTER.replace("10.77.0.2,", "10.77.0.66,"),
+        CLUSTER.replace(
+            "notify:", 'notify:\n  - {driver: ntfy, url: "https://10.77.0.66/t", token_file: mail.txt}'
+        ),
+    ],
+    ids=["password to another server", "another channel"],
+)
+def test_no_secret_of_a_channel_is_sent_elsewhere(server: Running, admin: Caller, text: str) -> None:
+    declared = server.fleet.controller.spec.notify
+    answer = send(admin, text)
+    assert (answer.status, answer.error) == (403, "notify"), answer.body
+    assert server.fleet.controller.spec.notify == declared
+
+
+def test_other_channels_may_come_with_a_token(server: Running, admin: Caller) -> None:
+    topic = CLUSTER.replace("notify:", 'notify:\n  - {driver: ntfy, url: "https://ntfy.example/attic"}')
+    done = send(admin, topic)
+    assert json.loads(done.body)["applied"], done.body
+    assert len(server.fleet.controller.spec.notify) == 2
 
 
 def test_other_plugs_and_their_loss_may_come_with_a_token(server: Running, admin: Caller) -> None:
