@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from agent.client import ControlClient, PinnedTrust
+from agent.client import ControlClient, Endpoint, PinnedTrust, _Connection
 from agent.protocol import InstallProgress, InstallStep
 
 DEADLINE_S = 10.0
@@ -43,3 +44,28 @@ def test_calls_of_two_threads_follow_one_another(monkeypatch: pytest.MonkeyPatch
             call.result(DEADLINE_S)
     assert not overlap.is_set()
     assert sorted(paths) == ["/complete", "/progress"]
+
+
+class Wire:
+    """In a socket's place; each write would be a TLS record."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+
+    def sendall(self, data: bytes) -> None:
+        self.writes.append(data)
+
+
+def test_a_message_leaves_in_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    trust = PinnedTrust("00" * 32)
+    connection = _Connection(Endpoint("control.invalid", 7443), trust, ssl.create_default_context())
+    wire = Wire()
+    monkeypatch.setattr(connection, "sock", wire)
+    connection.request(
+        "POST", "/v1/node/status", body=b'{"sequence":1}', headers={"Accept": "application/json"}
+    )
+    (message,) = wire.writes
+    head, _, body = message.partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /v1/node/status HTTP/1.1\r\n")
+    assert b"\r\nContent-Length: 14" in head
+    assert body == b'{"sequence":1}'
