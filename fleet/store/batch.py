@@ -17,7 +17,7 @@ from fleet.events import Entry
 from fleet.lifecycle import Standing, State
 from fleet.store.records import NodeRecord, node_from_row
 from fleet.store.tables import events, kv, nodes
-from fleet.store.transaction import Transaction
+from fleet.store.transaction import Transaction, begins_with
 
 CHUNK: Final = 400
 """Values in one IN list; SQLite's limit is 32,766, the time to prepare grows with it."""
@@ -65,7 +65,7 @@ class BatchTransaction(Transaction):
 
     def _has_key(self, prefix: str) -> bool:
         """Whether any key begins so: mostly none does, and one question tells."""
-        query = sa.select(kv.c.key).where(kv.c.key.startswith(prefix, autoescape=True)).limit(1)
+        query = sa.select(kv.c.key).where(begins_with(kv.c.key, prefix, self._raw)).limit(1)
         return self._raw.execute(query).first() is not None
 
     def flush(self) -> None:

@@ -34,6 +34,16 @@ TIMELINE_LIMIT: Final = 1000
 """Entries that one question answers at most; the newest."""
 
 
+def begins_with(column: sa.Column[str], prefix: str, connection: sa.Connection) -> sa.ColumnElement[bool]:
+    """Whether a text begins so; on SQLite as a range, which an index answers, and LIKE there does not.
+
+    PostgreSQL's order of texts is its locale's, in which that range means something else.
+    """
+    if connection.dialect.name != "sqlite":
+        return column.startswith(prefix, autoescape=True)
+    return sa.and_(column >= prefix, column < prefix[:-1] + chr(ord(prefix[-1]) + 1))
+
+
 class Reader(TrustReads, AccessReads, ReimageReads, RolloutReads, WatchReads):
     """Questions. Every answer is a frozen value."""
 
@@ -147,7 +157,7 @@ class Reader(TrustReads, AccessReads, ReimageReads, RolloutReads, WatchReads):
 
     def values(self, prefix: str) -> dict[str, str]:
         """All values whose key begins with `prefix`."""
-        query = sa.select(kv.c.key, kv.c.value).where(kv.c.key.startswith(prefix, autoescape=True))
+        query = sa.select(kv.c.key, kv.c.value).where(begins_with(kv.c.key, prefix, self._connection))
         return {key: value for key, value in self._connection.execute(query)}
 
 

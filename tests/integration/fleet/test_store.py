@@ -191,6 +191,15 @@ def test_first_claim_wins(store: Store) -> None:
         assert tx.claim_value("founder", "b") == "a"
 
 
+def test_values_are_found_by_the_beginning_of_their_keys_and_by_nothing_else(store: Store) -> None:
+    mine = ("disk.", "disk.a", "disk.z\u00e9")
+    with store.write() as tx:
+        for key in (*mine, "disk", "disk-a", "disk/a", "diskette", "Disk.b", "DISK.A", "disk_a"):
+            tx.put_value(key, key)
+    with store.read() as reader:
+        assert reader.values("disk.") == {key: key for key in mine}
+
+
 def test_timeline_can_be_followed_from_an_id(store: Store) -> None:
     with store.write() as tx:
         for number in range(5):
