@@ -68,7 +68,7 @@ class Tried:
         )
 
     def with_cycle(self, boot_id: str | None, now: float) -> Tried:
-        return replace(self, cycles=self.cycles + 1, last=Way.CYCLE, at=now, boot_id=boot_id)
+        return replace(self, cycles=self.cycles + 1, last=Way.CYCLE, at=now, boot_id=boot_id, power_failed="")
 
     @classmethod
     def from_json(cls, value: object) -> Tried:
@@ -166,7 +166,9 @@ def way_in(name: str, board: BoardModel, agent: Agent, power: Power, tried: Trie
     if alive and tried.refused:
         # A cut would only start the same system again.
         return AskPerson(f"{name} can not restart into the installer: {tried.refused}")
-    if power.can_switch and not tried.power_failed and tried.cycles < MAX_CYCLES:
+    # A plug that does not answer may do so a little later.
+    is_due = not tried.power_failed or now - tried.at >= PATIENCE_S
+    if power.can_switch and is_due and tried.cycles < MAX_CYCLES:
         if power.refusal and power.may_work_later:
             return WaitForNetworkBoot(f"{name}: {power.refusal}")
         if not power.refusal:

@@ -71,7 +71,7 @@ class HttpDevice:
                 "Put its password into the file or the variable that 'power' in cluster.yaml names.",
             )
         if 300 <= status < 400:
-            host = URL(location).host if location else None
+            host = _host_of(location)
             raise PowerError(
                 f"{self.what} sends callers elsewhere ({host or 'no address'}), which is not followed",
                 "Write the address of the device itself into 'url'; with https if it insists on that.",
@@ -100,6 +100,13 @@ class HttpDevice:
                 "Does it have this output, and is it this device? Check 'output' or 'channel', and 'url'.",
             )
         return value
+
+
+def _host_of(location: str) -> str | None:
+    try:
+        return URL(location).host
+    except ValueError:  # whatever the device wrote there
+        return None
 
 
 async def _read_bounded(response: aiohttp.ClientResponse) -> bytes | None:

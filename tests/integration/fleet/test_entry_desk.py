@@ -199,6 +199,10 @@ async def test_plug_that_fails_is_named_to_the_person(tmp_path: Path) -> None:
         reason = await drive(room)
         assert "could not be power-cycled" in reason
         assert "did not answer within 6 s" in reason
+        outlet.fault = ""  # it is back on the network
+        assert "power-cycled: it does not answer" in await drive(room, PATIENCE_S)
+        await carry_out_power(room)
+        assert outlet.cuts == 1
 
 
 async def test_agent_that_refuses_says_why_to_the_person_and_is_not_cut(tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ def test_relay_that_says_yes_and_does_nothing_is_noticed(kind: type[Plug]) -> No
         (trickle, "did not answer within"),
         (flood, "more than 65536 bytes"),
         (say(302, b"", Location="http://elsewhere.example/steal?x=1"), "elsewhere.example"),
+        (say(302, b"", Location="http://[none"), "no address"),
         (say(200, b"<html>router login</html>"), "no JSON object"),
         (say(200, b"[1, 2]"), "no JSON object"),
         (say(200, b'{"POWER1": "MAYBE", "gen": "two"}'), "says"),

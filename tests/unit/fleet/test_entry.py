@@ -109,7 +109,7 @@ def test_brown_out_stops_the_restart_and_says_so() -> None:
     assert "4.6 V" in found.text
 
 
-def test_cut_that_is_not_possible_yet_is_waited_for_and_one_that_failed_is_not_repeated() -> None:
+def test_cut_that_is_not_possible_yet_is_waited_for_and_one_that_failed_is_tried_once_more_later() -> None:
     later = Power(can_switch=True, refusal="its power was cut 10 s ago", may_work_later=True)
     assert isinstance(ask(SILENT, later, Tried()), WaitForNetworkBoot)
     assert isinstance(ask(SILENT, replace(PLUG, is_busy=True), Tried()), WaitForNetworkBoot)
@@ -117,6 +117,9 @@ def test_cut_that_is_not_possible_yet_is_waited_for_and_one_that_failed_is_not_r
     found = ask(SILENT, PLUG, failed, now=NOW + 20)
     assert isinstance(found, AskPerson)
     assert "could not be power-cycled (did not answer within 6 s)" in found.text
+    assert isinstance(ask(SILENT, PLUG, failed, now=NOW + PATIENCE_S), PowerCycle)
+    again = replace(failed.with_cycle("old", NOW + PATIENCE_S), power_failed="did not answer within 6 s")
+    assert isinstance(ask(SILENT, PLUG, again, now=NOW + 3 * PATIENCE_S), AskPerson)
 
 
 def test_what_was_tried_survives_the_record() -> None:
