@@ -190,7 +190,8 @@ class _Connection(http.client.HTTPSConnection):
 
 
 class ControlClient:
-    """Calls on the first endpoint that answers; the connection is kept open between calls.
+    """Calls on the first endpoint that answers; the connection is kept open between calls where the server
+    keeps it.
 
     Calls of several threads follow one another: at the end of an install the reporter's last report may
     still be under way when the installer says that it is complete.
@@ -310,8 +311,8 @@ class ControlClient:
                 "Is 'bramble serve' running? The call is tried again.",
             ) from exc
         self._note_clock(response.getheader("Date"))
-        if len(answer) > limit:
-            self.close()  # the rest of the body is still in the connection
+        if len(answer) > limit or response.will_close:
+            self.close()  # the rest of the body is still in it, or the server keeps no connection for us
         if response.status >= 500:
             raise Unreachable(
                 f"{path}: the control server failed with status {response.status}: {_explain(answer)[1]}",

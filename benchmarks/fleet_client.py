@@ -3,11 +3,11 @@
     python -m benchmarks.fleet_client CALLERS PORT report
     python -m benchmarks.fleet_client CALLERS PORT enrol
 
-`report`: each node has a certificate and a TLS connection of its own, which stays open. Prints a line when
-all are connected, then reads orders, `AT_ONCE SECONDS [EVERY_S]`, one a line: with EVERY_S each node
-reports that often, without it AT_ONCE reports are under way at any moment and the nodes take turns. Each
-order is answered by one line of JSON; at the end of the orders the sequence that was acknowledged to each
-node is the last line.
+`report`: each node has a certificate and a TLS connection of its own, which stays open until an answer says
+that it is closed: then its next report begins with a handshake. Prints a line when all have reported once,
+then reads orders, `AT_ONCE SECONDS [EVERY_S]`, one a line: with EVERY_S each node reports that often,
+without it AT_ONCE reports are under way at any moment and the nodes take turns. Each order is answered by
+one line of JSON; at the end of the orders the sequence that was acknowledged to each node is the last line.
 
 `enrol`: orders are `AT_ONCE`. Each node makes one connection, from an address of its own, says hello, and
 proves its ticket.
@@ -117,6 +117,7 @@ class Caller:
     """One TLS connection that waits for one answer at a time."""
 
     def __init__(self, number: int, context: ssl.SSLContext, port: int, source: str | None = None) -> None:
+        self.asked_at = time.perf_counter()
         raw = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if source is not None:
@@ -126,7 +127,8 @@ class Caller:
         self.number = number
         self.port = port
         self.socket = context.wrap_socket(raw, do_handshake_on_connect=False)
-        self.asked_at = 0.0
+        self.is_closed = False
+        """By the last answer."""
         self._received = b""
 
     def shakes_hands(self) -> bool:
@@ -139,7 +141,6 @@ class Caller:
 
     def send(self, path: str, body: bytes) -> None:
         """In two writes, as http.client does; both fit into the socket's buffer."""
-        self.asked_at = time.perf_counter()
         self.socket.send(
             b"POST %b HTTP/1.1\r\nHost: %b:%d\r\nAccept-Encoding: identity\r\nContent-Length: %d\r\n"
             b"Accept: application/json\r\nContent-Type: application/json\r\n\r\n"
@@ -166,6 +167,7 @@ class Caller:
         self._received = b""
         if not head.startswith(b"HTTP/1.1 200"):
             raise BenchmarkError(f"the control server answers {head[:40]!r}: {body[:300]!r}")
+        self.is_closed = b"\r\nconnection: close" in head.lower()
         return body
 
 
@@ -204,8 +206,14 @@ class Reports:
     def __init__(self, callers: Path, port: int) -> None:
         self._crowd = Crowd()
         files = sorted(callers.glob("node-*.pem"))
+        self._port = port
         self.own_cpu_s = 0.0
-        self._idle: deque[Caller] = deque()
+        self.handshakes = 0
+        self._contexts = []
+        self._idle: deque[int] = deque()
+        self._connected: dict[int, Caller] = {}
+        """By the nodes' numbers."""
+        self._shaking: set[Caller] = set()
         self._waiting = 0
         now = time.time()
         self.sequences = [FIRST_SEQUENCE - 1] * len(files)
@@ -217,24 +225,23 @@ class Reports:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             context.load_cert_chain(file)
-            self._open(Caller(number, context, port))
+            self._contexts.append(context)
+            while self._waiting >= OPENED_AT_ONCE:
+                self._take(1.0)
+            self._begin(number)  # at once: a connection that says nothing is closed
         while self._waiting:
             self._take(1.0)
         self.body_bytes = len(self._bodies[0][0]) + len(self._bodies[0][1]) + 7
 
-    def _open(self, caller: Caller) -> None:
-        """With a first report at once: a connection that says nothing is closed."""
-        caller.socket.setblocking(True)
-        caller.socket.do_handshake()
-        caller.socket.setblocking(False)
-        self._crowd.add(caller)
-        self._begin(caller)
-        while self._waiting >= OPENED_AT_ONCE:
-            self._take(1.0)
+    @property
+    def connections(self) -> int:
+        """Open now."""
+        return len(self._connected)
 
     def run(self, at_once: int, seconds: float, every_s: float | None) -> float:
         """Report for so long; the true length. Every report that was begun is answered at the end."""
         self.delays_s = []
+        self.handshakes = 0
         own_s = time.process_time()
         began = now = time.perf_counter()
         per_s = None if every_s is None else len(self.sequences) / every_s
@@ -254,24 +261,44 @@ class Reports:
         self.own_cpu_s = time.process_time() - own_s
         return time.perf_counter() - began
 
-    def _begin(self, caller: Caller) -> None:
+    def _begin(self, number: int) -> None:
+        self._waiting += 1
+        caller = self._connected.get(number)
+        if caller is not None:
+            caller.asked_at = time.perf_counter()
+            self._send(caller)
+            return
+        self.handshakes += 1
+        caller = self._connected[number] = Caller(number, self._contexts[number], self._port)
+        self._shaking.add(caller)
+        caller.shakes_hands()
+        self._crowd.add(caller)
+
+    def _send(self, caller: Caller) -> None:
         before, after = self._bodies[caller.number]
         body = b"%b%d%b" % (before, self.sequences[caller.number] + 1, after)
         caller.send(STATUS, body)
-        self._waiting += 1
 
     def _take(self, timeout_s: float) -> None:
         for caller in self._crowd.ready(timeout_s):
-            self._takes_answer(caller)
+            self._go_on(caller)
 
-    def _takes_answer(self, caller: Caller) -> bool:
+    def _go_on(self, caller: Caller) -> None:
+        if caller in self._shaking:
+            if not caller.shakes_hands():
+                self._shaking.remove(caller)
+                self._send(caller)
+            return
         if caller.answer() is None:
-            return False
+            return
         self.delays_s.append(time.perf_counter() - caller.asked_at)
         self.sequences[caller.number] += 1
         self._waiting -= 1
-        self._idle.append(caller)
-        return True
+        self._idle.append(caller.number)
+        if caller.is_closed:
+            self._crowd.remove(caller)
+            caller.socket.close()
+            del self._connected[caller.number]
 
 
 class Enrolments:
@@ -372,8 +399,8 @@ def _application(number: int, ticket: str) -> _Application:
     )
 
 
-def summary(seconds: float, delays_s: list[float], own_cpu_s: float) -> str:
-    """One line of JSON: how many answers in how long, and how long each waited (ms)."""
+def summary(seconds: float, delays_s: list[float], own_cpu_s: float, **more: int) -> str:
+    """One line of JSON: how many answers in how long, how long each waited (ms), and more counts."""
     ordered = sorted(delays_s)
     return json.dumps(
         {
@@ -382,6 +409,7 @@ def summary(seconds: float, delays_s: list[float], own_cpu_s: float) -> str:
             "p50_ms": 1000 * ordered[len(ordered) // 2],
             "p99_ms": 1000 * ordered[len(ordered) * 99 // 100],
             "own_cpu_s": own_cpu_s,
+            **more,
         }
     )
 
@@ -395,7 +423,8 @@ def report(callers: Path, port: int) -> None:
     for line in sys.stdin:
         at_once, seconds, *every_s = line.split()
         took_s = reports.run(int(at_once), float(seconds), float(every_s[0]) if every_s else None)
-        print(summary(took_s, reports.delays_s, reports.own_cpu_s), flush=True)
+        counts = {"handshakes": reports.handshakes, "connections": reports.connections}
+        print(summary(took_s, reports.delays_s, reports.own_cpu_s, **counts), flush=True)
     print(json.dumps(reports.sequences), flush=True)
 
 

@@ -33,7 +33,8 @@ NOT_RUN: Final = 125
 def logs(node: str, lines: int, follow: bool, as_json: bool, file: Path) -> None:
     """Show the journal of the agent and of k3s on NODE.
 
-    The node sends them with its next report, within ten seconds; while somebody follows it reports every two.
+    The node sends them with its next report, within ten seconds (more where there are thousands of nodes);
+    while somebody follows it reports every two.
     It takes tokens, passwords and keys out before it sends a line.
 
     \b

@@ -21,13 +21,12 @@ from enum import StrEnum
 from typing import Any, Final
 
 from fleet.boards import BoardModel, Soc
+from fleet.pace import SMALL_FLEET, Pace
 
 PATIENCE_S: Final = 300.0
 """From an attempt to the board's first sign on the network: shutting down, firmware, DHCP."""
 OVERDUE_S: Final = 120.0
 """An agent that still reports from the same start so long after its order was not restarted."""
-ALIVE_S: Final = 40.0
-"""Reports come every ten seconds at least."""
 MAX_REBOOTS: Final = 3
 MAX_CYCLES: Final = 2
 POWER_S: Final = 180.0
@@ -90,14 +89,21 @@ class Agent:
         heard_at: Its last report, UTC seconds; None: none since it was installed, or it has no certificate.
         boot_id: The start of the system that it reported from.
         forbids_writing: Why nothing may be written to this board's disk now; empty where it may.
+        pace: How often it reports.
     """
 
     heard_at: float | None = None
     boot_id: str | None = None
     forbids_writing: str = ""
+    pace: Pace = SMALL_FLEET
 
     def is_alive(self, now: float) -> bool:
-        return self.heard_at is not None and now - self.heard_at <= ALIVE_S
+        return self.heard_at is not None and now - self.heard_at <= self.pace.silence_s
+
+    @property
+    def overdue_s(self) -> float:
+        """An order is heard with the next report, and who restarts counts as alive for a while."""
+        return max(OVERDUE_S, self.pace.steady_s + self.pace.silence_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +193,7 @@ def _still_waiting(agent: Agent, tried: Tried, now: float) -> str | None:
     heard_since = agent.heard_at is not None and agent.heard_at > tried.at
     if heard_since and agent.boot_id != tried.boot_id:
         return None  # it came up in its old system
-    if heard_since and tried.last is Way.REBOOT and since >= OVERDUE_S and agent.is_alive(now):
+    if heard_since and tried.last is Way.REBOOT and since >= agent.overdue_s and agent.is_alive(now):
         return None  # it took the order and is still there
     if 0 <= since < PATIENCE_S:
         did = "was told to restart into the installer" if tried.last is Way.REBOOT else "was power-cycled"

@@ -89,6 +89,7 @@ class EntryDesk:
             heard_at=node.status_at,
             boot_id=node.boot_id,
             forbids_writing=f"its supply voltage is too low ({evidence})" if evidence is not None else "",
+            pace=self.ground.pace,
         )
 
     def _power(self, name: str) -> entry.Power:

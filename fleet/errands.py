@@ -25,14 +25,15 @@ from agent.orders import ERRAND, SignedOrder
 from fleet import events
 from fleet.ground import Ground
 from fleet.lifecycle import REIMAGING, State
+from fleet.pace import MAX_INTERVAL_S
 from fleet.refusal import RefusedError, no_such_node
 from fleet.spec.model import RemoteRun
 from fleet.store.records import NodeRecord
 
 EXPIRES_S: Final = 120.0
 """An errand that was not fetched by then is forgotten, and so is an answer that nobody fetched."""
-ANSWER_TIMEOUT_S: Final = 60.0
-"""How long who asked for log lines waits for them. A node reports every ten seconds."""
+ANSWER_TIMEOUT_S: Final = MAX_INTERVAL_S + 30.0
+"""How long who asked for log lines waits for them: the node hears of it with its next report."""
 UNFETCHED_S: Final = 3.0
 """Who waits for log lines looks several times a second: after so long without a look nobody does."""
 FOLLOW_INTERVAL_S: Final = 2.0

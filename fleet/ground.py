@@ -9,6 +9,7 @@ from typing import Final
 from fleet.events import Entry, intent_extended, intent_opened
 from fleet.k3s import K3sMaterial
 from fleet.lifecycle import Happening, State
+from fleet.pace import SMALL_FLEET, Pace
 from fleet.pki import ControlPki
 from fleet.spec.model import ClusterSpec, NodeSpec
 from fleet.store.database import Store
@@ -52,6 +53,7 @@ class Ground:
         clock: UTC seconds since 1970.
         random_hex: That many random bytes, as hex.
         on_boot_change: Called after a change of what a node may boot; must not raise or block.
+        pace: How often nodes report; `fleet.watch` keeps it true.
     """
 
     store: Store
@@ -62,6 +64,7 @@ class Ground:
     random_hex: Callable[[int], str]
     on_boot_change: Callable[[], None]
     repeats: Repeats = field(default_factory=Repeats)
+    pace: Pace = SMALL_FLEET
 
     def require_spec(self, name: str) -> NodeSpec:
         """The declaration of a node that is known to be declared."""

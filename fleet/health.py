@@ -22,7 +22,7 @@ from fleet.printable import size_text
 BAD_SAMPLES: Final = 3
 GOOD_SAMPLES: Final = 10
 LATELY_S: Final = 300.0
-"""How long a counter that grew counts as bad: longer than three reports are apart."""
+"""How long a counter that grew counts as bad: longer than three reports are apart, at any `fleet.pace`."""
 
 UNDER_VOLTAGE_NOW, CAPPED_NOW, THROTTLED_NOW, TOO_HOT_NOW = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 HOT_C: Final = 85.0

@@ -35,6 +35,7 @@ from fleet.k3s_config import (
 )
 from fleet.k3s_versions import Feature, K3sVersion, has
 from fleet.lifecycle import LEAVING, Happening, State, allows
+from fleet.pace import JOINING_INTERVAL_S
 from fleet.reboot_orders import hear, offered
 from fleet.recovery_state import Recovery
 from fleet.refusal import RefusedError
@@ -46,8 +47,6 @@ from fleet.store.records import NodeRecord
 from fleet.store.transaction import Transaction
 from fleet.update_desk import UpdateDesk
 
-JOINING_INTERVAL_S: Final = 3.0
-STEADY_INTERVAL_S: Final = 10.0
 MAX_SEQUENCE: Final = 2**53
 """Of every number that a report carries: the store counts on from them, and holds 63 bits."""
 MAX_BOOT_ID: Final = 64
@@ -156,17 +155,19 @@ class JoinDesk:
         node, _reason = self._give_turn(tx, node, now)
         eeprom = number_of(tx, node.name)
         update = self._updates.hear(tx, node, status)
-        waits = node.state in WANTS_TO_JOIN
         return StatusAccepted(
             generation=node.generation,
-            interval_s=self._errands.interval_s(
-                node.name, JOINING_INTERVAL_S if waits else STEADY_INTERVAL_S
-            ),
+            interval_s=self._errands.interval_s(node.name, self._interval_s(node)),
             eeprom=eeprom,
             update=update,
             errand=self._errands.number_for(node.name),
             reboot=offered(tx, node),
         )
+
+    def _interval_s(self, node: NodeRecord) -> float:
+        if node.state not in WANTS_TO_JOIN:
+            return self._ground.pace.steady_s
+        return JOINING_INTERVAL_S if node.join_allowed else self._ground.pace.queue_s
 
     def caller(self, certificate: str | None) -> NodeRecord:
         """The node whose certificate it is. Raises `RefusedError` where it is nobody's."""

@@ -12,12 +12,13 @@ from fleet.founding import note_founded
 from fleet.ground import Ground, is_usable
 from fleet.health_desk import held_by_all, is_kept_degraded
 from fleet.join_preparation import JoinPreparation
-from fleet.joining import FOUNDER, STEADY_INTERVAL_S, JoinDesk
+from fleet.joining import FOUNDER, JoinDesk
 from fleet.kube import KubeApi, KubeError, KubeNode
 from fleet.kube_door import KubeDoor
 from fleet.label_desk import LabelDesk
 from fleet.lifecycle import TIMED, Happening, State, check, limit_s
 from fleet.node_conditions import Announcer
+from fleet.pace import pace_of
 from fleet.printable import printable
 from fleet.recovery_state import restores
 from fleet.spec.model import Role
@@ -26,9 +27,6 @@ from fleet.store.transaction import Reader, Transaction
 
 log = logging.getLogger(__name__)
 
-MISSED_REPORTS: Final = 3
-SILENCE_S: Final = MISSED_REPORTS * STEADY_INTERVAL_S + 5.0
-"""Three missed intervals and some slack: then a node is lost."""
 UNREADY_POLLS: Final = 3
 """So many answers in a row must say "not Ready" before a node is degraded; one is a hiccup."""
 _REPORTING: Final = (State.READY, State.DEGRADED)
@@ -61,6 +59,7 @@ class Watch:
         """Apply time limits. Cheap: run it about once per second."""
         now = self._ground.clock()
         with self._ground.store.read() as reader:
+            self._ground.pace = pace_of(reader.installed_count())
             due = any(self._is_due(node, now) for node in self._at_risk(reader, now))
             due |= bool(_expired_intents(reader, now))
         if not due:
@@ -71,15 +70,14 @@ class Watch:
             self._expire_intents(tx, now)
         self._ground.on_boot_change()
 
-    @staticmethod
-    def _at_risk(reader: Reader, now: float) -> list[NodeRecord]:
-        return reader.nodes_at_risk(TIMED, _REPORTING, now - SILENCE_S)
+    def _at_risk(self, reader: Reader, now: float) -> list[NodeRecord]:
+        return reader.nodes_at_risk(TIMED, _REPORTING, now - self._ground.pace.silence_s)
 
     def _is_due(self, node: NodeRecord, now: float) -> bool:
         return check(node.standing, node.role, now) is not None or self._is_silent(node, now)
 
     def _is_silent(self, node: NodeRecord, now: float) -> bool:
-        return node.state in _REPORTING and self._silence_s(node, now) > SILENCE_S
+        return node.state in _REPORTING and self._silence_s(node, now) > self._ground.pace.silence_s
 
     def _silence_s(self, node: NodeRecord, now: float) -> float:
         # What happened while this server was away is nobody's silence.

@@ -20,7 +20,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.measure import Better, Row, Table
 from benchmarks.processes import LOOPBACK, Words, accepts_tcp, free_port, resident_bytes, server
 from benchmarks.programs import Program, not_installed
-from fleet.joining import STEADY_INTERVAL_S
+from fleet.pace import STEADY_INTERVAL_S
 from imagebuilder.resources import data_dir
 from imagebuilder.steps.agent import pack_agent
 

@@ -59,7 +59,7 @@ async def serve_control(
             REPORTS,
             partial(REPORTS.handler, ControlRoutes(controller)),
             app[GUARD],
-            outermost=silence.middleware,
+            outermost=silence.after_report,
             otherwise=runner.server.request_handler,
         )
         runner.server.request_handler = lane.handle

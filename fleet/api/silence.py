@@ -2,12 +2,16 @@
 
 Before its first request, and between two, a connection is looked at every second. TLS itself ends
 handshakes that take a minute.
+
+Nodes that say nothing until their next report keep their connections while there are few of them; the
+others are told with each answer to connect anew.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
@@ -20,6 +24,10 @@ FIRST_REQUEST_S: Final = 15.0
 LOOK_EVERY_S: Final = 1.0
 MAX_CONNECTIONS: Final = 20_000
 """Twice the nodes that one server is meant for; the newest beyond it are closed."""
+KEPT_CONNECTIONS: Final = 500
+"""Of nodes, between reports. Each costs 35 KB (OpenSSL's 24, the rest asyncio's and aiohttp's): 175 MB
+of 5,000 nodes, beside the 150 that the server takes with so many on record. To connect anew costs 1.2 ms of a
+core, beside 1 ms for the report; `fleet.pace` bounds how often that is."""
 
 
 class Silence:
@@ -27,6 +35,7 @@ class Silence:
 
     def __init__(self) -> None:
         self._until: dict[object, float] = {}
+        self._kept: set[object] = set()
         self.closed = 0
 
     @web.middleware
@@ -39,6 +48,16 @@ class Silence:
         finally:
             self._until[request.protocol] = loop.time() + SILENCE_S
 
+    async def after_report(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """As `middleware`, around a report: its connection is kept, or the answer closes it."""
+        response = await self.middleware(request, handler)
+        if response.status == HTTPStatus.OK and request.protocol not in self._kept:
+            if len(self._kept) < KEPT_CONNECTIONS:
+                self._kept.add(request.protocol)
+            else:
+                response.force_close()
+        return response
+
     async def run(self, server: web.Server) -> None:
         """Look after the connections until cancelled."""
         loop = asyncio.get_running_loop()
@@ -47,6 +66,7 @@ class Silence:
             now = loop.time()
             connections = server.connections
             self._until = {one: self._until.get(one, now + FIRST_REQUEST_S) for one in connections}
+            self._kept &= self._until.keys()
             for number, connection in enumerate(connections):
                 if (
                     self._until[connection] < now or number >= MAX_CONNECTIONS

@@ -382,7 +382,9 @@ class ReimageDesk:
             listing=listing,
             silence=silence,
             load=load,
-            silent=is_silent(node, (listing or {}).get(node.name), now, self._started),
+            silent=is_silent(
+                node, (listing or {}).get(node.name), now, self._started, self._ground.pace.silence_s
+            ),
             now=now,
         )
 

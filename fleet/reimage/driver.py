@@ -192,7 +192,7 @@ class ReimageDriver:
             node=seen,
             pods=await api.pods_on(node.name) if draining and seen is not None else (),
             password=await has_password(api, node.name) if going else False,
-            silent=is_silent(node, seen, self._ground.clock(), self._started),
+            silent=is_silent(node, seen, self._ground.clock(), self._started, self._ground.pace.silence_s),
             refusals=dict(kept.refusals),
         )
 

@@ -7,20 +7,20 @@ from fleet.kube import KubeApi, KubeError, KubeNode
 from fleet.kube_pods import KubePod, is_on_the_node
 from fleet.reimage.drain import Load, leaving
 from fleet.store.records import NodeRecord
-from fleet.watch import SILENCE_S
 
 MAX_CLAIMS = 200
 """Claims of one node that are looked at; a kubelet runs 110 pods."""
 
 
-def is_silent(node: NodeRecord, seen: KubeNode | None, now: float, started: float) -> bool:
+def is_silent(node: NodeRecord, seen: KubeNode | None, now: float, started: float, silence_s: float) -> bool:
     """Whether neither the node's kubelet nor its agent is heard of.
 
     Args:
         started: When this server began to listen; what was before is nobody's silence.
+        silence_s: How long an agent may keep silent (`fleet.pace`).
     """
     heard = max(node.status_at or 0.0, started)
-    return now - heard > SILENCE_S and (seen is None or not seen.ready)
+    return now - heard > silence_s and (seen is None or not seen.ready)
 
 
 async def read_load(api: KubeApi, name: str) -> Load:

@@ -34,6 +34,10 @@ class WatchReads:
         query = sa.select(nodes).where(sa.or_(limited, silent)).order_by(nodes.c.name)
         return [node_from_row(row) for row in self._connection.execute(query).mappings()]
 
+    def installed_count(self) -> int:
+        """How many nodes have a certificate to report with."""
+        return int(self._connection.execute(sa.select(sa.func.count(nodes.c.certificate))).scalar() or 0)
+
     def has_node_in(self, states: Iterable[State], *, join_allowed: bool | None = None) -> bool:
         """Whether any node is in one of the states, and (where that is given) may or may not join."""
         query = sa.select(nodes.c.name).where(nodes.c.state.in_([state.value for state in states]))

@@ -209,6 +209,23 @@ def test_pending_node_waits_and_is_enrolled_after_approval(
     assert len(control.proofs) == 4
 
 
+def test_the_interval_of_a_large_fleet_is_kept(
+    control: ControlServer, root: Path, system: FakeSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control.interval_s = 60.0
+    service, waits = make_service(root, system), list[float]()
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if seconds:
+            service.stop()
+
+    monkeypatch.setattr(service, "_wait", wait)
+    service.run()
+    assert waits[-1] == 60.0
+    assert control.statuses
+
+
 def test_service_outlives_an_absent_server_and_stops_on_request(
     control: ControlServer, root: Path, system: FakeSystem
 ) -> None:

@@ -159,6 +159,25 @@ def test_silence_loses_a_node_and_a_report_brings_it_back(fleet: Fleet) -> None:
     assert state_of(fleet, SERVER) is State.READY
 
 
+def test_nodes_of_a_larger_fleet_are_told_and_granted_longer_intervals(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fleet.pace.REPORTS_PER_S", 0.05)  # one node is as many as 5,000
+    install(fleet, SERVER)
+    certificate = enrol(fleet, SERVER)
+    fleet.controller.joins.status(certificate, status_report(hardware_of(SERVER), 1))
+    fleet.controller.watch.apply_kubernetes(kube_ready(SERVER))
+    fleet.controller.tick()
+    told = fleet.controller.joins.status(certificate, status_report(hardware_of(SERVER), 2))
+    assert told.interval_s == 20.0
+    fleet.clock.advance(64)
+    fleet.controller.tick()
+    assert state_of(fleet, SERVER) is State.READY
+    fleet.clock.advance(2)
+    fleet.controller.tick()
+    assert state_of(fleet, SERVER) is State.LOST
+
+
 def test_one_bad_answer_of_kubernetes_is_a_hiccup_three_are_not(fleet: Fleet) -> None:
     install(fleet, SERVER)
     enrol(fleet, SERVER)

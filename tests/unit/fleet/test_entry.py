@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from fleet.boards import BoardModel
 from fleet.entry import (
-    ALIVE_S,
     MAX_CYCLES,
     MAX_REBOOTS,
     OVERDUE_S,
@@ -26,6 +25,7 @@ from fleet.entry import (
     WayIn,
     way_in,
 )
+from fleet.pace import SMALL_FLEET, pace_of
 
 NOW = 10_000.0
 ALIVE = Agent(heard_at=NOW - 5, boot_id="old")
@@ -173,7 +173,7 @@ def test_every_board_arrives_or_a_person_is_asked_and_nothing_is_tried_for_ever(
         found = ask(Agent(heard_at=heard_at, boot_id=boot), Power(can_switch=can_switch), tried, now=now)
         match found:
             case RebootByAgent():
-                assert board.alive or (heard_at is not None and now - heard_at <= ALIVE_S)
+                assert board.alive or (heard_at is not None and now - heard_at <= SMALL_FLEET.silence_s)
                 board.told += 1
                 tried = tried.with_reboot(board.told, boot, now)
                 if refuses:
@@ -209,3 +209,12 @@ def test_clock_that_was_set_back_does_not_stop_everything(way: Way) -> None:
     tried = Tried(last=way, at=NOW + 5000.0, boot_id="old")
     found = ask(SILENT, PLUG, tried)
     assert not isinstance(found, WaitForNetworkBoot)
+
+
+def test_in_a_large_fleet_an_agent_has_longer_to_hear_of_its_order() -> None:
+    large = pace_of(10_000)
+    tried = Tried().with_reboot(1, "old", NOW)
+    for later, expected in ((OVERDUE_S, WaitForNetworkBoot), (165.0, RebootByAgent)):
+        slow = Agent(heard_at=NOW + large.steady_s, boot_id="old", pace=large)
+        assert slow.is_alive(NOW + later)
+        assert isinstance(ask(slow, PLUG, tried, now=NOW + later), expected)
