@@ -104,7 +104,14 @@ class EntryDesk:
     def _tell_agent(self, order: ReimageRecord, node: NodeRecord, tried: Tried, now: float) -> NotYet:
         spec = self.ground.require_spec(node.name)
         with self.ground.store.write() as tx:
-            number = give_order(tx, node.name, intent=order.number, boot_order=boot_order(spec.board, spec))
+            # Its number is the order's, unless a person or a restore made another follow.
+            intent = tx.open_intent(node.name)
+            number = give_order(
+                tx,
+                node.name,
+                intent=order.number if intent is None else intent.number,
+                boot_order=boot_order(spec.board, spec),
+            )
             tried = tried.with_reboot(number, node.boot_id, now)
             tx.note_reimage(order, **{progress.ENTRY: tried.as_json()})
             text = (

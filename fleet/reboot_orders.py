@@ -33,8 +33,8 @@ class RebootDesk:
             RefusedError: There is none, or its board is not wanted on the network any more.
         """
         with self.store.read() as reader:
-            found = _read(reader, node.name)
-        if found is None or node.state not in ENTERING_INSTALLER:
+            found = _wanted(reader, node)
+        if found is None:
             raise RefusedError(404, "no-order", f"{node.name} is not to be restarted")
         return RebootOrder(
             number=found["number"], intent=found["intent"], boot_order=str(found["boot_order"])
@@ -49,15 +49,10 @@ def give_order(tx: Transaction, name: str, *, intent: int, boot_order: str) -> i
     return number
 
 
-def number_of(reader: Reader, name: str) -> int:
-    """Number of a node's newest order; 0 where there is none."""
-    found = _read(reader, name)
-    return 0 if found is None else int(found["number"])
-
-
 def offered(reader: Reader, node: NodeRecord) -> int:
     """The number that a node's agent is told: none unless its board is wanted on the network."""
-    return number_of(reader, node.name) if node.state in ENTERING_INSTALLER else 0
+    found = _wanted(reader, node)
+    return 0 if found is None else int(found["number"])
 
 
 def hear(tx: Transaction, name: str, status: Status) -> None:
@@ -76,6 +71,15 @@ def refusal_of(reader: Reader, name: str, number: int) -> str:
     if found is None or int(found["number"]) != number:
         return ""
     return str(found.get("refused", ""))
+
+
+def _wanted(reader: Reader, node: NodeRecord) -> dict[str, Any] | None:
+    """The newest order, if it was given for the re-image that is open: the one of an earlier installation is
+    new to the agent of this one."""
+    if node.state not in ENTERING_INSTALLER:
+        return None
+    found, order = _read(reader, node.name), reader.open_reimage(node.name)
+    return found if found and order is not None and int(found["intent"]) >= order.number else None
 
 
 def _read(reader: Reader, name: str) -> dict[str, Any] | None:

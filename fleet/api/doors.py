@@ -46,7 +46,8 @@ async def serve_control(
         PortTakenError: The address cannot be bound.
     """
     # asyncio gives every TLS connection 256 KiB and writes zeros into all of it: 1.3 GB for 5,000 nodes. It
-    # reads as much at once at most; a longer message comes in several pieces.
+    # reads as much at once at most; a longer message comes in several pieces. There is no setting for one
+    # server, so what this process asks elsewhere (etcd, Kubernetes) comes in such pieces, too.
     SSLProtocol.max_size = TLS_READ_BYTES
     # No access log: one line for each status of each node tells nobody anything.
     silence = Silence()

@@ -19,6 +19,7 @@ from fleet.entry import MAX_CYCLES, MAX_REBOOTS, PATIENCE_S
 from fleet.lifecycle import State
 from fleet.power.cycle import Pace
 from fleet.power.driver import PowerDriver, PowerError, PowerState
+from fleet.refusal import RefusedError
 from fleet.spec.model import NodeSpec
 from fleet.spec.power import TasmotaPower
 
@@ -114,6 +115,24 @@ async def test_living_node_is_told_once_with_its_intent_and_boots_into_the_insta
         room.netboot()
         assert (await room.until_closed()).outcome == "done"
         assert sum("told to restart into the installer" in text for text in texts(room.fleet, "a1")) == 1
+
+
+async def test_order_of_an_earlier_installation_is_not_carried_out_by_the_next_one(tmp_path: Path) -> None:
+    """It is new to an agent that begins to count."""
+    async with entering(tmp_path) as (room, _outlet):
+        report(room)
+        await drive(room)
+        assert report(room) == 1
+        room.netboot()
+        assert (await room.until_closed()).outcome == "done"
+        room.controller.reimages.request("a1", by="anna")
+        await room.rounds(State.REBOOT_TO_INSTALLER)
+        assert report(room, boot="boot-new") == 0
+        with pytest.raises(RefusedError, match="not to be restarted"):
+            fetch(room)
+        await drive(room)
+        assert report(room, boot="boot-new") == 2
+        assert fetch(room).intent == room.order().number
 
 
 async def test_node_that_comes_up_in_its_old_system_is_told_again_over_a_restart_of_the_server(
