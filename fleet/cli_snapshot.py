@@ -20,6 +20,7 @@ from fleet.cli_names import cluster_file, file_option
 from fleet.errors import FleetError
 from fleet.etcd.errors import BadSnapshotError
 from fleet.snapshot_files import Damaged, SnapshotFiles, SnapshotInfo, verify
+from fleet.snapshots import in_use
 from fleet.spec import load_cluster
 from fleet.store.database import Store
 
@@ -148,7 +149,7 @@ def verify_snapshots(ids: tuple[str, ...], everything: bool, file: Path, as_json
 @file_option
 @_json
 def prune(keep: int | None, dry_run: bool, file: Path, as_json: bool) -> None:
-    """Delete all but the newest snapshots. One that a re-image under way needs is kept.
+    """Delete all but the newest snapshots. One that a re-image or a recovery under way needs is kept.
 
     \b
     bramble snapshot prune --dry-run
@@ -157,12 +158,12 @@ def prune(keep: int | None, dry_run: bool, file: Path, as_json: bool) -> None:
     spec = load_cluster(file)
     files = files_of(file)
     place = store_place(spec)
-    wanted: set[Any] = set()
+    wanted: frozenset[str] = frozenset()
     if not isinstance(place, Path) or place.exists():
         store = Store.open_readonly(place)
         try:
             with store.read() as reader:
-                wanted = {order.progress.get("snapshot") for order in reader.open_reimages().values()}
+                wanted = in_use(reader)
         finally:
             store.close()
     gone = files.surplus(keep or spec.policy.snapshots.keep, wanted)

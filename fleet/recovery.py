@@ -4,7 +4,7 @@ It is for the day on which no server is left, or too few for a quorum. A person 
 
     founding   one server is installed and restores the snapshot (`agent.restore`): it is the cluster, alone
     joining    the other servers are installed and join it, blank; their old Node objects are deleted first
-    done       all declared servers are Ready
+    done       all declared servers have joined, but for those that were decommissioned meanwhile
 
 A second cluster must not come into being: the recovery does not begin while any server's etcd answers, the
 founder is not told to restore and no other server joins it while one answers that was not installed since,
@@ -29,7 +29,7 @@ from fleet.etcd_door import EtcdDoor
 from fleet.events import Entry, Kind
 from fleet.ground import Ground
 from fleet.join_state import JoinState
-from fleet.joining import FOUNDED, FOUNDER
+from fleet.joining import FOUNDED, FOUNDER, HAS_JOINED
 from fleet.k3s_versions import K3sVersion
 from fleet.kube_door import KubeDoor
 from fleet.lifecycle import Happening, State, allows
@@ -49,6 +49,8 @@ log = logging.getLogger(__name__)
 LOOK_S: Final = 5.0
 PIECE_BYTES: Final = 1 << 20
 _ETCD_ROLE: Final = "node-role.kubernetes.io/etcd"
+_OVER: Final = frozenset({*HAS_JOINED, State.DECOMMISSIONED})
+"""States of servers that nothing is left to do for: all of them were blank when the recovery began."""
 _SWITCH_OFF: Final = "switch it off, or start it from the network, where it is installed anew"
 _WHY: Final = "the cluster is recovered from a snapshot"
 
@@ -212,11 +214,13 @@ class RecoveryDesk:
             raise RefusedError(
                 409, "recovery", f"it is not {node.name}'s turn to restore", "Ask again later."
             )
-        place = self._snapshots.files.place(recovery.snapshot)
         try:
+            place = self._snapshots.files.place(recovery.snapshot)
             with (place / DATA).open("rb") as stream:
                 stream.seek(offset)
                 return stream.read(PIECE_BYTES)
+        except NoSnapshotError as error:  # of several control servers another one has it
+            raise RefusedError(503, "snapshot", f"{error.message} on this machine", error.hint) from error
         except OSError as error:
             raise RefusedError(
                 503, "snapshot", f"snapshot {recovery.snapshot} cannot be read: {error.strerror or error}"
@@ -282,7 +286,7 @@ class RecoveryDesk:
                 text = f"restored snapshot {recovery.snapshot}: it is the cluster, the others join it"
                 node = tx.require_node(recovery.founder)
                 tx.add_event(Entry(kind=Kind.STATE, text=text), now, node=node.name, board=node.board_id)
-            elif recovery.phase is Phase.JOINING and all(node.state is State.READY for node in servers):
+            elif recovery.phase is Phase.JOINING and all(node.state in _OVER for node in servers):
                 recovery = replace(recovery, phase=Phase.DONE)
                 recovery.save(tx, LAST)
                 tx.remove_value("k3s.recovery")
@@ -371,9 +375,7 @@ class RecoveryDesk:
         old = tuple(f"etcd of the old cluster answers at {name}: {_SWITCH_OFF}" for name in self._old)
         if recovery.phase is Phase.FOUNDING:
             return (*old, _wait_text(records[recovery.founder]))
-        names = [
-            node.name for node in self._ground.spec.servers if records[node.name].state is not State.READY
-        ]
+        names = [node.name for node in self._ground.spec.servers if records[node.name].state not in _OVER]
         return (*old, *(_wait_text(records[name]) for name in names))
 
 

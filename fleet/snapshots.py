@@ -27,6 +27,8 @@ from fleet.joining import FOUNDED
 from fleet.kube import KubeError
 from fleet.kube_door import KubeDoor
 from fleet.lifecycle import State
+from fleet.recovery_state import Recovery
+from fleet.reimage import progress
 from fleet.reimage.server_checks import KeptSnapshot
 from fleet.snapshot_files import (
     DATA,
@@ -39,6 +41,7 @@ from fleet.snapshot_files import (
     verify,
 )
 from fleet.spec.model import Role
+from fleet.store.transaction import Reader
 
 log = logging.getLogger(__name__)
 
@@ -223,10 +226,9 @@ class SnapshotDesk:
         return await asyncio.to_thread(verify, self.files.place(snapshot_id))
 
     def prune(self, keep: int) -> tuple[str, ...]:
-        """Delete all but the newest `keep`, and what open orders name; the ids that are gone."""
+        """Delete all but the newest `keep`, and what is in use; the ids that are gone."""
         with self._ground.store.read() as reader:
-            wanted = {order.progress.get("snapshot") for order in reader.open_reimages().values()}
-        gone = self.files.surplus(keep, wanted)
+            gone = self.files.surplus(keep, in_use(reader))
         for one in gone:
             self.files.remove(one)
         if gone:
@@ -267,6 +269,10 @@ class SnapshotDesk:
                 await self.round()
             except FleetError as error:
                 log.warning("no snapshot of etcd was taken: %s", error.message)
+            except (
+                Exception
+            ):  # a mistake of ours, or a directory that cannot be read, must not end the server
+                log.exception("no snapshot of etcd was taken")
 
     async def _carry_out(self) -> None:
         """Take the one that was ordered."""
@@ -316,6 +322,14 @@ class SnapshotDesk:
         with self._ground.store.read() as reader:
             servers = [node for node in reader.nodes() if node.role is Role.SERVER]
             return reader.value(FOUNDED) is not None and any(node.state is State.READY for node in servers)
+
+
+def in_use(reader: Reader) -> frozenset[str]:
+    """Ids of snapshots that open orders and a recovery under way name."""
+    orders = reader.open_reimages().values()
+    recovery = Recovery.load(reader)
+    restored = {recovery.snapshot} if recovery is not None else set()
+    return frozenset({progress.text(order, progress.SNAPSHOT) for order in orders} | restored)
 
 
 def is_marked(annotations: Mapping[str, str]) -> bool:

@@ -100,7 +100,7 @@ class EtcdServerSteps:
         view, silence = await _look(client)
         asked = await self._situation(order, node, view, silence, None)
         own = own_members(asked, view) if view else ()
-        if not own and (view is not None or not asked.founded):
+        if not own and (not asked.founded or (view is not None and view.is_quorate)):
             return Done(f"etcd has no member of {node.name}: none has to be removed")
         kept = asked.snapshot
         note: dict[str, Any] = {}
@@ -124,6 +124,9 @@ class EtcdServerSteps:
         client = self._etcd.client()
         view = await client.observe()
         wanted = progress.text(order, progress.MEMBER)
+        if not view.is_quorate and (not wanted or view.cluster_id == _number(order, progress.CLUSTER)):
+            # What one member recollects proves no absence.
+            return NotYet("etcd has no leader at this moment: whether the member is gone is not known")
         if not wanted:
             if view.of_node(node.name):
                 raise EtcdError(
@@ -131,15 +134,13 @@ class EtcdServerSteps:
                     f"Is its k3s running? 'bramble etcd show', then 'bramble reimage {node.name}' again.",
                 )
             return Done(f"etcd has no member of {node.name}")
-        member_id, cluster_id = int(wanted, 16), int(progress.text(order, progress.CLUSTER), 16)
-        if view.cluster_id != cluster_id:
+        if view.cluster_id != _number(order, progress.CLUSTER):
             raise NotThisClusterError(
                 f"etcd is cluster {hex_id(view.cluster_id)} now, this order was begun in "
-                f"{hex_id(cluster_id)}",
+                f"{progress.text(order, progress.CLUSTER)}",
                 "Nothing was removed. Was the cluster restored meanwhile?",
             )
-        if not view.is_quorate:
-            return NotYet("etcd has no leader at this moment: whether the member is gone is not known")
+        member_id = int(wanted, 16)
         member = view.find(member_id)
         if member is None:
             if not self._write_asked(order):

@@ -31,7 +31,9 @@ class Turn:
         Raises:
             StoreError: The record can not be written.
         """
-        if not self._store.is_shared or now < self._until - LEASE_S + RENEW_S:
+        renewed = self._until - LEASE_S
+        # A clock that was set back makes no claim longer: others go by theirs.
+        if not self._store.is_shared or renewed <= now < renewed + RENEW_S:
             return True
         with self._store.write() as tx:
             held = json.loads(tx.value(TURN) or "{}")

@@ -160,7 +160,7 @@ def soak_left_s(rollout: Rollout, sights: Mapping[str, Sight], watched_s: float)
     """How long the canary is watched yet: infinite while it is not Ready; None: that is over, or it has not
     gone yet."""
     step = rollout.step(rollout.canary)
-    if step is None or step.state is not StepState.DONE or step.number is None:
+    if step is None or step.state is not StepState.DONE:
         return None
     others = [other for other in rollout.steps if other.node != step.node]
     if any(other.began is not None for other in others):

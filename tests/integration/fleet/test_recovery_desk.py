@@ -14,6 +14,7 @@ from servers_room import S1, S2, S3, ServersRoom, servers_room
 from agent.protocol import InstallProgress, InstallStep, Proof, ProofKind
 from fleet.boots import BootStage
 from fleet.joining import FOUNDED, FOUNDER
+from fleet.kube import KubeError
 from fleet.lifecycle import State
 from fleet.recovery import PIECE_BYTES
 from fleet.recovery_state import RESET_DROP_IN, Recovery
@@ -174,3 +175,27 @@ async def test_no_server_joins_while_an_old_disk_runs(tmp_path: Path) -> None:
         assert view is not None
         assert not any("old cluster" in text for text in view.waits_for)
         await room.controller.preparation.prepare(other)
+
+
+async def test_a_server_that_is_gone_for_good_keeps_no_recovery_open(tmp_path: Path) -> None:
+    async with servers_room(tmp_path) as room:
+        taken = await room.controller.snapshots.take("anna")
+        lose(room)
+        recovery = room.controller.recovery
+        await recovery.begin(taken.id, by="anna", founder="s2")
+        with room.fleet.store.write() as tx:
+            tx.put_value(FOUNDED, "s2")
+            for name, state in (("s1", State.DEGRADED), ("s2", State.READY)):
+                tx._write_node(name, {"state": state.value})
+        with pytest.raises(KubeError):  # the record was written by hand: no server has an address
+            await recovery.round()
+        view = recovery.status()
+        assert view is not None
+        assert (view.phase, view.waits_for) == (
+            "joining",
+            ("s3 is declared: switch its board on, from the network",),
+        )
+        room.controller.reimages.decommission("s3", by="anna")
+        await recovery.round()
+        assert (view := recovery.status()) is not None
+        assert view.phase == "done"

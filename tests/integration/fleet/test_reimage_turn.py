@@ -27,6 +27,9 @@ def test_one_of_two_servers_works_and_the_other_takes_over(postgres: PostgresSer
         gone = 1060.0 + LEASE_S
         assert second.is_mine(gone)
         assert not first.is_mine(gone + 0.1), "the one that was away comes back, and waits"
+        assert first.is_mine(gone + LEASE_S)
+        assert second.is_mine(gone + 2 * LEASE_S), "whose clock goes by others' time"
+        assert not first.is_mine(gone + LEASE_S - 1.0), "a clock that was set back holds no claim"
     finally:
         one.close()
         other.close()

@@ -165,6 +165,21 @@ async def test_a_cluster_that_was_restored_meanwhile_is_not_touched(tmp_path: Pa
         assert "this order was begun in 78" in room.order(S2).reason
 
 
+async def test_what_one_member_recollects_is_no_proof_that_a_member_is_gone(tmp_path: Path) -> None:
+    async with servers_room(tmp_path) as room:
+        room.controller.reimages.request("s2", by="socket")
+        await drive(room, "s2", State.MEMBER_REMOVED)
+        with room.fleet.store.write() as tx:
+            tx.note_reimage(room.order(S2), member_id=None)
+        del room.etcd.members[room.etcd.of("s2").name]  # s1's list is an old one
+        room.etcd.set_health("s3", False)
+        await room.controller.reimages.drive()
+        assert room.state_of(S2) is State.MEMBER_REMOVED
+        assert "is not known" in room.order(S2).reason
+        room.etcd.set_health("s3", True)
+        await drive(room, "s2", State.NODE_DELETED)
+
+
 async def test_another_members_node_object_is_left_alone(tmp_path: Path) -> None:
     async with servers_room(tmp_path) as room:
         room.controller.reimages.request("s2", by="socket")

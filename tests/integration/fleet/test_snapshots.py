@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -172,6 +173,43 @@ async def test_what_an_order_needs_is_never_pruned(tmp_path: Path) -> None:
         assert len(gone) == 2
         assert needed in kept(room)
         assert len(kept(room)) == 2
+
+
+async def test_what_a_recovery_restores_is_never_pruned(tmp_path: Path) -> None:
+    async with servers_room(tmp_path) as room:
+        desk = room.controller.snapshots
+        needed = await desk.take("a person")
+        for _ in range(2):
+            room.fleet.clock.advance(60.0)
+            await desk.take("a person")
+        for name in ("s1", "s2", "s3"):
+            room.etcd.set_health(name, False)
+        await room.controller.recovery.begin(needed.id, by="socket")
+        assert len(desk.prune(1)) == 1
+        assert needed.id in kept(room)
+
+
+async def test_a_directory_that_cannot_be_read_ends_no_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with servers_room(tmp_path) as room:
+        desk = room.controller.snapshots
+        looked = asyncio.Event()
+
+        async def refuses() -> None:
+            looked.set()
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(desk, "round", refuses)
+        desk.order("a person")
+        running = asyncio.create_task(desk.run())
+        async with asyncio.timeout(10):
+            await looked.wait()
+        await asyncio.sleep(0)
+        assert not running.done()
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
 
 
 async def test_damage_is_told_and_a_damaged_one_counts_for_nothing(tmp_path: Path) -> None:

@@ -196,6 +196,17 @@ def test_a_hiccup_after_the_restart_does_not() -> None:
     assert soak_left_s(done, sights, 1e9) == float("inf")
 
 
+def test_a_canary_that_failed_and_came_up_after_all_is_watched_too() -> None:
+    failed = rollout().with_step(
+        Step(node="a1", role=Role.AGENT, state=StepState.FAILED, number=7, began=NOW)
+    )
+    sights = {name: ready() for name in (*SERVERS, *AGENTS)} | {"a1": ready(NEW)}
+    again = observe(resume(replace(failed, phase=Phase.STOPPED), NOW), sights, NOW)
+    assert again.step("a1") == Step(node="a1", role=Role.AGENT, state=StepState.DONE, ended=NOW)
+    assert next_nodes(again, sights, 0.0).nodes == ()
+    assert next_nodes(again, sights, again.soak_s).nodes == ("a2", "a3")
+
+
 def test_the_soak_is_what_was_watched_and_no_time_of_a_clock() -> None:
     done = rollout().with_step(Step(node="a1", role=Role.AGENT, state=StepState.DONE, number=1, ended=NOW))
     sights = {name: ready() for name in (*SERVERS, *AGENTS)}
