@@ -40,9 +40,9 @@ class AttentionCollector(Collector):
         quorum = quorum_in(view)
         servers = GaugeMetricFamily(
             "bramble_servers",
-            "Servers: members of etcd, those of them that are Ready, and how many it needs.",
+            "Servers: members of etcd, those of them that are Ready or degraded, and how many it needs.",
             labels=["standing"],
         )
-        for standing in ("members", "ready", "needed"):
+        for standing in ("members", "ready", "degraded", "needed"):
             servers.add_metric([standing], getattr(quorum, standing))
         yield servers

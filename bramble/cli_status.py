@@ -81,7 +81,10 @@ def render(seen: Mapping[str, Any], now: float) -> RenderableType:
     quorum = seen["quorum"]
     if quorum["members"]:
         spare = quorum["ready"] - quorum["needed"]
+        degraded = quorum.get("degraded", 0)  # a server of before does not tell
         reserve = f"{spare} more may fail" if spare > 0 else "no more may fail" if not spare else "lost"
+        if -degraded <= spare < 0:
+            reserve = f"{degraded} degraded, which may be up"
         line = f"{quorum['ready']} of {quorum['members']} Ready, {quorum['needed']} needed: {reserve}"
         parts.append(Text.assemble(("servers  ", "bold"), line))
     snapshots = seen["snapshots"]

@@ -56,15 +56,26 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quorum:
-    """The servers that hold the cluster's state; `spare` more may fail before it stands still."""
+    """The servers that hold the cluster's state; `spare` more may fail before it stands still.
+
+    Attributes:
+        degraded: Members of which nobody knows from here whether their etcd answers: one that is hot or short
+            of voltage does, one that Kubernetes calls not ready may not. They count as not ready.
+    """
 
     members: int
     ready: int
     needed: int
+    degraded: int = 0
 
     @property
     def spare(self) -> int:
         return self.ready - self.needed
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it stands still in any case, also with the degraded ones."""
+        return self.ready + self.degraded < self.needed
 
 
 def findings(view: FleetView, snapshot_problem: str = "") -> tuple[Finding, ...]:
@@ -88,8 +99,12 @@ def quorum_in(view: FleetView) -> Quorum:
     """How the servers stand, by their own states. A server that is degraded counts as not ready: by its
     state alone nobody knows whether its etcd answers."""
     servers = [node for node in view.nodes if node.role == Role.SERVER and node.state in MEMBERS]
-    ready = sum(node.state == State.READY for node in servers)
-    return Quorum(members=len(servers), ready=ready, needed=quorum_of(len(servers)) if servers else 0)
+    return Quorum(
+        members=len(servers),
+        ready=sum(node.state == State.READY for node in servers),
+        needed=quorum_of(len(servers)) if servers else 0,
+        degraded=sum(node.state == State.DEGRADED for node in servers),
+    )
 
 
 def _of_snapshots(problem: str) -> Iterator[Finding]:
@@ -109,13 +124,22 @@ def _of_quorum(view: FleetView) -> Iterator[Finding]:
     if not quorum.members or quorum.ready == quorum.members:
         return
     text = f"{quorum.ready} of {quorum.members} servers are Ready, etcd needs {quorum.needed}"
-    if quorum.spare < 0:
+    if quorum.is_lost:
         yield Finding(
             code="quorum-lost",
             subject="",
             urgency=Urgency.NOW,
             text=f"{text}: the cluster's API stands still",
             hint="Bring servers back before anything else; do not re-image one of them now.",
+            command="bramble nodes",
+        )
+    elif quorum.spare < 0 and quorum.members > 1:  # of the only server, its own finding says what ails it
+        yield Finding(
+            code="quorum-unsure",
+            subject="",
+            urgency=Urgency.NOW if quorum.ready + quorum.degraded < quorum.members else Urgency.SOON,
+            text=f"{text}, {quorum.degraded} are degraded: the cluster's API may stand still",
+            hint="'kubectl get nodes' tells whether it answers. Mend the degraded ones; re-image none now.",
             command="bramble nodes",
         )
     elif quorum.spare == 0:
@@ -156,9 +180,9 @@ def _of_stuck(name: str) -> Finding:
 
 
 def _is_planned(view: FleetView) -> bool:
-    """Whether every server that is missing is so because it is re-imaged."""
+    """Whether every server that is not ready is re-imaged, or only degraded."""
     missing = [node for node in view.nodes if node.role == Role.SERVER and node.state in MEMBERS]
-    return all(node.state in LEAVING for node in missing if node.state != State.READY)
+    return all(node.state in {*LEAVING, State.DEGRADED} for node in missing if node.state != State.READY)
 
 
 def _of_node(node: NodeView) -> Iterator[Finding]:

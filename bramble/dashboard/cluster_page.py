@@ -137,7 +137,8 @@ def cluster_page(controller: Controller, etcd: EtcdSeen) -> ClusterPage:
     ]
     healthy = sum(member.healthy for member in members)
     quorum = quorum_of(len(members)) if members else 0
-    tone, verdict = verdict_of(len(members), healthy)
+    degraded = sum(node.state is State.DEGRADED for node in servers)
+    tone, verdict = verdict_of(len(members), healthy, degraded)
     cards = {glance.name: card_of(glance) for glance in seen}
     agents = [one for one in seen if one.role == Role.AGENT and one.state is not State.DECOMMISSIONED]
     newest = sorted(controller.snapshots.files.sound(), key=lambda one: one.taken_at, reverse=True)
@@ -164,11 +165,17 @@ def cluster_page(controller: Controller, etcd: EtcdSeen) -> ClusterPage:
     )
 
 
-def verdict_of(voters: int, healthy: int) -> tuple[str, str]:
-    """Tone and words: does the cluster stand, and how many more servers may fail?"""
+def verdict_of(voters: int, healthy: int, degraded: int = 0) -> tuple[str, str]:
+    """Tone and words: does the cluster stand, and how many more servers may fail?
+
+    Args:
+        degraded: Servers that are unwell, and may be up all the same.
+    """
     if voters == 0:
         return "waiting", "No server has joined yet."
     spare = healthy - quorum_of(voters)
+    if -degraded <= spare < 0:
+        return "attention", "Servers are unwell: whether the cluster stands, its API tells."
     if spare < 0:
         return (
             "attention",

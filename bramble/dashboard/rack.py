@@ -205,10 +205,11 @@ def headline(cards: Iterable[Card], held: int) -> Headline:
 
 
 def _stands_still(cards: Sequence[Card]) -> bool:
-    """Whether more servers are away than etcd can do without; not before there were any."""
+    """Whether more servers are away than etcd can do without; not before there were any. One that is degraded
+    may well be up."""
     members = [card for card in cards if card.role == Role.SERVER and card.state in MEMBERS]
-    ready = sum(card.group is Group.READY for card in members)
-    return bool(members) and ready < quorum_of(len(members))
+    up = sum(card.state in (State.READY, State.DEGRADED) for card in members)
+    return bool(members) and up < quorum_of(len(members))
 
 
 def _plural(count: int, noun: str) -> str:

@@ -110,6 +110,11 @@ def test_the_reserve_of_the_servers(ready: int, words: str) -> None:
     assert shown(seen(quorum={"members": 3, "ready": ready, "needed": 2})).splitlines()[2].endswith(words)
 
 
+def test_degraded_servers_are_not_called_lost() -> None:
+    quorum = {"members": 1, "ready": 0, "needed": 1, "degraded": 1}
+    assert "1 degraded, which may be up" in shown(seen(quorum=quorum))
+
+
 def test_the_age_of_the_newest_snapshot_is_shown() -> None:
     assert "snapshots of etcd: 3 kept, the newest 10 min old" in shown(seen())
     assert "snapshots" not in shown(seen(snapshots=None))

@@ -86,6 +86,8 @@ def test_the_headline_answers_whether_all_is_well(found: list[Card], held: int, 
         ("ready lost lost", "The cluster stands still"),
         ("draining ready ready", "1 node at work"),
         ("lost", "The cluster stands still"),
+        ("degraded", "s0 needs you"),
+        ("degraded lost ready", "2 nodes need you"),
         ("declared declared joining", "1 node at work"),
     ],
 )

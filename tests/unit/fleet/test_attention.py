@@ -105,7 +105,10 @@ def test_a_held_board_is_found_and_shown_by_its_serial() -> None:
     [
         pytest.param(("ready", "ready", "ready"), None, id="all well"),
         pytest.param(("ready", "ready", "lost"), "quorum-thin/", id="one of three lost"),
-        pytest.param(("ready", "lost", "degraded"), "quorum-lost/", id="two of three"),
+        pytest.param(("ready", "lost", "lost"), "quorum-lost/", id="two of three"),
+        pytest.param(("ready", "lost", "degraded"), "quorum-unsure/", id="one lost, one unwell"),
+        pytest.param(("ready", "degraded", "degraded"), "quorum-unsure/", id="two are unwell"),
+        pytest.param(("degraded",), None, id="the only one is unwell"),
         pytest.param(("lost",), "quorum-lost/", id="the only one"),
         pytest.param(("ready", "lost"), "quorum-lost/", id="one of two"),
         pytest.param(("ready", "ready", "joining"), None, id="the third joins"),
@@ -122,6 +125,12 @@ def test_a_server_that_is_re_imaged_is_no_alarm_but_one_that_is_lost_beside_it_i
     planned = found(servers("ready", "ready", "draining"))["quorum-thin/"]
     assert planned.urgency is Urgency.SOON
     assert found(servers("ready", "lost", "draining"))["quorum-lost/"].urgency is Urgency.NOW
+
+
+def test_what_is_only_unwell_is_no_emergency_and_beside_one_that_is_lost_it_is() -> None:
+    assert found(servers("ready", "ready", "degraded"))["quorum-thin/"].urgency is Urgency.SOON
+    assert found(servers("ready", "degraded", "degraded"))["quorum-unsure/"].urgency is Urgency.SOON
+    assert found(servers("ready", "lost", "degraded"))["quorum-unsure/"].urgency is Urgency.NOW
 
 
 def test_snapshots_that_are_not_taken_need_a_person() -> None:
