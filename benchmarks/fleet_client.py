@@ -128,7 +128,8 @@ class Caller:
         self.port = port
         self.socket = context.wrap_socket(raw, do_handshake_on_connect=False)
         self.is_closed = False
-        """By the last answer."""
+        """By the last answer, or because nothing was said for long."""
+        self._asks = False
         self._received = b""
 
     def shakes_hands(self) -> bool:
@@ -147,6 +148,7 @@ class Caller:
             % (path.encode(), LOOPBACK.encode(), self.port, len(body))
         )
         self.socket.send(body)
+        self._asks = True
 
     def answer(self) -> bytes | None:
         """The body of the answer; None where it is not there yet.
@@ -159,12 +161,15 @@ class Caller:
         except ssl.SSLWantReadError:
             return None
         if not piece:
-            raise BenchmarkError("the control server closed a connection")
+            if self._asks:
+                raise BenchmarkError("the control server closed a connection")
+            self.is_closed = True
+            return None
         self._received += piece
         head, mark, body = self._received.partition(b"\r\n\r\n")
         if not mark or len(body) < _content_length(head):
             return None
-        self._received = b""
+        self._received, self._asks = b"", False
         if not head.startswith(b"HTTP/1.1 200"):
             raise BenchmarkError(f"the control server answers {head[:40]!r}: {body[:300]!r}")
         self.is_closed = b"\r\nconnection: close" in head.lower()
@@ -289,12 +294,11 @@ class Reports:
                 self._shaking.remove(caller)
                 self._send(caller)
             return
-        if caller.answer() is None:
-            return
-        self.delays_s.append(time.perf_counter() - caller.asked_at)
-        self.sequences[caller.number] += 1
-        self._waiting -= 1
-        self._idle.append(caller.number)
+        if caller.answer() is not None:
+            self.delays_s.append(time.perf_counter() - caller.asked_at)
+            self.sequences[caller.number] += 1
+            self._waiting -= 1
+            self._idle.append(caller.number)
         if caller.is_closed:
             self._crowd.remove(caller)
             caller.socket.close()
