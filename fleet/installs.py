@@ -30,7 +30,8 @@ from fleet.lifecycle import Happening, State, allows
 from fleet.printable import printable
 from fleet.refusal import RefusedError
 from fleet.reimage.kinds import ReimageKind
-from fleet.restored import observe
+from fleet.reimage.progress import UNSEEN
+from fleet.restored import observe, unobserved
 from fleet.secret import Secret
 from fleet.spec.model import ClusterSpec, NodeSpec
 from fleet.store.records import IntentRecord, NodeRecord
@@ -149,6 +150,9 @@ class InstallDesk:
             node, intent = self._attempt(tx, token)
             _require_same_intent(intent, progress.intent)
             if progress.step is InstallStep.FIND_DISK and not progress.failed:
+                order = tx.open_reimage(node.name)
+                if order is not None and unobserved(tx, node.name) is not None:
+                    tx.note_reimage(order, **{UNSEEN: True})
                 node = observe(tx, node, "its installer has looked at the disk", now)
             if progress.failed:
                 self._fail(tx, node, progress, now)
@@ -191,9 +195,8 @@ class InstallDesk:
         # A person who lets it out of quarantine opens another intent for the same order.
         order = order if order is not None and order.number <= intent.number else None
         occupant = progress.occupant
-        if occupant is not None and not self._may_overwrite(
-            node, intent, occupant, is_ordered=order is not None
-        ):
+        is_ordered = order is not None and not order.progress.get(UNSEEN)
+        if occupant is not None and not self._may_overwrite(node, intent, occupant, is_ordered=is_ordered):
             return events.disk_occupied(occupant, node.name)
         if progress.disk is None or (order is not None and order.kind is ReimageKind.REPLACE):
             return None

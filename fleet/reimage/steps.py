@@ -164,7 +164,7 @@ def next_step(order: ReimageRecord, node: NodeRecord, observed: Observed, now: f
         case State.QUARANTINED:
             why = (
                 progress.text(order, progress.FAILURE)
-                or f"its attempts are used up ('bramble show {node.name}')"
+                or f"Its attempts are used up ('bramble show {node.name}')"
             )
             return Wait(f"'bramble approve {node.name}' lets it try again. {why}")
         case _:

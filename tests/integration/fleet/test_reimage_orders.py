@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from fakes_cluster import CORDON, pod
 from fakes_fleet import AgentKey, node_spec
-from fleet_story import ask_to_install, intent_of, prove_ticket, renew, see, state_of, texts
+from fleet_story import ask_to_install, intent_of, prove_ticket, renew, require_token, see, state_of, texts
 from reimage_room import A1, A2, S1, Room, open_room
 
-from agent.protocol import InstallProgress, InstallStep
+from agent.protocol import InstallProgress, InstallStep, Occupant
 from agent.protocol import Outcome as Verdict
 from fleet.boots import BootStage, NodeBoot
 from fleet.entry import Tried
@@ -377,6 +377,35 @@ async def test_a_restored_record_does_not_know_that_nobody_was_asked_since(tmp_p
             mark_restored(tx, backup_at=room.fleet.clock() - 3600, now=room.fleet.clock())
         with pytest.raises(RefusedError, match="only a fresh join"):
             room.controller.reimages.cancel("a1", by="ana")
+
+
+@pytest.mark.parametrize("heard", [True, False], ids=["its old system reports", "it comes as an installer"])
+async def test_an_order_out_of_a_backup_is_no_consent_to_what_came_since(tmp_path: Path, heard: bool) -> None:
+    """By then the node may be installed again and full of data: only its old system's report tells."""
+    async with open_room(tmp_path) as room:
+        room.controller.reimages.request("a1", by="ana")
+        await room.rounds(State.REBOOT_TO_INSTALLER)
+        with room.fleet.store.write() as tx:
+            mark_restored(tx, backup_at=room.fleet.clock() - 3600, now=room.fleet.clock())
+        if heard:
+            room.report(A1)
+        own = Occupant("attic", "a1", "f" * 64, "2b" * 16)
+        for _ in range(2):  # starting it again changes nothing
+            see(room.fleet, A1, BootStage.KERNEL)
+            with room.fleet.store.read() as reader:
+                intent = reader.open_intent("a1")
+            assert intent is not None
+            verdict = ask_to_install(room.fleet, A1, intent=intent.number)
+            if verdict.token is None:
+                room.controller.people.approve("a1")  # the key; nobody knew of the disk
+                verdict = ask_to_install(room.fleet, A1, intent=intent.number)
+            found = InstallProgress(intent.number, InstallStep.FIND_DISK, 0.0, occupant=own)
+            if heard:
+                room.controller.installs.progress(require_token(verdict), found)
+                continue
+            with pytest.raises(RefusedError, match="a1"):
+                room.controller.installs.progress(require_token(verdict), found)
+            assert room.state_of() is State.PENDING
 
 
 async def test_a_node_that_leaves_cluster_yaml_ends_its_order(tmp_path: Path) -> None:
