@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from bramble.doctor.render import render_board, render_checks
 from bramble.doctor.report import as_json as checks_as_json
 from bramble.doctor.report import exit_code
 from bramble.paths import state_layout, store
-from fleet.cli import fleet_reader
+from fleet.cli import STATE_VARIABLE, fleet_reader
 from fleet.cli_names import cluster_file
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec
@@ -79,7 +81,7 @@ def doctor(
             raise click.UsageError("--board needs the cluster.yaml whose server saw the board.")
         _print_board(spec, board, as_json)
         return
-    state = state_layout(spec).directory if spec is not None else None
+    state = callers_state(state_layout(spec).directory) if spec is not None else None
     wanted = _wanted(spec, interface)
     if bounce_link and not yes:
         click.confirm(
@@ -93,6 +95,20 @@ def doctor(
     else:
         Console().print(render_checks(checks), soft_wrap=True)
     click.get_current_context().exit(exit_code(checks))
+
+
+def callers_state(own: Path) -> Path:
+    """The state directory of the server that is asked about: with sudo that of who called it, where root has
+    none of this cluster. Else their running server would be told as a stranger that has the ports."""
+    caller = os.environ.get("SUDO_USER")
+    if own.exists() or os.geteuid() != 0 or not caller or STATE_VARIABLE in os.environ:
+        return own
+    try:
+        home = pwd.getpwnam(caller).pw_dir
+    except KeyError:
+        return own
+    theirs = Path(home) / ".local" / "state" / "bramble" / own.name
+    return theirs if theirs.exists() else own
 
 
 def _wanted(spec: ClusterSpec | None, interface: str | None) -> Wanted:
