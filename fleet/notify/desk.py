@@ -103,6 +103,9 @@ class NotifyDesk:
                     self.look()
                 except FleetError as error:
                     log.error("nobody could be told of what needs a person: %s", error)
+                except Exception:
+                    # A mistake here is no reason to end what the fleet is served by.
+                    log.exception("nobody could be told of what needs a person")
                 self.start_sending()
                 await asyncio.sleep(LOOK_EVERY_S)
         finally:
@@ -151,7 +154,8 @@ class NotifyDesk:
         driver = channel.driver
         try:
             await self._send(channel, cluster, notices)
-        except channels.ChannelError as error:
+        except Exception as failure:
+            error = failure if isinstance(failure, channels.ChannelError) else _mistake(channel, failure)
             self.failed[driver] += 1
             line.failures += 1
             wait = min(FIRST_WAIT_S * 2 ** (line.failures - 1), LONGEST_WAIT_S)
@@ -190,6 +194,11 @@ class NotifyDesk:
             tx.put_value(LEASE, json.dumps([self._owner, now + LEASE_S]))
         self._lease_until = now + LEASE_S
         return True
+
+
+def _mistake(channel: NotifyChannel, failure: Exception) -> channels.ChannelError:
+    """What no channel foresaw is told and tried again as all else; its text may hold a secret."""
+    return channels.ChannelError(f"{channel.name}: not sent: {type(failure).__name__}")
 
 
 def _lease(text: str | None) -> tuple[str, float]:

@@ -116,6 +116,50 @@ async def test_what_lasts_is_told_once_and_what_is_over_too(fleet: Fleet) -> Non
 
 
 @pytest.mark.asyncio
+async def test_what_no_channel_foresaw_is_tried_again_and_tells_no_secret(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    post, faults = Post(), [UnicodeError("label of s3cret is too long")]
+
+    async def send(channel: NotifyChannel, cluster: str, notices: Sequence[Notice]) -> None:
+        if faults:
+            raise faults.pop()
+        await post(channel, cluster, notices)
+
+    one = NotifyDesk(fleet.store, lambda: SPEC, "a", clock=fleet.clock, monotonic=fleet.clock, send=send)
+    quarantine(fleet)
+    await settle(one, fleet.clock)
+    assert (one.failed["webhook"], post.told) == (1, [])
+    assert "hook: not sent: UnicodeError" in caplog.text
+    assert "s3cret" not in caplog.text
+    fleet.clock.advance(60)
+    await turn(one)
+    assert post.told == [(Kind.PROBLEM, "one")]
+
+
+@pytest.mark.asyncio
+async def test_a_mistake_in_a_look_ends_nothing(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fleet.notify.desk.LOOK_EVERY_S", 0.001)
+    looks, twice = 0, asyncio.Event()
+
+    def spec() -> ClusterSpec:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise RuntimeError("a mistake")
+        twice.set()
+        return SPEC
+
+    task = asyncio.create_task(desk(fleet, Post(), spec).run())
+    try:
+        await asyncio.wait_for(twice.wait(), 10)
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.asyncio
 async def test_a_restart_tells_nothing_twice_and_loses_nothing(fleet: Fleet) -> None:
     post = Post(fails=1)
     quarantine(fleet)
