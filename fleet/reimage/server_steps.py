@@ -15,7 +15,7 @@ Source: k3s pkg/etcd (annotations, 15 s between looks), read 2026-11; issue 1290
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from fleet.etcd.client import EtcdClient
@@ -29,7 +29,7 @@ from fleet.k3s_config import API_PORT
 from fleet.kube import KubeApi, KubeError, KubeNode
 from fleet.kube_door import KubeDoor
 from fleet.kube_vip import LEASE
-from fleet.lifecycle import REIMAGING, State
+from fleet.lifecycle import LEAVING, REIMAGING, State
 from fleet.reimage import progress
 from fleet.reimage.problems import Problem
 from fleet.reimage.seams import Done, Findings, NotYet, Situation
@@ -274,6 +274,7 @@ class EtcdServerSteps:
             founded = reader.value(FOUNDED) is not None
             founder = reader.value(FOUNDER)
             joins = JoinState.load_all(reader)
+            holders = {hold.node for hold in reader.holds()}
         if listing is None or spec.k3s.api_vip is not None:
             listing, holder = await self._ask_kubernetes(listing)
         else:
@@ -292,7 +293,7 @@ class EtcdServerSteps:
             others_away=tuple(
                 (other.name, other.state.value)
                 for other in records
-                if other.role is Role.SERVER and other.name != node.name and _is_away(other.state)
+                if other.role is Role.SERVER and other.name != node.name and _is_away(other, holders)
             ),
             member_id=_number(order, progress.MEMBER),
             cluster_id=_number(order, progress.CLUSTER),
@@ -346,9 +347,14 @@ def holder_of(lease: Mapping[str, Any] | None) -> str:
     return str(spec.get("holderIdentity") or "")
 
 
-def _is_away(state: State) -> bool:
-    """Whether a server is on a road that ends by itself, or is being taken down."""
-    return state.is_active or state in REIMAGING
+def _is_away(node: NodeRecord, holders: Collection[str]) -> bool:
+    """Whether a server is on a road that ends by itself, or is being taken down.
+
+    One that came to a stop and whose place of the fleet lock a person freed is not waited for: etcd's own
+    members tell whether another one may go.
+    """
+    state = node.state
+    return state.is_active or (state in REIMAGING and (node.name in holders or state in LEAVING))
 
 
 def _is_ready(listing: Mapping[str, KubeNode], name: str) -> bool:

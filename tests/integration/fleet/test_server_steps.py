@@ -225,6 +225,24 @@ async def test_nobody_is_left_who_finds_the_cluster_at_the_one_that_goes(tmp_pat
         await drive(room, "s1", State.REBOOT_TO_INSTALLER)
 
 
+async def test_a_server_whose_lock_was_freed_by_a_person_keeps_back_no_other(tmp_path: Path) -> None:
+    """It is out of etcd and waits for a person: its peers must not wait with it."""
+    async with servers_room(tmp_path) as room:
+        room.controller.reimages.request("s1", by="socket")
+        await drive(room, "s1", State.REBOOT_TO_INSTALLER)
+        while room.state_of(S1) is State.REBOOT_TO_INSTALLER:  # nobody switches it off and on
+            room.fleet.clock.advance(60.0)
+            room.report(S2)
+            room.report(S3)
+            room.controller.watch.tick()
+        before = await room.controller.reimages.preview("s2")
+        assert {"lock", "server-away"} <= {problem.code for problem in before.problems}
+        room.controller.lock.release("s1", by="ana", reason="its board is on its way")
+        after = await room.controller.reimages.preview("s2")
+        assert not {"lock", "server-away"} & {problem.code for problem in after.problems}
+        assert "single" in [warning.code for warning in after.warnings]
+
+
 async def test_a_founder_whose_old_settings_may_still_found_is_refused(tmp_path: Path) -> None:
     async with servers_room(tmp_path) as room:
         room.confirm(S1, 0)
