@@ -228,6 +228,8 @@ class Controller:
                     next_poll = min(next_poll, now + interval)
                 except FleetError as error:
                     log.error("the controller could not do its round: %s", error)
+                except Exception:  # a mistake of ours here must not end the server
+                    log.exception("the controller could not do its round")
                 await asyncio.sleep(TICK_S)
         finally:
             self._flush_last()
