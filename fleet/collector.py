@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 from typing import Final
 
-THRESHOLDS: Final = (20_000, 50, 100)
+THRESHOLDS: Final = (5_000, 10, 10)
 """Some MiB of cycles may wait at most."""
 
 
