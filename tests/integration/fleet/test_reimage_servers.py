@@ -17,6 +17,7 @@ from reimage_room import Room, open_room
 from fleet.etcd.errors import EtcdError
 from fleet.lifecycle import State
 from fleet.refusal import RefusedError
+from fleet.reimage import progress
 from fleet.reimage.kinds import Outcome
 from fleet.reimage.problems import Problem
 from fleet.reimage.seams import Done, Findings, NotYet, Situation
@@ -115,6 +116,8 @@ async def test_a_removal_that_does_not_end_never_leads_back(room: Room) -> None:
     steps_of(room).removed[:] = [EtcdError("etcd has no leader", "Bring servers back.")]
     room.controller.reimages.request("s2", by="ana")
     await room.rounds(State.MEMBER_REMOVED, node=S2)
+    with room.fleet.store.write() as tx:  # as the real step does before k3s or etcd is asked
+        tx.note_reimage(room.order(S2), **{progress.ASKED: room.fleet.clock()})
     for _ in range(24):
         await room.controller.reimages.drive()
         room.fleet.clock.advance(61.0)
