@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from fleet.etcd.call import Connection, Endpoint, tls_context
@@ -61,7 +61,7 @@ class EtcdClient:
             leader_id=leader,
             members=members,
             is_quorate=is_quorate,
-            strangers=strangers,
+            strangers=tuple(dict.fromkeys((*strangers, *_strangers(listed.members, statuses, cluster_id)))),
         )
 
     async def move_leader(self, away_from: int) -> int:
@@ -280,6 +280,16 @@ def _agreed_leader(
         return None
     leader, count = votes.most_common(1)[0]
     return leader if count >= quorum_of(voters) else None
+
+
+def _strangers(
+    members: Iterable[RawMember], statuses: Mapping[int, StatusResponse | EtcdError], cluster_id: int
+) -> Iterator[str]:
+    """Members' addresses where another cluster's etcd answered: its list may have come too late to count."""
+    for member in members:
+        said = statuses[member.id]
+        if isinstance(said, StatusResponse) and said.header.cluster_id != cluster_id:
+            yield str(Endpoint.parse(member.client_urls[0]))
 
 
 def _problem(member: RawMember, said: StatusResponse | EtcdError, cluster_id: int, leader: int | None) -> str:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import multiprocessing
 import socket
+import subprocess
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from typing import Final
 
 from pxe.boot.clients import ClientBook, Learn
@@ -23,9 +22,10 @@ from pxe.boot.table import BootTable
 from pxe.errors import PxeError
 from pxe.events import BoardEvent
 from pxe.net.ports import widen_receive_buffer
+from pxe.tftp.process import start_worker
 from pxe.tftp.reports import TftpCounters
 from pxe.tftp.settings import WorkerSettings
-from pxe.tftp.worker import Order, run_worker
+from pxe.tftp.worker import Order
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class _Worker:
     """One worker process, or the place for one."""
 
     sock: socket.socket
-    process: SpawnProcess | None = None
+    process: subprocess.Popen[bytes] | None = None
     connection: Connection | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     ends: deque[float] = field(default_factory=deque)  # when it ended by itself, monotonic seconds
@@ -162,24 +162,15 @@ class TftpService:
             self._send(worker, self._table)  # an update may have come while it started
 
     async def _start(self, worker: _Worker) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        ours, theirs = spawn.Pipe()
-        process = spawn.Process(
-            target=run_worker,
-            args=(worker.sock, theirs, self._settings, self._table),
-            name="bramble-tftp",
-            daemon=True,
-        )
-        worker.process, worker.connection, worker.ended = process, ours, asyncio.Event()
-        await asyncio.to_thread(process.start)
-        theirs.close()
         try:
+            process, ours = await asyncio.to_thread(start_worker, worker.sock, self._settings, self._table)
+            worker.process, worker.connection, worker.ended = process, ours, asyncio.Event()
             if not await asyncio.to_thread(ours.poll, START_TIMEOUT_S):
                 raise EOFError
             ours.recv()
         except (EOFError, OSError) as error:
             raise PxeError(
-                f"the TFTP worker process {process.pid} did not start",
+                "the TFTP worker process did not start",
                 "Its own error message stands above; without one, the machine is too busy.",
             ) from error
 
@@ -208,15 +199,8 @@ class TftpService:
             worker.before.add(worker.counters)
             worker.counters = TftpCounters()
             worker.before.active = worker.before.waiting = 0
-            if process is not None and process.pid is not None:
-                process.join(self._settings.grace_s + EXIT_TIMEOUT_S)
-                if process.is_alive():
-                    process.terminate()
-                    process.join(EXIT_TIMEOUT_S)
-                if process.is_alive():
-                    process.kill()
-                    process.join(EXIT_TIMEOUT_S)
-                process.close()
+            if process is not None:
+                _end(process, self._settings.grace_s)
             if connection is not None:
                 connection.close()
 
@@ -232,3 +216,16 @@ class TftpService:
         except (EOFError, OSError):
             asyncio.get_running_loop().remove_reader(connection.fileno())
             worker.ended.set()
+
+
+def _end(process: subprocess.Popen[bytes], grace_s: float) -> None:
+    """Wait for a worker that was told to stop, and insist if it does not."""
+    for insist in (process.terminate, process.kill):
+        try:
+            process.wait(grace_s + EXIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            grace_s = 0.0
+            insist()
+        else:
+            return
+    process.wait()

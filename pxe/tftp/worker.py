@@ -17,12 +17,10 @@ from __future__ import annotations
 
 import heapq
 import logging
-import os
 import select
-import signal
 import socket
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import IPv4Address
 from multiprocessing.connection import Connection
@@ -34,7 +32,6 @@ from pxe.boot.decision import Install
 from pxe.boot.routes import Route, is_still_so, locate, route
 from pxe.boot.table import BootTable
 from pxe.events import BoardEvent
-from pxe.net.descriptors import raise_descriptor_limit
 from pxe.net.ports import connect_udp, from_address, path_mtu, received_for
 from pxe.net.sparse_log import SparseLog
 from pxe.tftp.frames import FrameStore
@@ -57,9 +54,6 @@ FEW: Final = 16  # transfers; with more, packets come often enough, and "not fou
 ANCILLARY_BYTES: Final = 64
 PACKET_BYTES: Final = 2048  # more than any packet that a client may send
 COUNT_EVERY_S: Final = 1.0
-PRIORITY: Final = -10  # nice value
-OWN_DESCRIPTORS: Final = 64  # of the worker itself, and for contents of several files
-DESCRIPTORS_PER_TRANSFER: Final = 2  # a socket and a file
 
 Order: TypeAlias = BootTable | Learn | None
 """What the parent sends down: a new snapshot, an address binding, or None to stop."""
@@ -454,14 +448,3 @@ class TftpWorker:
         self._epoll.close()
         self._sock.close()
         self._orders.close()
-
-
-def run_worker(sock: socket.socket, orders: Connection, settings: WorkerSettings, table: BootTable) -> None:
-    """Main function of the worker process."""
-    # ^C goes to the whole foreground group; the parent stops its workers itself, after their grace period.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with suppress(OSError):  # takes a right; "not found" should not wait for other work
-        os.setpriority(os.PRIO_PROCESS, 0, min(PRIORITY, os.getpriority(os.PRIO_PROCESS, 0)))
-    most = (raise_descriptor_limit() - OWN_DESCRIPTORS) // DESCRIPTORS_PER_TRANSFER
-    bounded = replace(settings, max_transfers=max(min(settings.max_transfers, most), 1))
-    TftpWorker(sock, orders, bounded, table).run()

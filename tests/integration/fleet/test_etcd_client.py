@@ -15,7 +15,7 @@ from k3s_sim_processes import wait_until
 from real_etcd import RealEtcd, real_etcd
 
 from fleet.etcd import snapshot
-from fleet.etcd.client import EtcdClient
+from fleet.etcd.client import GRACE_S, EtcdClient
 from fleet.etcd.errors import BadSnapshotError, EtcdError, NotThisClusterError
 from fleet.etcd.snapshot import check_file, save_snapshot
 from fleet.etcd.view import EtcdView
@@ -143,7 +143,11 @@ def test_a_learner_that_never_started_is_known_by_its_address_and_can_be_removed
     ask(client.remove_member(learner.id, view.cluster_id))
 
 
-def test_another_cluster_at_a_servers_address_is_told_and_never_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("grace_s", [0.0, GRACE_S], ids=["its list came too late", "its list came"])
+def test_another_cluster_at_a_servers_address_is_told_and_never_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grace_s: float
+) -> None:
+    monkeypatch.setattr("fleet.etcd.client.GRACE_S", grace_s)
     with real_etcd(tmp_path / "etcd", 3) as etcd:
         etcd.kill("s3")
         stranger = dataclasses.replace(etcd, directory=tmp_path / "stranger", running={})

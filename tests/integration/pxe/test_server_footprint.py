@@ -28,6 +28,6 @@ def test_the_server_does_not_load_what_reads_documents() -> None:
 
 
 def test_a_tftp_worker_loads_no_package_but_its_own() -> None:
-    loaded = loaded_by("pxe.tftp.worker")
+    loaded = loaded_by("pxe.tftp.process")
     assert {"pxe", "fleet"} <= loaded
     assert not loaded & {"aiohttp", "asyncio", "click", "pydantic", "yaml"}

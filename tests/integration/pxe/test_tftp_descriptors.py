@@ -34,7 +34,8 @@ from pxe.boot.table import BootTable, BootTree
 from pxe.net.ports import bind_udp
 from pxe.tftp.session import SessionLimits
 from pxe.tftp.settings import WorkerSettings
-from pxe.tftp.worker import TftpWorker, run_worker
+from pxe.tftp.process import run_worker
+from pxe.tftp.worker import TftpWorker
 
 tree = Path(sys.argv[1])
 boot_tree = BootTree(tree, {"memory": b"memory"}, {"joined": (tree / "file", tree / "file")})

@@ -318,7 +318,7 @@ def worker_pids(parent: int | None = None) -> list[int]:
     pids = []
     for task in Path(f"/proc/{parent or os.getpid()}/task").iterdir():
         pids += [int(pid) for pid in (task / "children").read_text(encoding="ascii").split()]
-    return [pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in pids if b"pxe.tftp.process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def is_running(pid: int) -> bool:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 SOAK_S = float(os.environ.get("SOAK_S", "8"))
 WARM_UP = 0.4  # of the time: caches and pools have to fill before growth means anything
 GROWTH_BYTES = 6 << 20
-IDLE_DESCRIPTORS = 40  # of both workers and multiprocessing's helper
+IDLE_DESCRIPTORS = 40  # of both workers
 PREFIX = "91cdf03d"
 KERNEL = os.urandom(300_000)
 

@@ -51,7 +51,7 @@ def worker_pids() -> list[int]:
     pids = []
     for task in Path(f"/proc/{os.getpid()}/task").iterdir():
         pids += [int(pid) for pid in (task / "children").read_text(encoding="ascii").split()]
-    return [pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in pids if b"pxe.tftp.process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 async def until(condition: Callable[[], bool]) -> None:
