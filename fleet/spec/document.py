@@ -15,7 +15,7 @@ import yaml
 Key = tuple[str | int, ...]
 """A place in the document: `("nodes", 3, "mac")`."""
 
-MAX_DOCUMENT_BYTES: Final = 1 << 20
+MAX_DOCUMENT_BYTES: Final = 2 << 20
 """A thousand nodes with all their keys take about a quarter of this."""
 _MAX_VALUES: Final = 200_000
 """Bounds what aliases of aliases can unfold to."""
