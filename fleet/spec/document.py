@@ -16,7 +16,7 @@ Key = tuple[str | int, ...]
 """A place in the document: `("nodes", 3, "mac")`."""
 
 MAX_DOCUMENT_BYTES: Final = 2 << 20
-"""A thousand nodes with all their keys take about a quarter of this."""
+"""A thousand nodes with all their keys take about an eighth of this."""
 _MAX_VALUES: Final = 200_000
 """Bounds what aliases of aliases can unfold to."""
 _TYPED_SUBTREES: Final = {("cluster", "k3s", "config"), ("cluster", "k3s", "registries")}
