@@ -188,7 +188,8 @@ class TftpSection(Section):
         "NAT, or a server behind a load balancer, where other ports do not get through.",
     )
     workers: Annotated[int, Field(ge=1, le=16)] | None = Field(
-        default=None, description="Processes that share the port; two from 17 boards on."
+        default=None,
+        description="Processes that share the port; two from 17 boards on where there are four processors.",
     )
 
 
