@@ -69,7 +69,8 @@ def put_on_record(request: web.Request, who: str, operation: str, detail: dict[s
             request_id=request[REQUEST_ID],
             detail={**detail, "by": "dashboard"},
         )
-    log.info("dashboard action", extra={"who": who, "what": operation, **detail})
+    fields = {"who": who, "what": operation, "node": detail.get("name"), "request": request[REQUEST_ID]}
+    log.info("dashboard action", extra=fields)
 
 
 async def _ask(request: web.Request, action: Action, call: Call, problem: str = "") -> web.Response:
