@@ -123,6 +123,12 @@ RULES = (
         "The control server makes a new one; if it is rejected too, compare the cluster with its records.",
     ),
     _rule(
+        "token_rejected",
+        r"--token is required|K3S_TOKEN is required to join a cluster",
+        "k3s has no token, and no certificate with which it could do without",
+        "The control server gives it a new one, and it joins again by itself.",
+    ),
+    _rule(
         "version_skew",
         r"server version is lower than determined cluster version|cluster cannot be downgraded",
         "this node's k3s is older than the cluster",

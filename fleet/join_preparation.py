@@ -34,6 +34,7 @@ from fleet.joining import HAS_JOINED, JoinDesk
 from fleet.k3s_versions import K3sVersion
 from fleet.kube import KubeApi, KubeError, KubeNode
 from fleet.kube_door import KubeDoor
+from fleet.kube_objects import ETCD_ROLE
 from fleet.quorum import Member, removal_problem
 from fleet.refusal import RefusedError
 from fleet.spec.model import Role
@@ -189,9 +190,13 @@ def needs_token(node: NodeRecord, join: JoinState) -> bool:
 
 
 def members_of(listing: Mapping[str, KubeNode]) -> list[Member]:
-    """The servers as etcd's members: those of which Kubernetes says whether they vote."""
+    """The servers as etcd's members: those of which Kubernetes says whether they vote.
+
+    Old releases say it of nobody; every server with etcd's role votes then.
+    """
+    told = any(node.votes is not None for node in listing.values())
     return [
-        Member(name=node.name, votes=node.votes, healthy=node.ready)
+        Member(name=node.name, votes=bool(node.votes) if told else True, healthy=node.ready)
         for node in listing.values()
-        if node.votes is not None
+        if (node.votes is not None if told else ETCD_ROLE in node.labels)
     ]

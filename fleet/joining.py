@@ -216,6 +216,7 @@ class JoinDesk:
             address=address,
             node_password=node.node_password,
             generation=node.generation,
+            version=self._installed_k3s(node),
             bootstrap=self.token_of(node, join),
         )
         if REMOVED_MEMBER in join.answered and node.role is Role.SERVER:
@@ -301,7 +302,11 @@ class JoinDesk:
     def _kept(self, node: NodeRecord, server: str | None) -> tuple[NodeFile, ...]:
         spec = self._installed_spec(node)
         return kept_files(
-            self._ground.spec, spec, server, address=str(spec.address) if spec.address else None
+            self._ground.spec,
+            spec,
+            server,
+            address=str(spec.address) if spec.address else None,
+            version=self._installed_k3s(node),
         )
 
     def _digest(self, node: NodeRecord, server: str | None) -> str:
@@ -310,6 +315,11 @@ class JoinDesk:
     def _installed_spec(self, node: NodeRecord) -> NodeSpec:
         """As declared, in the role that it was installed in."""
         return dataclasses.replace(self._ground.require_spec(node.name), role=node.role)
+
+    def _installed_k3s(self, node: NodeRecord) -> K3sVersion | None:
+        """The k3s that runs there: after an upgrade was declared it is the older one for a while."""
+        told = K3sVersion.find(str((node.status or {}).get("k3s_version") or ""))
+        return told or K3sVersion.find(self._ground.spec.k3s.version)
 
     def _servers(self, records: Iterable[NodeRecord]) -> tuple[ServerSeen, ...]:
         """The declared servers; one that is degraded counts as up while none is Ready."""

@@ -17,6 +17,7 @@ from agent.protocol import JoinMaterial, NodeFile
 from fleet.join_secrets import BootstrapToken
 from fleet.k3s import K3sMaterial
 from fleet.k3s_manifests import DIRECTORY, manifest, render_access
+from fleet.k3s_versions import Feature, K3sVersion, has
 from fleet.kube_vip import FILE_NAME, kube_vip_objects
 from fleet.recovery_state import Recovery
 from fleet.secret import Secret
@@ -65,6 +66,7 @@ def render_join_material(
     address: str | None,
     node_password: Secret,
     generation: int,
+    version: K3sVersion | None,
     bootstrap: BootstrapToken | None = None,
 ) -> JoinMaterial:
     """Files and unit for one node.
@@ -72,6 +74,7 @@ def render_join_material(
     Args:
         address: The node's own IPv4 address where known; becomes `node-ip`, so that k3s does not choose among
             interfaces.
+        version: The k3s of the node's image.
         bootstrap: What an agent joins with in place of the cluster's agent token, where k3s knows such
             tokens.
     """
@@ -81,7 +84,8 @@ def render_join_material(
     else:
         token = material.pinned(bootstrap.text) if bootstrap else material.agent_token
     before = drop_in(spec, node, way, address=address, with_token=True)
-    after = drop_in(spec, node, way, address=address, with_token=False)
+    keeps = keeps_token(node.role, version)
+    after = drop_in(spec, node, way, address=address, with_token=keeps)
     files = [
         _file(NODE_PASSWORD_FILE, node_password.reveal() + "\n"),
         _file(TOKEN_FILE, token.reveal() + "\n"),
@@ -104,15 +108,28 @@ def render_join_material(
         # k3s fails to start when `token-file` names a missing file: the drop-in loses the key before the file
         # goes.
         files_after_ready=(_file(DROP_IN, render_yaml(after)),),
-        remove_after_ready=(TOKEN_FILE,),
+        remove_after_ready=() if keeps else (TOKEN_FILE,),
     )
 
 
+def keeps_token(role: Role, version: K3sVersion | None) -> bool:
+    """Whether a node that has joined still needs its token at every start: an agent of an old release.
+
+    Servers never do: they read their own copy.
+    """
+    return role is Role.AGENT and not has(version, Feature.TOKENLESS_AGENTS)
+
+
 def kept_files(
-    spec: ClusterSpec, node: NodeSpec, server: str | None, *, address: str | None
+    spec: ClusterSpec,
+    node: NodeSpec,
+    server: str | None,
+    *,
+    address: str | None,
+    version: K3sVersion | None,
 ) -> tuple[NodeFile, ...]:
     """What a node that has joined keeps: its settings, and a server the objects that it brings along."""
-    settings = kept_settings(spec, node, server, address=address)
+    settings = kept_settings(spec, node, server, address=address, version=version)
     return (settings, *server_manifests(spec)) if node.role is Role.SERVER else (settings,)
 
 
@@ -122,11 +139,19 @@ def server_manifests(spec: ClusterSpec) -> tuple[NodeFile, ...]:
     return (render_access(), manifest(f"{DIRECTORY}/{FILE_NAME}", vip)) if vip else (render_access(),)
 
 
-def kept_settings(spec: ClusterSpec, node: NodeSpec, server: str | None, *, address: str | None) -> NodeFile:
-    """The drop-in of a node that has joined: no token, no `cluster-init`, and the server that it finds
-    again."""
+def kept_settings(
+    spec: ClusterSpec,
+    node: NodeSpec,
+    server: str | None,
+    *,
+    address: str | None,
+    version: K3sVersion | None,
+) -> NodeFile:
+    """The drop-in of a node that has joined: no token where it can do without, no `cluster-init`, and the
+    server that it finds again."""
     way = JoinServer(server) if server else InitialiseCluster()
-    return _file(DROP_IN, render_yaml(drop_in(spec, node, way, address=address, with_token=False)))
+    keeps = keeps_token(node.role, version)
+    return _file(DROP_IN, render_yaml(drop_in(spec, node, way, address=address, with_token=keeps)))
 
 
 def settings_digest(files: Iterable[NodeFile]) -> str:

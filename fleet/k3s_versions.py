@@ -6,7 +6,7 @@ Nothing elsewhere asks for a version: it asks for a feature.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Self
@@ -40,6 +40,8 @@ class Feature(StrEnum):
     """Agents join with a token that is a secret of the cluster and ends by itself."""
     TYPED_NODE_PASSWORDS = "typed-node-passwords"
     """Node password secrets have a type of their own; before they were Opaque."""
+    TOKENLESS_AGENTS = "tokenless-agents"
+    """An agent that joined once starts again without a token; before it refused to start."""
     POLICY_V1 = "policy-v1"
     """Evictions are of `policy/v1`; before of `policy/v1beta1`."""
 
@@ -47,6 +49,8 @@ class Feature(StrEnum):
 _SINCE: Final[Mapping[Feature, tuple[tuple[int, int, int], ...]]] = {
     # k3s pull request 6663 and its backports.
     Feature.BOOTSTRAP_TOKENS: ((1, 23, 17), (1, 24, 11), (1, 25, 7), (1, 26, 2)),
+    # The same pull request: an existing kubelet certificate is enough. v1.21.3 was seen to refuse.
+    Feature.TOKENLESS_AGENTS: ((1, 23, 17), (1, 24, 11), (1, 25, 7), (1, 26, 2)),
     # k3s issues 13072 and 13088 and their backports (November 2025). A secret of the other type is accepted
     # all the same: the type decides which of them k3s's own sweeper looks after.
     Feature.TYPED_NODE_PASSWORDS: ((1, 31, 14), (1, 32, 10), (1, 33, 6), (1, 34, 2)),
@@ -58,9 +62,11 @@ _SINCE: Final[Mapping[Feature, tuple[tuple[int, int, int], ...]]] = {
 
 def has(version: K3sVersion | None, feature: Feature) -> bool:
     """Whether a release has a feature. An unknown release is taken for one that has none."""
-    if version is None:
-        return False
-    first = _SINCE[feature]
+    return version is not None and is_since(version, _SINCE[feature])
+
+
+def is_since(version: K3sVersion, first: Sequence[tuple[int, int, int]]) -> bool:
+    """Whether a release has what came with these: the first patch release of each minor release, in order."""
     for major, minor, patch in first:
         if (version.major, version.minor) == (major, minor):
             return version.patch >= patch

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 VOTER_CONDITION: Final = "EtcdIsVoter"
-"""Set by k3s on servers with embedded etcd: the member has a vote, and is no learner any more."""
+"""Set by k3s on servers with embedded etcd: the member has a vote, and is no learner any more. Since
+v1.25.16, v1.26.11, v1.27.8 and v1.28.4 (k3s pull request 8724 and its backports)."""
+ETCD_ROLE: Final = "node-role.kubernetes.io/etcd"
+"""Label of servers with a member of the embedded etcd, in all releases."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from fleet.join_state import JoinState
 from fleet.joining import FOUNDED, FOUNDER, HAS_JOINED
 from fleet.k3s_versions import K3sVersion
 from fleet.kube_door import KubeDoor
+from fleet.kube_objects import ETCD_ROLE
 from fleet.lifecycle import Happening, State, allows
 from fleet.recovery_state import LAST, Phase, Recovery
 from fleet.refusal import RefusedError
@@ -48,7 +49,6 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 5.0
 PIECE_BYTES: Final = 1 << 20
-_ETCD_ROLE: Final = "node-role.kubernetes.io/etcd"
 _OVER: Final = frozenset({*HAS_JOINED, State.DECOMMISSIONED})
 """States of servers that nothing is left to do for: all of them were blank when the recovery began."""
 _SWITCH_OFF: Final = "switch it off, or start it from the network, where it is installed anew"
@@ -306,7 +306,7 @@ class RecoveryDesk:
                 gone = {REMOVE_ANNOTATION: None, REMOVED_ANNOTATION: None}
                 await api.patch_node(founder.name, {"metadata": {"annotations": gone}})
             for name, node in listing.items():
-                was_server = name in recovery.stale or _ETCD_ROLE in node.labels
+                was_server = name in recovery.stale or ETCD_ROLE in node.labels
                 if was_server and name != recovery.founder and name not in joined and not node.leaving:
                     await api.delete_node(name, node.uid)
                     log.info("a Node object of the lost cluster is deleted", extra={"node": name})

@@ -1,4 +1,5 @@
 """Hosts on one cable: network namespaces on a bridge, joined by addresses, that can be cut from each other.
+Each has a host name of its own: old releases of k3s name their etcd member after it.
 
 Needs no root: without it the namespaces are inside a user namespace. The test itself stays where it is;
 `dial` hands it a connection that begins inside the fabric.
@@ -62,7 +63,8 @@ class Fabric:
 
     def add(self, name: str, address: str) -> None:
         """Plug a host in."""
-        argv = [*self.inside(None), "unshare", "--net", "cat"]
+        naming = ["sh", "-c", 'hostname "$0" && exec cat', name]
+        argv = [*self.inside(None), "unshare", "--net", "--uts", *naming]
         host = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._hosts[name] = host
         assert host.stdin is not None
@@ -88,7 +90,8 @@ class Fabric:
         """What to put before a command that is to run on a host (None: in the holder's namespace)."""
         pid = self._holder.pid if name is None else self._hosts[name].pid
         user = [f"--user=/proc/{self._holder.pid}/ns/user", "--preserve-credentials"]
-        return ["nsenter", *(user if os.geteuid() else ()), f"--net=/proc/{pid}/ns/net"]
+        own = [] if name is None else [f"--uts=/proc/{pid}/ns/uts"]
+        return ["nsenter", *(user if os.geteuid() else ()), *own, f"--net=/proc/{pid}/ns/net"]
 
     def split(self, names: Sequence[str]) -> None:
         """Move hosts to the other side: they reach each other and nobody else."""

@@ -1,34 +1,54 @@
-"""k3s servers, real or simulated, each on a host of its own in a private network, with our own key material.
+"""k3s nodes, real or simulated, each on a host of its own in a private network, with our own key material.
 
-Servers run without an agent: what is held here is what joining nodes and the control server meet.
+They start from the files that Bramble hands to nodes, at the paths that those name. Servers run without the
+agent inside them, and agents without containers: what is held here is what joining nodes and the control
+server meet.
 """
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Any, TypeVar
 
 from fabric import PREFIX, Fabric, laid
+from fabric_loop import run_inside
+from fakes_fleet import cluster_spec, node_spec
 from k3s_release import Release
-from k3s_sim_etcd import etcd_directory
 from k3s_sim_processes import Admin, wait_until
+from own_etc import with_own_etc
 
+from agent.k3s import JOURNAL_LINES, classify
+from agent.protocol import JoinMaterial, NodeFile
+from fleet.etcd.client import EtcdClient
+from fleet.etcd.errors import EtcdError
+from fleet.etcd.view import EtcdView
+from fleet.join_secrets import BootstrapToken
 from fleet.k3s import ClientIdentity, K3sMaterial, open_k3s
-from fleet.k3s_manifests import render_access
+from fleet.k3s_config import InitialiseCluster, Way, render_join_material
+from fleet.kube import KubeApi
+from fleet.recovery_state import RESTORE_DIRECTORY
+from fleet.secret import Secret
+from fleet.spec.model import ClusterSpec, NodeSpec, Role
 
 PORT = 6443
-ETCD_TLS = "server/tls/etcd"
+DATA = "/var/lib/rancher/k3s/"
+NO_CONTAINERS = "unix:///run/bramble-no-containers.sock"
+SERVERS, AGENTS = ("s1", "s2", "s3"), ("a1", "a2")
+Result = TypeVar("Result")
 
 
 @dataclass
 class Server:
-    """One `k3s server` process."""
+    """One process of k3s."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -39,78 +59,156 @@ class Server:
     def log(self) -> str:
         return self.log_file.read_text("utf-8", "replace")
 
+    @property
+    def cause(self) -> str:
+        """What the agent on the node would report of its log; "" while it knows no cause."""
+        problem = classify(self.log.splitlines()[-JOURNAL_LINES:])
+        return problem.code if problem else ""
+
     def wait_for_log(self, text: str, deadline_s: float) -> None:
+        self.wait_for(lambda: text in self.log, f"{text!r} in the log", deadline_s)
+
+    def wait_for_cause(self, code: str, deadline_s: float) -> None:
+        """Until the log tells this class of failure, as the agent on the node reads it."""
+        self.wait_for(lambda: self.cause == code, f"the cause {code}", deadline_s)
+
+    def wait_for(self, condition: Callable[[], object], what: str, deadline_s: float) -> None:
         try:
-            wait_until(lambda: text in self.log, f"{text!r} in the log", deadline_s)
+            wait_until(condition, what, deadline_s)
         except AssertionError as error:
-            raise AssertionError(f"{error}; it ends with\n{self.log[-4000:]}") from None
+            raise AssertionError(f"{error}; its log ends with\n{self.log[-4000:]}") from None
 
     def stop(self) -> None:
         self.process.terminate()
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            self.kill()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def address_of(name: str) -> str:
+    """s1 is 10.99.0.1, a1 is 10.99.0.101."""
+    return f"{PREFIX}.{int(name[1:]) + (100 if name.startswith('a') else 0)}"
+
+
+def spec_of(release: Release) -> ClusterSpec:
+    """A cluster of three servers and two agents that run this release."""
+
+    def node(name: str) -> NodeSpec:
+        role = Role.AGENT if name in AGENTS else Role.SERVER
+        address = IPv4Address(address_of(name))
+        return dataclasses.replace(node_spec(name, int(address) % 256, role=role), address=address)
+
+    spec = cluster_spec(*map(node, (*SERVERS, *AGENTS)))
+    k3s = dataclasses.replace(spec.k3s, version=str(release.version), config={})
+    network = dataclasses.replace(spec.network, subnet=IPv4Network(f"{PREFIX}.0/24"))
+    return dataclasses.replace(spec, k3s=k3s, network=network)
 
 
 @dataclass
 class Hosts:
-    """Servers s1, s2, … at 10.99.0.1, 10.99.0.2, …"""
+    """Servers s1, s2, … and agents a1, a2, …"""
 
     release: Release
     directory: Path
     fabric: Fabric
     keys: K3sMaterial
+    spec: ClusterSpec
     servers: dict[str, Server] = field(default_factory=dict)
+    """By name: the last process of each."""
 
     def address(self, name: str) -> str:
-        return f"{PREFIX}.{int(name.lstrip('s'))}"
+        return address_of(name)
 
     def url(self, name: str) -> str:
-        return f"https://{self.address(name)}:{PORT}"
+        return f"https://{address_of(name)}:{PORT}"
 
     def data(self, name: str) -> Path:
         return self.directory / name
 
-    def put_authorities(self, name: str) -> None:
-        """The cluster's CAs, and our role in it, where k3s looks for them before its first start."""
-        access = render_access()
-        files = {path: content.reveal() for path, content in self.keys.tls_files().items()}
-        for path, text in {**files, access.path: access.content}.items():
-            file = self.data(name) / path.removeprefix("/var/lib/rancher/k3s/")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text)
+    def password(self, name: str) -> Secret:
+        """The node's password, as the control server would have made it."""
+        return Secret(f"password of {name}")
+
+    def material(self, name: str, way: Way, bootstrap: BootstrapToken | None = None) -> JoinMaterial:
+        """What the control server hands to this node."""
+        node = self.spec.find_node(name)
+        assert node is not None
+        return render_join_material(
+            self.spec,
+            node,
+            self.keys,
+            way,
+            address=address_of(name),
+            node_password=self.password(name),
+            generation=1,
+            version=self.release.version,
+            bootstrap=bootstrap,
+        )
+
+    def lay(self, name: str, files: Iterable[NodeFile]) -> None:
+        """Put files where the node's k3s finds them; what is below its data directory is there already."""
+        for file in files:
+            path = self.place(name, file.path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            kept = str(self.place(name, RESTORE_DIRECTORY))
+            path.write_text(file.content.replace(RESTORE_DIRECTORY, kept))
+            path.chmod(int(file.mode, 8))
+
+    def finish(self, name: str, material: JoinMaterial) -> None:
+        """What the agent does when k3s runs: the later files, then the token goes."""
+        self.lay(name, material.files_after_ready)
+        for path in material.remove_after_ready:
+            self.place(name, path).unlink()
+
+    def place(self, name: str, path: str) -> Path:
+        """Where a path of the node is on this machine."""
+        if path.startswith(DATA):
+            return self.data(name) / path.removeprefix(DATA)
+        return self.directory / f"{name}-root" / path.lstrip("/")
 
     def start(self, name: str, *argv: str) -> Server:
-        """Start a server, which may have run before."""
+        """Start a server from flags alone, which may have run before."""
+        common = ("--node-name", name, "--node-ip", address_of(name))
+        return self._run(name, ["server", "--disable-agent", *self._places(name), *common, *argv])
+
+    def start_node(self, name: str) -> Server:
+        """Start a node's k3s from what was laid, and nothing else."""
+        if name in AGENTS:
+            data = ("--data-dir", str(self.data(name)))
+            return self._run(name, ["agent", *data, "--container-runtime-endpoint", NO_CONTAINERS])
+        return self._run(name, ["server", "--disable-agent", *self._places(name)])
+
+    def _places(self, name: str) -> tuple[str, ...]:
+        kubeconfig = str(self.directory / f"{name}.kubeconfig")
+        return ("--data-dir", str(self.data(name)), "--write-kubeconfig", kubeconfig)
+
+    def _run(self, name: str, command: list[str]) -> Server:
         if not self.fabric.has(name):
-            self.fabric.add(name, self.address(name))
-        common = ("--data-dir", str(self.data(name)), "--node-name", name, "--node-ip", self.address(name))
-        kubeconfig = ("--write-kubeconfig", str(self.directory / f"{name}.kubeconfig"))
-        full = [
-            *self.fabric.inside(name),
-            *self.release.program,
-            "server",
-            "--disable-agent",
-            *common,
-            *kubeconfig,
-        ]
+            self.fabric.add(name, address_of(name))
+        room, rancher = self.directory / f"{name}-room", self.place(name, "/etc/rancher")
+        room.mkdir(exist_ok=True)
+        rancher.mkdir(parents=True, exist_ok=True)
+        full = [*self.fabric.inside(name), *with_own_etc(room, rancher), *self.release.program, *command]
         log_file = self.directory / f"{name}-{time.monotonic_ns()}.log"
         environ = {"PATH": os.environ["PATH"], "HOME": str(self.directory), **self.release.environ}
         with log_file.open("wb") as stream:
-            process = subprocess.Popen([*full, *argv], stdout=stream, stderr=stream, env=environ)
+            process = subprocess.Popen(full, stdout=stream, stderr=stream, env=environ)
         server = Server(name, process, self.data(name), log_file)
         self.servers[name] = server
         return server
 
-    def start_first(self, name: str = "s1") -> Server:
-        """The first server, with our CAs and tokens, up to where its API is ready."""
-        self.put_authorities(name)
-        token, agent_token = self.keys.server_token.reveal(), self.keys.agent_password.reveal()
-        server = self.start(name, "--cluster-init", "--token", token, "--agent-token", agent_token)
+    def start_first(self, name: str = "s1") -> JoinMaterial:
+        """The first server, from its material, up to where its API is ready."""
+        material = self.material(name, InitialiseCluster())
+        self.lay(name, material.files)
+        self.start_node(name)
         self.wait_ready(name)
-        return server
+        return material
 
     def wait_ready(self, name: str) -> None:
         """Until an administrator is told that the API is ready."""
@@ -123,7 +221,7 @@ class Hosts:
             except OSError:
                 return False
 
-        wait_until(is_ready, f"{name} is ready", self.release.ready_s)
+        server.wait_for(is_ready, f"{name} is ready", self.release.ready_s)
 
     def api(self, name: str = "s1") -> Admin:
         """The API of a server, asked by an administrator."""
@@ -135,17 +233,37 @@ class Hosts:
 
     def _as(self, name: str, ours: ClientIdentity) -> Admin:
         return Admin(
-            PORT, self._ca(), ours.certificate_path, ours.key_path, self.address(name), self.fabric.dial
+            PORT, self._ca(), ours.certificate_path, ours.key_path, address_of(name), self.fabric.dial
         )
 
     def anybody(self, name: str = "s1") -> Admin:
         """The same without a certificate."""
-        return Admin(PORT, self._ca(), host=self.address(name), dial=self.fabric.dial)
+        return Admin(PORT, self._ca(), host=address_of(name), dial=self.fabric.dial)
 
     def _ca(self) -> Path:
         file = self.directory / "server-ca.crt"
         file.write_text(self.keys.server_ca_pem)
         return file
+
+    def kube(self, name: str = "s1") -> KubeApi:
+        """The control server's own client of the API, to be used inside `run`."""
+        return KubeApi(self.url(name), self.keys.client_identity(time.time()))
+
+    def etcd(self) -> EtcdClient:
+        """The control server's own client of etcd, to be used inside `run`."""
+        addresses = {name: address_of(name) for name in SERVERS}
+        return EtcdClient(addresses, self.keys.etcd_identity(time.time()))
+
+    def run(self, story: Coroutine[Any, Any, Result]) -> Result:
+        """Run a coroutine whose connections begin in the hosts' network."""
+        return run_inside(self.fabric, story)
+
+    def observe(self) -> EtcdView | None:
+        """etcd's members and how each is; None: none answers."""
+        try:
+            return self.run(self.etcd().observe())
+        except EtcdError:
+            return None
 
     def members(self, through: str = "s1") -> Mapping[str, bool]:
         """etcd's members as /db/info names them, without their random ends, and whether they vote."""
@@ -153,29 +271,11 @@ class Hosts:
         assert status == 200
         return {item["name"].rpartition("-")[0]: not item.get("isLearner") for item in value["members"]}
 
-    def etcdctl(self, through: str, *argv: str) -> subprocess.CompletedProcess[str]:
-        """Ask etcd itself, with the certificates that a server keeps for that."""
-        tls = self.data(through) / ETCD_TLS
-        pair = ("--cert", str(tls / "client.crt"), "--key", str(tls / "client.key"))
-        common = ("--endpoints", "https://127.0.0.1:2379", "--cacert", str(tls / "server-ca.crt"), *pair)
-        command = [*self.fabric.inside(through), str(etcd_directory() / "etcdctl"), *common, *argv]
-        environ = {"ETCDCTL_API": "3"}
-        return subprocess.run(command, capture_output=True, check=False, text=True, env=environ)
-
-    def remove_member(self, name: str, through: str) -> None:
-        """Take a server out of etcd, which refuses for a few seconds after a member began to vote."""
-        listed = self.etcdctl(through, "member", "list").stdout.splitlines()
-        rows = [line.split(", ") for line in listed]
-        (member,) = [row[0] for row in rows if row[2].rpartition("-")[0] == name]
-        wait_until(
-            lambda: self.etcdctl(through, "member", "remove", member).returncode == 0, f"{name} is removed"
-        )
-
     def close(self) -> None:
         for server in self.servers.values():  # at once: nobody wants their data
             server.process.kill()
         for server in self.servers.values():
-            server.stop()
+            server.kill()
 
 
 def basic(user: str, password: str) -> dict[str, str]:
@@ -187,7 +287,8 @@ def basic(user: str, password: str) -> dict[str, str]:
 def hosts_of(release: Release, directory: Path) -> Iterator[Hosts]:
     """An empty network with fresh key material."""
     with laid() as fabric:
-        hosts = Hosts(release, directory, fabric, open_k3s(directory / "keys", "attic", time.time()))
+        keys = open_k3s(directory / "keys", "attic", time.time())
+        hosts = Hosts(release, directory, fabric, keys, spec_of(release))
         try:
             yield hosts
         finally:

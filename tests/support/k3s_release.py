@@ -13,7 +13,7 @@ from typing import Final
 
 from k3s_sim_etcd import PACE, etcd_directory
 
-from fleet.k3s_versions import K3sVersion
+from fleet.k3s_versions import Feature, K3sVersion, has, is_since
 from lab.k3s_sim.release import build_release
 
 VARIABLE: Final = "K3S"
@@ -35,8 +35,18 @@ class Release:
 
     @property
     def eviction_version(self) -> str:
-        """Kubernetes 1.22 and later evict by policy/v1."""
-        return "policy/v1" if (self.version.major, self.version.minor) >= (1, 22) else "policy/v1beta1"
+        """Which kind of Eviction the API takes."""
+        return "policy/v1" if has(self.version, Feature.POLICY_V1) else "policy/v1beta1"
+
+    @property
+    def refuses_names_twice(self) -> bool:
+        """A server does not join under the name of another member. k3s pull requests 4025 and 4213."""
+        return is_since(self.version, ((1, 21, 6), (1, 22, 3)))
+
+    @property
+    def compares_settings(self) -> bool:
+        """A server does not join with settings that must agree and do not. k3s issues 4579 and 4675."""
+        return is_since(self.version, ((1, 20, 14), (1, 21, 8), (1, 22, 5)))
 
 
 def simulated_release(directory: Path) -> Release:

@@ -21,6 +21,7 @@ from agent.protocol import JoinMaterial
 from fleet.join_secrets import bootstrap_token, bootstrap_token_object, node_password_object
 from fleet.k3s import K3sMaterial, open_k3s
 from fleet.k3s_config import InitialiseCluster, JoinServer, Way, render_join_material
+from fleet.k3s_versions import K3sVersion
 from fleet.kube import KubeApi, KubeRefusedError
 from fleet.secret import Secret
 from fleet.spec.model import NodeSpec, Role
@@ -32,13 +33,15 @@ SERVER = node_spec("pi5-1", 1, role=Role.SERVER)
 SECOND = node_spec("pi5-2", 2, role=Role.SERVER)
 AGENT = node_spec("pi4-1", 3)
 SPEC = cluster_spec(SERVER, SECOND, AGENT)
+RELEASE = "v1.33.5+k3s1"
+VERSION = K3sVersion.find(RELEASE)
 DEADLINE_S = 60.0
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("release")
-    build_release(directory, "v1.33.5+k3s1")
+    build_release(directory, RELEASE)
     return directory / "k3s-arm64"
 
 
@@ -55,7 +58,9 @@ def keys(tmp_path: Path) -> K3sMaterial:
 
 def material_for(node: NodeSpec, keys: K3sMaterial, way: Way) -> JoinMaterial:
     password = Secret(f"password of {node.name}")
-    return render_join_material(SPEC, node, keys, way, address=None, node_password=password, generation=1)
+    return render_join_material(
+        SPEC, node, keys, way, address=None, node_password=password, generation=1, version=VERSION
+    )
 
 
 async def ready_nodes(port: int, keys: K3sMaterial, wanted: set[str]) -> None:
@@ -118,7 +123,15 @@ def test_agent_joins_with_its_bootstrap_token_and_lives_on_when_that_is_deleted(
     token = bootstrap_token(keys.server_token, "uuid of pi4-1", 3)
     way, password = JoinServer(f"https://127.0.0.1:{port}"), Secret("password of pi4-1")
     joining = render_join_material(
-        SPEC, AGENT, keys, way, address=None, node_password=password, generation=3, bootstrap=token
+        SPEC,
+        AGENT,
+        keys,
+        way,
+        address=None,
+        node_password=password,
+        generation=3,
+        version=VERSION,
+        bootstrap=token,
     )
     put(lab, AGENT.name, joining.files)
     rejected = lab.start(AGENT.name, "agent")

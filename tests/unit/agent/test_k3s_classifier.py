@@ -83,6 +83,8 @@ WAITING = "Waiting to retrieve agent configuration; server is not ready: "
             "snapshotter",
         ),
         ("bootstrap data already found and encrypted with different token", "token_rejected"),
+        ('level=fatal msg="Error: --token is required"', "token_rejected"),
+        ("starting kubernetes: preparing server: K3S_TOKEN is required to join a cluster", "token_rejected"),
         ("this server is a not a member of the etcd cluster. Found [a b], expect: c", "ip_changed"),
         (
             "leader failed to send out heartbeat on time; took too long, leader is overloaded likely from "

@@ -14,19 +14,23 @@ from fleet.k3s_config import (
     InitialiseCluster,
     JoinServer,
     drop_in,
+    keeps_token,
     kept_files,
+    kept_settings,
     render_yaml,
     tls_names,
     unit_of,
 )
+from fleet.k3s_versions import K3sVersion
 from fleet.kube import parse_node
-from fleet.spec.model import Role, Taint
+from fleet.spec.model import NodeSpec, Role, Taint
 
 SERVER = node_spec("pi5-1", 1, role=Role.SERVER)
 SECOND = node_spec("pi5-2", 2, role=Role.SERVER)
 AGENT = replace(node_spec("pi4-1", 3), taints=(Taint("sd", "yes", "NoSchedule"),))
 SPEC = cluster_spec(SERVER, SECOND, AGENT)
 JOIN = JoinServer("https://10.77.0.11:6443")
+OLD, NEW = K3sVersion(1, 21, 3, 1), K3sVersion(1, 33, 5, 1)
 
 
 def settings(text: str) -> Any:
@@ -99,7 +103,7 @@ def test_agents_bring_no_objects_and_servers_bring_the_same() -> None:
     kept = [
         {
             file.path.rpartition("/")[2]: file.content
-            for file in kept_files(spec, node, JOIN.url, address=None)
+            for file in kept_files(spec, node, JOIN.url, address=None, version=NEW)
         }
         for node in (SERVER, SECOND, AGENT)
     ]
@@ -109,6 +113,25 @@ def test_agents_bring_no_objects_and_servers_bring_the_same() -> None:
         ["50-bramble.yaml"],
     ]
     assert kept[0]["bramble-kube-vip.yaml"] == kept[1]["bramble-kube-vip.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("node", "version", "keeps"),
+    [
+        (AGENT, OLD, True),
+        (AGENT, None, True),
+        (AGENT, NEW, False),
+        (SERVER, OLD, False),
+        (SERVER, NEW, False),
+    ],
+    ids=["agent of v1.21", "agent of an unknown release", "agent", "server of v1.21", "server"],
+)
+def test_only_agents_that_could_not_start_without_it_keep_their_token(
+    node: NodeSpec, version: K3sVersion | None, keeps: bool
+) -> None:
+    kept = settings(kept_settings(SPEC, node, JOIN.url, address=None, version=version).content)
+    assert keeps_token(node.role, version) is ("token-file" in kept) is keeps
+    assert "cluster-init" not in kept
 
 
 @pytest.mark.parametrize(("role", "unit"), [(Role.SERVER, "k3s.service"), (Role.AGENT, "k3s-agent.service")])

@@ -96,7 +96,14 @@ def test_the_first_server_is_told_to_restore_and_not_to_found(tmp_path: Path) ->
 
     def contents(way: InitialiseCluster | RestoreCluster) -> dict[str, str]:
         material = render_join_material(
-            SPEC, SERVERS[0], keys, way, address="10.0.0.1", node_password=Secret("x"), generation=3
+            SPEC,
+            SERVERS[0],
+            keys,
+            way,
+            address="10.0.0.1",
+            node_password=Secret("x"),
+            generation=3,
+            version=None,
         )
         assert (material.restore is not None) == isinstance(way, RestoreCluster)
         return {file.path: file.content for file in material.files}

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleet.join_preparation import members_of
+from fleet.kube_objects import ETCD_ROLE, KubeNode
 from fleet.quorum import Member, quorum_of, removal_problem
 from fleet.registration import ServerSeen, choose_server
 
@@ -90,3 +92,19 @@ def test_what_stays_can_always_decide(states: list[tuple[bool, bool]], leaving: 
     staying = [one for one in members if one.votes and one.name not in names]
     if any(one.votes and one.name in names for one in members):
         assert sum(one.healthy for one in staying) >= quorum_of(len(staying)) >= 1
+
+
+def listed(name: str, *, ready: bool = True, votes: bool | None = None, etcd: bool = True) -> KubeNode:
+    labels = {ETCD_ROLE: "true"} if etcd else {}
+    return KubeNode(name, ready=ready, reason="", version="v1.21.3+k3s1", votes=votes, labels=labels)
+
+
+def test_where_nobody_says_who_votes_every_server_with_etcd_does() -> None:
+    """Releases before v1.25.16: without this, nothing would keep the last healthy member from going."""
+    nodes = [listed("s1"), listed("s2", ready=False), listed("a1", etcd=False)]
+    assert members_of({node.name: node for node in nodes}) == [member("s1"), member("s2", healthy=False)]
+
+
+def test_where_it_is_said_who_votes_the_others_are_no_members() -> None:
+    nodes = [listed("s1", votes=True), listed("s2", votes=False), listed("s3"), listed("a1", etcd=False)]
+    assert members_of({node.name: node for node in nodes}) == [member("s1"), member("s2", votes=False)]
