@@ -34,6 +34,8 @@ RESTORE_INTERVAL_S = 3.0
 
 REBOOT_REFUSED = "reboot_refused"
 """Problem code of a restart that would not reach the installer."""
+REBOOT_WITHDRAWN = "reboot_withdrawn"
+"""Problem code of a restart that the server did not want any more when it heard that it begins."""
 
 Note = Callable[[str, str, str], None]
 """(code, message, hint): say it in the next report."""
@@ -66,7 +68,8 @@ class Duties:
         self._note = note
         self._releases = Releases(place.state_directory)
         self._was_heard = False
-        self._restarts = False
+        self._prepared = 0
+        """Number of the order on which the board is ready to restart; 0: of none."""
         self.done_errand = 0
         """The last errand that was done, or is not to be done again."""
 
@@ -151,20 +154,31 @@ class Duties:
             self._note(REBOOT_REFUSED, f"order {order.number}: {exc.message}", exc.hint)
             return
         self._note("reboot_begins", f"order {order.number}: the board {prepared.text}", "")
-        self._restarts = True
+        self._prepared = order.number
 
-    def restart_if_due(self) -> None:
-        """Restart the board, where that was prepared and the server has been told.
+    def restart_if_due(self, wanted: int) -> None:
+        """Restart the board, where that was prepared, the server has been told, and still wants it.
+
+        Args:
+            wanted: Number of the order that stands, as the server answered to the report; 0: none does.
 
         Raises:
             AgentError: The service manager refuses.
         """
-        if self._restarts:
-            from agent.reboot import RESTART_WORDS
+        number, self._prepared = self._prepared, 0
+        if not number:
+            return
+        if wanted != number:
+            log.warning("order %d to restart was withdrawn, the board stays up", number)
+            text = f"order {number} was withdrawn before the board restarted; it stays up"
+            # The boot order for one start can not be taken back: its register is the firmware's.
+            hint = "Its next restart may ask the network once before it starts from its disk."
+            self._note(REBOOT_WITHDRAWN, text, hint)
+            return
+        from agent.reboot import RESTART_WORDS
 
-            self._restarts = False
-            log.warning("the board restarts into the installer, on order of the control server")
-            self._place.run(list(RESTART_WORDS))
+        log.warning("the board restarts into the installer, on order of the control server")
+        self._place.run(list(RESTART_WORDS))
 
     def do_errand(self, number: int) -> None:
         """Answer the person who waits. One that can not be answered is not begun again: they ask anew."""

@@ -215,7 +215,7 @@ class Service:
         self._newest_errand = accepted.errand
         behind |= accepted.reboot > self._store.state.reboot
         self._newest_reboot = accepted.reboot
-        self._duties.restart_if_due()
+        self._duties.restart_if_due(accepted.reboot)
         self._status(
             f"{self._config.node}: k3s {observed.k3s.value}, order {self._store.state.generation} done"
         )

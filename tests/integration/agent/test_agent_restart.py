@@ -162,3 +162,39 @@ def test_board_that_can_not_is_not_restarted_and_says_why(
     assert notes[0].message.startswith("order 5: its boot order 0xf41 does not begin with the network")
     assert "bramble eeprom apply" in notes[0].hint
     assert system.restarts == 0
+
+
+def test_order_that_is_withdrawn_when_its_beginning_is_told_restarts_nothing(
+    control: ControlServer, root: Path, tmp_path: Path
+) -> None:
+    class Withdrawn(NodeWithMailbox):
+        """The server stops wanting the board on the network while the agent prepares it."""
+
+        withdraws = True
+
+        def __call__(
+            self,
+            argv: Sequence[str],
+            *,
+            input_bytes: bytes = b"",
+            timeout_s: float = 30.0,
+            check: bool = True,
+        ) -> Completed:
+            if self.withdraws and "vcmailbox" in argv:
+                control.reboot = None
+            return super().__call__(argv, input_bytes=input_bytes, timeout_s=timeout_s, check=check)
+
+    system = Withdrawn(tmp_path / "registers.json")
+    control.reboot = RebootOrder(number=5, intent=7, boot_order="0xf62")
+
+    def told() -> list[str]:
+        return [problem.code for status in control.statuses for problem in status.problems]
+
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: "reboot_withdrawn" in told())
+        assert system.restarts == 0
+        # One that is given after it is carried out.
+        system.withdraws = False
+        control.reboot = RebootOrder(number=6, intent=8, boot_order="0xf62")
+        control.wait_for(lambda: system.restarts == 1)
+    assert told() == ["reboot_begins", "reboot_withdrawn", "reboot_begins"]
