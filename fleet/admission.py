@@ -27,6 +27,7 @@ from fleet import events
 from fleet.bindings import bind, has_other_macs, has_other_serial
 from fleet.clones import suspend_cloned
 from fleet.device_keys import Shown, standing_of, verify
+from fleet.disk_pins import pin_found
 from fleet.enrolment import (
     AgentCase,
     Decision,
@@ -258,6 +259,8 @@ class AdmissionDesk:
             self._bind(tx, node, session, decision, shown, now, intent=None)
             learned = self._learned(node, session)
             node = tx.update_node(node, **learned) if learned else node
+            if ticket is not None:
+                pin_found(tx, node, ticket.intent)  # the ticket is on that disk, and nowhere else
             verdict = self._enrol(tx, node, key, proof, decision, now, kept=kept)
         ground.on_boot_change()
         return verdict

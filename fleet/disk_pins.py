@@ -6,7 +6,9 @@ were named, or a new board in the old one's place.
 
     kv "disk.<node>": {"pinned": disk, "found": disk, "intent": n, "board": serial}
 
-`found` is what the installer of that intent looked at; it becomes `pinned` when it has written it.
+`found` is what the installer of that intent looked at; it becomes `pinned` when it has written it: when it
+says so, or, where power failed before it could, when the system on that disk, which boots only after COMMIT,
+shows its ticket.
 """
 
 from __future__ import annotations
@@ -45,10 +47,13 @@ def note_found(tx: Transaction, node: NodeRecord, intent: IntentRecord, disk: Di
     _write(tx, node.name, {**value, "found": asdict(disk), "intent": intent.number})
 
 
-def pin_found(tx: Transaction, node: NodeRecord, intent: IntentRecord) -> None:
-    """The installation is complete: from now on that disk is the node's own."""
+def pin_found(tx: Transaction, node: NodeRecord, intent: int) -> None:
+    """The installation of this intent is complete: from now on that disk is the node's own.
+
+    Nothing changes where that is known, and where another intent's installer has looked at a disk since.
+    """
     value = _read(tx, node.name)
-    if value is not None and value.get("intent") == intent.number and value.get("found") is not None:
+    if value is not None and value.get("intent") == intent and value.get("found") is not None:
         _write(tx, node.name, {**value, "pinned": value["found"], "found": None, "board": node.serial})
 
 

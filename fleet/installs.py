@@ -251,7 +251,7 @@ class InstallDesk:
             if intent.closed is not None or not allows(node.state, Happening.INSTALLED):
                 raise _ended(intent)
             tx.close_intent(intent, INSTALLED, now)
-            pin_found(tx, node, intent)
+            pin_found(tx, node, intent.number)
             entry = events.installed(complete.disk, complete.bytes_written, complete.seconds)
             # The certificate of an earlier installation dies with the disk that held its key.
             tx.move(

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from fakes_fleet import hardware_of, installer_hello, node_spec
-from fleet_story import KEY, complete, require_token, see, texts
+from fakes_fleet import AgentKey, hardware_of, installer_hello, node_spec
+from fleet_story import KEY, complete, prove_ticket, require_token, see, texts
 from reimage_room import A1, A2, S1, Room, open_room
 
 from agent.protocol import (
@@ -215,6 +215,44 @@ async def test_pin_survives_power_cuts_between_looking_and_writing(tmp_path: Pat
         assert again.plan is not None
         assert again.plan.disk.own_serial == OWN.serial
         assert "S64ANS0T2" in again.refuses(OTHER), "the approval was of the start before"
+
+
+async def test_power_cut_between_commit_and_the_report_of_it_leaves_no_disk_unknown(tmp_path: Path) -> None:
+    """The board starts from its disk, and its agent is the first to be heard."""
+    async with open_room(tmp_path, S1, A1, A2) as room:
+        room.controller.reimages.request("a1", by="anna")
+        await room.rounds(State.REBOOT_TO_INSTALLER)
+        installer = Installer(room)
+        assert installer.start() is Outcome.ADMITTED
+        installer.find(OWN)
+        assert room.state_of() is State.IMAGING
+        room.come_up(A1)
+        await room.until_closed()
+        room.controller.reimages.request("a1", by="anna")
+        await room.rounds(State.REBOOT_TO_INSTALLER)
+        again = Installer(room)
+        assert again.start() is Outcome.ADMITTED
+        assert again.plan is not None
+        assert (again.plan.disk.own_serial, again.plan.disk.own_wwn) == (OWN.serial, OWN.wwn)
+        assert "serial S64ANS0T1" in again.refuses(OTHER)
+
+
+async def test_ticket_of_an_earlier_attempt_does_not_pin_what_a_later_one_looked_at(tmp_path: Path) -> None:
+    async with open_room(tmp_path, S1, A1, A2) as room:
+        room.controller.reimages.request("a1", by="anna")
+        await room.rounds(State.REBOOT_TO_INSTALLER)
+        first, second = Installer(room), Installer(room)
+        first.start()
+        first.find(OWN)
+        earlier = room.fleet.images.tickets["a1"][-1].reveal()
+        second.start()
+        second.find(OTHER)
+        verdict = prove_ticket(room.fleet, A1, AgentKey(), earlier)
+        assert verdict.outcome is Outcome.REJECTED
+        third = Installer(room)
+        third.start()
+        assert third.plan is not None
+        assert third.plan.disk.own_serial is None
 
 
 async def test_new_board_brings_its_own_disk(tmp_path: Path) -> None:
