@@ -167,22 +167,6 @@ def run_bounded(argv: Sequence[str], *, timeout_s: float, limit_bytes: int) -> B
     return Bounded(process.returncode, bytes(outputs[0]), bytes(outputs[1]), dropped, timed_out)
 
 
-def start_filter(argv: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start a program that reads bytes on stdin and writes bytes on stdout; both ends are unbuffered pipes.
-
-    The caller owns the process: it must read stdout to its end or kill it. Messages go to the caller's
-    stderr, so that a full stderr pipe can never block the data.
-    """
-    try:
-        return subprocess.Popen(
-            list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=_environment()
-        )
-    except OSError as exc:
-        raise CommandError(
-            argv, f"could not start: {exc}", hint=f"The installer lacks '{argv[0]}'; rebuild the image."
-        ) from exc
-
-
 def _environment() -> dict[str, str]:
     """The caller's environment with messages in English: their words are matched."""
     return {**os.environ, "LC_ALL": "C.UTF-8"}

@@ -1,8 +1,9 @@
 """The installer's initramfs: the base's own, and two archives appended.
 
     initramfs8        of the base: busybox, udev, kmod and all drivers, exactly for its kernel
-    runtime           Python with the parts of its library that the agent uses, OpenSSL and zstd, out of the
-    base's root filesystem program           /init and the agent
+    runtime           Python with the parts of its library that the agent uses, OpenSSL and libzstd,
+                      out of the base's root filesystem
+    program           /init and the agent
 
 Nothing of arm64 is executed to make it: files are read out of the ext4, and the libraries that they need are
 found by reading their ELF headers. The runtime depends on the base alone and is kept in the store.
@@ -40,7 +41,7 @@ MAX_INITRAMFS_BYTES: Final = 60_000_000
 """A board loads kernel and initramfs at some 10 MB/s over TFTP and keeps them in RAM; a Pi 4 may have 1 GB.
 """
 
-RUNTIME_FORMAT: Final = 2
+RUNTIME_FORMAT: Final = 3
 """Raised when the choice of files below changes."""
 
 LEVEL: Final = 19
@@ -48,7 +49,9 @@ COPY_BYTES: Final = 2**20
 STORE_KIND: Final = "installer-runtimes"
 RUNTIME_FILE: Final = "runtime.cpio.zst"
 
-PROGRAMS: Final = ("/usr/bin/python3", "/usr/bin/zstd")
+PROGRAMS: Final = ("/usr/bin/python3",)
+LIBRARIES: Final = ("libzstd.so.1",)
+"""What the agent loads by itself (`agent.installer.zstd`), so that no program names it."""
 OPTIONAL_PROGRAMS: Final = ("/usr/bin/rpi-fw-crypto",)
 """Taken where the base has them: with the firmware's tool a board can prove its device key."""
 LIBRARY_PATH: Final = ("/usr/lib/aarch64-linux-gnu", "/usr/lib")
@@ -136,7 +139,7 @@ def build_initramfs(
 
 
 def build_runtime(base_disk: Path) -> bytes:
-    """Python and zstd out of a base's root filesystem, as a compressed cpio archive."""
+    """Python and libzstd out of a base's root filesystem, as a compressed cpio archive."""
     with open_source(base_disk) as source:
         table = read_table(source, base_disk.stat().st_size)
         root = Ext4Volume(source, table.partition(ROOT_PARTITION).offset)
@@ -151,7 +154,8 @@ def _runtime_entries(root: Ext4Volume) -> Iterator[CpioEntry]:
     """Programs, the Python library and the libraries that they need; links are kept, each path comes once."""
     seen: set[str] = set()
     optional = [path for path in OPTIONAL_PROGRAMS if root.find(path) is not None]
-    todo = deque([*PROGRAMS, *optional, *_python_files(root)])
+    libraries = [_library(root, name) for name in LIBRARIES]
+    todo = deque([*PROGRAMS, *libraries, *optional, *_python_files(root)])
     while todo:
         path = todo.popleft()
         if path in seen:

@@ -14,6 +14,8 @@ from agent.errors import AgentError
 DIRECT_ALIGNMENT = 4096
 """O_DIRECT wants offset, length and memory aligned to the logical block: 512 or 4096 bytes; 4096 fits
 both."""
+VIEWS_KEPT = 2
+"""What `read_back` gave in so many calls before the last one stays valid: it is hashed meanwhile."""
 BLKFLSBUF = 0x1261
 """Drop the buffer cache of a block device. Source: linux/fs.h"""
 
@@ -35,7 +37,7 @@ class TargetDisk:
             ) from exc
         self._is_block = stat.S_ISBLK(os.fstat(self._fd).st_mode)
         self._direct_fd = self._open_direct()
-        self._buffer = mmap.mmap(-1, DIRECT_ALIGNMENT)
+        self._buffers = [mmap.mmap(-1, DIRECT_ALIGNMENT) for _ in range(1 + VIEWS_KEPT)]
         self.size_bytes = os.lseek(self._fd, 0, os.SEEK_END)
 
     def __enter__(self) -> TargetDisk:
@@ -75,16 +77,18 @@ class TargetDisk:
             raise self._failure("flushing", 0, exc) from exc
 
     def read_back(self, offset: int, length: int) -> memoryview:
-        """The bytes as the medium has them. The view is valid until the next call.
+        """The bytes as the medium has them. The view is valid for `VIEWS_KEPT` further calls.
 
         Raises:
             AgentError: the medium does not give them back.
         """
         start = offset // DIRECT_ALIGNMENT * DIRECT_ALIGNMENT
         span = -(-(offset + length) // DIRECT_ALIGNMENT) * DIRECT_ALIGNMENT - start
-        if len(self._buffer) < span:
-            self._buffer = mmap.mmap(-1, span)
-        view = memoryview(self._buffer)[:span]
+        buffer = self._buffers.pop(0)
+        if len(buffer) < span:
+            buffer = mmap.mmap(-1, span)
+        self._buffers.append(buffer)
+        view = memoryview(buffer)[:span]
         try:
             count = self._read(view, start)
         except OSError as exc:

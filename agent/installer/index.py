@@ -18,6 +18,8 @@ from agent.errors import AgentError
 INDEX_VERSION = 1
 MAX_CHUNK_BYTES = 16 * 1024 * 1024
 """A chunk is held in memory; a larger one than any that our builder makes is refused."""
+MAX_FRAME_EXTRA_BYTES = MAX_CHUNK_BYTES // 256 + 1024
+"""A frame is hardly larger than what it holds (ZSTD_compressBound: a 256th); no memory is held for more."""
 _HINT = "The image is damaged or from another release; run 'bramble build' again."
 
 
@@ -85,7 +87,10 @@ def _parse_chunk(entry: Any, where: str) -> Chunk:
         position=_natural(entry, "position", where),
         compressed_bytes=_natural(entry, "compressed_bytes", where),
     )
-    if not 0 < chunk.length <= MAX_CHUNK_BYTES or chunk.compressed_bytes == 0:
+    if (
+        not 0 < chunk.length <= MAX_CHUNK_BYTES
+        or not 0 < chunk.compressed_bytes <= chunk.length + MAX_FRAME_EXTRA_BYTES
+    ):
         raise AgentError(f"the image index: {where} has a length out of range", _HINT)
     return chunk
 

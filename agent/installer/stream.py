@@ -1,46 +1,40 @@
 """Verified chunks of an image from a plain HTTP server, in order, whatever the network does.
 
-One GET with Range runs over neighbouring frames; a thread feeds them to one `zstd -dc`, the caller's thread
-reads, hashes and yields. Between the frames of chunks lie frames of zero runs: they are skipped in
-compressed form, so that gigabytes of zeros cost nothing. After a drop, a short body or a wrong digest the
-stream starts again at the first chunk that was not delivered, with a new connection and a new decompressor.
+One GET with Range runs over neighbouring frames; a thread receives them, others unpack and hash them
+(`agent.installer.ahead`), each frame by itself, while the caller writes. Between the frames of chunks lie
+frames of zero runs: they are skipped in compressed form, so that gigabytes of zeros cost nothing. After a
+drop, a short body or a wrong digest the stream starts again at the first chunk that was not delivered, with a
+new connection.
 
-Owns, per attempt: one connection, one process, one thread. Memory: one chunk and two pipes.
+Owns, per attempt: one connection, and the threads. Memory: the buffers of `agent.installer.ahead`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import http.client
-import mmap
-import os
 import socket
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 from urllib.parse import urlsplit
 
 from agent.backoff import Backoff
-from agent.commands import start_filter
 from agent.errors import AgentError
+from agent.installer.ahead import Buffer, ReadAhead, make_buffers
 from agent.installer.index import Chunk
+from agent.installer.zstd import DamagedFrame, unpack
 
-DECOMPRESS = ("zstd", "-dcq")
-COPY_BYTES = 256 * 1024
-PIPE_BYTES = 1024 * 1024
-F_SETPIPE_SZ = 1031
-"""Source: linux/fcntl.h; Python names it only from 3.10 on and not in every build."""
+SKIP_BYTES = 256 * 1024
 MAX_SKIP_BYTES = 1024 * 1024
 """A larger gap between two frames is worth a new request."""
 SOCKET_TIMEOUT_S = 30.0
 MAX_ATTEMPTS = 12
 """Attempts in a row that deliver nothing: about three minutes with the default backoff."""
 MAX_SMALL_BODY_BYTES = 64 * 1024 * 1024
+_DAMAGED = "The image on the server is damaged or the network changes bytes; run 'bramble build' again."
 
 
 class StreamBroken(AgentError):
@@ -48,10 +42,9 @@ class StreamBroken(AgentError):
 
 
 class ImageStream:
-    """Chunks of the image at `url`.
+    """Chunks of the image at `url`, whose frames are zstd.
 
     Args:
-        decompress: argv of a filter from concatenated zstd frames to their contents.
         on_retry: told of each failed attempt, before the wait.
     """
 
@@ -62,33 +55,27 @@ class ImageStream:
         backoff: Backoff | None = None,
         sleep: Callable[[float], None] = time.sleep,
         on_retry: Callable[[StreamBroken], None] = lambda _: None,
-        decompress: Sequence[str] = DECOMPRESS,
     ) -> None:
         self._url = url
         self._backoff = backoff or Backoff(first_s=1.0, cap_s=20.0)
         self._sleep = sleep
         self._on_retry = on_retry
-        self._decompress = tuple(decompress)
 
-    def chunks(self, chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, memoryview]]:
+    def chunks(self, chunks: Sequence[Chunk]) -> Generator[tuple[Chunk, memoryview], None, None]:
         """Yield each chunk with its bytes. The bytes may be changed in place and are valid until the next
-        step.
+        step. Closing the generator ends the connection and the threads.
 
         Raises:
             AgentError: the server does not have the image, or `MAX_ATTEMPTS` in a row delivered nothing.
         """
-        buffer = (
-            memoryview(mmap.mmap(-1, max(chunk.length for chunk in chunks))) if chunks else memoryview(b"")
-        )
+        buffers = make_buffers(chunks)
         delivered = 0
         failures = 0
         delays = self._backoff.delays()
         while delivered < len(chunks):
             try:
-                with _Attempt(self._url, chunks[delivered:], self._decompress) as attempt:
-                    for chunk in chunks[delivered:]:
-                        view = buffer[: chunk.length]
-                        attempt.read_into(view, chunk)
+                with _Attempt(self._url, chunks[delivered:], buffers) as attempt:
+                    for chunk, view in attempt.verified():
                         delivered += 1
                         if failures:
                             failures, delays = 0, self._backoff.delays()
@@ -105,112 +92,99 @@ class ImageStream:
 
 
 class _Attempt:
-    """One connection and one decompressor, from their start to their end."""
+    """One row of requests, from its start to its end."""
 
-    def __init__(self, url: str, chunks: Sequence[Chunk], decompress: Sequence[str]) -> None:
+    def __init__(self, url: str, chunks: Sequence[Chunk], buffers: Sequence[Buffer]) -> None:
         self._url = url
-        self._chunks = chunks
+        self._ends = {run[0].position: _end(run[-1]) for run in split_runs(chunks)}
+        """Where the frames of each run begin → where they end, in the file."""
         self._download: Download | None = None
-        self._failure: AgentError | None = None
+        self._position = 0
         self._stopped = threading.Event()
-        self._process: subprocess.Popen[bytes] = start_filter(decompress)
-        if self._process.stdin is None or self._process.stdout is None:
-            raise AgentError("the decompressor has no pipes", "This is a bug of the installer.")
-        self._stdin = self._process.stdin.fileno()
-        self._stdout = self._process.stdout.fileno()
-        for fd in (self._stdin, self._stdout):
-            with contextlib.suppress(OSError):  # above the user's pipe limit: the default size works too
-                fcntl.fcntl(fd, F_SETPIPE_SZ, PIPE_BYTES)
-        self._feeder = threading.Thread(target=self._feed, name="image-feeder", daemon=True)
+        self._ahead = ReadAhead(chunks, self._fetch, verify, buffers)
 
     def __enter__(self) -> _Attempt:
-        self._feeder.start()
+        self._ahead.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
-        self._process.kill()
         download = self._download
         if download is not None:
             with contextlib.suppress(OSError):
-                download.sock.shutdown(socket.SHUT_RDWR)  # wakes the feeder out of recv
-        if self._process.stdout is not None:
-            self._process.stdout.close()  # wakes a feeder that waits for a full pipe, with the killed reader
-        self._feeder.join()
-        self._process.wait()
-
-    def read_into(self, view: memoryview, chunk: Chunk) -> None:
-        """Fill `view` with the next chunk and verify it."""
-        done = 0
-        while done < len(view):
-            count = os.readv(self._stdout, [view[done:]])
-            if count == 0:
-                self._raise_end(chunk)
-            done += count
-        found = hashlib.sha256(view).hexdigest()
-        if found != chunk.sha256:
-            raise StreamBroken(
-                f"the chunk at {chunk.offset} has digest {found[:16]}…, the index says {chunk.sha256[:16]}…",
-                "The image on the server is damaged or the network changes bytes; run 'bramble build' again.",
-            )
-
-    def _raise_end(self, chunk: Chunk) -> NoReturn:
-        self._feeder.join(timeout=SOCKET_TIMEOUT_S)
-        if self._failure is not None:
-            raise self._failure
-        raise StreamBroken(
-            f"the decompressor ended before the chunk at {chunk.offset} was complete",
-            "The image on the server is damaged; run 'bramble build' again.",
-        )
-
-    def _feed(self) -> None:
-        """The feeder thread: frames of all chunks into the decompressor, then end of file."""
-        try:
-            for run in split_runs(self._chunks):
-                self._feed_run(run)
-        except AgentError as exc:
-            self._failure = exc
-        except BrokenPipeError:
-            pass  # the decompressor ended by itself: the reader sees that as a short chunk
-        except (OSError, http.client.HTTPException) as exc:
-            self._failure = StreamBroken(
-                f"{self._url}: {exc or type(exc).__name__}",
-                "Is 'bramble serve' running? The download goes on by itself.",
-            )
-        finally:
-            if self._process.stdin is not None:
-                with contextlib.suppress(OSError):
-                    self._process.stdin.close()
-            if self._download is not None:
-                self._download.close()
-
-    def _feed_run(self, run: Sequence[Chunk]) -> None:
-        position = run[0].position
-        end = run[-1].position + run[-1].compressed_bytes
+                download.sock.shutdown(socket.SHUT_RDWR)  # wakes the fetching thread out of recv
+        self._ahead.close()
         if self._download is not None:
             self._download.close()
-        self._download = open_range(self._url, position, end)
-        response = self._download.response
-        buffer = memoryview(bytearray(COPY_BYTES))
-        for chunk in run:
-            self._copy(response, buffer, chunk.position - position, forward=False)
-            self._copy(response, buffer, chunk.compressed_bytes, forward=True)
-            position = chunk.position + chunk.compressed_bytes
 
-    def _copy(
-        self, response: http.client.HTTPResponse, buffer: memoryview, count: int, *, forward: bool
-    ) -> None:
-        while count and not self._stopped.is_set():
-            got = response.readinto(buffer[: min(count, len(buffer))])
+    def verified(self) -> Iterator[tuple[Chunk, memoryview]]:
+        """The chunks in their order; none whose bytes are not those that the index names."""
+        return self._ahead.proven()
+
+    def _fetch(self, chunk: Chunk, packed: memoryview) -> None:
+        """Receive the frame of the next chunk. Runs in the fetching thread."""
+        try:
+            end = self._ends.get(chunk.position)
+            if end is not None:
+                if self._download is not None:
+                    self._download.close()
+                self._download, self._position = open_range(self._url, chunk.position, end), chunk.position
+            self._skip(chunk.position - self._position)
+            self._receive(packed)
+            self._position = _end(chunk)
+        except (OSError, http.client.HTTPException) as exc:
+            raise StreamBroken(
+                f"{self._url}: {exc or type(exc).__name__}",
+                "Is 'bramble serve' running? The download goes on by itself.",
+            ) from exc
+
+    def _skip(self, count: int) -> None:
+        scratch = memoryview(bytearray(min(count, SKIP_BYTES)))
+        while count:
+            part = scratch[: min(count, SKIP_BYTES)]
+            self._receive(part)
+            count -= len(part)
+
+    def _receive(self, view: memoryview) -> None:
+        if self._download is None:
+            raise AgentError("no request is under way", "This is a bug of the installer.")
+        done = 0
+        while done < len(view):
+            got = 0 if self._stopped.is_set() else self._download.response.readinto(view[done:])
             if not got:
                 raise StreamBroken(
-                    f"{self._url}: the server ended the answer {count} bytes early",
+                    f"{self._url}: the server ended the answer {len(view) - done} bytes early",
                     "The server was restarted or the network dropped; the download goes on by itself.",
                 )
-            count -= got
-            pending = buffer[:got] if forward else buffer[:0]
-            while pending:
-                pending = pending[os.write(self._stdin, pending) :]
+            done += got
+
+
+def verify(chunk: Chunk, packed: memoryview, content: memoryview) -> None:
+    """Unpack the frame of a chunk and prove its bytes by their digest.
+
+    Raises:
+        StreamBroken: they are not those that the index names.
+    """
+    try:
+        size = unpack(packed, content)
+    except DamagedFrame as exc:
+        raise StreamBroken(f"the chunk at {chunk.offset}: {exc.message}", exc.hint) from exc
+    if size != chunk.length:
+        raise StreamBroken(
+            f"the frame of the chunk at {chunk.offset} holds {size} bytes, the index says {chunk.length}",
+            _DAMAGED,
+        )
+    found = hashlib.sha256(content).hexdigest()
+    if found != chunk.sha256:
+        raise StreamBroken(
+            f"the chunk at {chunk.offset} has digest {found[:16]}…, the index says {chunk.sha256[:16]}…",
+            _DAMAGED,
+        )
+
+
+def _end(chunk: Chunk) -> int:
+    """Where its frame ends in the file."""
+    return chunk.position + chunk.compressed_bytes
 
 
 def split_runs(chunks: Sequence[Chunk]) -> Iterator[Sequence[Chunk]]:
@@ -218,7 +192,7 @@ def split_runs(chunks: Sequence[Chunk]) -> Iterator[Sequence[Chunk]]:
     start = 0
     for number in range(1, len(chunks)):
         before = chunks[number - 1]
-        if chunks[number].position - (before.position + before.compressed_bytes) > MAX_SKIP_BYTES:
+        if chunks[number].position - _end(before) > MAX_SKIP_BYTES:
             yield chunks[start:number]
             start = number
     if chunks:

@@ -6,12 +6,16 @@ write of COMMIT. A disk that lost power in between starts nothing; the next atte
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
 from agent.errors import AgentError
+from agent.installer.device import VIEWS_KEPT
 from agent.installer.index import Chunk, ImageIndex
 from agent.installer.kept import RECORD_OFFSET, Kept, add_entries, encode_record, rest_of
 from agent.installer.layout import (
@@ -33,7 +37,6 @@ WIPE_BYTES = MIB
 """Zeroed at both ends: MBR and primary GPT at the start, the backup GPT at the end."""
 FLUSH_EVERY_BYTES = 32 * MIB
 """Bounds the dirty pages on a board with little memory, and keeps the progress honest."""
-READ_BYTES = 4 * MIB
 MAX_ROUNDS = 3
 """Times that a range may come back wrong before the medium counts as broken."""
 
@@ -50,13 +53,15 @@ class Target(Protocol):
 
     def flush(self) -> None: ...
 
-    def read_back(self, offset: int, length: int) -> memoryview: ...
+    def read_back(self, offset: int, length: int) -> memoryview:
+        """What the medium has; valid for `VIEWS_KEPT` further calls."""
+        ...
 
 
 class ChunkSource(Protocol):
     """Verified chunks; the bytes may be changed in place and are valid until the next step."""
 
-    def __call__(self, chunks: Sequence[Chunk], /) -> Iterator[tuple[Chunk, memoryview]]: ...
+    def __call__(self, chunks: Sequence[Chunk], /) -> Generator[tuple[Chunk, memoryview], None, None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +135,12 @@ class ImageWriter:
     def write(self, on_progress: OnProgress) -> None:
         """Stream the image onto the disk, all but the held ranges."""
         done = 0
-        for chunk, data in self._source(self._index.chunks):
-            plan = self._plan or self._make_plan(chunk, data)
-            done += chunk.length
-            self._write_chunk(plan.chunks[self._numbers[chunk.offset]], data)
-            on_progress(done, self._index.mapped_bytes)
+        with contextlib.closing(self._source(self._index.chunks)) as chunks:
+            for chunk, data in chunks:
+                plan = self._plan or self._make_plan(chunk, data)
+                done += chunk.length
+                self._write_chunk(plan.chunks[self._numbers[chunk.offset]], data)
+                on_progress(done, self._index.mapped_bytes)
         if self._plan is None:
             raise AgentError("the image has no chunks", "Run 'bramble build' again.")
         for overlay in self._plan.loose:
@@ -154,8 +160,8 @@ class ImageWriter:
             total = sum(entry.span.length for entry in pending)
             done = 0
             wrong = []
-            for entry in pending:
-                if self._digest_on_disk(entry.span) != entry.sha256:
+            for entry, digest in self._read_back(pending):
+                if digest != entry.sha256:
                     wrong.append(entry)
                 done += entry.span.length
                 on_progress(done, total)
@@ -256,8 +262,9 @@ class ImageWriter:
         writes = {
             entry.origin.chunk.offset: entry.origin for entry in wrong if isinstance(entry.origin, ChunkWrite)
         }
-        for chunk, data in self._source([writes[offset].chunk for offset in sorted(writes)]):
-            self._write_chunk(writes[chunk.offset], data)
+        with contextlib.closing(self._source([writes[offset].chunk for offset in sorted(writes)])) as chunks:
+            for chunk, data in chunks:
+                self._write_chunk(writes[chunk.offset], data)
         for entry in wrong:
             if isinstance(entry.origin, Overlay):
                 self._write_loose(entry.origin)
@@ -270,11 +277,19 @@ class ImageWriter:
             or any(entry.span == other.span for other in wrong)
         ]
 
-    def _digest_on_disk(self, span: Range) -> str:
-        digest = hashlib.sha256()
-        position = span.offset
-        while position < span.end:
-            length = min(READ_BYTES, span.end - position)
-            digest.update(self._target.read_back(position, length))
-            position += length
-        return digest.hexdigest()
+    def _read_back(self, entries: Iterable[_Written]) -> Iterator[tuple[_Written, str]]:
+        """Each range with the digest of what the medium has there; one is read while others are hashed."""
+        waiting: deque[tuple[_Written, Future[str]]] = deque()
+        with ThreadPoolExecutor(VIEWS_KEPT, thread_name_prefix="disk-hasher") as hashers:
+            for entry in entries:
+                data = self._target.read_back(entry.span.offset, entry.span.length)
+                waiting.append((entry, hashers.submit(_hash, data)))
+                if len(waiting) > VIEWS_KEPT:
+                    written, digest = waiting.popleft()
+                    yield written, digest.result()
+            for written, digest in waiting:
+                yield written, digest.result()
+
+
+def _hash(data: memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()

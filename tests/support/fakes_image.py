@@ -82,6 +82,8 @@ def make_disk(
         {
             "usr/bin/python3.13": "stands in for Python\n",
             "usr/bin/zstd": "stands in for zstd\n",
+            "usr/lib/aarch64-linux-gnu/libzstd.so.1": "-> libzstd.so.1.5.7",
+            "usr/lib/aarch64-linux-gnu/libzstd.so.1.5.7": "stands in for libzstd\n",
             "usr/lib/python3.13/os.py": "name = 'posix'\n",
             "usr/lib/python3.13/test/huge.py": "not needed\n",
             "usr/bin/scattered": hashlib.shake_256(b"scattered").digest(3_000_000),

@@ -222,6 +222,8 @@ def test_boot_tree_and_installer_are_complete(built: tuple[World, Image]) -> Non
     runtime = zstandard.ZstdDecompressor().decompressobj().decompress(whole[runtime_at:])
     assert b"usr/lib/python3.13/os.py" in runtime
     assert b"python3.13/test" not in runtime
+    assert b"stands in for libzstd" in runtime
+    assert b"stands in for zstd" not in runtime
     program = whole[whole.rindex(b"070701", 0, whole.rindex(b"etc/systemd")) - 512 :]
     assert b"usr/lib/bramble/agent.pyz" in program
     assert b"bramble: the installer starts" in program

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Generator, Sequence
 
 import pytest
 from agent_images import make_table
@@ -92,13 +93,21 @@ class MemoryDisk:
 
 
 class Source:
-    def __init__(self) -> None:
+    def __init__(self, *, breaks_at: int | None = None) -> None:
         self.fetched: list[int] = []
+        self.is_open = False
+        self._breaks_at = breaks_at
 
-    def __call__(self, chunks: Sequence[Chunk], /) -> Iterator[tuple[Chunk, memoryview]]:
-        for chunk in chunks:
-            self.fetched.append(chunk.offset)
-            yield chunk, memoryview(bytearray(RAW[chunk.offset : chunk.end]))
+    def __call__(self, chunks: Sequence[Chunk], /) -> Generator[tuple[Chunk, memoryview], None, None]:
+        self.is_open = True
+        try:
+            for chunk in chunks:
+                if chunk.offset == self._breaks_at:
+                    raise AgentError("the image can not be read")
+                self.fetched.append(chunk.offset)
+                yield chunk, memoryview(bytearray(RAW[chunk.offset : chunk.end]))
+        finally:
+            self.is_open = False
 
 
 def run(disk: MemoryDisk, delta: Sequence[Overlay] = (), source: Source | None = None) -> ImageWriter:
@@ -231,3 +240,71 @@ def test_image_whose_first_chunk_is_not_the_table_is_refused() -> None:
     writer = ImageWriter(MemoryDisk(), index, (), Source(), marker=MARKER)
     with pytest.raises(AgentError, match="partition table"):
         writer.write(lambda done, total: None)
+
+
+class FailingDisk(MemoryDisk):
+    """One that refuses what is written to one place, or the flush of it."""
+
+    def __init__(self, place: int, *, at_flush: bool = False) -> None:
+        super().__init__()
+        self.place, self.at_flush = place, at_flush
+
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        if offset == self.place and not self.at_flush:
+            raise AgentError("writing failed: No space left on device")
+        super().write_at(offset, data)
+
+    def flush(self) -> None:
+        if self.at_flush and self.place in [offset for offset, _length in self.writes]:
+            raise AgentError("flushing failed: Input/output error")
+        super().flush()
+
+
+@pytest.mark.parametrize("at_flush", [False, True], ids=["write", "flush"])
+@pytest.mark.parametrize("place", [BOOT + 512, BOOT + 65536, 4 * MIB])
+def test_disk_that_refuses_ends_the_source_and_boots_nothing(place: int, *, at_flush: bool) -> None:
+    disk, source = FailingDisk(place, at_flush=at_flush), Source()
+    with pytest.raises(AgentError, match="failed"):
+        run(disk, source=source)
+    assert not source.is_open
+    assert parse_partitions(bytes(disk.content[:512])) == ()
+
+
+@pytest.mark.parametrize("place", [offset for offset, _length in SPANS])
+def test_source_that_breaks_boots_nothing(place: int) -> None:
+    disk, source = MemoryDisk(), Source(breaks_at=place)
+    with pytest.raises(AgentError, match="can not be read"):
+        run(disk, source=source)
+    assert not source.is_open
+    assert parse_partitions(bytes(disk.content[:512])) == ()
+
+
+def test_install_that_is_called_off_ends_the_source() -> None:
+    disk, source = MemoryDisk(), Source()
+    writer = ImageWriter(disk, INDEX, (), source, marker=MARKER)
+    writer.invalidate()
+
+    def stop(done: int, total: int) -> None:
+        if done > 4096:
+            raise AgentError("the intent is closed")
+
+    with pytest.raises(AgentError, match="closed"):
+        writer.write(stop)
+    assert not source.is_open
+    assert source.fetched == [0, BOOT]
+    assert parse_partitions(bytes(disk.content[:512])) == ()
+
+
+def test_install_that_is_called_off_while_it_reads_back_is_not_committed() -> None:
+    disk = MemoryDisk()
+    writer = ImageWriter(disk, INDEX, (), Source(), marker=MARKER)
+    writer.invalidate()
+    writer.write(lambda done, total: None)
+
+    def stop(done: int, total: int) -> None:
+        raise AgentError("the intent is closed")
+
+    with pytest.raises(AgentError, match="closed"):
+        writer.verify(stop)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("disk-")]
+    assert parse_partitions(bytes(disk.content[:512])) == ()
