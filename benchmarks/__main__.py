@@ -28,6 +28,7 @@ from benchmarks.cases import (
     memory,
     node_delta,
     notfound,
+    reimage,
     storm,
     tftp,
 )
@@ -62,6 +63,7 @@ CASES: Final[dict[str, Case]] = {
     "installer": installer.run,
     "dhcp": dhcp.run,
     "memory": memory.run,
+    "reimage": reimage.run,
 }
 
 

@@ -44,14 +44,21 @@ class Rehearsal:
         spec: the cluster; its interface is the lab's bridge.
         work: an empty directory for state, disks and logs.
         on_event: called for every event of a board, on that board's thread.
+        environment: what the server's differs in from ours.
     """
 
     def __init__(
-        self, spec: ClusterSpec, work: Path, *, on_event: Callable[[BoardEvent], None] | None = None
+        self,
+        spec: ClusterSpec,
+        work: Path,
+        *,
+        on_event: Callable[[BoardEvent], None] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.spec = spec
         self.work = work
         self._on_event = on_event
+        self._environment = dict(environment or {})
         self._state = work / "state"
         self._server: subprocess.Popen[bytes] | None = None
         self.boards: dict[str, VirtualBoard] = {}
@@ -90,7 +97,8 @@ class Rehearsal:
         Raises:
             LabError: it ended, or did not answer in time; the text carries the end of its log.
         """
-        environment = {**os.environ, STATE_VARIABLE: str(self._state), "PYTHONUNBUFFERED": "1"}
+        own = {STATE_VARIABLE: str(self._state), "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, **self._environment, **own}
         # The server must not outlive a rehearsal that was killed.
         argv = [require_tool("setpriv"), "--pdeathsig", "TERM", "--"]
         argv += [sys.executable, "-m", "bramble.cli", "-v", "serve", str(self.spec.path)]

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from dataclasses import dataclass, field
 
+from benchmarks.errors import BenchmarkError
 from fleet.k3s import ClientIdentity
 from fleet.kube import KubeApi
 
@@ -89,7 +90,7 @@ class Workload:
         before, deadline = self.answered.get(node, 0), time.monotonic() + timeout_s
         while self.answered.get(node, 0) <= before:
             if time.monotonic() > deadline:
-                raise AssertionError(f"no pod on {node} answers within {timeout_s:g} s; {self.answered}")
+                raise BenchmarkError(f"no pod on {node} answers within {timeout_s:g} s; {self.answered}")
             self._stop.wait(EVERY_S)
 
     def _ask(self) -> None:
