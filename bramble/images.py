@@ -16,6 +16,7 @@ from typing import Protocol
 from agent.protocol import DiskSelector, ImageSource, Patch
 from bramble.boot_images import serve_boot_images
 from bramble.boot_table import ControlAddress, make_boot_table
+from bramble.kept_images import KeptImage, kept_image
 from fleet.boots import NodeBoot
 from fleet.images import SHORT, ImageFacts, unknown_image
 from fleet.installs import ControlInfo, PlannedImage
@@ -50,6 +51,10 @@ class ImageStore(Protocol):
         """Ids of all that are there."""
         ...
 
+    def kept(self) -> Iterable[KeptImage]:
+        """All that are there, without using any."""
+        ...
+
     def built_for(self, spec: ClusterSpec) -> Image | None:
         """The image of a cluster.yaml, where it is built and up to date. Takes seconds."""
         ...
@@ -76,10 +81,12 @@ class ClusterImages:
         """The cluster's image."""
         return self._image
 
-    @property
-    def opened(self) -> tuple[Image, ...]:
-        """Every image that this server has looked at, the cluster's first."""
-        return (self._image, *(image for image in self._opened.values() if image is not self._image))
+    def shown(self) -> list[KeptImage]:
+        """Every image of this cluster, its present one first, then the newest ones."""
+        mine = [one for one in self._others.kept() if one.cluster == self._spec.name]
+        found = {one.id: one for one in sorted(mine, key=lambda one: (one.made_at, one.id))}
+        current = found.pop(self._image.id, None) or kept_image(self._image.manifest, 0.0)
+        return [current, *reversed(found.values())]
 
     def prepare(self, spec: ClusterSpec) -> ImageFacts | None:
         """Look for the finished image of a cluster.yaml, which `declare` then makes the cluster's.

@@ -37,7 +37,6 @@ from fleet.pki import ControlPki, open_pki
 from fleet.spec.model import ClusterSpec
 from fleet.store.database import Store
 from imagebuilder.build import Image
-from imagebuilder.manifest import Manifest
 from pxe.boot.identity import BoardIdentity
 from pxe.boot.table import BootTable
 from pxe.dns.settings import make_name_settings
@@ -142,7 +141,7 @@ class Server:
                 await stack.enter_async_context(serve_admin(self._controller, self._state.socket))
                 boots = ObservedBoots(self._pxe.observer)
                 await stack.enter_async_context(
-                    open_dashboard(self._controller, boots, self._shown_images, host, self._pki)
+                    open_dashboard(self._controller, boots, self._images.shown, host, self._pki)
                 )
                 await self._run_services(on_ready)
         finally:
@@ -168,9 +167,6 @@ class Server:
             failure = _first_leaf(group)
         if failure is not None:
             raise failure
-
-    def _shown_images(self) -> dict[str, Manifest]:
-        return {image.id: image.manifest for image in self._images.opened}
 
     def _record(self, event: BoardEvent) -> None:
         if event.for_timeline:

@@ -18,7 +18,7 @@ from fleet.cli import cluster_file, reader_of
 from fleet.cli_names import NODE, file_option
 from fleet.cli_render import age
 from fleet.errors import FleetError
-from fleet.policy.words import span_text
+from fleet.policy.words import in_force_text, span_text
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 _STYLES: Final = {"well": "green", "failing": "yellow", "act": "bold red", "held": "red", "busy": "cyan"}
@@ -45,23 +45,12 @@ def policy(file: Path, as_json: bool, everything: bool) -> None:
         click.echo(json.dumps(view, indent=2))
         return
     console = Console(highlight=False, soft_wrap=True)
-    console.print(_in_force(view))
+    console.print(in_force_text(view))
     shown = [one for one in view["decisions"] if everything or one["verdict"] in ("failing", "act", "held")]
     for decision in shown:
         _print_decision(console, decision)
     if not shown:
         console.print("No node has failed.")
-
-
-def _in_force(view: Any) -> str:
-    what = "says what it would do (dry run)" if view["dry_run"] else "re-images failed nodes"
-    windows = ", ".join(view["windows"]) or "at any time"
-    if not view["when_failed"]:
-        return "policy.reimage.when_failed is false: nothing is done without a person's word."
-    return (
-        f"Policy {what} after {span_text(view['after_s'])}, {view['max_parallel']} agent(s) at a time and "
-        f"servers one by one; windows: {windows} ({view['zone']})."
-    )
 
 
 def _print_decision(console: Console, decision: Any) -> None:

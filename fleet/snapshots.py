@@ -124,6 +124,11 @@ class SnapshotDesk:
         """How it stands with an order; None: it is not the last one."""
         return self._ordered if self._ordered is not None and self._ordered.number == number else None
 
+    @property
+    def latest_order(self) -> Taking | None:
+        """The last one that a person ordered, as it stands; None: nobody did since this server began."""
+        return self._ordered
+
     async def take(
         self, by: str, *, besides: str = "", tell: Callable[[int, int], None] = lambda _done, _total: None
     ) -> SnapshotInfo:

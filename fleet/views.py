@@ -122,11 +122,12 @@ def fleet_view(store: Store) -> FleetView:
             nodes=tuple(node_view(node, ill.get(node.name, ())) for node in reader.nodes()),
             held=tuple(map(held_view, reader.held_boards())),
             stuck=tuple(hold.node for hold in read_holds(reader) if hold.stuck),
-            rollout=_rollout_view(reader.open_rollout()),
+            rollout=rollout_view(reader.open_rollout()),
         )
 
 
-def _rollout_view(record: RolloutRecord | None) -> RolloutView | None:
+def rollout_view(record: RolloutRecord | None) -> RolloutView | None:
+    """A rollout in a line; None where there is none."""
     if record is None:
         return None
     return RolloutView(

@@ -29,7 +29,19 @@ TRIAL_NODES: Final = 50
 WINDOW_S: Final = 15.0
 TRIAL_WINDOW_S: Final = 4.0
 SETTLE_S: Final = 3.0
-PAGES: Final = ("/", "/nodes", "/nodes/node-00001", "/cluster", "/images", "/events", "/settings", "/audit")
+PAGES: Final = (
+    "/",
+    "/nodes",
+    "/nodes/node-00001",
+    "/nodes/node-00001/log",
+    "/cluster",
+    "/upkeep",
+    "/upkeep/rollout",
+    "/images",
+    "/events",
+    "/settings",
+    "/audit",
+)
 ASKED: Final = 20
 LIMIT_BYTES: Final = 100_000
 

@@ -1,9 +1,11 @@
 """Who is logged in: sessions, kept on the server, and what each may do. Pure.
 
 A browser holds a random name of its session in a cookie; the server keeps the digest of that name. The name
-changes at login and every quarter of an hour; the one before it is honoured for a moment, because a page and
-its stream are under way at the same time. A session ends when it was not used for a while, when its time is
-over, when its token is revoked, and with the server.
+changes at login and every quarter of an hour. Once the browser has shown the new one, the one before it is
+honoured for a moment, because a page and its stream are under way at the same time. Where the answer that
+carried the new name was lost, the browser comes with the old one: within a quarter of an hour that is taken,
+and it is handed another new name, once for each change. A session ends when it was not used for a while, when
+its time is over, when its token is revoked, and with the server.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from fleet.tokens import TokenRole
 MAX_SESSIONS: Final = 500
 ROTATE_S: Final = 900.0
 GRACE_S: Final = 30.0
+LOST_S: Final = ROTATE_S
+"""How long the name before is honoured while the browser has not shown the one that follows it."""
 IDLE_S: Final = {TokenRole.ADMIN: 4 * 3600.0, TokenRole.VIEWER: 30 * 86400.0}
 """A viewer's session is that of a screen on the wall, which nobody touches."""
 LIFE_S: Final = {TokenRole.ADMIN: 12 * 3600.0, TokenRole.VIEWER: 30 * 86400.0}
@@ -55,6 +59,10 @@ class Session:
     streams: int = 0
     names: dict[str, float] = field(default_factory=dict)
     """Digest of each of its names → until when that one is honoured, UTC seconds."""
+    unseen: str | None = None
+    """Digest of the name that was handed out and not shown by the browser yet."""
+    is_repeated: bool = False
+    """The name before that one got lost."""
 
     @property
     def is_admin(self) -> bool:
@@ -67,6 +75,10 @@ class Session:
     def ends_by(self) -> float:
         """When it is over in any case, UTC seconds."""
         return self.opened + LIFE_S[self.role]
+
+    def cut_others(self, digest: str, until: float) -> None:
+        """Honour every name but this one until then at most."""
+        self.names = {name: end if name == digest else min(end, until) for name, end in self.names.items()}
 
     def takes(self, csrf: str) -> bool:
         """Whether a form carries this session's own token."""
@@ -118,25 +130,40 @@ class Sessions:
             return None
         if now >= session.names[digest]:
             return None
+        if digest == session.unseen:
+            session.unseen, session.is_repeated = None, False
+            session.cut_others(digest, now + GRACE_S)
         if is_use:
             session.used = now
         return session
 
     def rotate(self, session: Session, now: float) -> str | None:
         """Another name for a session whose present one is old enough; None: it keeps it."""
-        if now - session.rotated < ROTATE_S:
+        if session.unseen is not None:
+            if session.is_repeated or now - session.rotated < GRACE_S:
+                return None
+            # The answer that carried it was lost. It counts for nothing any more, and neither will the next
+            # one that gets lost be made up for.
+            self._drop(session, session.unseen)
+            session.is_repeated = True
+        elif now - session.rotated < ROTATE_S:
             return None
         for digest in [key for key, until in session.names.items() if until <= now]:
-            del session.names[digest], self._by_name[digest]
-        session.names = {digest: min(until, now + GRACE_S) for digest, until in session.names.items()}
+            self._drop(session, digest)
         session.rotated = now
-        return self._name(session)
+        name = self._name(session)
+        session.unseen = _digest(name)
+        session.cut_others(session.unseen, now + (GRACE_S if session.is_repeated else LOST_S))
+        return name
 
     def close(self, session: Session) -> None:
         """End it at once, under all of its names."""
         for digest in session.names:
             self._by_name.pop(digest, None)
         session.names.clear()
+
+    def _drop(self, session: Session, digest: str) -> None:
+        del session.names[digest], self._by_name[digest]
 
     def _name(self, session: Session) -> str:
         name = self._random_text()

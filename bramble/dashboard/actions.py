@@ -6,51 +6,71 @@ What destroys something, or takes something that is not got back by itself, asks
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import quote
 
-from bramble.dashboard.takedowns import CANCEL, DECOMMISSION, GO_ON, REIMAGE, REPLACE
+from bramble.dashboard.choices import Choice, images_for, require_choice
+from bramble.dashboard.question import Blank, Plan, Question
+from bramble.dashboard.takedowns import DECOMMISSION, GO_ON, REIMAGE, REPLACE
 from bramble.dashboard.takedowns import order as order_takedown
 from bramble.dashboard.takedowns import plan as plan_takedown
+from bramble.kept_images import KeptImage
 from fleet.controller import Controller
 from fleet.lifecycle import State
+from fleet.lock import read_holds
 from fleet.power.cycle import PowerAction
+from fleet.printable import printable
 from fleet.refusal import RefusedError
 from fleet.reimage.kinds import ReimageKind
+from fleet.reimage.progress import can_be_called_off, is_cancelled
 from fleet.spec.power import ManualPower
 from fleet.views import NodeView
 
+MAX_REASON: Final = 200
 Form = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """Who wants what of which node."""
+    """Who wants what of which node. `images` are those that there are, `node` as it is now."""
 
     controller: Controller
-    name: str
+    images: Sequence[KeptImage]
+    node: NodeView
     form: Form
     who: str
 
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What would follow, shown before it is done: steps, what to know, and what stands against it."""
-
-    steps: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
+    @property
+    def name(self) -> str:
+        return self.node.name
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Something to say with it. `is_check`: a box to tick, whose value is "yes"."""
+    """Something to say with it.
+
+    Attributes:
+        is_check: A box to tick, whose value is "yes".
+        choices: What there is to choose from, the first unless another is chosen.
+    """
 
     name: str
     label: str
     is_check: bool = False
     is_required: bool = False
+    choices: Callable[[Call], Sequence[Choice]] | None = None
+
+    def blank(self, call: Call) -> Blank:
+        """As it is shown."""
+        return Blank(
+            name=self.name,
+            label=self.label,
+            is_check=self.is_check,
+            is_required=self.is_required,
+            choices=self.choices(call) if self.choices is not None else (),
+        )
 
 
 async def _no_plan(_call: Call) -> Plan:
@@ -71,6 +91,7 @@ class Action:
         types_name: The person has to type the node's name.
         asks: It is asked once more on a page of its own.
         is_quiet: Of those that are seldom wanted, at the end of the page.
+        sentence: The same with `{name}`, where the label and the name do not make one.
     """
 
     name: str
@@ -84,6 +105,7 @@ class Action:
     types_name: bool = False
     asks: bool = False
     is_quiet: bool = False
+    sentence: str = ""
 
     @property
     def has_page(self) -> bool:
@@ -93,6 +115,34 @@ class Action:
     def verb(self) -> str:
         """The label without the dots that promise a question."""
         return self.label.removesuffix("…")
+
+    def title(self, name: str) -> str:
+        """The verb and the node."""
+        return self.sentence.format(name=name) or f"{self.verb} {name}"
+
+    def require_choices(self, call: Call) -> None:
+        """Take nothing that its page did not offer.
+
+        Raises:
+            RefusedError: The form says something else.
+        """
+        for field in self.fields:
+            if field.choices is not None:
+                require_choice(call.form, field.name, field.choices(call))
+
+    async def ask(self, call: Call) -> Question:
+        """What is asked before it is done."""
+        here = f"/nodes/{quote(call.name)}"
+        return Question(
+            verb=self.title(call.name),
+            text=self.question,
+            post=f"{here}/do/{self.name}",
+            back=here,
+            back_title=call.name,
+            plan=await self.plan(call),
+            blanks=[field.blank(call) for field in self.fields],
+            typed=call.name if self.types_name else "",
+        )
 
 
 # Approving
@@ -219,8 +269,33 @@ async def _go_on(call: Call) -> str:
     return await order_takedown(call.controller.reimages, order.kind, call.name, call.form, call.who)
 
 
+def _can_be_called_off(controller: Controller, node: NodeView) -> bool:
+    with controller.store.read() as reader:
+        order = reader.open_reimage(node.name)
+    return order is not None and not is_cancelled(order) and can_be_called_off(order, State(node.state))
+
+
 async def _cancel(call: Call) -> str:
     return call.controller.reimages.cancel(call.name, call.who)
+
+
+# The fleet lock
+
+
+def _keeps_others_back(controller: Controller, node: NodeView) -> bool:
+    with controller.store.read() as reader:
+        return any(hold.node == node.name and hold.stuck for hold in read_holds(reader))
+
+
+async def _free_lock(call: Call) -> str:
+    reason = printable(call.form.get("reason", ""), MAX_REASON)
+    if not reason:
+        raise RefusedError(400, "reason", "why its place is freed was not said", "Write it, for the record.")
+    return call.controller.lock.release(call.name, by=call.who, reason=reason)
+
+
+def _images(call: Call) -> Sequence[Choice]:
+    return images_for(call.images, call.node.image_id)
 
 
 _WHY: Final = Field("why", "Why, for the record")
@@ -275,7 +350,7 @@ ACTIONS: Final[tuple[Action, ...]] = (
         operation="cancelReimage",
         label="Call it off",
         question="Nothing was removed yet: the node becomes what it was.",
-        is_offered=_has_order_in(CANCEL),
+        is_offered=_can_be_called_off,
         perform=_cancel,
     ),
     Action(
@@ -286,7 +361,19 @@ ACTIONS: Final[tuple[Action, ...]] = (
         is_offered=_can_be_taken_down(ReimageKind.REIMAGE),
         perform=_taking_down(ReimageKind.REIMAGE),
         plan=_takedown_plan(ReimageKind.REIMAGE),
-        fields=(_DRAIN, _WHY),
+        fields=(Field("image", "With image", choices=_images), _DRAIN, _WHY),
+        types_name=True,
+    ),
+    Action(
+        name="free-lock",
+        operation="releaseLock",
+        label="Free its place of the fleet lock…",
+        sentence="Free the place of {name}",
+        question="Its re-image came to nothing, so it keeps others from being taken down. Then they may be, "
+        "while it is not back: for a board that is known to be dead or on its way out.",
+        is_offered=_keeps_others_back,
+        perform=_free_lock,
+        fields=(Field("reason", "Why, for its timeline and the audit", is_required=True),),
         types_name=True,
     ),
     Action(

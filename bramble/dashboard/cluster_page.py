@@ -8,6 +8,14 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from bramble.dashboard.rack import Card, card_of
+from bramble.dashboard.snapshots_part import (
+    SHOWN,
+    RecoveryShown,
+    SnapshotLine,
+    recovery_shown,
+    snapshot_line,
+    taking_text,
+)
 from fleet.attention import MEMBERS
 from fleet.controller import Controller
 from fleet.errors import FleetError
@@ -15,14 +23,14 @@ from fleet.etcd.view import EtcdView
 from fleet.joining import FOUNDED, FOUNDER
 from fleet.lifecycle import State
 from fleet.quorum import Member, quorum_of, removal_problem
-from fleet.snapshot_files import SnapshotInfo
-from fleet.snapshots import SnapshotHealth
+from fleet.reimage.problems import Problem
+from fleet.reimage.server_checks import ghost_problem, ghosts
+from fleet.snapshots import SnapshotHealth, Taking
 from fleet.spec.model import Role
 from fleet.store.glance import glances, nodes_of_role
 from fleet.store.records import NodeRecord
 from fleet.views import k3s_text
 
-SHOWN_SNAPSHOTS: Final = 8
 ETCD_EVERY_S: Final = 15.0
 ETCD_S: Final = 10.0
 
@@ -118,7 +126,20 @@ class ClusterPage:
     agents_ready: int
     etcd: EtcdSeen
     snapshots: SnapshotHealth
-    kept: tuple[SnapshotInfo, ...]
+    kept: tuple[SnapshotLine, ...]
+    taking: Taking | None
+    recovery: RecoveryShown | None
+    ghosts: tuple[Problem, ...]
+    """Members of etcd that no declared server stands behind."""
+
+    @property
+    def taking_text(self) -> str:
+        return taking_text(self.taking)
+
+    @property
+    def is_taking(self) -> bool:
+        """Whether a snapshot is under way that a person ordered."""
+        return self.taking is not None and self.taking.state in ("waiting", "running")
 
 
 def cluster_page(controller: Controller, etcd: EtcdSeen) -> ClusterPage:
@@ -141,7 +162,8 @@ def cluster_page(controller: Controller, etcd: EtcdSeen) -> ClusterPage:
     tone, verdict = verdict_of(len(members), healthy, degraded)
     cards = {glance.name: card_of(glance) for glance in seen}
     agents = [one for one in seen if one.role == Role.AGENT and one.state is not State.DECOMMISSIONED]
-    newest = sorted(controller.snapshots.files.sound(), key=lambda one: one.taken_at, reverse=True)
+    names = {member.name for member in members}
+    kept = controller.snapshots.everything()[:SHOWN]
     versions = {text for node in servers if node.state in MEMBERS and (text := k3s_text(node))}
     return ClusterPage(
         name=spec.name,
@@ -161,7 +183,10 @@ def cluster_page(controller: Controller, etcd: EtcdSeen) -> ClusterPage:
         agents_ready=sum(node.state is State.READY for node in agents),
         etcd=etcd,
         snapshots=controller.snapshots.health(),
-        kept=tuple(newest[:SHOWN_SNAPSHOTS]),
+        kept=tuple(snapshot_line(one, names) for one in kept),
+        taking=controller.snapshots.latest_order,
+        recovery=recovery_shown(controller.recovery.status()),
+        ghosts=_ghosts(controller, etcd.view),
     )
 
 
@@ -202,6 +227,12 @@ def _line(controller: Controller, node: NodeRecord, card: Card, members: list[Me
         fsync_ms=fsync * 1000 if isinstance(fsync, int | float) else None,
         may_leave=(removal_problem(members, [node.name]) or "") if is_member else "",
     )
+
+
+def _ghosts(controller: Controller, view: EtcdView | None) -> tuple[Problem, ...]:
+    if view is None:
+        return ()
+    return tuple(map(ghost_problem, ghosts(view, [node.name for node in controller.spec.servers])))
 
 
 def _address(controller: Controller, node: NodeRecord) -> str:

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 from bramble.dashboard.access import Sessions
+from bramble.dashboard.alerts import ClusterGlances
 from bramble.dashboard.cluster_page import EtcdGlance
 from bramble.dashboard.door import make_context, serve_dashboard
 from bramble.dashboard.feed import Feed
@@ -37,7 +38,8 @@ class ObservedBoots:
 def make_site(controller: Controller, boots: Boots, images: Images) -> Site:
     """The dashboard over a running controller."""
     assets = Assets(HERE / "static")
-    feed = Feed(controller.store, controller.boots.flush, secrets.token_hex)
+    clusters = ClusterGlances(lambda: controller.snapshots.health().problem, time.monotonic)
+    feed = Feed(controller.store, controller.boots.flush, secrets.token_hex, clusters, time.monotonic)
     return Site(
         controller=controller,
         feed=feed,

@@ -8,8 +8,9 @@ from urllib.parse import quote
 from aiohttp import web
 
 from bramble.dashboard.access import Notice
-from bramble.dashboard.actions import Action, Call, find_action
+from bramble.dashboard.actions import Action, Call, Form, find_action
 from bramble.dashboard.guard import FORM, require_admin
+from bramble.dashboard.question import ask
 from bramble.dashboard.site import SITE
 from fleet.api.answers import REQUEST_ID
 from fleet.refusal import RefusedError
@@ -22,19 +23,22 @@ async def confirm(request: web.Request) -> web.Response:
     """Say what would be done and what stands against it, and have the node's name typed where it destroys."""
     session = require_admin(request)
     action, node = _wanted(request)
-    call = Call(controller=request.app[SITE].controller, name=node.name, form={}, who=session.who)
-    return await _ask(request, action, call)
+    chosen = {field.name: text for field in action.fields if (text := request.query.get(field.name))}
+    call = _call(request, node, chosen, session.who)
+    action.require_choices(call)
+    return ask(request, await action.ask(call), chosen)
 
 
 async def do(request: web.Request) -> web.StreamResponse:
     """Carry an action out; the node's page tells what became of it."""
     session = require_admin(request)
-    site, form = request.app[SITE], request[FORM]
+    form = request[FORM]
     action, node = _wanted(request)
-    call = Call(controller=site.controller, name=node.name, form=form, who=session.who)
+    call = _call(request, node, form, session.who)
     if action.types_name and form.get("typed") != node.name:
-        return await _ask(request, action, call, f"Type {node.name} to go on.")
+        return ask(request, await action.ask(call), form, f"Type {node.name} to go on.")
     try:
+        action.require_choices(call)
         text = await action.perform(call)
     except RefusedError as error:
         session.notice = Notice("refused", error.message, error.hint)
@@ -73,17 +77,9 @@ def put_on_record(request: web.Request, who: str, operation: str, detail: dict[s
     log.info("dashboard action", extra=fields)
 
 
-async def _ask(request: web.Request, action: Action, call: Call, problem: str = "") -> web.Response:
-    return request.app[SITE].page(
-        request,
-        "confirm.html",
-        422 if problem else 200,
-        action=action,
-        name=call.name,
-        plan=await action.plan(call),
-        form=call.form,
-        problem=problem,
-    )
+def _call(request: web.Request, node: NodeView, form: Form, who: str) -> Call:
+    site = request.app[SITE]
+    return Call(controller=site.controller, images=site.images(), node=node, form=form, who=who)
 
 
 def _wanted(request: web.Request) -> tuple[Action, NodeView]:

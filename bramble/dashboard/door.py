@@ -10,9 +10,10 @@ from typing import Final
 
 from aiohttp import web
 
-from bramble.dashboard import doing, pages, stream
+from bramble.dashboard import doing, pages, stream, upkeep
 from bramble.dashboard.guard import MAX_FORM_BYTES, add_headers, admit, show_errors
 from bramble.dashboard.login import LoginPages
+from bramble.dashboard.logs import LogPages
 from bramble.dashboard.site import SITE, Site
 from fleet.api.doors import PortTakenError
 from fleet.api.guard import number_requests
@@ -47,7 +48,7 @@ def make_app(site: Site, *, silence: Silence | None = None) -> web.Application:
     )
     app[SITE] = site
     app.on_shutdown.append(stream.end_all)
-    login = LoginPages()
+    login, logs = LoginPages(), LogPages()
     app.router.add_routes(
         [
             web.get("/", pages.rack),
@@ -55,7 +56,14 @@ def make_app(site: Site, *, silence: Silence | None = None) -> web.Application:
             web.get("/nodes/{name}", pages.subject),
             web.get("/nodes/{name}/confirm/{action}", doing.confirm),
             web.post("/nodes/{name}/do/{action}", doing.do),
+            web.get("/nodes/{name}/log", logs.show),
+            web.post("/nodes/{name}/log", logs.ask),
             web.post("/cluster/snapshot", doing.take_snapshot),
+            web.get("/upkeep", upkeep.show),
+            web.get("/upkeep/rollout", upkeep.plan_rollout),
+            web.post("/upkeep/rollout", upkeep.begin_rollout),
+            web.get("/upkeep/confirm/{word}", upkeep.confirm),
+            web.post("/upkeep/do/{word}", upkeep.do),
             web.get("/images", pages.images),
             web.get("/cluster", pages.cluster),
             web.get("/events", pages.events),

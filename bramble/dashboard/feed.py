@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bramble.dashboard.rack import Card, Headline, card_of, headline
+from bramble.dashboard.alerts import ClusterGlance, ClusterGlances
+from bramble.dashboard.paces import Paces
+from bramble.dashboard.rack import DENSE, Card, Headline, card_of, headline, percent_of
 from fleet.errors import FleetError
 from fleet.events import Kind
 from fleet.health_desk import held_by_all
 from fleet.store.database import Store
-from fleet.store.glance import find_events, glances, newest_event, owners_of_events
+from fleet.store.glance import NodeGlance, find_events, glances, newest_event, owners_of_events
 from fleet.store.records import BoardRecord
 from fleet.views import EventView, event_view
 
@@ -51,9 +53,18 @@ class Feed:
     Args:
         flush: Has entries written that wait for the next round of the controller.
         random_hex: So many random bytes: the feed's name, by which a cursor of an earlier server is known.
+        clusters: Looks at what is the matter with the cluster.
+        clock: Monotonic seconds.
     """
 
-    def __init__(self, store: Store, flush: Callable[[], None], random_hex: Callable[[int], str]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        flush: Callable[[], None],
+        random_hex: Callable[[int], str],
+        clusters: ClusterGlances,
+        clock: Callable[[], float],
+    ) -> None:
         self._store = store
         self._flush = flush
         self.name = random_hex(4)
@@ -63,6 +74,11 @@ class Feed:
         self._changed_in: dict[str, int] = {}
         self._held: tuple[BoardRecord, ...] = ()
         self._held_changed_in = 0
+        self._clusters = clusters
+        self._cluster = ClusterGlance()
+        self._cluster_changed_in = 0
+        self._paces = Paces()
+        self._clock = clock
         self._event = 0
         self._lines: list[EventView] = []
         self._recent: list[tuple[int, str | None, str | None]] = []
@@ -112,9 +128,11 @@ class Feed:
         mark = (self._store.commits, self._store.change_mark())
         if mark == self._mark:
             return False
+        self._clusters.ask()
         with self._store.read() as reader:
-            ill = held_by_all(reader)
-            cards = [card_of(node, ill.get(node.name, ())) for node in glances(reader)]
+            ill, nodes = held_by_all(reader), glances(reader)
+            cards = [card_of(node, ill.get(node.name, ()), left) for node, left in self._with_times(nodes)]
+            cluster = self._clusters.look(reader)
             held = tuple(reader.held_boards())
             event = newest_event(reader)
             if event != self._event:
@@ -122,9 +140,21 @@ class Feed:
                 lines = find_events(reader, LINES, kinds=_KINDS)
                 self._lines = [event_view(line) for line in reversed(lines)]
         self._mark = mark
-        return self._take(cards, held, event)
+        return self._take(cards, held, cluster, event)
 
-    def _take(self, cards: list[Card], held: tuple[BoardRecord, ...], event: int) -> bool:
+    def _with_times(self, nodes: list[NodeGlance]) -> Iterator[tuple[NodeGlance, str]]:
+        """With the time that each takes yet; where cards are dense they do not say it."""
+        if len(nodes) > DENSE:
+            yield from ((node, "") for node in nodes)
+            return
+        now = self._clock()
+        self._paces.keep([node.name for node in nodes])
+        for node in nodes:
+            yield node, self._paces.look(node.name, node.detail, percent_of(node.detail), now)
+
+    def _take(
+        self, cards: list[Card], held: tuple[BoardRecord, ...], cluster: ClusterGlance, event: int
+    ) -> bool:
         number = self._looks + 1
         changed = [card for card in cards if self._cards.get(card.name) != card]
         gone = self._cards.keys() - {card.name for card in cards}
@@ -135,9 +165,12 @@ class Feed:
         is_held_new = _looks_of(held) != _looks_of(self._held)
         if is_held_new:
             self._held_changed_in = number
+        is_cluster_new = cluster != self._cluster
+        if is_cluster_new:
+            self._cluster_changed_in = number
         self._cards = {card.name: card for card in cards}
-        self._held = held
-        if event == self._event and not (changed or gone or is_held_new):
+        self._held, self._cluster = held, cluster
+        if event == self._event and not (changed or gone or is_held_new or is_cluster_new):
             return False
         self._event = event
         self._looks = number
@@ -161,8 +194,13 @@ class Feed:
         """The newest entries of all timelines, the newest first."""
         return list(reversed(self._lines))
 
+    @property
+    def cluster(self) -> ClusterGlance:
+        """What is the matter with the cluster as a whole."""
+        return self._cluster
+
     def headline(self) -> Headline:
-        return headline(self._cards.values(), len(self._held))
+        return headline(self._cards.values(), len(self._held), self._cluster)
 
     @property
     def cursor(self) -> Cursor:
@@ -189,6 +227,7 @@ class Feed:
             "cards": [card.patch() for card in self._changed_since(cursor)],
             "head": [head.tone, head.text, head.more],
             "held": self._held_changed_in > cursor.look,
+            "cluster": self._cluster_changed_in > cursor.look,
             "lines": [
                 [line.id, line.at, line.node or line.board or "", line.kind, line.text]
                 for line in self._lines

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 from aiohttp import web
 
 from bramble.dashboard.access import Session
-from bramble.dashboard.site import SESSION, SITE, Site
+from bramble.dashboard.site import PART, SESSION, SITE, Site
 from fleet.api.answers import REQUEST_ID, Handler
 from fleet.errors import FleetError
 from fleet.refusal import RefusedError
@@ -93,7 +93,9 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
     site = request.app[SITE]
     name = request.cookies.get(COOKIE, "")
     is_stream = request.path == "/live"
-    session = site.sessions.find(name, site.clock(), is_use=not is_stream) if name else None
+    # What a page asks for by itself is no use of it: nobody may be sitting there.
+    is_use = not is_stream and PART not in request.headers
+    session = site.sessions.find(name, site.clock(), is_use=is_use) if name else None
     if session is not None and not is_backed(site, session):
         site.sessions.close(session)
         session = None
@@ -116,7 +118,7 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
                     "Load the page anew.",
                 )
     elif session is None and not is_open:
-        if is_stream or "X-Part" in request.headers:
+        if is_stream or PART in request.headers:
             raise RefusedError(401, "session", "You are logged out.", "Log in again.")
         raise web.HTTPSeeOther(f"/login?next={quote(request.path_qs, safe='')}")
     response = await handler(request)

@@ -14,7 +14,7 @@ from bramble.dashboard.actions import offered
 from bramble.dashboard.cluster_page import cluster_page
 from bramble.dashboard.guard import require_admin
 from bramble.dashboard.node_page import NodePage, node_page
-from bramble.dashboard.rack import Card, Group
+from bramble.dashboard.rack import DENSE, Card, Group
 from bramble.dashboard.site import SESSION, SITE, Site
 from fleet.events import Kind
 from fleet.refusal import RefusedError
@@ -24,10 +24,9 @@ from fleet.store.glance import audit_before, find_events, images_in_use
 from fleet.views import event_view, held_view, timeline_view
 
 MAX_CARDS: Final = 500
-DENSE: Final = 120
-"""From so many nodes on cards say only what differs between them."""
 PAGE: Final = 50
 ORDERS: Final = 5
+MAX_IMAGES: Final = 20
 MAX_FILTER: Final = 80
 _KINDS: Final = tuple(kind.value for kind in Kind)
 
@@ -59,7 +58,7 @@ def sections_of(cards: Sequence[Card], most: int = MAX_CARDS) -> list[Section]:
 async def rack(request: web.Request) -> web.Response:
     """All boards at a glance."""
     site = request.app[SITE]
-    _look(site)
+    see_what_is_new(site)
     cards = site.feed.cards
     return site.page(
         request,
@@ -71,13 +70,14 @@ async def rack(request: web.Request) -> web.Response:
         held=[held_view(board) for board in site.feed.held[:PAGE]],
         held_count=len(site.feed.held),
         lines=site.feed.lines,
+        alerts=site.feed.cluster,
     )
 
 
 async def nodes(request: web.Request) -> web.Response:
     """All nodes in a table, by name; `group` and `q` choose, pages follow one another."""
     site = request.app[SITE]
-    _look(site)
+    see_what_is_new(site)
     group, text = request.query.get("group", ""), request.query.get("q", "").strip()[:MAX_FILTER]
     found = [
         card
@@ -129,7 +129,7 @@ async def events(request: web.Request) -> web.Response:
     site, query = request.app[SITE], request.query
     kind, text = query.get("kind", ""), query.get("q", "").strip()[:MAX_FILTER]
     node, before = query.get("node", "").strip()[:MAX_FILTER], query.get("before", "")
-    _look(site)
+    see_what_is_new(site)
     with site.controller.store.read() as reader:
         found = find_events(
             reader,
@@ -155,22 +155,23 @@ async def events(request: web.Request) -> web.Response:
 async def images(request: web.Request) -> web.Response:
     """What nodes are installed from, and which node has which."""
     site = request.app[SITE]
-    manifests = site.images()
+    kept = site.images()
     with site.controller.store.read() as reader:
         used = images_in_use(reader)
     return site.page(
         request,
         "images.html",
-        manifests=manifests,
+        kept=kept[:MAX_IMAGES],
+        hidden=max(len(kept) - MAX_IMAGES, 0),
         used=used,
-        others={image: names for image, names in used.items() if image not in manifests},
+        others={image: names for image, names in used.items() if image not in {one.id for one in kept}},
     )
 
 
 async def cluster(request: web.Request) -> web.Response:
     """Is the cluster itself well?"""
     site = request.app[SITE]
-    _look(site)
+    see_what_is_new(site)
     site.etcd.ask_soon()
     return site.page(
         request,
@@ -211,7 +212,7 @@ async def audit(request: web.Request) -> web.Response:
 
 
 def _subject(site: Site, name: str) -> tuple[NodePage, str]:
-    _look(site)
+    see_what_is_new(site)
     timeline = timeline_view(site.controller.store, name)
     if timeline is None:
         raise RefusedError(404, "node", f"There is no node or board {name!r}.", "The rack shows all of them.")
@@ -227,7 +228,7 @@ def _subject(site: Site, name: str) -> tuple[NodePage, str]:
     return page, shown
 
 
-def _look(site: Site) -> None:
+def see_what_is_new(site: Site) -> None:
     """See what is new now, not a second later: who acted looks at what became of it."""
     site.controller.boots.flush()
     site.feed.look()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from bramble.dashboard.alerts import ClusterGlance
 from fleet.attention import MEMBERS
 from fleet.boards import BoardError, BoardModel
 from fleet.health import TRAITS
@@ -22,6 +23,8 @@ from fleet.quorum import quorum_of
 from fleet.spec.model import Role
 from fleet.store.glance import NodeGlance
 
+DENSE: Final = 120
+"""From so many nodes on cards say only what differs between them."""
 _PERCENT: Final = re.compile(r"\b(\d{1,3}) ?%")
 _FAILED: Final = frozenset(FAILED_TWIN.values())
 _NEEDS_A_PERSON: Final = _FAILED | {State.PENDING, State.QUARANTINED, State.DEGRADED, State.LOST}
@@ -103,6 +106,7 @@ class Card:
         detail: What is under way, or what is wrong.
         percent: How far that is, 0–100; None where nothing is measured.
         mark: Conditions of a node that do not put it into another group; empty for none.
+        left: How long what is under way takes yet; empty where nobody knows.
     """
 
     name: str
@@ -115,6 +119,7 @@ class Card:
     model: str
     role: str
     since: float
+    left: str = ""
 
     def patch(self) -> list[Any]:
         """What can change on a page, in the order that `live.js` reads."""
@@ -125,13 +130,18 @@ class Card:
             self.detail,
             self.percent,
             self.mark,
+            self.left,
         ]
 
 
-def card_of(node: NodeGlance, held: Sequence[Held] = ()) -> Card:
+def percent_of(detail: str) -> int | None:
+    """How far it is, 0–100; None where nothing is measured."""
+    found = _PERCENT.search(detail)
+    return min(int(found[1]), 100) if found else None
+
+
+def card_of(node: NodeGlance, held: Sequence[Held] = (), left: str = "") -> Card:
     """The card of a node with its conditions."""
-    found = _PERCENT.search(node.detail)
-    percent = min(int(found[1]), 100) if found else None
     mark = ", ".join(TRAITS[one.condition].words for one in held)
     return Card(
         name=node.name,
@@ -139,11 +149,12 @@ def card_of(node: NodeGlance, held: Sequence[Held] = ()) -> Card:
         state=node.state.value,
         words=words_of(node.state),
         detail=node.detail,
-        percent=percent,
+        percent=percent_of(node.detail),
         mark="" if mark == node.detail else mark,
         model=model_title(node.board),
         role=node.role,
         since=node.since,
+        left=left,
     )
 
 
@@ -167,11 +178,15 @@ class Headline:
     more: str
 
 
-def headline(cards: Iterable[Card], held: int) -> Headline:
+_QUIET: Final = ClusterGlance()
+
+
+def headline(cards: Iterable[Card], held: int, cluster: ClusterGlance = _QUIET) -> Headline:
     """What to say above the cards.
 
     Args:
         held: Boards that wait and are no node's.
+        cluster: What else is the matter.
     """
     cards = list(cards)
     count = Counter(card.group for card in cards)
@@ -185,6 +200,8 @@ def headline(cards: Iterable[Card], held: int) -> Headline:
     if troubled:
         names = f"{troubled[0].name} needs you" if len(troubled) == 1 else f"{len(troubled)} nodes need you"
         return Headline(Group.ATTENTION.value, names, summary)
+    if cluster.findings:
+        return Headline(Group.ATTENTION.value, "The cluster needs you", summary)
     if held:
         waits = "One board waits" if held == 1 else f"{held} boards wait"
         return Headline(Group.ATTENTION.value, f"{waits} for a place in cluster.yaml", summary)

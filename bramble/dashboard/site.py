@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -19,20 +19,22 @@ from bramble.dashboard.cluster_page import EtcdGlance
 from bramble.dashboard.feed import Feed
 from bramble.dashboard.node_page import Boots
 from bramble.dashboard.vitals import HEIGHT, WIDTH, Vitals
+from bramble.kept_images import KeptImage
 from fleet.controller import Controller
 from fleet.printable import size_text
-from imagebuilder.manifest import Manifest
 
 HERE: Final = Path(__file__).parent
 THEME_COOKIE: Final = "bramble-theme"
 THEMES: Final = ("light", "dark")
+PART: Final = "X-Part"
+"""Header of what `live.js` asks for by itself, to put parts of a page anew."""
 _TYPES: Final = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 SESSION: Final = web.RequestKey("dashboard session", Session)
 
 
-Images = Callable[[], Mapping[str, Manifest]]
-"""The images that nodes are installed from: id → manifest, that of the cluster first."""
+Images = Callable[[], Sequence[KeptImage]]
+"""The images that nodes can be installed from, that of the cluster first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Site:
         """A page, for whoever is logged in; with the notice that waits for it."""
         session = request.get(SESSION)
         notice = None
-        if session is not None and status == 200 and "X-Part" not in request.headers:
+        if session is not None and status == 200 and PART not in request.headers:
             notice, session.notice = session.notice, None
         text = self.templates.get_template(template).render(
             cluster=self.controller.spec.name,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from fleet.lifecycle import FAILED_TWIN, LEAVING, REIMAGE_FROM, REIMAGING
+from fleet.lifecycle import FAILED_TWIN, REIMAGE_FROM, REIMAGING
 from fleet.refusal import RefusedError
 from fleet.reimage.desk import OUTSIDE, Preview, ReimageDesk, refusal
 from fleet.reimage.kinds import ReimageKind
@@ -16,7 +16,6 @@ PREVIEW_S: Final = 20.0
 """The cluster is asked, and its servers may be away."""
 MAX_WHY: Final = 200
 
-CANCEL: Final = LEAVING
 GO_ON: Final = frozenset(REIMAGING & frozenset(FAILED_TWIN.values()))
 REIMAGE: Final = frozenset(REIMAGE_FROM)
 REPLACE: Final = frozenset({*REIMAGE_FROM, *OUTSIDE})
@@ -49,7 +48,8 @@ async def order(desk: ReimageDesk, kind: ReimageKind, name: str, form: Mapping[s
     force, why = form.get("force_drain") == "yes", form.get("why", "")[:MAX_WHY]
     match kind:
         case ReimageKind.REIMAGE:
-            return desk.request(name, force_drain=force, by=who, why=why)
+            image = form.get("image") or None
+            return desk.request(name, image=image, force_drain=force, by=who, why=why)
         case ReimageKind.REPLACE:
             return desk.replace(name, form.get("serial", ""), force_drain=force, by=who, why=why)
         case ReimageKind.DECOMMISSION:
@@ -64,6 +64,7 @@ async def _preview(
             return await desk.preview(
                 name,
                 kind=kind,
+                image=form.get("image") or None,
                 force_drain=form.get("force_drain") == "yes",
                 by=who,
                 serial=form.get("serial") or None,

@@ -120,7 +120,8 @@ class PolicyDesk:
 
     def _situation(self, reader: Reader) -> Situation:
         now, spec = self._ground.clock(), self._ground.spec
-        nodes = [node for node in reader.nodes() if spec.find_node(node.name) is not None]
+        declared = {node.name for node in spec.nodes}
+        nodes = [node for node in reader.nodes() if node.name in declared]
         answered = self._kube_answers(now)
         return Situation(
             nodes=tuple(self._seen(reader, node, answered=answered, now=now) for node in nodes),

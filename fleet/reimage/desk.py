@@ -217,7 +217,7 @@ class ReimageDesk:
                 )
             if progress.is_cancelled(order):
                 return f"the {order.kind} of {name} is being called off already"
-            if node.state not in LEAVING and not progress.is_held(order, node.state):
+            if not progress.can_be_called_off(order, node.state):
                 raise RefusedError(
                     409,
                     "too-late",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from fleet.lifecycle import State
+from fleet.lifecycle import LEAVING, State
 from fleet.store.records import ReimageRecord
 
 CANCEL: Final = "cancelled_by"
@@ -58,6 +58,11 @@ def is_cancelled(record: ReimageRecord) -> bool:
 def is_held(record: ReimageRecord, state: State) -> bool:
     """Whether the member is to go and nobody was asked yet to remove it: it can still be called off."""
     return state in (State.MEMBER_REMOVED, State.FAILED_MEMBER_REMOVED) and record.progress.get(ASKED) is None
+
+
+def can_be_called_off(record: ReimageRecord, state: State) -> bool:
+    """Whether nothing was removed yet, so that the node can become what it was."""
+    return state in LEAVING or is_held(record, state)
 
 
 def has_entered(record: ReimageRecord) -> bool:

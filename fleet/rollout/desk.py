@@ -352,11 +352,12 @@ class RolloutDesk:
         ]
 
     def _sights(self, reader: Reader) -> dict[str, Sight]:
-        found = {}
+        found, orders = {}, reader.newest_reimages()
+        declared = {node.name for node in self._ground.spec.nodes}
         for node in reader.nodes():
-            if self._ground.spec.find_node(node.name) is None:
+            if node.name not in declared:
                 continue
-            newest = next(iter(reader.reimages(node.name, limit=1)), None)
+            newest = orders.get(node.name)
             found[node.name] = Sight(
                 state=node.state,
                 since=node.standing.since,

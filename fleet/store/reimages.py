@@ -46,6 +46,14 @@ class ReimageReads:
             query = query.where(reimages.c.node == node)
         return [_from_row(row) for row in self._connection.execute(query.limit(limit)).mappings()]
 
+    def newest_reimages(self) -> dict[str, ReimageRecord]:
+        """Every node's newest order, open or closed."""
+        last = sa.select(reimages.c.node, sa.func.max(reimages.c.requested_at).label("at"))
+        newest = last.group_by(reimages.c.node).subquery()
+        same = sa.and_(reimages.c.node == newest.c.node, reimages.c.requested_at == newest.c.at)
+        query = sa.select(reimages).join(newest, same).order_by(reimages.c.number)
+        return {row["node"]: _from_row(row) for row in self._connection.execute(query).mappings()}
+
 
 class ReimageWrites(ReimageReads):
     """Changes."""

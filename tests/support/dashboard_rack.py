@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TypeVar
 
-from fakes_bramble import IMAGE_ID, make_image
+from fakes_bramble import make_image
 from fakes_cluster import ClusterMemory
 from fakes_diagnosis import PI5_FILES, SERVER, Profile
 from fakes_fleet import AgentKey, Clock, Fleet, cluster_spec, hardware_of, node_spec, open_fleet
 from fleet_story import ask_to_install, complete, enrol, install, let_in, require_token, see
+from server_thread import serving
 
 from agent.protocol import Health, InstallProgress, InstallStep, K3sState, Outcome, Status
 from bramble.boot_table import to_report
@@ -28,6 +28,7 @@ from bramble.dashboard.cluster_page import EtcdGlance
 from bramble.dashboard.compose import ObservedBoots, make_site
 from bramble.dashboard.door import make_context, serve_dashboard
 from bramble.dashboard.site import Site
+from bramble.kept_images import KeptImage, kept_image
 from fleet.api.doors import serve_admin
 from fleet.boards import BoardModel, MacAddress
 from fleet.boots import BootReport, BootStage
@@ -36,7 +37,6 @@ from fleet.etcd.view import EtcdMember, EtcdView
 from fleet.lifecycle import State
 from fleet.spec.model import ClusterSpec, DhcpMode, FirstBoot, NodeSpec, Role
 from fleet.tokens import TokenRole
-from imagebuilder.manifest import Manifest
 from pxe.boot.identity import BoardIdentity, IdentifiedBy
 from pxe.diagnosis.engine import Diagnostician
 from pxe.diagnosis.scene import Setting
@@ -45,6 +45,9 @@ from pxe.net.observer import Observer
 
 WAIT_S = 20.0
 TICK_S = 0.2
+OLD = "f" * 64
+"""The cluster's image, `FakeImages.current`; NEW was built after it."""
+NEW = "1c0ffee1" * 8
 T = TypeVar("T")
 
 
@@ -65,6 +68,7 @@ class Rack:
     site: Site
     observer: Observer
     kube: ClusterMemory
+    images: list[KeptImage]
     port: int
     loop: asyncio.AbstractEventLoop
 
@@ -245,14 +249,10 @@ def make_observer(fleet: Fleet) -> Observer:
     return Observer(Diagnostician(Setting(DhcpMode.FULL, SERVER)), record)
 
 
-@contextmanager
-def live_rack(state: Path, spec: ClusterSpec) -> Iterator[Rack]:
+def live_rack(state: Path, spec: ClusterSpec) -> AbstractContextManager[Rack]:
     """Serve on a free port of loopback, in a thread; ended and joined afterwards."""
-    ready, stop = threading.Event(), asyncio.Event()
-    made: list[Rack] = []
-    failure: list[BaseException] = []
 
-    async def serve() -> None:
+    async def serve(ready: Callable[[Rack], None], stop: asyncio.Event) -> None:
         clock = WallClock()
         clock.back = 4 * 3600.0
         kube = ClusterMemory()
@@ -260,8 +260,11 @@ def live_rack(state: Path, spec: ClusterSpec) -> Iterator[Rack]:
         clock.back = 0.0
         fleet.pki.ensure_server_certificate([IPv4Address("127.0.0.1")], ["bramble.invalid"], time.time())
         observer = make_observer(fleet)
-        image = make_image(state / "image")
-        images: Mapping[str, Manifest] = {IMAGE_ID: image.manifest}
+        images = [
+            kept_image(make_image(state / name, image_id=name).manifest, time.time() - age_s)
+            for name, age_s in ((OLD, 86_400.0), (NEW, 600.0))
+        ]
+        fleet.images.known[NEW] = fleet.images.known[OLD]
         site = make_site(fleet.controller, ObservedBoots(observer), lambda: images)
         site = replace(site, etcd=EtcdGlance(EtcdMemory(fleet), time.time, site.feed.poke))
         try:
@@ -270,11 +273,11 @@ def live_rack(state: Path, spec: ClusterSpec) -> Iterator[Rack]:
                 port = await stack.enter_async_context(serve_dashboard(site, "127.0.0.1", 0, tls))
                 await stack.enter_async_context(serve_admin(fleet.controller, state / "control.sock"))
                 fleet.controller.login_links.url = f"https://127.0.0.1:{port}"
-                made.append(Rack(fleet, site, observer, kube, port, asyncio.get_running_loop()))
-                ready.set()
+                ready(Rack(fleet, site, observer, kube, images, port, asyncio.get_running_loop()))
                 while not stop.is_set():
                     observer.look(time.time())
                     kube.settle()
+                    await fleet.controller.rollouts.drive()
                     await fleet.controller.reimages.drive()
                     try:
                         async with asyncio.timeout(TICK_S):
@@ -288,26 +291,7 @@ def live_rack(state: Path, spec: ClusterSpec) -> Iterator[Rack]:
             if others:
                 await asyncio.wait(others, timeout=WAIT_S / 4)
 
-    def run() -> None:
-        try:
-            asyncio.run(serve())
-        except BaseException as error:
-            failure.append(error)
-            ready.set()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    assert ready.wait(WAIT_S)
-    if failure:
-        raise failure[0]
-    try:
-        yield made[0]
-    finally:
-        made[0].loop.call_soon_threadsafe(stop.set)
-        thread.join(WAIT_S)
-        assert not thread.is_alive()
-    if failure:
-        raise failure[0]
+    return serving(serve, WAIT_S)
 
 
 def furnish(rack: Rack) -> dict[str, str]:

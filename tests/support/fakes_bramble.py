@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from bramble.boot_table import ControlAddress
+from bramble.kept_images import KeptImage, kept_image
 from fleet.boards import MacAddress, Serial
 from fleet.boots import NodeBoot
 from fleet.spec.model import ClusterSpec
@@ -81,6 +82,9 @@ class FakeImageStore:
 
     def ids(self) -> list[str]:
         return list(self.images)
+
+    def kept(self) -> list[KeptImage]:
+        return [kept_image(image.manifest, 0.0) for image in self.images.values()]
 
     def built_for(self, spec: ClusterSpec) -> Image | None:
         self.asked.append(spec)

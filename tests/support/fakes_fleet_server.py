@@ -7,16 +7,16 @@ import hashlib
 import http.client
 import json
 import ssl
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 from fakes_fleet import AgentKey, Clock, Fleet, open_fleet
+from server_thread import serving
 
 from agent.protocol import encode
 from fleet.api.doors import serve_admin, serve_control
@@ -128,14 +128,10 @@ class Running:
         return asyncio.run_coroutine_threadsafe(run(), self.loop).result(TIMEOUT_S)
 
 
-@contextmanager
-def running(state: Path, spec: ClusterSpec, limits: Limits | None = None) -> Iterator[Running]:
+def running(state: Path, spec: ClusterSpec, limits: Limits | None = None) -> AbstractContextManager[Running]:
     """A server on a free port of loopback, in a thread with its own loop; ended and joined afterwards."""
-    ready, stop = threading.Event(), asyncio.Event()
-    made: list[Running] = []
-    failure: list[BaseException] = []
 
-    async def serve() -> None:
+    async def serve(ready: Callable[[Running], None], stop: asyncio.Event) -> None:
         fleet = open_fleet(state, spec, Clock(time.time()))
         try:
             fleet.pki.ensure_server_certificate(
@@ -147,27 +143,9 @@ def running(state: Path, spec: ClusterSpec, limits: Limits | None = None) -> Ite
                 port = await stack.enter_async_context(control)
                 await stack.enter_async_context(serve_admin(fleet.controller, state / "control.sock"))
                 loop = asyncio.get_running_loop()
-                made.append(Running(fleet, port, fleet.pki.server_pin(), state, loop))
-                ready.set()
+                ready(Running(fleet, port, fleet.pki.server_pin(), state, loop))
                 await stop.wait()
         finally:
             fleet.store.close()
 
-    def run() -> None:
-        try:
-            asyncio.run(serve())
-        except BaseException as error:
-            failure.append(error)
-            ready.set()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    assert ready.wait(TIMEOUT_S)
-    if failure:
-        raise failure[0]
-    try:
-        yield made[0]
-    finally:
-        made[0].loop.call_soon_threadsafe(stop.set)
-        thread.join(TIMEOUT_S)
-        assert not thread.is_alive()
+    return serving(serve, TIMEOUT_S)

@@ -37,12 +37,25 @@
     check();
   });
 
-  if (live === undefined || !window.EventSource) return;
-
   // Parts of the page are made by the server alone: fetched again, and put in place where they differ --------
   let partTimer = 0;
   let lastParts = 0;
   const isInUse = (part) => part.contains(document.activeElement) && document.activeElement !== document.body;
+  const END_PX = 40;
+  const toEnd = (list) => { list.scrollTop = list.scrollHeight; };
+  const isAtEnd = (list) => list.scrollHeight - list.scrollTop - list.clientHeight < END_PX;
+  const put = (old, part) => {
+    const tail = old.querySelector("[data-tail]");
+    const follows = !tail || isAtEnd(tail);
+    const top = tail ? tail.scrollTop : 0;
+    const had = tail !== null && tail === document.activeElement;
+    old.replaceWith(document.adoptNode(part));
+    const fresh = part.querySelector("[data-tail]");
+    if (!fresh) return;
+    if (follows) toEnd(fresh); else fresh.scrollTop = top;
+    if (had) fresh.focus({ preventScroll: true });
+  };
+  const isTail = () => document.activeElement.matches("[data-tail]");
   const loadParts = async (ids) => {
     lastParts = Date.now();
     let text;
@@ -57,16 +70,31 @@
     fresh.querySelectorAll("[data-part]").forEach((part) => {
       const old = document.getElementById(part.id);
       if (!old || (ids && !ids.includes(part.id))) return;
-      if (old.innerHTML !== part.innerHTML && !isInUse(old)) old.replaceWith(document.adoptNode(part));
+      if (old.outerHTML !== part.outerHTML && (!isInUse(old) || isTail())) put(old, part);
     });
     document.title = fresh.title;
     tellAll();
   };
+  let wanted = [];
+  // null: all of them.
   const loadPartsSoon = (ids) => {
+    wanted = ids && wanted ? [...wanted, ...ids] : null;
     if (partTimer) return;
     const wait = Math.max(lastParts + PART_EVERY_MS - Date.now(), 0);
-    partTimer = setTimeout(() => { partTimer = 0; loadParts(ids); }, wait);
+    partTimer = setTimeout(() => {
+      const now = wanted;
+      partTimer = 0;
+      wanted = [];
+      loadParts(now);
+    }, wait);
   };
+  document.querySelectorAll("[data-tail]").forEach(toEnd);
+  // What is not in the server's record, and so not in the stream, is looked at again while it is awaited.
+  setInterval(() => {
+    if (!document.hidden && document.querySelector("[data-poll]")) loadPartsSoon(null);
+  }, PART_EVERY_MS);
+
+  if (live === undefined || !window.EventSource) return;
 
   // The rack: each card is patched in place -----------------------------------------------------------------
   const rack = document.getElementById("rack");
@@ -82,13 +110,14 @@
     }
     if (part.textContent !== text) part.textContent = text;
   };
-  const patch = ([name, where, words, detail, percent, mark]) => {
+  const patch = ([name, where, words, detail, percent, mark, left]) => {
     const card = document.getElementById(`n-${name}`);
     if (!card) return false;
     // Where there are hundreds of cards each says one thing; the words say it where nothing is more exact.
     write(card, "w", "p", isDense && detail ? "" : words);
     write(card, "d", "p", detail);
     write(card, "k", "p", mark);
+    if (!isDense) write(card, "l", "p", left);
     let bar = card.querySelector("progress");
     if (percent === null) {
       if (bar) bar.remove();
@@ -159,6 +188,7 @@
     const isWhole = !rack.querySelector(".rest");
     const parts = [];
     if (change.held) parts.push("held");
+    if (change.cluster) parts.push("alerts");
     if (unknown && isWhole) parts.push("rack");
     if (parts.length) loadPartsSoon(parts);
   };

@@ -27,13 +27,17 @@ PAGES = (
     "/nodes/pi5-master-1",
     "/nodes/pi4-worker-3",
     "/nodes/abcd004d",
+    "/nodes/pi5-master-1/log",
     "/cluster",
+    "/upkeep",
+    "/upkeep/rollout",
     "/images",
     "/events",
     "/settings",
     "/audit",
     "/nodes/pi5-master-1/confirm/revoke",
     "/nodes/pi5-worker-1/confirm/replace",
+    "/nodes/pi5-worker-1/confirm/reimage",
 )
 WIDTHS = (360, 768, 1280, 2560)
 

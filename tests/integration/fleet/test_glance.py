@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from fakes_fleet import Fleet, hardware_of, status_report
 from fleet_story import AGENT, SERVER, enrol, install, see
 
+from bramble.dashboard.alerts import EVERY_S, ClusterGlances
 from bramble.dashboard.feed import Feed
 from fleet.boots import BootStage
 from fleet.lifecycle import State
@@ -75,8 +78,42 @@ def test_the_audit_is_read_backwards(fleet: Fleet) -> None:
         assert [line.what for line in audit_before(reader, 2, before=first[-1].id)] == ["deed0"]
 
 
+def make_feed(fleet: Fleet, snapshot_problem: Callable[[], str] = lambda: "") -> Feed:
+    clusters = ClusterGlances(snapshot_problem, fleet.clock)
+    return Feed(fleet.store, fleet.controller.boots.flush, lambda size: "ab" * size, clusters, fleet.clock)
+
+
+def test_a_feed_tells_what_is_the_matter_with_the_cluster_and_when_it_is_over(fleet: Fleet) -> None:
+    problems = ["no snapshot of etcd is kept yet", ""]
+    feed = make_feed(fleet, lambda: problems.pop(0))
+    feed.look()
+    assert [one.code for one in feed.cluster.findings] == ["snapshots"]
+    assert feed.headline().text == "The cluster needs you"
+    before = feed.cursor
+    see(fleet, AGENT)
+    fleet.controller.boots.flush()
+    feed.look()
+    assert problems == [""], "their files are not read with every look"
+    assert b'"cluster":false' in feed.rack_since(before)
+    fleet.clock.advance(EVERY_S)
+    see(fleet, SERVER)
+    fleet.controller.boots.flush()
+    feed.look()
+    assert feed.cluster.findings == ()
+    assert b'"cluster":true' in feed.rack_since(before)
+
+
+def test_snapshots_that_cannot_be_read_end_no_feed(fleet: Fleet) -> None:
+    def refuse() -> str:
+        raise PermissionError(13, "Permission denied")
+
+    feed = make_feed(fleet, refuse)
+    feed.look()
+    assert "cannot be read: Permission denied" in feed.cluster.findings[0].text
+
+
 def test_a_feed_tells_what_differs_and_reads_nothing_where_nothing_was_written(fleet: Fleet) -> None:
-    feed = Feed(fleet.store, fleet.controller.boots.flush, lambda size: "ab" * size)
+    feed = make_feed(fleet)
     assert feed.look()
     before = feed.cursor
     assert not feed.look()

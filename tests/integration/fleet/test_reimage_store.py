@@ -71,6 +71,7 @@ def test_a_node_has_one_open_order_and_keeps_the_closed_ones(store: Store) -> No
         tx.add_reimage(replace(ORDER, number=2, requested_at=NOW + 2))
     with store.read() as reader:
         assert [order.number for order in reader.reimages()] == [2, 1]
+        assert {name: order.number for name, order in reader.newest_reimages().items()} == {NODE: 2}
         closed = reader.reimage(NODE, 1)
         assert closed is not None
         assert (closed.outcome, closed.reason, closed.closed_at) == (
@@ -90,3 +91,14 @@ def test_the_reserved_number_opens_as_the_only_intent(store: Store) -> None:
     assert other.number == number + 1
     assert intent is not None
     assert (intent.number, intent.expires, intent.installation) == (number, NOW + 65, "anew")
+
+
+def test_of_two_orders_of_one_moment_the_newest_has_the_higher_number(store: Store) -> None:
+    with store.write() as tx:
+        for number in (1, 2):
+            order = replace(ORDER, number=number)
+            tx.add_reimage(order)
+            tx.close_reimage(order, Outcome.CANCELLED, "", NOW)
+    with store.read() as reader:
+        assert reader.newest_reimages()[NODE] == reader.reimages(NODE)[0]
+        assert reader.newest_reimages()[NODE].number == 2

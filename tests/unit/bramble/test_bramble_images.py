@@ -20,10 +20,14 @@ from fakes_bramble import (
 )
 from fakes_image import make_node, make_spec
 
+from bramble.image_store import CachedImages
 from bramble.images import ClusterImages, ContentAddress, make_table
 from fleet.installs import ControlInfo, PlannedImage
 from fleet.refusal import RefusedError
 from fleet.secret import Secret
+from imagebuilder.build import KIND
+from imagebuilder.manifest import FILE_NAME
+from imagebuilder.store import Store
 
 CONTROL = ControlInfo(urls=("https://10.77.0.1:7443",), ca_pem="-----BEGIN CERTIFICATE-----\n")
 TICKET = "5e" * 32
@@ -183,3 +187,30 @@ def test_an_image_that_was_built_anew_of_the_same_file_is_taken_when_that_is_dec
     assert room.images.current is room.old
     room.images.declare(SPEC)
     assert room.images.current is room.new
+
+
+def test_images_to_choose_from_are_this_clusters_its_present_one_first(room: Room, tmp_path: Path) -> None:
+    room.store.images[OTHER_ID] = make_image(tmp_path / "other", image_id=OTHER_ID, cluster="cellar")
+    assert [kept.id for kept in room.images.shown()] == [IMAGE_ID, NEW_ID]
+
+
+def test_the_clusters_image_is_shown_though_the_store_has_lost_it(room: Room) -> None:
+    room.store.images.clear()
+    (only,) = room.images.shown()
+    assert (only.id, only.made_at) == (IMAGE_ID, 0.0)
+
+
+def test_looking_at_images_keeps_none_from_being_cleaned_up(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for image_id in (IMAGE_ID, NEW_ID):
+        with store.create(KIND, image_id) as work:
+            manifest = make_image(tmp_path / "made" / image_id, image_id=image_id).manifest
+            (work / FILE_NAME).write_text(manifest.render(), "utf-8")
+    with store.create(KIND, "broken") as work:
+        (work / FILE_NAME).write_text("{}", "utf-8")
+    images = CachedImages(store)
+    assert {kept.id for kept in images.kept()} == {IMAGE_ID, NEW_ID}
+    assert all(kept.made_at > 0 for kept in images.kept())
+    assert store.held == frozenset()
+    assert store.evict(KIND, NEW_ID)
+    assert [kept.id for kept in images.kept()] == [IMAGE_ID]
