@@ -6,43 +6,30 @@ from collections import Counter
 from collections.abc import Iterable
 
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from fleet.attention import Urgency, findings, quorum_in
-from fleet.errors import FleetError
 from fleet.store.database import Store
 from fleet.views import fleet_view
 
 
-class AttentionCollector(Collector):
-    """Reads the store each time somebody asks."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def describe(self) -> Iterable[GaugeMetricFamily]:
-        return ()  # else registering would read the store
-
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        try:
-            view = fleet_view(self._store)
-        except FleetError:
-            return  # a store that can not be read is a gap
-        counts = Counter(finding.urgency for finding in findings(view))
-        needs = GaugeMetricFamily(
-            "bramble_findings",
-            "What needs a person, by how soon; 'bramble status' lists it.",
-            labels=["urgency"],
-        )
-        for urgency in Urgency:
-            needs.add_metric([urgency.value], counts[urgency])
-        yield needs
-        quorum = quorum_in(view)
-        servers = GaugeMetricFamily(
-            "bramble_servers",
-            "Servers: members of etcd, those of them that are Ready or degraded, and how many it needs.",
-            labels=["standing"],
-        )
-        for standing in ("members", "ready", "degraded", "needed"):
-            servers.add_metric([standing], getattr(quorum, standing))
-        yield servers
+def attention(store: Store) -> Iterable[GaugeMetricFamily]:
+    """Findings and servers as the store has them now."""
+    view = fleet_view(store)
+    counts = Counter(finding.urgency for finding in findings(view))
+    needs = GaugeMetricFamily(
+        "bramble_findings",
+        "What needs a person, by how soon; 'bramble status' lists it.",
+        labels=["urgency"],
+    )
+    for urgency in Urgency:
+        needs.add_metric([urgency.value], counts[urgency])
+    yield needs
+    quorum = quorum_in(view)
+    servers = GaugeMetricFamily(
+        "bramble_servers",
+        "Servers: members of etcd, those of them that are Ready or degraded, and how many it needs.",
+        labels=["standing"],
+    )
+    for standing in ("members", "ready", "degraded", "needed"):
+        servers.add_metric([standing], getattr(quorum, standing))
+    yield servers

@@ -11,9 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
-from fleet.errors import FleetError
 from fleet.health import Condition
 from fleet.health_desk import Held, held_by_all
 from fleet.store.database import Store
@@ -35,23 +33,12 @@ READINGS: Final[Mapping[str, tuple[str, str]]] = {
 """Field of the report → name (behind `bramble_node_`) and help."""
 
 
-class NodeHealthCollector(Collector):
-    """Reads the store each time somebody asks."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def describe(self) -> Iterable[GaugeMetricFamily]:
-        return ()  # else registering would read the store
-
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        try:
-            with self._store.read() as reader:
-                nodes, held = reader.nodes(), held_by_all(reader)
-        except FleetError:
-            return  # a store that can not be read is a gap
-        yield from conditions(held)
-        yield from readings(nodes)
+def node_health(store: Store) -> Iterable[GaugeMetricFamily]:
+    """Conditions and readings as the store has them now."""
+    with store.read() as reader:
+        nodes, held = reader.nodes(), held_by_all(reader)
+    yield from conditions(held)
+    yield from readings(nodes)
 
 
 def conditions(held: Mapping[str, Iterable[Held]]) -> Iterable[GaugeMetricFamily]:

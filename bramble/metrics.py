@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from prometheus_client import (
@@ -16,9 +16,9 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from bramble.attention_metrics import AttentionCollector
-from bramble.health_metrics import NodeHealthCollector
-from bramble.snapshot_metrics import SnapshotCollector
+from bramble.attention_metrics import attention
+from bramble.health_metrics import node_health
+from bramble.snapshot_metrics import snapshots
 from fleet.controller import Controller
 from fleet.errors import FleetError
 from fleet.join_failures import FAILURES, join_failures_of
@@ -41,16 +41,15 @@ class Metrics:
     def __init__(self, store: Store) -> None:
         self._registry = CollectorRegistry()
         self.pxe = PxeMetrics(self._registry)
-        self._registry.register(_FleetCollector(store))
-        self._registry.register(NodeHealthCollector(store))
-        self._registry.register(AttentionCollector(store))
+        for read in (fleet_states, node_health, attention):
+            self._registry.register(_WhenAsked(partial(read, store)))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
 
     def watch_snapshots(self, desk: SnapshotDesk) -> None:
         """Tell how it stands with etcd's snapshots."""
-        self._registry.register(SnapshotCollector(desk))
+        self._registry.register(_WhenAsked(partial(snapshots, desk)))
 
     def render(self) -> bytes:
         """The text exposition format, version 0.0.4."""
@@ -114,32 +113,37 @@ def _dns_queries(pxe: PxeServer, outcome: str) -> float:
     return float(pxe.names.outcomes[outcome]) if pxe.names is not None else 0.0
 
 
-class _FleetCollector(Collector):
-    """Nodes by state, and boards that are held, as the store has them now."""
+class _WhenAsked(Collector):
+    """Metrics that are read from the store or the disk each time somebody asks."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, read: Callable[[], Iterable[GaugeMetricFamily]]) -> None:
+        self._read = read
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        return ()  # else registering would read the store
+        return ()  # else registering would read them
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         try:
-            with self._store.read() as reader:
-                records = reader.nodes()
-                states = Counter(node.state for node in records)
-                failures = Counter(code for node in records for code in join_failures_of(node.status))
-                held = len(reader.held_boards())
-        except FleetError:
-            return  # a store that can not be read is a gap, not a fleet without nodes
-        nodes = GaugeMetricFamily("bramble_nodes", "Declared nodes, by state.", labels=["state"])
-        for state in State:
-            nodes.add_metric([state.value], states[state])
-        yield nodes
-        failing = GaugeMetricFamily(
-            "bramble_join_failures", "Nodes that report what keeps k3s from joining.", labels=["class"]
-        )
-        for code in FAILURES:
-            failing.add_metric([code], failures[code])
-        yield failing
-        yield GaugeMetricFamily("bramble_held_boards", "Boards that are in no cluster.yaml.", value=held)
+            return tuple(self._read())
+        except (FleetError, OSError):
+            return ()  # what can not be read is a gap, not a fleet without nodes
+
+
+def fleet_states(store: Store) -> Iterable[GaugeMetricFamily]:
+    """Nodes by state, and boards that are held, as the store has them now."""
+    with store.read() as reader:
+        records = reader.nodes()
+        states = Counter(node.state for node in records)
+        failures = Counter(code for node in records for code in join_failures_of(node.status))
+        held = len(reader.held_boards())
+    nodes = GaugeMetricFamily("bramble_nodes", "Declared nodes, by state.", labels=["state"])
+    for state in State:
+        nodes.add_metric([state.value], states[state])
+    yield nodes
+    failing = GaugeMetricFamily(
+        "bramble_join_failures", "Nodes that report what keeps k3s from joining.", labels=["class"]
+    )
+    for code in FAILURES:
+        failing.add_metric([code], failures[code])
+    yield failing
+    yield GaugeMetricFamily("bramble_held_boards", "Boards that are in no cluster.yaml.", value=held)
