@@ -19,11 +19,10 @@ from bramble.boot_table import ControlAddress, make_boot_table
 from bramble.kept_images import KeptImage, kept_image
 from fleet.boots import NodeBoot
 from fleet.images import SHORT, ImageFacts, unknown_image
-from fleet.installs import ControlInfo, PlannedImage
+from fleet.installs import PlannedImage, PlanRequest
 from fleet.refusal import RefusedError
-from fleet.secret import Secret
 from fleet.spec.export import digest, image_inputs
-from fleet.spec.model import ClusterSpec, NodeSpec
+from fleet.spec.model import ClusterSpec
 from imagebuilder.build import Image
 from imagebuilder.render import node_values
 from pxe.boot.table import BootTable, NodeBootState
@@ -137,28 +136,20 @@ class ClusterImages:
             )
         return facts
 
-    def plan_for(
-        self,
-        node: NodeSpec,
-        control: ControlInfo,
-        *,
-        image_id: str | None,
-        ticket: Secret,
-        disk_signature: int,
-        instance_id: str,
-    ) -> PlannedImage:
+    def plan_for(self, request: PlanRequest) -> PlannedImage:
         """What this node's installer is to write. Milliseconds: a delta is bytes in known places."""
-        image = self.find(image_id)
+        image = self.find(request.image_id)
         if image is None:
-            raise unknown_image(image_id or "")
+            raise unknown_image(request.image_id or "")
+        node = request.node
         values = node_values(
             self._spec,
             node,
-            control_urls=control.urls,
-            ca_pem=control.ca_pem,
-            ticket=ticket.reveal(),
-            disk_signature=disk_signature,
-            instance_id=instance_id,
+            control_urls=request.control.urls,
+            ca_pem=request.control.ca_pem,
+            ticket=request.ticket.reveal(),
+            disk_signature=request.disk_signature,
+            instance_id=request.instance_id,
         )
         delta = tuple(Patch(offset, data.hex()) for offset, data in image.render_delta(values))
         return PlannedImage(

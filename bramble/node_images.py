@@ -18,10 +18,9 @@ from fleet.controller import Controller
 from fleet.errors import FleetError
 from fleet.handout import Handout
 from fleet.images import ImageFacts
-from fleet.installs import ControlInfo, ImageProvider, PlannedImage
+from fleet.installs import ControlInfo, ImageProvider, PlannedImage, PlanRequest
 from fleet.k3s import open_k3s
 from fleet.pki import open_pki
-from fleet.secret import Secret
 from fleet.spec.model import ClusterSpec, NodeSpec
 from fleet.spec.values import suggest
 from fleet.store.database import Store
@@ -118,17 +117,8 @@ class _ServedHandouts:
 class _NoInstallers(ImageProvider):
     """No installer can ask while no server runs."""
 
-    def plan_for(
-        self,
-        node: NodeSpec,
-        control: ControlInfo,
-        *,
-        image_id: str | None,
-        ticket: Secret,
-        disk_signature: int,
-        instance_id: str,
-    ) -> PlannedImage:
-        raise FleetError(f"no server runs that could install {node.name}")
+    def plan_for(self, request: PlanRequest) -> PlannedImage:
+        raise FleetError(f"no server runs that could install {request.node.name}")
 
     def prepare(self, spec: ClusterSpec) -> ImageFacts | None:
         raise FleetError("no server runs that could serve an image")

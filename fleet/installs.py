@@ -50,6 +50,25 @@ class ControlInfo:
     ca_pem: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """One installation, as far as the bytes on its disk depend on it.
+
+    Attributes:
+        image_id: The image that is wanted; None: the cluster's.
+        ticket: Enrols the node once.
+        disk_signature: 32 bits, never 0.
+        instance_id: cloud-init's name for this installation.
+    """
+
+    node: NodeSpec
+    control: ControlInfo
+    image_id: str | None
+    ticket: Secret
+    disk_signature: int
+    instance_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedImage:
     """What an installer is to write, and where."""
@@ -62,17 +81,8 @@ class PlannedImage:
 class ImageProvider(Protocol):
     """The image room, as the controller needs it; the composition root implements it."""
 
-    def plan_for(
-        self,
-        node: NodeSpec,
-        control: ControlInfo,
-        *,
-        image_id: str | None,
-        ticket: Secret,
-        disk_signature: int,
-        instance_id: str,
-    ) -> PlannedImage:
-        """Render the node's delta against an image; None: the cluster's. Takes milliseconds.
+    def plan_for(self, request: PlanRequest) -> PlannedImage:
+        """Render the node's delta against the image. Takes milliseconds.
 
         Raises:
             FleetError: There is no image for this node (now).
@@ -111,15 +121,18 @@ class InstallDesk:
             ticket = ground.pki.ticket(node.name, intent.number, node.standing.attempt)
             signature = node.disk_signature or new_disk_signature(ground)
             instance = instance_id(ground, node, intent)
+            spec = ground.require_spec(node.name)
             planned = self._images.plan_for(
-                ground.require_spec(node.name),
-                self._control,
-                image_id=wanted_image(tx, node.name),
-                ticket=ticket,
-                disk_signature=signature,
-                instance_id=instance,
+                PlanRequest(
+                    node=spec,
+                    control=self._control,
+                    image_id=wanted_image(tx, node.name),
+                    ticket=ticket,
+                    disk_signature=signature,
+                    instance_id=instance,
+                )
             )
-            own, declared = pin_of(tx, node), ground.require_spec(node.name).disk
+            own, declared = pin_of(tx, node), spec.disk
             disk = narrow(planned.disk, own)
             tx.add_ticket(ticket.sha256, node.name, intent.number, node.standing.attempt, now)
             tx.update_node(node, disk_signature=signature)

@@ -27,7 +27,7 @@ from agent.protocol import (
 from fleet.boards import BoardModel, DiskKind, MacAddress, Serial
 from fleet.controller import Controller
 from fleet.images import ImageFacts, unknown_image
-from fleet.installs import ControlInfo, PlannedImage
+from fleet.installs import ControlInfo, PlannedImage, PlanRequest
 from fleet.k3s import open_k3s
 from fleet.kube_door import Connect
 from fleet.pki import ControlPki, key_sha256, open_pki
@@ -154,21 +154,13 @@ class FakeImages:
     tickets: dict[str, list[Secret]] = field(default_factory=dict)
     instances: list[str] = field(default_factory=list)
 
-    def plan_for(
-        self,
-        node: NodeSpec,
-        control: ControlInfo,
-        *,
-        image_id: str | None,
-        ticket: Secret,
-        disk_signature: int,
-        instance_id: str,
-    ) -> PlannedImage:
-        self.tickets.setdefault(node.name, []).append(ticket)
-        self.instances.append(instance_id)
-        image = self.describe(image_id).id
+    def plan_for(self, request: PlanRequest) -> PlannedImage:
+        node = request.node
+        self.tickets.setdefault(node.name, []).append(request.ticket)
+        self.instances.append(request.instance_id)
+        image = self.describe(request.image_id).id
         source = ImageSource(image, "http://10.77.0.1/i.zst", "http://10.77.0.1/i.json", "0" * 64, 1 << 30)
-        patch = Patch(440, disk_signature.to_bytes(4, "little").hex())
+        patch = Patch(440, request.disk_signature.to_bytes(4, "little").hex())
         return PlannedImage(source, DiskSelector(node.disk.kind.value), (patch,))
 
     def prepare(self, spec: ClusterSpec) -> ImageFacts | None:

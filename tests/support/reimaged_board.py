@@ -42,9 +42,8 @@ from agent.protocol import (
     encode,
 )
 from fleet.boots import BootStage
-from fleet.installs import ControlInfo, PlannedImage
+from fleet.installs import PlannedImage, PlanRequest
 from fleet.refusal import RefusedError
-from fleet.secret import Secret
 from fleet.spec.model import NodeSpec
 
 Answer = TypeVar("Answer")
@@ -59,30 +58,14 @@ class ServedImages(FakeImages):
         self.image, self.url = image, url
         self.signature = 0
 
-    def plan_for(
-        self,
-        node: NodeSpec,
-        control: ControlInfo,
-        *,
-        image_id: str | None,
-        ticket: Secret,
-        disk_signature: int,
-        instance_id: str,
-    ) -> PlannedImage:
-        super().plan_for(
-            node,
-            control,
-            image_id=image_id,
-            ticket=ticket,
-            disk_signature=disk_signature,
-            instance_id=instance_id,
-        )
-        self.signature = disk_signature
+    def plan_for(self, request: PlanRequest) -> PlannedImage:
+        super().plan_for(request)
+        self.signature = request.disk_signature
         source = ImageSource(
             image_url=f"{self.url}/image.zst", index_url=f"{self.url}/index.json", **self.image.source_fields
         )
-        patch = Patch(440, disk_signature.to_bytes(4, "little").hex())
-        return PlannedImage(source, DiskSelector(node.disk.kind.value), (patch,))
+        patch = Patch(440, request.disk_signature.to_bytes(4, "little").hex())
+        return PlannedImage(source, DiskSelector(request.node.disk.kind.value), (patch,))
 
 
 class DirectClient(ControlClient):

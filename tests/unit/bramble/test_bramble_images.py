@@ -22,15 +22,27 @@ from fakes_image import make_node, make_spec
 
 from bramble.image_store import CachedImages
 from bramble.images import ClusterImages, ContentAddress, make_table
-from fleet.installs import ControlInfo, PlannedImage
+from fleet.installs import ControlInfo, PlannedImage, PlanRequest
 from fleet.refusal import RefusedError
 from fleet.secret import Secret
+from fleet.spec.model import NodeSpec
 from imagebuilder.build import KIND
 from imagebuilder.manifest import FILE_NAME
 from imagebuilder.store import Store
 
 CONTROL = ControlInfo(urls=("https://10.77.0.1:7443",), ca_pem="-----BEGIN CERTIFICATE-----\n")
 TICKET = "5e" * 32
+
+
+def request(node: NodeSpec, *, image_id: str | None = None) -> PlanRequest:
+    return PlanRequest(
+        node=node,
+        control=CONTROL,
+        image_id=image_id,
+        ticket=Secret(TICKET),
+        disk_signature=0x01020304,
+        instance_id="pi5-1-1",
+    )
 
 
 @pytest.fixture
@@ -42,14 +54,7 @@ def plan(tmp_path: Path) -> PlannedImage:
         ContentAddress(IPv4Address("10.77.0.1"), 7080),
         FakeImageStore(),
     )
-    return images.plan_for(
-        node,
-        CONTROL,
-        image_id=None,
-        ticket=Secret(TICKET),
-        disk_signature=0x01020304,
-        instance_id="pi5-1-1",
-    )
+    return images.plan_for(request(node))
 
 
 def test_the_plan_names_the_image_and_where_it_is_served(plan: PlannedImage) -> None:
@@ -113,9 +118,7 @@ def room(tmp_path: Path) -> Room:
 
 def test_the_plan_is_for_the_image_that_is_wanted(room: Room) -> None:
     (node,) = SPEC.nodes
-    plan = room.images.plan_for(
-        node, CONTROL, image_id=NEW_ID, ticket=Secret(TICKET), disk_signature=1, instance_id="i"
-    )
+    plan = room.images.plan_for(request(node, image_id=NEW_ID))
     assert plan.image.image_id == NEW_ID
     assert f"/images/{NEW_ID}/" in plan.image.image_url
 
@@ -123,9 +126,7 @@ def test_the_plan_is_for_the_image_that_is_wanted(room: Room) -> None:
 def test_an_image_that_is_gone_is_refused_and_not_replaced_by_another(room: Room) -> None:
     (node,) = SPEC.nodes
     with pytest.raises(RefusedError, match="no image 'ffff' in this server's store"):
-        room.images.plan_for(
-            node, CONTROL, image_id="ffff", ticket=Secret(TICKET), disk_signature=1, instance_id="i"
-        )
+        room.images.plan_for(request(node, image_id="ffff"))
 
 
 def test_images_are_named_by_a_beginning_that_no_other_has(room: Room) -> None:
