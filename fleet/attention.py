@@ -11,13 +11,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from fleet.lifecycle import LEAVING, State
+from fleet.lifecycle import FAILED_TWIN, LEAVING, State
 from fleet.quorum import quorum_of
 from fleet.spec.model import Role
 from fleet.views import ConditionView, FleetView, HeldBoardView, NodeView, RolloutView
 
 MEMBERS: Final = frozenset({State.READY, State.DEGRADED, State.LOST, *LEAVING})
 """States of servers that are members of etcd: they joined, and were not taken out."""
+NEEDS_A_PERSON: Final = frozenset(
+    {State.PENDING, State.QUARANTINED, State.DEGRADED, State.LOST, *FAILED_TWIN.values()}
+)
+"""States that do not end by themselves, or should not be: each is a finding of its own."""
 
 
 class Urgency(StrEnum):

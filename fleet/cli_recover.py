@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -12,12 +11,13 @@ from typing import Any
 
 import click
 
+from fleet.admin_client import FleetReader
 from fleet.cli import reader_of
 from fleet.cli_names import NODE, file_option
 from fleet.cli_snapshot import files_of
 from fleet.errors import FleetError
 from fleet.etcd.errors import BadSnapshotError
-from fleet.snapshot_files import ID, verify
+from fleet.snapshot_files import ID
 
 
 @click.command()
@@ -26,6 +26,7 @@ from fleet.snapshot_files import ID, verify
 @click.option("--with-agents", is_flag=True, help="Install all agents anew too, not the servers only.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, and what stands against it.")
 @click.option("--status", "show", is_flag=True, help="How far the recovery is.")
+@click.option("--cancel", is_flag=True, help="Call off the recovery that is under way.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @file_option
@@ -35,6 +36,7 @@ def recover(
     with_agents: bool,
     dry_run: bool,
     show: bool,
+    cancel: bool,
     yes: bool,
     as_json: bool,
     file: Path,
@@ -45,7 +47,9 @@ def recover(
     the snapshot is lost, so first read docs/recovery.md: where one server lives, there is a better way.
     Servers of the old cluster have to be off, and stay off until they are installed.
 
-    With --dry-run it exits with 1 where something stands against it.
+    With --dry-run it exits with 1 where something stands against it. --cancel makes everything what it was,
+    as long as the first server was not told to restore; nodes whose disks may be written by then are
+    installed as blank ones.
 
     \b
     bramble snapshot list
@@ -53,8 +57,12 @@ def recover(
     bramble recover --snapshot 20261126T031500Z-0a1b2c
     bramble recover --snapshot /mnt/nas/20261126T031500Z-0a1b2c --founder pi5-master-2
     bramble recover --status
+    bramble recover --cancel
     """
     reader = reader_of(file)
+    if cancel:
+        _cancel(reader, with_others=snapshot is not None or dry_run or show, yes=yes, as_json=as_json)
+        return
     if show:
         found = reader.ask("GET", "/v1/recovery")["recovery"]
         if found is None and not as_json:
@@ -81,6 +89,15 @@ def recover(
     _print_status(reader.ask("POST", "/v1/recovery", order), as_json)
 
 
+def _cancel(reader: FleetReader, *, with_others: bool, yes: bool, as_json: bool) -> None:
+    if with_others:
+        raise click.UsageError("--cancel goes without --snapshot, --dry-run and --status.")
+    if not yes:
+        click.confirm("Call the recovery off?", abort=True)
+    answer = reader.ask("POST", "/v1/recovery/cancel")
+    click.echo(json.dumps(answer) if as_json else answer["message"])
+
+
 def _bring_in(file: Path, named: str) -> str:
     """The id of the snapshot; one that is given as a directory is copied to the others first.
 
@@ -94,16 +111,7 @@ def _bring_in(file: Path, named: str) -> str:
         raise BadSnapshotError(
             f"{named} is no id of a snapshot, and no directory", "'bramble snapshot list' shows the ids."
         )
-    info = verify(place)
-    files = files_of(file)
-    if not (files.directory / info.id).exists():
-        with files.staged() as staged:
-            for one in place.iterdir():
-                shutil.copyfile(one, staged / one.name)
-                (staged / one.name).chmod(0o600)
-            verify(staged)
-            files.keep(staged, info)
-    return info.id
+    return files_of(file).bring_in(place).id
 
 
 def _print_plan(plan: dict[str, Any]) -> None:
@@ -130,6 +138,7 @@ def _print_status(view: dict[str, Any], as_json: bool) -> None:
         "founding": f"{view['founder']} is to restore snapshot {view['snapshot']}",
         "joining": f"{view['founder']} restored snapshot {view['snapshot']}, the other servers join it",
         "done": f"the cluster is back from snapshot {view['snapshot']}",
+        "cancelled": f"the recovery from snapshot {view['snapshot']} was called off",
     }
     click.echo(words[view["phase"]])
     for one in view["waits_for"]:

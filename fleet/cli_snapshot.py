@@ -20,17 +20,42 @@ from fleet.cli_names import cluster_file, file_option
 from fleet.errors import FleetError
 from fleet.etcd.errors import BadSnapshotError
 from fleet.snapshot_files import Damaged, SnapshotFiles, SnapshotInfo, verify
-from fleet.snapshots import in_use
+from fleet.snapshot_places import KeptElsewhere, elsewhere
+from fleet.snapshots import in_use, place_of
 from fleet.spec import load_cluster
-from fleet.store.database import Store
+from fleet.spec.model import ClusterSpec
+from fleet.store.database import NoRecordError, Store, StoreError
 
 POLL_S: Final = 0.3
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 
 
 def files_of(file: Path) -> SnapshotFiles:
-    """The snapshots of the cluster that `file` declares."""
-    return SnapshotFiles(state_directory(load_cluster(file).name) / "snapshots")
+    """The snapshots of the cluster that `file` declares, on this machine."""
+    return _files_of(load_cluster(file))
+
+
+def _files_of(spec: ClusterSpec) -> SnapshotFiles:
+    return SnapshotFiles(state_directory(spec.name) / "snapshots")
+
+
+def _kept_elsewhere(spec: ClusterSpec, files: SnapshotFiles) -> tuple[KeptElsewhere, ...]:
+    """What other control servers keep; says so where the record can not be asked."""
+    place = store_place(spec)
+    if isinstance(place, Path):
+        return ()  # one server has the record to itself
+    try:
+        store = Store.open_readonly(place)
+        try:
+            with store.read() as reader:
+                return elsewhere(reader, place_of(files.directory))
+        finally:
+            store.close()
+    except NoRecordError:
+        return ()
+    except StoreError as error:
+        click.echo(f"What other control servers keep is not known: {error.message}", err=True)
+        return ()
 
 
 @click.group()
@@ -49,19 +74,28 @@ def snapshot() -> None:
 def list_snapshots(file: Path, as_json: bool) -> None:
     """List the snapshots that are kept, the newest first. Needs no running server.
 
+    Several control servers on one PostgreSQL keep their snapshots on their own machines: those of the others
+    are listed with the machine's name.
+
     \b
     bramble snapshot list
     bramble snapshot list attic.yaml --json | jq -r '.snapshots[0].id'
     """
-    files = files_of(file)
-    found = files.everything()
+    spec = load_cluster(file)
+    files = _files_of(spec)
+    found, others = files.everything(), _kept_elsewhere(spec, files)
     if as_json:
         sound = [asdict(one) for one in found if isinstance(one, SnapshotInfo)]
         damaged = [asdict(one) for one in found if isinstance(one, Damaged)]
-        document = {"directory": str(files.directory), "snapshots": sound, "damaged": damaged}
+        document = {
+            "directory": str(files.directory),
+            "snapshots": sound,
+            "damaged": damaged,
+            "elsewhere": [asdict(one) for one in others],
+        }
         click.echo(json.dumps(document, indent=2))
         return
-    if not found:
+    if not found and not others:
         click.echo(f"No snapshot is kept in {files.directory} yet; 'bramble snapshot take' takes one.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -73,6 +107,9 @@ def list_snapshots(file: Path, as_json: bool) -> None:
         else:
             age, size = _age(time.time() - one.taken_at), f"{one.size_bytes / (1 << 20):.1f} MiB"
             table.add_row(one.id, age, size, " ".join(one.servers), one.by)
+    for kept in others:
+        where = f"kept on {kept.host}, in {kept.directory}"
+        table.add_row(kept.id, _age(time.time() - kept.taken_at), "-", "-", where)
     Console().print(table)
 
 

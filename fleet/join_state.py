@@ -31,9 +31,14 @@ class JoinState:
     settings: str = ""
     answered: tuple[str, ...] = ()
 
+    @staticmethod
+    def key(node: str) -> str:
+        """Of its entry."""
+        return _PREFIX + node
+
     @classmethod
     def load(cls, reader: Reader, node: str) -> Self:
-        text = reader.value(_PREFIX + node)
+        text = reader.value(cls.key(node))
         return cls._parse(text) if text else cls()
 
     @classmethod
@@ -48,7 +53,7 @@ class JoinState:
         return cls(**{**values, "answered": tuple(values["answered"])})
 
     def save(self, tx: Transaction, node: str) -> None:
-        tx.put_value(_PREFIX + node, json.dumps(dataclasses.asdict(self), sort_keys=True))
+        tx.put_value(self.key(node), json.dumps(dataclasses.asdict(self), sort_keys=True))
 
     def with_answer(self, code: str) -> Self:
         return dataclasses.replace(self, answered=(*self.answered, code))

@@ -38,6 +38,7 @@ from fleet.lifecycle import LEAVING, Happening, State, allows
 from fleet.pace import JOINING_INTERVAL_S
 from fleet.reboot_orders import hear, offered
 from fleet.recovery_state import Recovery
+from fleet.recovery_undo import note_restorer_told
 from fleet.refusal import RefusedError
 from fleet.registration import ServerSeen, choose_server
 from fleet.restored import observe, unobserved, unobserved_servers
@@ -208,11 +209,12 @@ class JoinDesk:
             raise RefusedError(409, "no-server", "no server of the cluster is Ready with a known address")
         spec = self._installed_spec(node)
         address = str(spec.address) if spec.address else None
+        way = self._way(join, founds=founds)
         material = render_join_material(
             ground.spec,
             spec,
             ground.k3s,
-            self._way(join, founds=founds),
+            way,
             address=address,
             node_password=node.node_password,
             generation=node.generation,
@@ -222,7 +224,8 @@ class JoinDesk:
         if REMOVED_MEMBER in join.answered and node.role is Role.SERVER:
             material = dataclasses.replace(material, set_aside=(ETCD_DATA,))
         with ground.store.write() as tx:
-            if founds and not founding.note_told(tx, node.name):
+            restored = way.recovery if isinstance(way, RestoreCluster) else None
+            if founds and not (founding.note_told(tx, node.name) and note_restorer_told(tx, restored)):
                 raise RefusedError(409, "not-your-turn", f"{node.name} founds the cluster no longer")
             ground.say_once(tx, events.material_given(unit_of(node.role)), now, node=node)
         return material

@@ -144,6 +144,8 @@ class Happening(StrEnum):
     TIMED_OUT = "timed-out"
     STARTED_OVER = "started-over"
     """A person says that its cluster is lost: its board is installed as if it never had been."""
+    TAKEN_BACK = "taken-back"
+    """A person calls that off, and nothing was written to its disk."""
     REMOVED = "removed"
     """The node is no longer in cluster.yaml."""
     RESTORED_BLANK = "restored-blank"
@@ -288,6 +290,9 @@ TRANSITIONS: Final[Mapping[Happening, Mapping[State, State]]] = {
     Happening.STARTED_OVER: {
         state: State.DECLARED for state in State if state not in (State.DECLARED, State.DECOMMISSIONED)
     },
+    Happening.TAKEN_BACK: _all_from(
+        State.DECLARED, State.NETBOOTING, State.PENDING, State.FAILED_NETBOOT, to=State.LOST
+    ),
     Happening.REMOVED: {state: State.DECOMMISSIONED for state in State if state is not State.DECOMMISSIONED},
     Happening.RESTORED_BLANK: {State.DECOMMISSIONED: State.DECLARED},
     Happening.RESTORED_INSTALLED: {State.DECOMMISSIONED: State.LOST},

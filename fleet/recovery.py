@@ -19,29 +19,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
+from fleet import recovery_undo
 from fleet.errors import FleetError
 from fleet.etcd.errors import BadSnapshotError, EtcdError
 from fleet.etcd_door import EtcdDoor
 from fleet.events import Entry, Kind
+from fleet.founding import UNTOLD
 from fleet.ground import Ground
 from fleet.join_state import JoinState
 from fleet.joining import FOUNDED, FOUNDER, HAS_JOINED
-from fleet.k3s_versions import K3sVersion
 from fleet.kube_door import KubeDoor
 from fleet.kube_objects import ETCD_ROLE
 from fleet.lifecycle import Happening, State, allows
-from fleet.recovery_state import LAST, Phase, Recovery
+from fleet.recovery_checks import choose_founder, founder_problems, snapshot_problems
+from fleet.recovery_state import KEY, LAST, Phase, Recovery
 from fleet.refusal import RefusedError
 from fleet.reimage.kinds import Outcome
 from fleet.reimage.problems import Problem
 from fleet.restored import UNOBSERVED
 from fleet.snapshot_files import DATA, NoSnapshotError, SnapshotInfo
 from fleet.snapshots import REMOVE_ANNOTATION, REMOVED_ANNOTATION, SnapshotDesk, is_marked
-from fleet.spec.model import ClusterSpec, Role
+from fleet.spec.model import Role
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Reader, Transaction
 
@@ -52,6 +54,8 @@ PIECE_BYTES: Final = 1 << 20
 _OVER: Final = frozenset({*HAS_JOINED, State.DECOMMISSIONED})
 """States of servers that nothing is left to do for: all of them were blank when the recovery began."""
 _SWITCH_OFF: Final = "switch it off, or start it from the network, where it is installed anew"
+_UNTOLD: Final = JoinState()
+"""Of a server that was told nothing since the recovery began."""
 _WHY: Final = "the cluster is recovered from a snapshot"
 
 
@@ -104,7 +108,7 @@ class RecoveryDesk:
         try:
             info = await self._snapshots.verify(snapshot)
         except NoSnapshotError as error:
-            raise RefusedError(404, "snapshot", error.message, error.hint) from error
+            raise self._not_here(snapshot, error) from error
         except BadSnapshotError as error:
             raise RefusedError(409, "snapshot", error.message, error.hint) from error
         spec = self._ground.spec
@@ -184,14 +188,45 @@ class RecoveryDesk:
             began_at=now,
         )
         with self._ground.store.write() as tx:
+            recovery_undo.keep(tx, (*plan.servers, *plan.agents))
             for name in (*plan.servers, *plan.agents):
                 self._start_over(tx, tx.require_node(name), recovery, now)
             tx.remove_value(FOUNDED)
+            tx.remove_value(UNTOLD)
             tx.put_value(FOUNDER, recovery.founder)
             recovery.save(tx)
         log.warning("the cluster is recovered from snapshot %s on %s", info.id, recovery.founder)
         self._ground.on_boot_change()
         return self._view(recovery)
+
+    def cancel(self, *, by: str) -> str:
+        """Call the recovery off; what was done, for people.
+
+        Raises:
+            RefusedError: None is under way, or its founder was told to restore; nothing was changed.
+        """
+        with self._ground.store.write() as tx:
+            recovery = Recovery.load(tx)
+            if recovery is None:
+                raise RefusedError(
+                    409, "no-recovery", "no recovery is under way", "There is nothing to call off."
+                )
+            if recovery.phase is not Phase.FOUNDING or not recovery_undo.is_possible(tx):
+                raise _too_late(recovery)
+            done = recovery_undo.put_back(tx, by, self._ground.clock())
+            replace(recovery, phase=Phase.CANCELLED).save(tx, LAST)
+            tx.remove_value(KEY)
+        log.warning("the recovery from snapshot %s is called off by %s", recovery.snapshot, by)
+        self._old = ()
+        self._ground.on_boot_change()
+        said = f"the recovery from {recovery.snapshot} is called off"
+        said += f"; lost until heard of again: {', '.join(done.again) or 'none'}"
+        if done.anew:
+            said += (
+                "; installed as blank nodes, because they were not members or their disks may be written: "
+            )
+            said += ", ".join(done.anew)
+        return said
 
     def status(self) -> RecoveryView | None:
         """The recovery that is under way, or else the one that ended last."""
@@ -220,11 +255,20 @@ class RecoveryDesk:
                 stream.seek(offset)
                 return stream.read(PIECE_BYTES)
         except NoSnapshotError as error:  # of several control servers another one has it
-            raise RefusedError(503, "snapshot", f"{error.message} on this machine", error.hint) from error
+            told = self._not_here(recovery.snapshot, error)
+            raise RefusedError(503, told.code, told.message, told.hint) from error
         except OSError as error:
             raise RefusedError(
                 503, "snapshot", f"snapshot {recovery.snapshot} cannot be read: {error.strerror or error}"
             ) from error
+
+    def _not_here(self, snapshot: str, error: NoSnapshotError) -> RefusedError:
+        """There is none of that id on this machine; where it is, if another control server told."""
+        kept = self._snapshots.find_elsewhere(snapshot)
+        if kept is None:
+            return RefusedError(404, "snapshot", f"{error.message} on this machine", error.hint)
+        text = f"snapshot {kept.id} is kept on {kept.host}, in {kept.directory}, and not on this machine"
+        return RefusedError(409, "snapshot-elsewhere", text, kept.place.way_here(kept.id))
 
     async def require_silence(self, name: str) -> None:
         """Let the founder not restore, and no server join it, while etcd runs on an old disk.
@@ -265,10 +309,8 @@ class RecoveryDesk:
         """
         with self._ground.store.read() as reader:
             recovery = Recovery.load(reader)
-        if recovery is None:
-            return
-        recovery = self._advance(recovery)
-        if recovery.phase is Phase.DONE:
+        recovery = recovery and self._advance()
+        if recovery is None or recovery.phase is Phase.DONE:
             return
         with self._ground.store.read() as reader:
             anew = _installed_anew(reader, recovery)
@@ -276,9 +318,12 @@ class RecoveryDesk:
         if recovery.phase is Phase.JOINING:
             await self._tidy(recovery)
 
-    def _advance(self, recovery: Recovery) -> Recovery:
+    def _advance(self) -> Recovery | None:
         now = self._ground.clock()
         with self._ground.store.write() as tx:
+            recovery = Recovery.load(tx)
+            if recovery is None:
+                return None  # it was called off meanwhile, at another server
             servers = [tx.require_node(node.name) for node in self._ground.spec.servers]
             if recovery.phase is Phase.FOUNDING and tx.value(FOUNDED) is not None:
                 recovery = replace(recovery, phase=Phase.JOINING)
@@ -289,17 +334,21 @@ class RecoveryDesk:
             elif recovery.phase is Phase.JOINING and all(node.state in _OVER for node in servers):
                 recovery = replace(recovery, phase=Phase.DONE)
                 recovery.save(tx, LAST)
-                tx.remove_value("k3s.recovery")
+                tx.remove_value(KEY)
                 log.warning("the recovery from snapshot %s is done", recovery.snapshot)
         return recovery
 
     async def _tidy(self, recovery: Recovery) -> None:
-        """Delete the Node objects of servers that are not the founder and have not joined anew.
+        """Delete the Node objects of servers that are not the founder and were not told to join since.
 
-        They have no member behind them, and block their names. The founder's own marks go too.
+        They have no member behind them, and block their names. Who was told may have a member already, also
+        where it was revoked since: k3s takes that out with the Node object, whatever is left of the quorum.
+        The founder's own marks go too.
         """
         with self._ground.store.read() as reader:
+            told = JoinState.load_all(reader)
             joined = {node.name for node in reader.nodes() if node.join_allowed}
+        joined |= {node.name for node in self._ground.spec.servers if told.get(node.name, _UNTOLD).material}
         async with self._kube.open() as (api, listing):
             founder = listing.get(recovery.founder)
             if founder is not None and is_marked(founder.annotations):
@@ -354,9 +403,8 @@ class RecoveryDesk:
             tx.update_node(node, **void)
 
     def _view(self, recovery: Recovery) -> RecoveryView:
-        taken_at = next(
-            (one.taken_at for one in self._snapshots.files.sound() if one.id == recovery.snapshot), 0.0
-        )
+        known = (*self._snapshots.files.sound(), *self._snapshots.elsewhere())
+        taken_at = next((one.taken_at for one in known if one.id == recovery.snapshot), 0.0)
         return RecoveryView(
             snapshot=recovery.snapshot,
             taken_at=taken_at,
@@ -370,19 +418,48 @@ class RecoveryDesk:
     def _waits_for(self, recovery: Recovery) -> tuple[str, ...]:
         with self._ground.store.read() as reader:
             records = {node.name: node for node in reader.nodes()}
-        if recovery.phase is Phase.DONE:
+        if recovery.phase in (Phase.DONE, Phase.CANCELLED):
             return ()
         old = tuple(f"etcd of the old cluster answers at {name}: {_SWITCH_OFF}" for name in self._old)
         if recovery.phase is Phase.FOUNDING:
-            return (*old, _wait_text(records[recovery.founder]))
+            return (*old, *self._away(recovery), _wait_text(records[recovery.founder]))
         names = [node.name for node in self._ground.spec.servers if records[node.name].state not in _OVER]
         return (*old, *(_wait_text(records[name]) for name in names))
+
+    def _away(self, recovery: Recovery) -> tuple[str, ...]:
+        """That the founder will ask this server in vain, if it asks this one."""
+        try:
+            self._snapshots.files.place(recovery.snapshot)
+        except NoSnapshotError as error:
+            told = self._not_here(recovery.snapshot, error)
+            return (f"{told.message}: {recovery.founder} needs it here if it asks this server. {told.hint}",)
+        return ()
 
 
 def _installed_anew(reader: Reader, recovery: Recovery) -> frozenset[str]:
     """The founder, and who has enrolled since the recovery began: all certificates of before are void."""
     enrolled = (node.name for node in reader.nodes() if node.certificate is not None)
     return frozenset({recovery.founder, *enrolled})
+
+
+def _too_late(recovery: Recovery) -> RefusedError:
+    """Why it can not be called off any more, and what to do instead."""
+    if recovery.phase is Phase.JOINING:
+        return RefusedError(
+            409,
+            "too-late",
+            f"{recovery.founder} has restored snapshot {recovery.snapshot}: it is the cluster now",
+            "Let the other servers join it. To go back to another snapshot, switch all servers off and "
+            "order that.",
+        )
+    return RefusedError(
+        409,
+        "too-late",
+        f"{recovery.founder}, or a first server that was chosen before it, was told to restore: it may be "
+        "the cluster by now, and the old one beside it would be a second",
+        f"Let it end. If it can not, switch {recovery.founder} off, 'bramble revoke {recovery.founder}', and "
+        "order a recovery again.",
+    )
 
 
 def _wait_text(node: NodeRecord) -> str:
@@ -392,66 +469,3 @@ def _wait_text(node: NodeRecord) -> str:
         State.PENDING: f": 'bramble approve {node.name}'",
     }
     return f"{node.name} is {node.state}{detail}{todo.get(node.state, '')}"
-
-
-def snapshot_problems(info: SnapshotInfo, spec: ClusterSpec, ca_hash: str) -> Sequence[Problem]:
-    """Why this snapshot is not this cluster's to restore. Pure."""
-    found = []
-    if info.cluster != spec.name or info.ca_hash != ca_hash:
-        found.append(
-            Problem(
-                "other-cluster",
-                f"snapshot {info.id} is of cluster {info.cluster!r} with CA {info.ca_hash[:12]}…, this is "
-                f"{spec.name!r} with {ca_hash[:12]}…",
-                "Restore the control server's backup that belongs to it first: 'bramble restore'.",
-            )
-        )
-    taken, wanted = K3sVersion.find(info.k3s_version), K3sVersion.find(spec.k3s.version)
-    if (
-        taken is None
-        or wanted is None
-        or (taken.major, taken.minor) != (wanted.major, wanted.minor)
-        or wanted.patch < taken.patch
-    ):
-        found.append(_other_version(info, spec))
-    return found
-
-
-def _other_version(info: SnapshotInfo, spec: ClusterSpec) -> Problem:
-    return Problem(
-        "version",
-        f"snapshot {info.id} is of k3s {info.k3s_version}, cluster.yaml says {spec.k3s.version}",
-        f"Set cluster.k3s.version to {info.k3s_version} and build the image; upgrade when the cluster is "
-        "back.",
-    )
-
-
-def choose_founder(info: SnapshotInfo, spec: ClusterSpec) -> str | None:
-    """A declared server that was not marked for removal; one that the snapshot knows, where there is one."""
-    marked = set(info.removing or ())
-    able = [node.name for node in spec.servers if node.name not in marked]
-    known = [name for name in able if name in info.servers]
-    return next(iter(known or able), None)
-
-
-def founder_problems(name: str, info: SnapshotInfo, spec: ClusterSpec) -> Sequence[Problem]:
-    """Why this server can not be the first one. Pure."""
-    servers = [node.name for node in spec.servers]
-    if name not in servers:
-        return [
-            Problem(
-                "founder",
-                f"{name or 'no server'} is no declared server that could begin",
-                f"Name one of {', '.join(servers) or 'none'} with --founder.",
-            )
-        ]
-    if name in (info.removing or ()):
-        return [
-            Problem(
-                "founder",
-                f"{name} was marked for removal when {info.id} was taken: restored there, k3s would take its "
-                "own member out again",
-                "Name another server with --founder.",
-            )
-        ]
-    return []

@@ -27,6 +27,8 @@ class Phase(StrEnum):
     JOINING = "joining"
     """It is Ready; the other servers join it, blank."""
     DONE = "done"
+    CANCELLED = "cancelled"
+    """A person called it off before the founder was told to restore."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,15 @@
 Without the token and the CAs a snapshot restores nothing: k3s keeps its bootstrap data in etcd, encrypted
 with the token. So whoever has this directory is admin of the cluster.
 
-A snapshot is made under another name and renamed; what a crash left behind is removed by the next one.
+A snapshot is made under another name and renamed. While that lasts its maker holds a lock on it, so that what
+a crash left behind is told from what another process (a second server, `bramble recover`) is about to finish:
+the next one removes the former only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -28,7 +31,7 @@ from typing import Final
 from fleet.errors import FleetError
 from fleet.etcd.errors import BadSnapshotError
 from fleet.etcd.snapshot import check_file
-from fleet.files import sync_directory, write_private
+from fleet.files import give_to_owner_of, sync_directory, write_private
 from fleet.k3s import K3sMaterial
 
 FORMAT: Final = 1
@@ -37,6 +40,7 @@ KEYS: Final = "keys.json"
 MANIFEST: Final = "manifest.json"
 ID: Final = r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}"
 MAX_MANIFEST_BYTES: Final = 1 << 20
+_UNFINISHED: Final = ".new-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,24 +155,28 @@ class SnapshotFiles:
         Raises:
             FleetError: The disk refuses.
         """
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for left in self.directory.glob(".new-*"):
-                shutil.rmtree(left, ignore_errors=True)
-            staged = Path(tempfile.mkdtemp(prefix=".new-", dir=self.directory))
-        except OSError as error:
-            raise _refused(self.directory, error) from error
-        try:
-            yield staged
-        except OSError as error:
-            raise _refused(self.directory, error) from error
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
+        with contextlib.ExitStack() as stack:
+            try:
+                if not self.directory.is_dir():
+                    self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+                    give_to_owner_of(self.directory.parent, self.directory)
+                for left in self.directory.glob(f"{_UNFINISHED}*"):
+                    _remove_ownerless(left)
+                staged = stack.enter_context(_locked(self.directory))
+            except OSError as error:
+                raise _refused(self.directory, error) from error
+            try:
+                yield staged
+            except OSError as error:
+                raise _refused(self.directory, error) from error
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
 
     def keep(self, staged: Path, info: SnapshotInfo) -> None:
         """Give a finished one its manifest and its name."""
         document = json.dumps({"format": FORMAT, **asdict(info)}, indent=1, sort_keys=True)
         write_private(staged / MANIFEST, document.encode())
+        give_to_owner_of(self.directory, staged)
         sync_directory(staged)
         staged.rename(self.directory / info.id)
         sync_directory(self.directory)
@@ -176,13 +184,69 @@ class SnapshotFiles:
     def remove(self, snapshot_id: str) -> None:
         """Delete one: out of sight first, so that a crash leaves no half of it under its name."""
         place = self.place(snapshot_id)
-        doomed = place.with_name(f".new-doomed-{snapshot_id}")
+        doomed = place.with_name(f"{_UNFINISHED}doomed-{snapshot_id}")
         try:
             place.rename(doomed)
             sync_directory(self.directory)
-            shutil.rmtree(doomed)
+            with contextlib.suppress(FileNotFoundError):  # who makes one at this moment may remove it, too
+                shutil.rmtree(doomed)
         except OSError as error:
             raise _refused(place, error) from error
+
+    def bring_in(self, place: Path) -> SnapshotInfo:
+        """Copy a snapshot from elsewhere to the others, unless it is there; its files and nothing else.
+
+        Raises:
+            BadSnapshotError: The directory holds no sound snapshot.
+            FleetError: The disk refuses.
+        """
+        info = verify(place)
+        if not (self.directory / info.id).exists():
+            with self.staged() as staged:
+                for name in (DATA, KEYS, MANIFEST):
+                    shutil.copyfile(place / name, staged / name)
+                    (staged / name).chmod(0o600)
+                verify(staged)
+                self.keep(staged, info)
+        return info
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[Path]:
+    """A new directory that no other process takes for left behind, while the block runs."""
+    with contextlib.ExitStack() as stack:
+        is_mine = False
+        while not is_mine:  # until nobody saw it before it was locked
+            staged = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=directory))
+            stack.close()
+            with contextlib.suppress(FileNotFoundError):
+                stack.enter_context(_lock_on(staged, fcntl.LOCK_EX))
+            is_mine = staged.is_dir()
+        yield staged
+
+
+def _remove_ownerless(left: Path) -> None:
+    """Remove what nobody works on any more."""
+    with contextlib.suppress(OSError), _lock_on(left, fcntl.LOCK_EX | fcntl.LOCK_NB) as is_held:
+        if is_held:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _lock_on(path: Path, how: int) -> Iterator[bool]:
+    """A lock on a directory, which ends with its process; whether there is one.
+
+    Where directories can not be locked (NFS) nothing is ever taken for left behind.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        is_held = False
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, how)
+            is_held = True
+        yield is_held
+    finally:
+        os.close(descriptor)
 
 
 def read_info(place: Path) -> SnapshotInfo:
@@ -255,8 +319,11 @@ def _read(place: Path) -> SnapshotInfo | Damaged:
     wrong = sorted(wanted ^ values.keys()) or [
         name for name, value in values.items() if not isinstance(value, _KINDS.get(name, str))
     ]
-    if wrong or not re.fullmatch("[0-9a-f]{1,16}", values["cluster_id"]):
-        return Damaged(place.name, f"its manifest is unsound: {', '.join(wrong) or 'cluster_id'}")
+    for name, pattern in (("cluster_id", "[0-9a-f]{1,16}"), ("id", ID)):
+        if not wrong and not re.fullmatch(pattern, values[name]):
+            wrong = [name]
+    if wrong:
+        return Damaged(place.name, f"its manifest is unsound: {', '.join(wrong)}")
     removing = values.pop("removing")
     servers = tuple(map(str, values.pop("servers")))
     return SnapshotInfo(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +41,7 @@ from fleet.snapshot_files import (
     pack_keys,
     verify,
 )
+from fleet.snapshot_places import KeptElsewhere, Place, elsewhere, find_elsewhere
 from fleet.spec.model import Role
 from fleet.store.transaction import Reader
 
@@ -105,6 +107,8 @@ class SnapshotDesk:
         self._etcd = etcd
         self._kube = kube
         self.files = SnapshotFiles(directory)
+        self.place = place_of(directory)
+        self._noted: tuple[str, ...] | None = None
         self._busy = asyncio.Lock()
         self._failed_at = float("-inf")
         self._failure = ""
@@ -236,9 +240,31 @@ class SnapshotDesk:
             gone = self.files.surplus(keep, in_use(reader))
         for one in gone:
             self.files.remove(one)
+        self.note_place()
         if gone:
             log.info("old snapshots were deleted", extra={"snapshots": ",".join(gone)})
         return gone
+
+    def note_place(self) -> None:
+        """Tell the other servers on this record, if there may be any, what is kept here."""
+        if not self._ground.store.is_shared:
+            return
+        kept = self.files.sound()
+        ids = tuple(info.id for info in kept)
+        if ids != self._noted:
+            with self._ground.store.write() as tx:
+                self.place.note(tx, kept)
+            self._noted = ids
+
+    def elsewhere(self) -> tuple[KeptElsewhere, ...]:
+        """What other servers' machines keep, the newest first."""
+        with self._ground.store.read() as reader:
+            return elsewhere(reader, self.place)
+
+    def find_elsewhere(self, snapshot_id: str) -> KeptElsewhere | None:
+        """Where else one is kept; None: nobody told of it."""
+        with self._ground.store.read() as reader:
+            return find_elsewhere(reader, self.place, snapshot_id)
 
     def health(self) -> SnapshotHealth:
         """For metrics and status; reads a few small files."""
@@ -272,6 +298,7 @@ class SnapshotDesk:
             try:
                 await self._carry_out()
                 await self.round()
+                await asyncio.to_thread(self.note_place)
             except FleetError as error:
                 log.warning("no snapshot of etcd was taken: %s", error.message)
             except (
@@ -327,6 +354,11 @@ class SnapshotDesk:
         with self._ground.store.read() as reader:
             servers = [node for node in reader.nodes() if node.role is Role.SERVER]
             return reader.value(FOUNDED) is not None and any(node.state is State.READY for node in servers)
+
+
+def place_of(directory: Path) -> Place:
+    """A directory of this machine, as the record names it."""
+    return Place(platform.node(), str(directory.absolute()))
 
 
 def in_use(reader: Reader) -> frozenset[str]:

@@ -29,6 +29,7 @@ from agent.installer.reboot import reboot
 from agent.installer.report import Reporter
 from agent.installer.session import InstallSession
 from agent.installer.stream import ImageStream, StreamBroken, fetch_small
+from agent.installer.supply import Supply, await_supply
 from agent.installer.writer import ImageWriter, OnProgress
 from agent.protocol import (
     DiskIdentity,
@@ -60,6 +61,7 @@ class Surroundings:
     before_wait: Callable[[], None] = field(default=lambda: None)
     prove_device: ProveDevice = prove_nothing
     boot_arg1: int | None = None
+    is_supply_low: Callable[[], bool | None] = field(default=lambda: None)
 
 
 class _Progress:
@@ -199,6 +201,13 @@ def _install_once(
                 # The reporter has nothing to send yet: the client belongs to one thread at a time.
                 if not session.may_overwrite(progress.found(disk, finding)):
                     return None
+                await_supply(
+                    around.is_supply_low,
+                    note=progress.note,
+                    check=reporter.check,
+                    sleep=around.sleep,
+                    clock=around.clock,
+                )
                 kept = _find_kept(plan, target, progress)
                 writer = _write_disk(plan, target, kept, progress, around)
             progress.begin(InstallStep.DONE, "the disk is complete")
@@ -334,5 +343,6 @@ def _install_here(config: InstallerConfig, say: Callable[[str], None]) -> None:
         before_wait=lambda: connection.refresh_when_due(secrets.randbits(32)),
         prove_device=DeviceKey(commands.run).prove,
         boot_arg1=read_boot_arg(),
+        is_supply_low=Supply().is_low,
     )
     install(config, client, around)

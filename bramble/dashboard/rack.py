@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from bramble.dashboard.alerts import ClusterGlance
-from fleet.attention import MEMBERS
+from fleet.attention import MEMBERS, NEEDS_A_PERSON
 from fleet.boards import BoardError, BoardModel
 from fleet.health import TRAITS
 from fleet.health_desk import Held
@@ -26,8 +26,6 @@ from fleet.store.glance import NodeGlance
 DENSE: Final = 120
 """From so many nodes on cards say only what differs between them."""
 _PERCENT: Final = re.compile(r"\b(\d{1,3}) ?%")
-_FAILED: Final = frozenset(FAILED_TWIN.values())
-_NEEDS_A_PERSON: Final = _FAILED | {State.PENDING, State.QUARANTINED, State.DEGRADED, State.LOST}
 
 
 class Group(StrEnum):
@@ -83,7 +81,7 @@ def group_of(state: State) -> Group:
     """The group of a state. One that a newer lifecycle adds is placed by what it is."""
     if state is State.READY:
         return Group.READY
-    if state in _NEEDS_A_PERSON:
+    if state in NEEDS_A_PERSON:
         return Group.ATTENTION
     if state.is_active:
         return Group.WORKING

@@ -11,7 +11,7 @@ from fleet.api.agents import read_object
 from fleet.api.answers import value_answer
 from fleet.api.guard import CALLER, add_to_audit
 from fleet.api.peer import peer_certificate
-from fleet.api.routes import Access, Parameter, Route
+from fleet.api.routes import MESSAGE, Access, Handler, Parameter, Route
 from fleet.controller import Controller
 from fleet.recovery import Plan, RecoveryView
 from fleet.refusal import RefusedError
@@ -49,6 +49,21 @@ class RecoveryStatus:
     recovery: RecoveryView | None
 
 
+def _ordering(path: str, name: str, handler: Handler, answer: type, summary: str) -> Route:
+    """A route that takes an order of a recovery."""
+    return Route(
+        method="POST",
+        path=path,
+        name=name,
+        summary=summary,
+        access=Access.ADMIN,
+        handler=handler,
+        request=_ORDER,
+        answer=answer,
+        refusals=(404, 409, 503),
+    )
+
+
 class RecoveryRoutes:
     """A recovery over one controller."""
 
@@ -71,6 +86,9 @@ class RecoveryRoutes:
         add_to_audit(request, snapshot=snapshot, founder=begun.founder)
         return value_answer(as_json(begun))
 
+    async def cancel(self, request: web.Request) -> web.Response:
+        return value_answer({"message": self._controller.recovery.cancel(by=request[CALLER])})
+
     async def piece(self, request: web.Request) -> web.Response:
         node = self._controller.joins.caller(peer_certificate(request))
         offset = request.query.get("offset", "")
@@ -87,27 +105,29 @@ class RecoveryRoutes:
             handler=status,
             answer=RecoveryStatus,
         ),
-        Route(
-            method="POST",
-            path="/v1/recovery/plan",
-            name="planRecovery",
-            summary="What a recovery would do, and what stands against it. Changes nothing.",
-            access=Access.ADMIN,
-            handler=plan,
-            request=_ORDER,
-            answer=Plan,
-            refusals=(404, 409, 503),
+        _ordering(
+            "/v1/recovery/plan",
+            "planRecovery",
+            plan,
+            Plan,
+            "What a recovery would do, and what stands against it. Changes nothing.",
+        ),
+        _ordering(
+            "/v1/recovery",
+            "beginRecovery",
+            begin,
+            RecoveryView,
+            "Bring the lost cluster back from a snapshot.",
         ),
         Route(
             method="POST",
-            path="/v1/recovery",
-            name="beginRecovery",
-            summary="Bring the lost cluster back from a snapshot.",
+            path="/v1/recovery/cancel",
+            name="cancelRecovery",
+            summary="Call the recovery off, as long as its first server was not told to restore.",
             access=Access.ADMIN,
-            handler=begin,
-            request=_ORDER,
-            answer=RecoveryView,
-            refusals=(404, 409, 503),
+            handler=cancel,
+            answer=MESSAGE,
+            refusals=(409,),
         ),
         Route(
             method="GET",

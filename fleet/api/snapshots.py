@@ -18,6 +18,7 @@ from fleet.etcd.view import EtcdMember, EtcdView, hex_id
 from fleet.refusal import RefusedError
 from fleet.reimage.server_checks import ghost_problem, ghost_removal_problem, ghosts
 from fleet.snapshot_files import SnapshotInfo
+from fleet.snapshot_places import KeptElsewhere
 from fleet.snapshots import SnapshotHealth, Taking
 from fleet.views import as_json
 
@@ -37,10 +38,12 @@ _MEMBER = Parameter(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotList:
-    """`items` has the newest first; `damaged` names directories that are no snapshots."""
+    """`items` has the newest first; `damaged` names directories that are no snapshots; `elsewhere` what other
+    control servers on the same record keep on their machines."""
 
     items: tuple[SnapshotInfo, ...]
     damaged: tuple[str, ...]
+    elsewhere: tuple[KeptElsewhere, ...]
     health: SnapshotHealth
 
 
@@ -84,7 +87,8 @@ class SnapshotRoutes:
         found = await asyncio.to_thread(desk.everything)
         items = tuple(one for one in found if isinstance(one, SnapshotInfo))
         damaged = tuple(one.id for one in found if not isinstance(one, SnapshotInfo))
-        return value_answer(as_json(SnapshotList(items=items, damaged=damaged, health=desk.health())))
+        listed = SnapshotList(items=items, damaged=damaged, elsewhere=desk.elsewhere(), health=desk.health())
+        return value_answer(as_json(listed))
 
     async def take(self, request: web.Request) -> web.Response:
         order = self._controller.snapshots.order(request[CALLER])

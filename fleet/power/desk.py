@@ -1,15 +1,14 @@
 """Orders to switch a board's power: taken, limited, carried out beside everything else, and written down.
 
-An order is durable before the device hears of it. A cut that this server did not see through (it was killed
-between off and on) is found at the next start, and the board is switched on.
-
-    kv "power.<node>": {"cuts": [UTC seconds, …], "owed": true while a board may be off that should be on}
+An order is durable before the device hears of it. A cut that a server did not see through (it was killed
+between off and on) is found at its next start, or by another server, and the board is switched on
+(`fleet.power.debts`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,8 +18,9 @@ from fleet.events import Entry, Kind
 from fleet.ground import Ground
 from fleet.lifecycle import State
 from fleet.power.cycle import Pace, PowerAction, cycle, switch_off, switch_on
+from fleet.power.debts import NOBODY, RENEW_S, History, Owner
 from fleet.power.driver import PowerDriver, PowerError, PowerState
-from fleet.power.limits import KEPT, refusal
+from fleet.power.limits import refusal
 from fleet.power.open import describe_outlet, is_switchable, open_driver
 from fleet.quorum import quorum_of
 from fleet.refusal import RefusedError
@@ -28,7 +28,7 @@ from fleet.spec.model import NodeSpec, Role
 from fleet.spec.power import DEFAULT_OFF_S, ManualPower
 from fleet.store.database import StoreError
 from fleet.store.records import NodeRecord
-from fleet.store.transaction import Reader, Transaction
+from fleet.store.transaction import Reader
 
 log = logging.getLogger(__name__)
 
@@ -62,15 +62,6 @@ class PowerJob:
         return {name: getattr(self, name) for name in names}
 
 
-@dataclass(frozen=True, slots=True)
-class _History:
-    cuts: tuple[float, ...] = ()
-    owed: bool = False
-
-    def save(self, tx: Transaction, name: str) -> None:
-        tx.put_value(_key(name), json.dumps({"cuts": list(self.cuts[-KEPT:]), "owed": self.owed}))
-
-
 @dataclass(slots=True)
 class PowerDesk:
     """Takes orders on the event loop's thread; `run` carries them out.
@@ -87,6 +78,10 @@ class PowerDesk:
     _jobs: dict[str, PowerJob] = field(default_factory=dict)
     _queue: asyncio.Queue[str] = field(default_factory=lambda: asyncio.Queue(maxsize=1024))
     _number: int = 0
+    _owner: Owner = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._owner = Owner(self.ground.store, self.ground.random_hex(8))
 
     # --- what people and the re-image ask
 
@@ -105,9 +100,11 @@ class PowerDesk:
         with self.ground.store.write() as tx:
             record = tx.require_node(name)
             self._require_possible(tx, spec, record, action, now, force=force)
-            history = _load(tx, name)
             if action.cuts:
-                history = replace(history, cuts=(*history.cuts, now), owed=action is PowerAction.CYCLE)
+                history = History.load(tx, name).cut(now)
+                if action is PowerAction.CYCLE:
+                    self._owner.renew(tx, now)  # before the debt: no other server takes it for a dead one's
+                    history = history.lend(self._owner.me)
                 history.save(tx, name)
             because = f": {why}" if why else ""
             text = f"{_NOUN[action]} was ordered by {by}, {describe_outlet(spec.power)}{because}"
@@ -158,33 +155,54 @@ class PowerDesk:
     def refusal_of(self, name: str) -> str | None:
         """Why its power may not be cut now, as far as its own past says; None: it may."""
         with self.ground.store.read() as reader:
-            return refusal(_load(reader, name).cuts, self.ground.clock())
+            return refusal(History.load(reader, name).cuts, self.ground.clock())
 
     # --- carrying out
 
     async def run(self) -> None:
         """Carry orders out until cancelled; first what an earlier server left undone."""
-        self._resume()
+        self._resume(at_start=True)
         limit = asyncio.Semaphore(MAX_AT_ONCE)
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                name = await self._queue.get()
-                await limit.acquire()
-                tasks.create_task(self._carry_out_one(name, limit), name=f"power of {name}")
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                if not self._owner.is_alone:
+                    tasks.create_task(self._watch_others(), name="power of other servers")
+                while True:
+                    name = await self._queue.get()
+                    await limit.acquire()
+                    tasks.create_task(self._carry_out_one(name, limit), name=f"power of {name}")
+        finally:
+            if not self._owner.is_alone:
+                with contextlib.suppress(StoreError), self.ground.store.write() as tx:
+                    self._owner.resign(tx)
 
-    def _resume(self) -> None:
+    async def _watch_others(self) -> None:
+        """Say that this server lives, and take over what one that died left undone."""
+        while True:
+            await asyncio.sleep(RENEW_S)
+            try:
+                self._resume()
+            except StoreError as error:
+                log.warning("what other servers left undone is not known: %s", error.message)
+
+    def _resume(self, *, at_start: bool = False) -> None:
         """Boards that may have been left without power are switched on."""
         now = self.ground.clock()
+        with self.ground.store.read() as reader:
+            if not self._owner.has_work(reader):
+                return
+        ours = [node.name for node in self.ground.spec.nodes if not self.is_busy(node.name)]
         with self.ground.store.write() as tx:
-            names = [key.removeprefix(_PREFIX) for key in tx.values(_PREFIX)]
-            owed = [name for name in names if _load(tx, name).owed and not self.is_busy(name)]
-            owed = [name for name in owed if self.ground.spec.find_node(name) is not None]
+            if not self._owner.is_alone:
+                self._owner.renew(tx, now)
+            owed = self._owner.take_over(tx, ours, now, at_start=at_start)
             for name in owed:
                 record = tx.require_node(name)
                 text = "the server ended while it was power-cycled; it is switched on"
                 tx.add_event(Entry(kind=Kind.POWER, text=text), now, node=name, board=record.board_id)
         for name in owed:
-            self._put(name, PowerAction.ON, "the server's start", now)
+            by = "the server's start" if at_start else "another server's end"
+            self._put(name, PowerAction.ON, by, now)
 
     def _put(self, name: str, action: PowerAction, by: str, now: float) -> PowerJob:
         self._number += 1
@@ -226,9 +244,10 @@ class PowerDesk:
     def _write_down(self, job: PowerJob, now: float) -> None:
         error, hint, found = job.error, job.hint, job.found
         with self.ground.store.write() as tx:
-            history = _load(tx, job.node)
-            if history.owed and not error:
-                replace(history, owed=False).save(tx, job.node)
+            history = History.load(tx, job.node)
+            if history.owed and not self._owner.is_anothers(tx, history, now):
+                # One that failed stands: a person is told, and the next start tries once more.
+                (replace(history, owner=NOBODY) if error else history.settle()).save(tx, job.node)
             record = tx.node(job.node)
             if error:
                 entry = Entry(kind=Kind.ALARM, text=f"{_NOUN[job.action]} failed: {error}", hint=hint)
@@ -266,9 +285,17 @@ class PowerDesk:
             raise RefusedError(
                 409, "busy", f"an order for the power of {spec.name} is under way", "Wait for its end."
             )
+        history = History.load(reader, spec.name)
+        if self._owner.is_anothers(reader, history, now):
+            raise RefusedError(
+                409,
+                "busy",
+                f"another control server is power-cycling {spec.name}",
+                "Wait for its end: the timeline tells.",
+            )
         if not action.cuts:
             return
-        too_often = refusal(_load(reader, spec.name).cuts, now)
+        too_often = refusal(history.cuts, now)
         if too_often is not None:
             raise RefusedError(429, "too-often", f"{spec.name}: {too_often}", "'on' is always possible.")
         harm = None if force else self._harm(reader, record)
@@ -294,7 +321,6 @@ class PowerDesk:
         )
 
 
-_PREFIX: Final = "power."
 _NOUN: Final = {
     PowerAction.ON: "switching on",
     PowerAction.OFF: "switching off",
@@ -305,15 +331,6 @@ _DONE: Final = {
     PowerAction.OFF: "switched off",
     PowerAction.CYCLE: "power-cycled",
 }
-
-
-def _key(name: str) -> str:
-    return f"{_PREFIX}{name}"
-
-
-def _load(reader: Reader, name: str) -> _History:
-    value = json.loads(reader.value(_key(name)) or "{}")
-    return _History(tuple(value.get("cuts", ())), bool(value.get("owed", False)))
 
 
 def _off_s(spec: NodeSpec) -> int:

@@ -28,7 +28,7 @@ class Load:
 
     Attributes:
         pods: All that are bound to it.
-        local: Pods whose volumes' only copy is on the node's disk, by title → the claim's name.
+        local: Pods whose volumes' only copy is on the node's disk, by title → the claims' names.
         unknown: Claims that could not be looked at.
     """
 
@@ -45,7 +45,7 @@ def leaving(pods: Iterable[KubePod]) -> tuple[KubePod, ...]:
 
 
 def problems(load: Load, *, force: bool, silent: bool) -> tuple[Problem, ...]:
-    """What would be lost for good with the node; a drain by force consents to it.
+    """What would be lost for good with the node; a drain by force consents to it, so all of it is named.
 
     Args:
         silent: The node's kubelet is not heard of: nobody there ends a pod.
@@ -59,16 +59,16 @@ def problems(load: Load, *, force: bool, silent: bool) -> tuple[Problem, ...]:
         found.append(
             Problem(
                 "pods-unmanaged",
-                f"nothing makes these pods anew elsewhere: {names(unmanaged)}",
+                f"nothing makes these pods anew elsewhere: {', '.join(unmanaged)}",
                 "Delete them, or order with --force-drain, which ends them for good.",
             )
         )
     if load.local:
-        held = [f"{title} ({claim})" for title, claim in sorted(load.local.items())]
         found.append(
             Problem(
                 "local-volumes",
-                f"the only copy of these volumes is on its disk, which is overwritten: {names(held)}",
+                "the only copy of these volumes is on its disk, which is overwritten: "
+                + _volumes(load.local),
                 "Copy what is needed elsewhere, or order with --force-drain, which gives it up.",
             )
         )
@@ -99,11 +99,14 @@ def warnings(load: Load, *, force: bool) -> tuple[Problem, ...]:
             )
         )
     if force and load.local:
-        held = [f"{title} ({claim})" for title, claim in sorted(load.local.items())]
-        found.append(Problem("local-volumes", f"these volumes are given up: {names(held)}"))
+        found.append(Problem("local-volumes", f"these volumes are given up: {_volumes(load.local)}"))
     if force and (lost := [pod.title for pod in going if not pod.owner]):
-        found.append(Problem("pods-unmanaged", f"these pods end for good: {names(lost)}"))
+        found.append(Problem("pods-unmanaged", f"these pods end for good: {', '.join(lost)}"))
     return tuple(found)
+
+
+def _volumes(local: Mapping[str, str]) -> str:
+    return ", ".join(f"{title} ({claim})" for title, claim in sorted(local.items()))
 
 
 def stateful(pods: Iterable[KubePod]) -> list[str]:

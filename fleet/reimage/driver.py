@@ -39,6 +39,7 @@ from fleet.reimage.steps import (
     Note,
     Observed,
     Wait,
+    asks_for_obstacles,
     needs_observation,
     next_step,
 )
@@ -159,6 +160,9 @@ class ReimageDriver:
         if stale and node.state not in LEAVING:
             self._wait(name, "the record was restored from a backup; waits until the node is heard of")
             return False
+        if asks_for_obstacles(order, node):
+            obstacle = await self.servers.obstacle(order, node)
+            return await self._take(order, node, Observed(obstacle=obstacle), None)
         if not needs_observation(order, node):
             return await self._take(order, node, Observed(), None)
         async with self._conversation() as (api, listing):

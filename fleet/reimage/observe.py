@@ -31,15 +31,16 @@ async def read_load(api: KubeApi, name: str) -> Load:
     """
     pods = await api.pods_on(name)
     local: dict[str, str] = {}
-    unknown: list[str] = []
-    for pod, claim in _claims(pods)[:MAX_CLAIMS]:
+    claims = _claims(pods)
+    unknown = [f"{pod.namespace}/{claim}" for pod, claim in claims[MAX_CLAIMS:]]
+    for pod, claim in claims[:MAX_CLAIMS]:
         try:
             volume = await api.volume_of(pod.namespace, claim)
         except KubeError:
             unknown.append(f"{pod.namespace}/{claim}")
             continue
         if volume is not None and is_on_the_node(volume):
-            local[pod.title] = claim
+            local[pod.title] = ", ".join(filter(None, (local.get(pod.title), claim)))
     return Load(pods=pods, local=local, unknown=tuple(unknown))
 
 

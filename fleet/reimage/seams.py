@@ -94,6 +94,10 @@ class ServerSteps(Protocol):
         """Its member is gone from etcd, which was seen."""
         ...
 
+    async def obstacle(self, order: ReimageRecord, node: NodeRecord) -> str:
+        """Why etcd can not change its members at this moment; "" it can."""
+        ...
+
 
 class WayIn(Protocol):
     """Gets a board whose intent is open to start from the network."""
@@ -125,6 +129,10 @@ class NoServerSteps:
     async def remove_member(self, order: ReimageRecord, node: NodeRecord) -> Done | NotYet:
         """Never done."""
         return _NO_STEPS
+
+    async def obstacle(self, order: ReimageRecord, node: NodeRecord) -> str:
+        """It is always there."""
+        return _NO_STEPS.why
 
 
 _NO_STEPS = NotYet("this control server has no way to the cluster's etcd")

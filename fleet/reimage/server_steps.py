@@ -52,6 +52,10 @@ NAME_ANNOTATION: Final = "etcd.k3s.cattle.io/node-name"
 K3S_TIME_S: Final = 45.0
 """For k3s to remove a member that it was asked to: three of its looks. The state's limit is two minutes."""
 CONFIRMATIONS: Final = 2
+SETTLED_S: Final = 75.0
+"""After a request was taken back: k3s gives one removal a minute, and may have begun it."""
+_PASSING: Final = frozenset({"vip", "registration"})
+"""Problems that end by themselves within seconds: for them nothing is taken back."""
 _CALLED_OFF: Final = NotYet("it was called off, or timed out, before anybody was asked to remove its member")
 _TOLD: Final = frozenset({State.READY, State.DEGRADED})
 """Other nodes that will hear where to find the cluster; a silent one is not waited for."""
@@ -135,6 +139,11 @@ class EtcdServerSteps:
                 )
             return Done(f"etcd has no member of {node.name}")
         if view.cluster_id != _number(order, progress.CLUSTER):
+            if view.is_quorate and not view.strangers and not view.of_node(node.name):
+                return Done(
+                    f"etcd was set up anew, as cluster {hex_id(view.cluster_id)}, and has no member of "
+                    f"{node.name}"
+                )
             raise NotThisClusterError(
                 f"etcd is cluster {hex_id(view.cluster_id)} now, this order was begun in "
                 f"{progress.text(order, progress.CLUSTER)}",
@@ -147,6 +156,8 @@ class EtcdServerSteps:
                 return _CALLED_OFF
             return await self._confirm_gone(client, view, member_id, node)
         asked = await self._situation(order, node, view, "", None)
+        if order.progress.get(progress.ASKED) is not None and (against := _lasting(asked)):
+            return await self._withdraw(order, member, _text(against))
         try:
             async with self._kube.open() as (api, listing):
                 asking = await self._ask_k3s(api, listing.get(node.name), order, member, asked)
@@ -190,6 +201,39 @@ class EtcdServerSteps:
             await api.patch_node(seen.name, {"metadata": metadata})
         return NotYet(f"k3s removes member {member.name}")
 
+    async def _withdraw(self, order: ReimageRecord, member: EtcdMember, why: str) -> NotYet:
+        """Take back what k3s was asked and has not done: what stands against it now came since.
+
+        When the member is seen to stay, the row says again that nobody is asked: the order can be undone, and
+        a peer that died does not wait for a person to free the lock.
+        """
+        try:
+            async with self._kube.open() as (api, listing):
+                seen = listing.get(order.node)
+                if seen is not None and seen.annotations.get(REMOVED_ANNOTATION) == member.name:
+                    return NotYet(f"k3s has removed member {member.name}; it is being looked for")
+                if seen is not None and REMOVE_ANNOTATION in seen.annotations:
+                    annotations = {REMOVE_ANNOTATION: None}
+                    metadata = {"resourceVersion": seen.resource_version, "annotations": annotations}
+                    await api.patch_node(seen.name, {"metadata": metadata})
+                    note = {progress.WITHDRAWN: self._ground.clock()}
+                    return NotYet(f"{why}; k3s is not asked any more to remove member {member.name}", note)
+        except KubeError as error:
+            return NotYet(f"{why}; k3s can not be told: {error.message}")
+        now, since = self._ground.clock(), order.progress.get(progress.WITHDRAWN)
+        if not isinstance(since, int | float):
+            return NotYet(why, {progress.WITHDRAWN: now})
+        if now - since <= SETTLED_S:
+            return NotYet(f"{why}; member {member.name} is watched, whether it stays")
+        return NotYet(why, {progress.ASKED: None, progress.WITHDRAWN: None})
+
+    async def obstacle(self, order: ReimageRecord, node: NodeRecord) -> str:
+        """Why etcd can not change its members at this moment; "" it can."""
+        view, silence = await _look(self._etcd.client())
+        if view is None:
+            return silence
+        return "" if view.is_quorate else "etcd has no leader at this moment"
+
     def _had_time(self, order: ReimageRecord) -> bool:
         """Whether k3s was given its time, counted from where the member is to go."""
         entered = order.progress.get(progress.STEPS)
@@ -210,8 +254,9 @@ class EtcdServerSteps:
                 or progress.is_cancelled(present)
             ):
                 return False
-            if present.progress.get(progress.ASKED) is None:
-                tx.note_reimage(present, **{progress.ASKED: self._ground.clock()})
+            known = present.progress
+            if known.get(progress.ASKED) is None or known.get(progress.WITHDRAWN) is not None:
+                tx.note_reimage(present, **{progress.ASKED: self._ground.clock(), progress.WITHDRAWN: None})
         return True
 
     async def _remove_directly(
@@ -364,6 +409,11 @@ def _is_ready(listing: Mapping[str, KubeNode], name: str) -> bool:
 def _number(order: ReimageRecord | None, name: str) -> int | None:
     text = progress.text(order, name) if order is not None else ""
     return int(text, 16) if text else None
+
+
+def _lasting(asked: ServerSituation) -> tuple[Problem, ...]:
+    """What stands against the removal now, and does not pass by itself."""
+    return tuple(one for one in problems(asked, Stage.REMOVAL) if one.code not in _PASSING)
 
 
 def _text(found: tuple[Problem, ...]) -> str:

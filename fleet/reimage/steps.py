@@ -24,7 +24,9 @@ from fleet.store.records import NodeRecord, ReimageRecord
 MAX_RETRIES: Final = 3
 """Tries of a step that can not be called off, after its first; then it waits for a person."""
 _TWIN_OF: Final = {twin: state for state, twin in FAILED_TWIN.items() if state in REIMAGING}
-NEEDS_KUBERNETES: Final = frozenset({State.CORDONED, State.DRAINING, State.NODE_DELETED})
+NEEDS_KUBERNETES: Final = frozenset(
+    {State.CORDONED, State.DRAINING, State.NODE_DELETED, State.FAILED_NODE_DELETED}
+)
 """States whose question is about Node, pods and secrets."""
 
 
@@ -59,6 +61,7 @@ class Observed:
         password: Its node password's secret is there.
         silent: Neither its kubelet nor its agent is heard of.
         refusals: uid of a pod → why it could not be evicted.
+        obstacle: What keeps etcd from letting its member go; asked only where that failed.
     """
 
     answers: bool = False
@@ -67,6 +70,7 @@ class Observed:
     password: bool = False
     silent: bool = False
     refusals: Mapping[str, str] = field(default_factory=dict)
+    obstacle: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +155,10 @@ def next_step(order: ReimageRecord, node: NodeRecord, observed: Observed, now: f
                 f"its etcd member stays, nobody was asked to remove it: {why}",
                 {progress.FAILURE: f"{_TWIN_OF[state]}: {why}"},
             )
-        case State.FAILED_MEMBER_REMOVED | State.FAILED_NODE_DELETED:
-            return _try_again(order, state)
+        case State.FAILED_MEMBER_REMOVED:
+            return _take_up(order, state, observed.obstacle)
+        case State.FAILED_NODE_DELETED:
+            return _take_up(order, state, "" if observed.answers else _silent_api().why)
         case State.FAILED_REBOOT_TO_INSTALLER:
             return _give_up_entering(order, node)
         case State.READY | State.DEGRADED:
@@ -277,6 +283,20 @@ def _delete_node(order: ReimageRecord, observed: Observed) -> Step:
     return Move(Happening.NODE_GONE, gone)
 
 
+def _take_up(order: ReimageRecord, state: State, obstacle: str) -> Step:
+    """Try a step again that can not be called off; as long as it could not succeed no try is used up, and
+    when that is over it goes on without a person.
+    """
+    if obstacle:
+        if not progress.text(order, progress.OUTAGE):
+            return Note({progress.OUTAGE: obstacle})
+        return Wait(f"{obstacle}; {_TWIN_OF[state]} is taken up by itself when that is over")
+    if progress.text(order, progress.OUTAGE):
+        text = f"{_TWIN_OF[state]} is taken up again: what kept it back is over"
+        return Move(Happening.RETRIED, text, {progress.OUTAGE: None, progress.FAILURE: None})
+    return _try_again(order, state)
+
+
 def _try_again(order: ReimageRecord, state: State) -> Step:
     step = _TWIN_OF[state]
     if progress.retries(order, step.value) >= MAX_RETRIES:
@@ -344,6 +364,11 @@ _TWINS: Final = frozenset(FAILED_TWIN.values())
 
 def _silent_api() -> Wait:
     return Wait("the cluster's API does not answer")
+
+
+def asks_for_obstacles(order: ReimageRecord, node: NodeRecord) -> bool:
+    """Whether the next step asks what keeps etcd from letting the member go."""
+    return node.state is State.FAILED_MEMBER_REMOVED and not progress.is_held(order, node.state)
 
 
 def needs_observation(order: ReimageRecord, node: NodeRecord) -> bool:

@@ -256,6 +256,7 @@ def until(server: Running, boards: list[Board], done: Any, what: str) -> None:
                 controller = server.fleet.controller
                 await controller.watch.poll()
                 await controller.reimages.drive()
+                await controller.rollouts.drive()
                 with contextlib.suppress(FleetError):  # it says so in its log, and looks again
                     await controller.recovery.round()
                 await asyncio.sleep(0.1)

@@ -39,6 +39,9 @@ class MemoryServerSteps:
     async def remove_member(self, order: ReimageRecord, node: NodeRecord) -> Done | NotYet:
         return Done("its member is gone")
 
+    async def obstacle(self, order: ReimageRecord, node: NodeRecord) -> str:
+        return ""
+
 
 def servers(count: int) -> tuple[NodeSpec, ...]:
     return tuple(node_spec(f"s{number}", number, role=Role.SERVER) for number in range(1, count + 1))

@@ -10,11 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fakes_etcd import EtcdMemory, ServersMemory
-from fakes_fleet import Clock, cluster_spec, hardware_of, node_spec, open_fleet, status_report
+from fakes_fleet import (
+    Clock,
+    cluster_spec,
+    hardware_of,
+    installer_hello,
+    node_spec,
+    open_fleet,
+    status_report,
+)
 from fakes_kube_memory import CutOffError
+from fleet_story import KEY, complete, enrol, require_token, see
 from reimage_room import Room
 
-from agent.protocol import K3sState
+from agent.protocol import InstallProgress, InstallStep, K3sState, Proof, ProofKind
+from fleet.boots import BootStage
 from fleet.controller import Controller
 from fleet.installs import ControlInfo
 from fleet.joining import FOUNDED
@@ -115,3 +125,30 @@ def with_vip(spec: ClusterSpec, address: str, *, enabled: bool = True) -> Cluste
     return dataclasses.replace(
         spec, k3s=dataclasses.replace(spec.k3s, api_vip=IPv4Address(address), kube_vip=kube_vip)
     )
+
+
+def lose(room: ServersRoom) -> None:
+    """Every server is off."""
+    for name in ("s1", "s2", "s3"):
+        room.etcd.set_health(name, False)
+    room.kube.answers = False
+
+
+def install_blank(room: ServersRoom, node: NodeSpec) -> str:
+    """A board that the record calls blank is installed and enrols; its certificate."""
+    see(room.fleet, node)
+    see(room.fleet, node, BootStage.KERNEL)
+    with room.fleet.store.read() as reader:
+        intent = reader.open_intent(node.name)
+    assert intent is not None
+    hello = installer_hello(hardware_of(node), KEY, intent=intent.number, boot="boot-r")
+    desk = room.controller.admission
+    proof = Proof(desk.hello(hello).session, ProofKind.NONE, installer_key=KEY.hex())
+    desk.prove(proof, None)
+    room.controller.people.approve(node.name)
+    proof = Proof(desk.hello(hello).session, ProofKind.NONE, installer_key=KEY.hex())
+    token = require_token(desk.prove(proof, None))
+    plan = room.controller.installs.plan(token)
+    room.controller.installs.progress(token, InstallProgress(plan.intent, InstallStep.WRITE, 50.0))
+    room.controller.installs.complete(token, complete(plan))
+    return enrol(room.fleet, node)

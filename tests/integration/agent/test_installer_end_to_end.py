@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +97,8 @@ def run_installer(
     console: list[str] | None = None,
     *,
     say: Callable[[str], None] | None = None,
+    is_supply_low: Callable[[], bool | None] = lambda: None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> InstallComplete:
     device = Disk(path=disk, kind="nvme", size_bytes=disk.stat().st_size, model="file", serial="F1")
     around = Surroundings(
@@ -103,6 +107,8 @@ def run_installer(
         find_disks=lambda: [device],
         say=say or (console if console is not None else []).append,
         sleep=lambda _: None,
+        is_supply_low=is_supply_low,
+        clock=clock,
     )
     config = InstallerConfig(control_urls=(control.url,), pin=control.pin, intent=1)
     client = ControlClient(config.control_urls, PinnedTrust(config.pin))
@@ -338,3 +344,19 @@ def test_power_cut_at_any_moment_leaves_no_partition_table_and_the_next_attempt_
     subprocess.run(argv, env=environment, stdout=subprocess.DEVNULL, timeout=120, check=True)
     assert_installed(disk, content.image)
     assert len(control.completed) == 1
+
+
+def test_nothing_is_written_under_a_brown_out(
+    control: ControlServer, content: ContentServer, disk: Path
+) -> None:
+    before = disk.read_bytes()
+    minutes = itertools.count()
+    with pytest.raises(AgentError, match=r"below 4\.63 V for 10 minutes; nothing was written"):
+        run_installer(control, disk, is_supply_low=lambda: True, clock=lambda: 60.0 * next(minutes))
+    assert disk.read_bytes() == before
+    assert control.progress[-1].failed
+    assert "power supply" in control.progress[-1].hint
+    looks = iter((True, True))
+    run_installer(control, disk, is_supply_low=lambda: next(looks, False))
+    assert any("waits, nothing is written" in progress.message for progress in control.progress)
+    assert_installed(disk, content.image)

@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 from fakes_etcd import PREFIX
-from fakes_fleet import hardware_of, installer_hello
-from fleet_story import KEY, complete, enrol, require_token, see, texts
-from servers_room import S1, S2, S3, ServersRoom, servers_room
+from fleet_story import texts
+from servers_room import S1, S2, S3, ServersRoom, install_blank, lose, servers_room
 
-from agent.protocol import InstallProgress, InstallStep, Proof, ProofKind
-from fleet.boots import BootStage
 from fleet.joining import FOUNDED, FOUNDER
 from fleet.kube import KubeError
 from fleet.lifecycle import State
@@ -26,33 +23,6 @@ from fleet.spec.model import NodeSpec
 from fleet.store.records import HoldRecord
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
-
-
-def lose(room: ServersRoom) -> None:
-    """Every server is off."""
-    for name in ("s1", "s2", "s3"):
-        room.etcd.set_health(name, False)
-    room.kube.answers = False
-
-
-def install_blank(room: ServersRoom, node: NodeSpec) -> str:
-    """A board that the record calls blank is installed and enrols; its certificate."""
-    see(room.fleet, node)
-    see(room.fleet, node, BootStage.KERNEL)
-    with room.fleet.store.read() as reader:
-        intent = reader.open_intent(node.name)
-    assert intent is not None
-    hello = installer_hello(hardware_of(node), KEY, intent=intent.number, boot="boot-r")
-    desk = room.controller.admission
-    proof = Proof(desk.hello(hello).session, ProofKind.NONE, installer_key=KEY.hex())
-    desk.prove(proof, None)
-    room.controller.people.approve(node.name)
-    proof = Proof(desk.hello(hello).session, ProofKind.NONE, installer_key=KEY.hex())
-    token = require_token(desk.prove(proof, None))
-    plan = room.controller.installs.plan(token)
-    room.controller.installs.progress(token, InstallProgress(plan.intent, InstallStep.WRITE, 50.0))
-    room.controller.installs.complete(token, complete(plan))
-    return enrol(room.fleet, node)
 
 
 async def test_a_living_cluster_is_not_recovered(tmp_path: Path) -> None:

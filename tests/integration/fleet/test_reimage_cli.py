@@ -109,6 +109,25 @@ async def test_a_dry_run_shows_all_that_stands_against_it(file: Path, room: Room
     assert room.state_of() is State.READY
 
 
+async def test_who_gives_pods_and_volumes_up_sees_every_one_of_them(file: Path, room: Room) -> None:
+    """`--force-drain` is the consent to lose them: none hides behind 'and 3 more'."""
+    lone = [pod(f"lone-{number}", owner="") for number in range(8)]
+    claims = [pod(f"db-{number}", claims=(f"data-{number}", f"log-{number}")) for number in range(8)]
+    room.kube.pods["a1"] = [*lone, *claims]
+    for claim in (claim for one in claims for claim in one.claims):
+        room.kube.volumes[f"default/{claim}"] = {"spec": {"hostPath": {"path": "/var/lib/rancher"}}}
+    everything = [one.title for one in lone] + [f"{one.title} ({', '.join(one.claims)})" for one in claims]
+    refused = await typed(file, reimage, "a1", "--dry-run")
+    assert refused.exit_code == 1
+    assert [text for text in everything if text not in refused.output] == []
+    assert refused.output.count("order with --force-drain") == 2
+    consented = await typed(file, reimage, "a1", "--dry-run", "--force-drain")
+    assert consented.exit_code == 0, consented.output
+    assert [text for text in everything if text not in consented.output] == []
+    assert "~ these volumes are given up: " in consented.output
+    assert room.kube.changes == []
+
+
 async def test_without_a_terminal_it_takes_a_yes(file: Path, room: Room) -> None:
     done = await typed(file, reimage, "a1")
     assert done.exit_code == 2

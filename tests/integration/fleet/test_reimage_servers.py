@@ -39,6 +39,7 @@ class Steps:
     )
     removed: list[Done | NotYet | EtcdError] = field(default_factory=lambda: [Done("gone")])
     asked: list[str] = field(default_factory=list)
+    kept_back: str = ""
 
     async def move_leader(self, order: ReimageRecord, node: NodeRecord) -> Done | NotYet:
         self.asked.append("leader")
@@ -55,6 +56,9 @@ class Steps:
         if isinstance(answer, EtcdError):
             raise answer
         return answer
+
+    async def obstacle(self, order: ReimageRecord, node: NodeRecord) -> str:
+        return self.kept_back
 
 
 @pytest_asyncio.fixture

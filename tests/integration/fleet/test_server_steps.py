@@ -120,6 +120,96 @@ async def test_what_stands_against_it_at_the_last_look_undoes_the_order(tmp_path
         assert not (await room.controller.reimages.preview("s3")).problems
 
 
+async def test_a_peer_that_dies_after_k3s_was_asked_takes_the_request_back_and_frees_the_lock(
+    tmp_path: Path,
+) -> None:
+    """k3s has not done it yet. Then nobody has to free the fleet lock to have the peer installed again."""
+    async with servers_room(tmp_path) as room:
+        room.cluster.k3s_works = False
+        room.controller.reimages.request("s1", by="socket")
+        await drive(room, "s1", State.MEMBER_REMOVED)
+        await room.round()
+        assert room.kube.seen["s1"].annotations[f"{PREFIX}/remove"] == "true"
+        room.etcd.set_health("s3", False)
+        await room.round()
+        assert f"{PREFIX}/remove" not in room.kube.seen["s1"].annotations
+        room.cluster.k3s_works = True
+        room.restart()
+        with pytest.raises(
+            RefusedError, match="only a fresh join"
+        ):  # k3s may have begun: it is watched first
+            room.controller.reimages.cancel("s1", by="ana")
+        await drive(room, "s1", State.READY)
+        order = await room.until_closed(S1)
+        assert order.outcome is Outcome.FAILED
+        assert "s3" in order.reason
+        assert room.etcd.removed == []
+        assert not room.kube.seen["s1"].unschedulable
+        assert room.controller.lock.holds() == ()
+        assert not (await room.controller.reimages.preview("s3")).problems
+
+
+async def test_a_request_that_was_taken_back_is_made_again_when_the_peer_is_back(tmp_path: Path) -> None:
+    async with servers_room(tmp_path) as room:
+        room.cluster.k3s_works = False
+        room.controller.reimages.request("s1", by="socket")
+        await drive(room, "s1", State.MEMBER_REMOVED)
+        await room.round()
+        room.etcd.set_health("s3", False)
+        await room.round()
+        room.etcd.set_health("s3", True)
+        room.cluster.k3s_works = True
+        await drive(room, "s1", State.REBOOT_TO_INSTALLER)
+        assert room.etcd.removed == [1]
+
+
+async def test_a_peer_that_dies_with_the_removal_ends_no_order_and_it_goes_on_by_itself(
+    tmp_path: Path,
+) -> None:
+    """The member is out and the quorum is gone with the peer: nothing can be told until that is back, hours
+    later, after every try and a restart of the server. The lock is held all that time, and freed by the end.
+    """
+    async with servers_room(tmp_path) as room:
+        room.controller.reimages.request("s1", by="socket")
+        await drive(room, "s1", State.MEMBER_REMOVED)
+        room.etcd.forgetful = True
+        await room.round()
+        assert room.etcd.removed == [1]
+        room.etcd.set_health("s3", False)
+        room.kube.answers = False
+        for _ in range(20):
+            await room.round()
+            room.fleet.clock.advance(600.0)
+            assert [hold.node for hold in room.controller.lock.holds()] == ["s1"]
+        assert room.state_of(S1) is State.FAILED_MEMBER_REMOVED
+        assert "taken up by itself" in room.order(S1).reason
+        room.restart()
+        room.etcd.forgetful = False
+        room.kube.answers = True
+        room.etcd.set_health("s3", True)
+        await drive(room, "s1", State.REBOOT_TO_INSTALLER)
+        room.netboot(S1)
+        assert (await room.until_closed(S1)).outcome is Outcome.DONE
+        assert room.controller.lock.holds() == ()
+
+
+async def test_an_etcd_that_was_set_up_anew_without_the_member_has_let_it_go(tmp_path: Path) -> None:
+    """Somebody followed the runbook for a lost quorum while the order stood."""
+    async with servers_room(tmp_path) as room:
+        room.controller.reimages.request("s2", by="socket")
+        await drive(room, "s2", State.MEMBER_REMOVED)
+        with room.fleet.store.write() as tx:
+            tx.note_reimage(room.order(S2), cluster_id="78")
+        del room.etcd.members[room.etcd.of("s2").name]
+        room.etcd.strangers = ("10.77.0.12:2379",)
+        await room.round()
+        assert room.state_of(S2) is State.MEMBER_REMOVED
+        assert "this order was begun in 78" in room.order(S2).reason
+        room.etcd.strangers = ()
+        await drive(room, "s2", State.NODE_DELETED)
+        assert room.etcd.removed == []
+
+
 async def test_it_is_called_off_until_somebody_is_asked_to_remove_the_member(tmp_path: Path) -> None:
     async with servers_room(tmp_path) as room:
         room.controller.reimages.request("s1", by="socket")

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from fleet.attention import Finding, Urgency, findings, quorum_in
+from bramble.dashboard.rack import Group, group_of
+from fleet.attention import NEEDS_A_PERSON, Finding, Urgency, findings, quorum_in
 from fleet.lifecycle import State
 from fleet.views import ConditionView, FleetView, HeldBoardView, NodeView, RolloutView
 
@@ -68,6 +69,13 @@ def test_every_failed_state_needs_a_person(state: State) -> None:
     assert [one.code for one in findings(FleetView(nodes=(node("n", state.value),), held=()))] == [
         state.value
     ]
+
+
+@pytest.mark.parametrize("state", State)
+def test_what_needs_a_person_on_the_dashboard_is_a_finding_in_status_and_nothing_else(state: State) -> None:
+    is_found = bool(findings(FleetView(nodes=(node("n", state.value),), held=())))
+    assert is_found is (state in NEEDS_A_PERSON)
+    assert is_found is (group_of(state) is Group.ATTENTION)
 
 
 def test_approval_shows_the_fingerprint_that_is_to_be_compared() -> None:

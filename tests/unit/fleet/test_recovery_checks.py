@@ -11,7 +11,7 @@ from fakes_fleet import cluster_spec, node_spec
 
 from fleet.k3s import open_k3s
 from fleet.k3s_config import InitialiseCluster, RestoreCluster, render_join_material
-from fleet.recovery import choose_founder, founder_problems, snapshot_problems
+from fleet.recovery_checks import choose_founder, founder_problems, snapshot_problems
 from fleet.recovery_state import RESET_DROP_IN, Recovery
 from fleet.secret import Secret
 from fleet.snapshot_files import SnapshotInfo

@@ -30,6 +30,7 @@ from fleet.reimage.steps import (
     Note,
     Observed,
     Wait,
+    asks_for_obstacles,
     needs_observation,
     next_step,
 )
@@ -102,7 +103,8 @@ THERE = Observed(answers=True, node=kube_node())
         (State.NODE_DELETED, Observed(answers=True), Happening.NODE_GONE),
         (State.REBOOT_TO_INSTALLER, Observed(), Deed.ENTER),
         (State.FAILED_MEMBER_REMOVED, Observed(), Happening.HELD_BACK),
-        (State.FAILED_NODE_DELETED, Observed(), Happening.RETRIED),
+        (State.FAILED_NODE_DELETED, Observed(), Note),
+        (State.FAILED_NODE_DELETED, Observed(answers=True), Happening.RETRIED),
         (State.FAILED_REBOOT_TO_INSTALLER, Observed(), Happening.EXHAUSTED),
         (State.QUARANTINED, Observed(), Wait),
         (State.READY, THERE, Outcome.ABANDONED),
@@ -146,6 +148,33 @@ def test_who_calls_off_what_another_cordoned_leaves_it_cordoned(state: State) ->
     )
     seen = Observed(answers=True, node=kube_node(unschedulable=True, annotations=OTHERS))
     assert next_step(order, a_node(state), seen, NOW) == Abort(Outcome.CANCELLED, "called off by ana")
+
+
+@pytest.mark.parametrize("state", [State.FAILED_MEMBER_REMOVED, State.FAILED_NODE_DELETED])
+def test_an_outage_uses_no_try_up_and_its_end_takes_the_step_up_again(state: State) -> None:
+    """Also when every try was used up before: a lock that waits for this node waits for no person."""
+    step = state.value.removeprefix("failed-")
+    order = an_order(
+        progress={
+            progress.ASKED: NOW,
+            progress.RETRIES: {step: MAX_RETRIES},
+            progress.FAILURE: "etcd has no leader",
+        }
+    )
+    away, back = Observed(obstacle="etcd has no leader"), Observed(answers=True)
+    assert isinstance(next_step(order, a_node(state, Role.SERVER), back, NOW), Wait)
+    seen = next_step(order, a_node(state, Role.SERVER), away, NOW)
+    assert isinstance(seen, Note)
+    order = dataclasses.replace(order, progress={**order.progress, **seen.note})
+    waits = next_step(order, a_node(state, Role.SERVER), away, NOW + 1e6)
+    assert isinstance(waits, Wait)
+    assert "taken up by itself" in waits.why
+    move = next_step(order, a_node(state, Role.SERVER), back, NOW)
+    assert isinstance(move, Move)
+    assert move.happening is Happening.RETRIED
+    order = dataclasses.replace(order, progress={**order.progress, **move.note})
+    assert progress.retries(order, step) == MAX_RETRIES
+    assert isinstance(next_step(order, a_node(state, Role.SERVER), back, NOW), Wait | Note)
 
 
 # --- stories
@@ -195,6 +224,8 @@ class World:
     stubborn: bool = False
     objection: bool = False
     """The last look before the removal finds something against it."""
+    refuses: bool = False
+    """What can not be called off any more is asked for, and is not done."""
     members: int = 3
     theirs: bool = False
     deeds: list[Deed] = field(default_factory=list)
@@ -204,6 +235,8 @@ class World:
     """Of one step, since a person last said to go on."""
 
     def observe(self) -> Observed:
+        if asks_for_obstacles(self.order, self.node):
+            return Observed(obstacle="" if self.answers else "etcd has no leader")
         if not self.answers or not needs_observation(self.order, self.node):
             return Observed()
         return Observed(answers=True, node=self.seen, pods=self.pods, password=self.password)
@@ -234,7 +267,9 @@ class World:
                 self.note(**move.note)
                 self.move(move.happening)
                 if move.happening is Happening.RETRIED:
-                    self.tries += 1
+                    # One that could not succeed is not counted: only the end of an outage brings it back.
+                    assert self.answers
+                    self.tries += progress.OUTAGE not in move.note
                     assert self.tries <= MAX_RETRIES, "it is tried for ever"
                 if move.happening is Happening.NODE_GONE:
                     self.note(**{progress.ENTERED: self.clock})
@@ -253,6 +288,10 @@ class World:
 
     def do(self, deed: Deed, *, heard_of: bool) -> None:
         if deed is Deed.REMOVE_MEMBER and self.members == 3 and self.objection:
+            return
+        if self.refuses and deed in (Deed.REMOVE_MEMBER, Deed.DELETE_NODE, Deed.DELETE_PASSWORD):
+            if deed is Deed.REMOVE_MEMBER:
+                self.note(**{progress.ASKED: self.clock})
             return
         self.deeds.append(deed)
         match deed:
@@ -324,7 +363,18 @@ class World:
 EVENTS = st.one_of(
     st.sampled_from(["step", "step", "step", "crash-decided", "crash-done", "cancel", "outage", "answers"]),
     st.sampled_from(
-        ["minute", "hour", "silence", "registers", "registers", "vanishes", "evicts", "resumes", "objection"]
+        [
+            "minute",
+            "hour",
+            "silence",
+            "refusal",
+            "registers",
+            "registers",
+            "vanishes",
+            "evicts",
+            "resumes",
+            "objection",
+        ]
     ),
     st.sampled_from(
         [
@@ -336,6 +386,13 @@ EVENTS = st.one_of(
         ]
     ),
 )
+
+
+def long_enough_for_every_retry(world: World) -> None:
+    for _ in range(12):
+        world.step()
+        world.time_passes(200.0)
+        world.step()
 
 
 def happen(world: World, event: str | Happening) -> None:
@@ -360,13 +417,14 @@ def happen(world: World, event: str | Happening) -> None:
             world.answers = False
         case "answers":
             world.answers = True
-        case "silence":  # long enough for every retry
+        case "silence":
             world.answers = False
-            for _ in range(12):
-                world.step()
-                world.time_passes(200.0)
-                world.step()
+            long_enough_for_every_retry(world)
             world.answers = True
+        case "refusal":
+            world.refuses = True
+            long_enough_for_every_retry(world)
+            world.refuses = False
         case "minute":
             world.time_passes(61.0)
         case "hour":

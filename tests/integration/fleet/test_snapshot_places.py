@@ -1,0 +1,198 @@
+"""Snapshots where several have a hand in them: processes on one directory, copies from elsewhere, and control
+servers that share one record and not their disks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from click.testing import CliRunner
+from fakes_fleet import cluster_spec, open_fleet
+from postgres_server import PostgresServer
+from servers_room import S1, S2, S3, ServersRoom, servers_room
+
+from fleet.cli_snapshot import snapshot as command
+from fleet.etcd.errors import BadSnapshotError
+from fleet.refusal import RefusedError
+from fleet.snapshot_files import DATA, KEYS, MANIFEST, SnapshotFiles, verify
+from fleet.snapshot_places import Place
+from fleet.snapshots import SnapshotDesk
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
+
+OTHER_PROCESS = """
+import sys
+from pathlib import Path
+from fleet.snapshot_files import SnapshotFiles
+with SnapshotFiles(Path(sys.argv[1])).staged() as staged:
+    (staged / "etcd.db").write_bytes(b"half")
+    print(staged.name, flush=True)
+    sys.stdin.read()
+    print(sorted(path.name for path in staged.iterdir()), flush=True)
+"""
+
+
+@pytest_asyncio.fixture
+async def room(tmp_path: Path) -> AsyncIterator[ServersRoom]:
+    async with servers_room(tmp_path / "attic") as made:
+        yield made
+
+
+def start_other(directory: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", OTHER_PROCESS, str(directory)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+    )
+
+
+async def test_what_another_process_is_making_is_left_alone_and_what_a_dead_one_left_is_not(
+    room: ServersRoom,
+) -> None:
+    files = room.controller.snapshots.files
+    with start_other(files.directory) as other:
+        assert other.stdout is not None
+        assert other.stdin is not None
+        name = other.stdout.readline().strip()
+        info = await room.controller.snapshots.take("anna")
+        assert sorted(path.name for path in files.directory.iterdir()) == sorted([name, info.id])
+        other.stdin.close()
+        assert other.stdout.readline().strip() == "['etcd.db']"
+    with start_other(files.directory) as killed:
+        assert killed.stdout is not None
+        left = killed.stdout.readline().strip()
+        killed.kill()
+    assert (files.directory / left).is_dir()
+    with files.staged():
+        assert not (files.directory / left).exists()
+
+
+async def test_of_a_copy_only_the_snapshots_own_files_are_brought_in(
+    room: ServersRoom, tmp_path: Path
+) -> None:
+    """A NAS leaves directories of its own, and a person may have put anything beside them."""
+    info = await room.controller.snapshots.take("anna")
+    copy = tmp_path / "nas" / "copy"
+    shutil.copytree(room.controller.snapshots.files.place(info.id), copy)
+    (copy / "@eaDir").mkdir()
+    os.mkfifo(copy / "pipe")
+    elsewhere = SnapshotFiles(tmp_path / "other" / "snapshots")
+    elsewhere.directory.parent.mkdir()
+    assert elsewhere.bring_in(copy) == info
+    place = elsewhere.place(info.id)
+    assert verify(place) == info
+    assert {path.name: path.stat().st_mode & 0o777 for path in place.iterdir()} == dict.fromkeys(
+        (DATA, KEYS, MANIFEST), 0o600
+    )
+    assert elsewhere.bring_in(copy) == info, "again is no mistake"
+
+
+def _without(name: str) -> Callable[[Path], None]:
+    return lambda place: (place / name).unlink()
+
+
+def _as_directory(place: Path) -> None:
+    (place / DATA).unlink()
+    (place / DATA).mkdir()
+
+
+def _elsewhere(place: Path) -> None:
+    manifest = json.loads((place / MANIFEST).read_text())
+    (place / MANIFEST).write_text(json.dumps({**manifest, "id": "../../outside"}))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [_without(DATA), _without(KEYS), _without(MANIFEST), _as_directory, _elsewhere],
+    ids=["no-data", "no-keys", "no-manifest", "data-is-a-directory", "id-leads-out"],
+)
+async def test_a_copy_that_is_none_is_refused_with_what_is_wrong(
+    room: ServersRoom, tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    info = await room.controller.snapshots.take("anna")
+    copy = tmp_path / "copy"
+    shutil.copytree(room.controller.snapshots.files.place(info.id), copy)
+    harm(copy)
+    elsewhere = SnapshotFiles(tmp_path / "other")
+    with pytest.raises(BadSnapshotError):
+        elsewhere.bring_in(copy)
+    assert not elsewhere.directory.exists() or list(elsewhere.directory.iterdir()) == []
+    assert not (tmp_path / "outside").exists()
+
+
+async def test_another_server_tells_where_a_snapshot_is_and_how_to_bring_it(
+    postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = postgres.new_database()
+    monkeypatch.setattr("fakes_fleet.store_place", lambda _state: place)
+    async with servers_room(tmp_path / "attic") as room:
+        taken = await room.controller.snapshots.take("anna")
+        room.controller.snapshots.place = here = Place("first", "/var/lib/bramble/attic/snapshots")
+        room.controller.snapshots.note_place()
+        second = open_fleet(tmp_path / "second", cluster_spec(S1, S2, S3), room.fleet.clock)
+        try:
+            desk: SnapshotDesk = second.controller.snapshots
+            assert desk.everything() == []
+            (kept,) = desk.elsewhere()
+            assert (kept.id, kept.taken_at, kept.place) == (taken.id, taken.taken_at, here)
+            with pytest.raises(RefusedError, match="is kept on first, in /var/lib/bramble") as refused:
+                await second.controller.recovery.plan(taken.id)
+            assert f"rsync -a first:/var/lib/bramble/attic/snapshots/{taken.id} ." in refused.value.hint
+            assert f"bramble recover --snapshot ./{taken.id}" in refused.value.hint
+            assert _listed(monkeypatch, tmp_path, place.url)["elsewhere"] == [
+                {"id": taken.id, "taken_at": taken.taken_at, "host": here.host, "directory": here.directory}
+            ]
+            for name in ("s1", "s2", "s3"):
+                room.etcd.set_health(name, False)
+            await room.controller.recovery.begin(taken.id, by="anna")
+            view = second.controller.recovery.status()
+            assert view is not None
+            assert view.taken_at == taken.taken_at
+            assert "s1 needs it here if it asks this server" in view.waits_for[0]
+            desk.files.bring_in(room.controller.snapshots.files.place(taken.id))
+            view = second.controller.recovery.status()
+            assert view is not None
+            assert "needs it here" not in " ".join(view.waits_for)
+            room.controller.snapshots.files.remove(taken.id)
+            room.controller.snapshots.note_place()
+            assert desk.elsewhere() == ()
+        finally:
+            second.store.close()
+
+
+def _listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str) -> dict[str, Any]:
+    """What `bramble snapshot list` says on the machine of a server that keeps none."""
+    monkeypatch.setenv("BRAMBLE_STATE_DIR", str(tmp_path / "third"))
+    monkeypatch.setenv("BRAMBLE_STORE", url)
+    file = tmp_path / "cluster.yaml"
+    file.write_text(
+        "version: 1\ncluster: {name: attic, domain: attic.internal, k3s: {version: v1.33.5+k3s1}}\n"
+        "image: {base: debian-trixie}\nnetwork: {interface: lo, dhcp: full, subnet: 10.77.0.0/24}\n"
+        "nodes:\n"
+        "  - {name: s1, board: pi5, role: server, serial: 10000000abcd0001, address: 10.77.0.11}\n"
+        "defaults: {disk: nvme}\n"
+    )
+    text = CliRunner().invoke(command, ["list", "-c", str(file)], catch_exceptions=False).output
+    assert "kept on first" in text
+    done = CliRunner().invoke(command, ["list", "--json", "-c", str(file)], catch_exceptions=False)
+    found: dict[str, Any] = json.loads(done.output)
+    return found
+
+
+async def test_a_server_that_has_its_record_to_itself_writes_down_no_place(room: ServersRoom) -> None:
+    await room.controller.snapshots.take("anna")
+    room.controller.snapshots.note_place()
+    assert room.controller.snapshots.elsewhere() == ()
+    with room.fleet.store.read() as reader:
+        assert reader.values("snapshots-at.") == {}
