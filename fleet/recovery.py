@@ -403,8 +403,9 @@ class RecoveryDesk:
             tx.update_node(node, **void)
 
     def _view(self, recovery: Recovery) -> RecoveryView:
-        known = (*self._snapshots.files.sound(), *self._snapshots.elsewhere())
-        taken_at = next((one.taken_at for one in known if one.id == recovery.snapshot), 0.0)
+        known = {one.id: one.taken_at for one in self._snapshots.elsewhere()}
+        known |= {one.id: one.taken_at for one in self._snapshots.files.sound()}
+        taken_at = known.get(recovery.snapshot, 0.0)
         return RecoveryView(
             snapshot=recovery.snapshot,
             taken_at=taken_at,
