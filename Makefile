@@ -5,7 +5,7 @@ TEST_ARGS ?=
 PYTEST := $(BIN)/python -m pytest -q -ra --require-tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo test test-fast test-integration test-qemu test-k3s test-tutorial fmt lint type fuzz soak bench screenshots docs deb lock clean
+.PHONY: help setup base demo test test-fast test-integration test-qemu test-k3s test-tutorial test-machine fmt lint type fuzz soak bench screenshots docs deb wheel lock clean
 
 help: ## Print this help
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## (.*)/  \1|\2/' | column -t -s '|'
@@ -43,6 +43,9 @@ test-k3s: setup ## The contract of joining and draining against a real k3s, K3S=
 test-tutorial: setup ## Follow the first tutorial on a virtual board, with the lines that the page shows (6–10 min)
 	$(PYTEST) -m e2e tests/tutorial $(TEST_ARGS)
 
+test-machine: setup ## Bramble's server on a virtual board: its package, systemd, a restart (15 min; needs PyPI)
+	$(PYTEST) -m e2e tests/machine $(TEST_ARGS)
+
 fmt: ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -76,6 +79,11 @@ docs: ## Rewrite docs/reference.md from the command tree and the models
 
 deb: setup ## Debian packages for amd64 and arm64, in dist/ (DEB_ARGS='--arch arm64' for one)
 	$(BIN)/python deploy/debian/build.py $(DEB_ARGS)
+
+wheel: setup ## A wheel in dist/ for pipx, and constraints.txt: the versions that it was tested with
+	@$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@sed -nE 's/^([A-Za-z0-9._-]+==[^\]*[^\ ]) *\\?$$/\1/p' requirements.lock > dist/constraints.txt
+	@ls dist/*.whl dist/constraints.txt
 
 lock: ## Refresh requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

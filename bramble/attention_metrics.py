@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from prometheus_client.core import GaugeMetricFamily
 
-from fleet.attention import Urgency, findings, quorum_in
+from fleet.attention import Finding, Urgency, quorum_in
 from fleet.store.database import Store
 from fleet.views import fleet_view
 
 
-def attention(store: Store) -> Iterable[GaugeMetricFamily]:
-    """Findings and servers as the store has them now."""
+def attention(
+    store: Store, found: Callable[[], tuple[Finding, ...]]
+) -> Iterable[GaugeMetricFamily]:
+    """Findings as the server knows them, and servers as the store has them now."""
     view = fleet_view(store)
-    counts = Counter(finding.urgency for finding in findings(view))
+    counts = Counter(finding.urgency for finding in found())
     needs = GaugeMetricFamily(
         "bramble_findings",
         "What needs a person, by how soon; 'bramble status' lists it.",

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from fleet.boards import BoardError, BoardModel
-from fleet.cli_names import NODE
+from fleet.cli_names import NODE, file_option
 from fleet.errors import InputError
 from fleet.spec.model import ClusterSpec, NodeSpec
 from fleet.spec.values import suggest
@@ -19,8 +19,8 @@ from fleet.spec.values import suggest
 EPILOG = """\b
 Examples:
   bramble boot-image --new-key boot-key.pem  # once; then put the public half into the boards
-  bramble boot-image --node pi5-1 --key boot-key.pem
-  bramble boot-image --all --board pi5 --key boot-key.pem -o ./boot-images
+  bramble boot-image --node pi5-1 --sign-key boot-key.pem
+  bramble boot-image --all --board pi5 --sign-key boot-key.pem -o ./boot-images
 """
 
 
@@ -40,15 +40,7 @@ def eeprom_text(address: str, port: int, serial: str, public: str) -> str:
 
 
 @click.command("boot-image", epilog=EPILOG)
-@click.option(
-    "-c",
-    "--cluster",
-    "file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("cluster.yaml"),
-    show_default=True,
-    help="The cluster that the nodes belong to.",
-)
+@file_option
 @click.option(
     "--node", "names", multiple=True, type=NODE, metavar="NODE", help="A node; more than once for several."
 )
@@ -58,17 +50,21 @@ def eeprom_text(address: str, port: int, serial: str, public: str) -> str:
     "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Directory for NODE/boot.img and NODE/boot.sig. Default: where 'bramble serve' serves them from.",
+    metavar="DIR",
+    help="For NODE/boot.img and NODE/boot.sig. Default: where 'bramble serve' serves them from.",
 )
 @click.option(
+    "--sign-key",
     "--key",
     "key_file",
     type=click.Path(path_type=Path, dir_okay=False),
+    metavar="PEM",
     help="RSA-2048 private key (PEM) to sign with. Without it boot.sig is unsigned: no HTTP boot takes it.",
 )
 @click.option(
     "--new-key",
     type=click.Path(path_type=Path, dir_okay=False),
+    metavar="PEM",
     help="Make a key in this file and its public half beside it, and say what goes into the EEPROM.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -142,7 +138,7 @@ def boot_image(
 
 
 def _say(node: str, result: dict[str, Any]) -> None:
-    kind = "signed" if result["signed"] else "UNSIGNED: HTTP boot refuses it, sign it with --key"
+    kind = "signed" if result["signed"] else "UNSIGNED: HTTP boot refuses it, sign it with --sign-key"
     size = result["size_bytes"] / 2**20
     click.echo(f"{node}: {result['image']} ({size:.0f} MiB, intent {result['intent']}, {kind})")
     if result["warning"]:

@@ -7,18 +7,17 @@ set of exit codes: `EXIT_CODES`.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, Protocol, runtime_checkable
 
 import click
-from click.shell_completion import CompletionItem
 
 from bramble.command_groups import GROUPS
 from bramble.logs import LogFormat, set_up_logging
+from fleet.cli_groups import HelpfulGroup
 
 COMMANDS = {
     "init": "fleet.cli_spec:init",
@@ -83,7 +82,7 @@ IMAGE_COMMANDS = {
 EXIT_CODES = """\b
 Exit codes
   0    done
-  1    it failed, and stderr says why and what to do
+  1    it failed, or you said no; stderr says why and what to do
   2    wrong usage, or a file or value that cannot be used
   125  'bramble run' only: the node did not run the command
   130  interrupted
@@ -112,7 +111,7 @@ class InstallationError(Exception):
         self.hint = hint
 
 
-class LazyGroup(click.Group):
+class LazyGroup(HelpfulGroup):
     """A group whose commands are imported on first use: name → ``module:attribute``.
 
     Args:
@@ -141,6 +140,13 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def lines(self, ctx: click.Context) -> Iterator[tuple[str, str]]:
+        """From the headings, where there are such."""
+        if not self._groups:
+            yield from super().lines(ctx)
+        for lines in self._groups.values():
+            yield from lines.items()
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """By what they are for, where that is known."""
         if not self._groups:
@@ -150,26 +156,6 @@ class LazyGroup(click.Group):
             with formatter.section(heading):
                 formatter.write_dl([(name.ljust(widest), line) for name, line in lines.items()])
         return None
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """The commands with their lines, then options."""
-        if not self._groups:
-            return super().shell_complete(ctx, incomplete)
-        lines = {name: line for each in self._groups.values() for name, line in each.items()}
-        found = [name for name in self._targets if name.startswith(incomplete)]
-        commands = [CompletionItem(name, help=lines.get(name)) for name in found]
-        return commands + click.Command.shell_complete(self, ctx, incomplete)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does it; a name that there is not is answered with the nearest one."""
-        name = args[0]
-        if name not in self._targets and not name.startswith("-"):
-            near = difflib.get_close_matches(name, self._targets, n=1, cutoff=0.6)
-            question = f" Did you mean {near[0]!r}?" if near else ""
-            ctx.fail(f"There is no command {name!r}.{question}")
-        return super().resolve_command(ctx, args)
 
 
 @click.group(

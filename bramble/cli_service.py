@@ -13,12 +13,15 @@ import click
 
 from bramble.service import install as installing
 from bramble.service.unit import BUILD_UNIT, CLUSTER, STATE, UNIT, USER, ServiceSpec
+from fleet.cli_groups import HelpfulGroup
+from fleet.cli_names import cluster_argument
+from fleet.cli_questions import require_yes
 from fleet.errors import InputError
 
 NOT_RUNNING = 1
 
 
-@click.group()
+@click.group(cls=HelpfulGroup)
 def service() -> None:
     """Run 'bramble serve' as a service of systemd: own user, two capabilities, sandboxed.
 
@@ -28,12 +31,13 @@ def service() -> None:
 
 
 @service.command("install")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default=CLUSTER)
+@cluster_argument("file", lambda: CLUSTER)
 @click.option("--dry-run", is_flag=True, help="Print the units and the commands, and change nothing.")
 @click.option("--no-start", is_flag=True, help="Enable it, and leave it to the next boot.")
 @click.option(
     "--root",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
     help="Only write the units, below this directory: for images and packages.",
 )
 def install(file: Path, dry_run: bool, no_start: bool, root: Path | None) -> None:
@@ -75,10 +79,7 @@ def uninstall(yes: bool) -> None:
     \b
     sudo bramble service uninstall
     """
-    if not yes:
-        if not sys.stdin.isatty():
-            raise click.UsageError("There is no terminal to ask on. Say --yes.")
-        click.confirm("Stop Bramble's server and remove its service?", abort=True)
+    require_yes("Stop Bramble's server and remove its service?", yes=yes)
     removed = installing.uninstall()
     click.echo("removed" if removed else "there was no service")
     for path in installing.kept():

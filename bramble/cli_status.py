@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,10 @@ from fleet.errors import FleetError
 FINE: Final = 0
 NEEDS_ATTENTION: Final = 1
 CANNOT_TELL: Final = 2
+SHOWN: Final = 6
+"""Nodes that are named in one place: the whole has to fit on a screen, also with hundreds of nodes."""
+ALIKE: Final = 3
+"""Findings of one kind that are shown each by itself."""
 
 
 @click.command()
@@ -91,14 +95,8 @@ def render(seen: Mapping[str, Any], now: float) -> RenderableType:
     if snapshots is not None and snapshots["newest_at"] is not None:
         line = f"{snapshots['count']} kept, the newest {age(now - snapshots['newest_at'])} old"
         parts.append(Text.assemble(("backups  ", "bold"), f"snapshots of etcd: {line}"))
-    for finding in seen["findings"]:
-        parts.append(Text(""))
-        style = "bold red" if finding["urgency"] == "now" else "yellow"
-        since = "" if finding["since"] is None else f"  ({age(now - finding['since'])})"
-        parts.append(Text.assemble(("! ", style), (finding["text"], style), (since, "dim")))
-        parts.append(Text(f"  {finding['hint']}"))
-        if finding["command"]:
-            parts.append(Text(f"  $ {finding['command']}", style="cyan"))
+    parts += [*_under_way(seen.get("under_way", ()), now), *_awaited(seen.get("awaited", ()))]
+    parts += _findings(seen["findings"], now)
     if seen["events"]:
         parts += [Text(""), Text("last events", style="bold")]
         for event in seen["events"]:
@@ -109,13 +107,62 @@ def render(seen: Mapping[str, Any], now: float) -> RenderableType:
     return Group(*parts)
 
 
+def _under_way(nodes: Sequence[Mapping[str, Any]], now: float) -> Iterator[RenderableType]:
+    """Who is being installed or taken down, one line each: the first of them where there are many."""
+    for place, node in enumerate(nodes[:SHOWN]):
+        line = Text.assemble(
+            ("at work  " if place == 0 else f"{'':9}", "bold"), (f"{node['name']}  ", "cyan")
+        )
+        line.append_text(state_text(node["state"]))
+        line.append(f" {node['detail']}" if node["detail"] else "").append(
+            f"  ({age(now - node['since'])})", style="dim"
+        )
+        yield line
+    if len(nodes) > SHOWN:
+        yield Text(f"{'':9}and {len(nodes) - SHOWN} more: 'bramble nodes'")
+
+
+def _awaited(names: Sequence[str]) -> Iterator[RenderableType]:
+    """Whose boards were never heard of: nobody's fault, but they do not come by themselves."""
+    if names:
+        yield Text.assemble(("awaited  ", "bold"), f"{_listed(names)}: switch them on")
+
+
+def _findings(found: Sequence[Mapping[str, Any]], now: float) -> Iterator[RenderableType]:
+    """Each with its next step; of many of one kind the first, and the others by name."""
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for finding in found:
+        kinds.setdefault(finding["code"], []).append(finding)
+    for alike in kinds.values():
+        shown = alike if len(alike) <= ALIKE else alike[:1]
+        for finding in shown:
+            style = "bold red" if finding["urgency"] == "now" else "yellow"
+            since = "" if finding["since"] is None else f"  ({age(now - finding['since'])})"
+            yield Text("")
+            yield Text.assemble(("! ", style), (finding["text"], style), (since, "dim"))
+            yield Text(f"  {finding['hint']}")
+            if finding["command"]:
+                yield Text(f"  $ {finding['command']}", style="cyan")
+        if len(shown) < len(alike):
+            names = [finding["subject"] for finding in alike[1:]]
+            yield Text(f"  the same of {_listed(names)}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names in a row; of many only how many more there are."""
+    more = f" and {len(names) - SHOWN} more ('bramble nodes')" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
 def _headline(seen: Mapping[str, Any]) -> Text:
     if not seen["live"]:
         text = "cannot tell: no server is running; this is what the last one wrote"
         return Text(f"{text}\n  Start 'bramble serve', or 'systemctl start bramble'.", style="yellow")
     count = len(seen["findings"])
-    if not count:
+    if not count and seen["ready"] == seen["nodes"]:
         return Text("everything is all right", style="bold green")
+    if not count:
+        return Text("nothing needs a person; not every node is Ready yet", style="bold green")
     return Text(f"{count} {'thing needs' if count == 1 else 'things need'} a person", style="bold red")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -23,23 +24,38 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from fleet.cli_names import NodeName, file_option
+from fleet.cli_questions import is_terminal, require_yes
 from imagebuilder.flash.batch import Result, flash_all
 from imagebuilder.flash.devices import Inventory, refusals
 from imagebuilder.flash.media import require_media
 from imagebuilder.flash.writer import Phase
 
 
+class Target(NodeName):
+    """A node, and after each node the device for it; with --image devices only."""
+
+    name = "target"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Names of nodes in their places, in the others the disks that may be written."""
+        typed = ctx.params.get("targets") or ()
+        if ctx.params.get("raw") is None and len(typed) % 2 == 0:
+            return super().shell_complete(ctx, param, incomplete)
+        disks = [disk for disk in Inventory.of_this_machine().disks() if not refusals(disk)]
+        found = [
+            CompletionItem(str(disk.path), help=disk.title)
+            for disk in disks
+            if str(disk.path).startswith(incomplete) and str(disk.path) not in typed
+        ]
+        return found or [CompletionItem(incomplete, type="file")]
+
+
 @click.command()
-@click.argument("targets", nargs=-1, metavar="[NODE DEVICE]...")
-@click.option(
-    "-c",
-    "--cluster",
-    "file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("cluster.yaml"),
-    show_default=True,
-    help="The cluster that the nodes belong to.",
-)
+@click.argument("targets", nargs=-1, type=Target(), metavar="[NODE DEVICE]...")
+@file_option
 @click.option(
     "--image",
     "raw",
@@ -147,15 +163,16 @@ def _flash_nodes(
 ) -> None:
     from bramble.flash import RECORDS, flash_nodes
     from bramble.node_images import open_handouts, require_node
-    from bramble.paths import agent_package, apt_access, state_layout, store
+    from bramble.paths import state_layout
     from fleet.spec import load_cluster
-    from imagebuilder.build import build_image
+    from imagebuilder.cli import ProgressLine, build_shown
 
     spec = load_cluster(file)
     nodes = [require_node(spec, name) for name, _ in pairs]
     if len({node.name for node in nodes}) != len(nodes):
         raise click.UsageError("A node is named twice: its name can be on one disk only.")
-    image = build_image(spec, store=store(), agent_package=agent_package(), apt=apt_access())
+    with ProgressLine(show=not as_json) as line:
+        image = build_shown(spec, line)
     media = require_media(
         [path for _, path in pairs],
         Inventory.of_this_machine(),
@@ -216,13 +233,12 @@ def _flash_raw(
 
 
 def _confirm(titles: Sequence[str], yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise click.UsageError("There is no terminal to ask on. Say --yes if everything on it may go.")
-    for title in titles:
-        click.echo(title, err=True)
-    click.confirm("Everything on it will be lost. Go on?", abort=True, err=True)
+    if not yes and is_terminal():
+        for title in titles:
+            click.echo(title, err=True)
+    require_yes(
+        "Everything on it will be lost. Go on?", yes=yes, otherwise="Say --yes if everything on it may go."
+    )
 
 
 def _finish(

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from bramble.paths import state_layout, store
+from fleet.cli_names import default_file
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec
 from fleet.store.database import NoRecordError
@@ -47,8 +48,9 @@ def needed_images(spec: ClusterSpec) -> Iterator[str]:
 def _gc(clusters: tuple[Path, ...], no_cluster: bool, **arguments: Any) -> None:
     """What the fleet needs is in use while the cache is cleaned."""
     keeper = Store(store().root)
-    here = Path("cluster.yaml")
-    for file in clusters or ((here,) if here.is_file() and not no_cluster else ()):
+    meant = default_file()
+    clusters = clusters or ((meant,) if meant.is_file() and not no_cluster else ())
+    for file in clusters:
         for image in needed_images(load_cluster(file)):
             keeper.find(KIND, image)
     if plain_gc.callback is None:

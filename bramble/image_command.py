@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from bramble.paths import agent_package, apt_access, state_layout, store
-from fleet.cli_names import NODE
-from imagebuilder.cli import ProgressLine
+from bramble.paths import state_layout
+from fleet.cli_names import NODE, file_option
+from imagebuilder.cli import ProgressLine, build_shown
 from imagebuilder.flash.writer import NOTE_OFFSET, OnProgress, Phase
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -26,15 +26,7 @@ _SHARES = {
 
 @click.command()
 @click.argument("name", metavar="NODE", type=NODE)
-@click.option(
-    "-c",
-    "--cluster",
-    "file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    default=Path("cluster.yaml"),
-    show_default=True,
-    help="The cluster that the node belongs to.",
-)
+@file_option
 @click.option("-o", "--output", type=_FILE, required=True, metavar="FILE", help="The file to write.")
 @click.option("--delta", "delta_only", is_flag=True, help="Write only what differs from the cluster's image.")
 @click.option(
@@ -60,7 +52,6 @@ def node(name: str, file: Path, output: Path, delta_only: bool, release: Path | 
     from bramble.flash import install_marker, open_image
     from bramble.node_images import make_node_image, open_handouts, require_node
     from fleet.spec import load_cluster
-    from imagebuilder.build import build_image
     from imagebuilder.delta_file import make_delta_file
     from imagebuilder.disk.source import open_source
     from imagebuilder.flash.source import Patch
@@ -72,9 +63,7 @@ def node(name: str, file: Path, output: Path, delta_only: bool, release: Path | 
     declared = require_node(spec, name)
     require_writable(output)
     with ProgressLine(show=not as_json) as line:
-        image = build_image(
-            spec, store=store(), agent_package=agent_package(), apt=apt_access(), progress=line.update
-        )
+        image = build_shown(spec, line)
         started = time.monotonic()
         with open_handouts(spec, state_layout(spec)) as handouts:
             made = make_node_image(spec, declared, image, handouts)

@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from bramble.paths import MIRROR_VARIABLE
+from fleet.cli_groups import HelpfulGroup
 from lab.cli import board, shell
 from lab.cli_bootrom import bootrom
 from lab.cli_k3s import k3s
 
 
-@click.group()
+@click.group(cls=HelpfulGroup)
 def lab() -> None:
     """Rehearse with virtual boards: no hardware, a private network of their own."""
 
@@ -28,7 +29,8 @@ lab.add_command(shell)
     "--k3s",
     "k3s_release",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Directory with a k3s release for arm64 and its sha256sum file. Default: the simulator.",
+    metavar="DIR",
+    help="A directory with a k3s release for arm64 and its sha256sum file. Default: the simulator.",
 )
 @click.option(
     "--mirror",

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from bramble.attention_metrics import attention
 from bramble.health_metrics import node_health
 from bramble.snapshot_metrics import snapshots
+from fleet.attention import Finding
 from fleet.controller import Controller
 from fleet.errors import FleetError
 from fleet.join_failures import FAILURES, join_failures_of
@@ -41,7 +42,7 @@ class Metrics:
     def __init__(self, store: Store) -> None:
         self._registry = CollectorRegistry()
         self.pxe = PxeMetrics(self._registry)
-        for read in (fleet_states, node_health, attention):
+        for read in (fleet_states, node_health):
             self._registry.register(_WhenAsked(partial(read, store)))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
@@ -50,6 +51,10 @@ class Metrics:
     def watch_snapshots(self, desk: SnapshotDesk) -> None:
         """Tell how it stands with etcd's snapshots."""
         self._registry.register(_WhenAsked(partial(snapshots, desk)))
+
+    def watch_attention(self, store: Store, found: Callable[[], tuple[Finding, ...]]) -> None:
+        """Tell what needs a person."""
+        self._registry.register(_WhenAsked(partial(attention, store, found)))
 
     def render(self) -> bytes:
         """The text exposition format, version 0.0.4."""
@@ -61,6 +66,7 @@ def make_metrics(store: Store, pxe: PxeServer, controller: Controller, notify: N
     metrics = Metrics(store)
     watch, notebook = metrics.pxe.watch, pxe.observer.doctor.notebook
     metrics.watch_snapshots(controller.snapshots)
+    metrics.watch_attention(store, controller.findings)
     watch("boards_seen", "Boards that were seen since the start.", lambda: len(notebook))
     watch(
         "boot_lines_dropped", "Timeline lines that were too many to keep.", lambda: controller.boots.dropped

@@ -28,7 +28,7 @@ _QUIET = frozenset({EventKind.FILE_FETCHED, EventKind.FILE_MISSING})
 
 @click.command(name="prove")
 @click.argument("file", type=_FILE)
-@click.option("-c", "--cluster", type=_FILE, default=None, metavar="CLUSTER.yaml", help="The node's cluster.")
+@click.option("-c", "--cluster", type=_FILE, default=None, metavar="FILE", help="The node's cluster.")
 @click.option(
     "--node",
     "name",
@@ -47,7 +47,12 @@ _QUIET = frozenset({EventKind.FILE_FETCHED, EventKind.FILE_MISSING})
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(min=10), metavar="SECONDS", help="Give up after."
 )
-@click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Keep disk and console there.")
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Keep disk and console there.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 def prove(
     file: Path,
@@ -133,22 +138,23 @@ def _build(prove_it: bool, node_name: str | None, **arguments: Any) -> None:
         raise RuntimeError("bramble build has no callback")
     plain_build.callback(**arguments)
     if prove_it:
-        _prove_build(arguments["cluster"], arguments["release"], node_name)
+        _prove_build(arguments["file"], arguments["release"], node_name)
 
 
 def _prove_build(cluster: Path, release: Path | None, name: str | None) -> None:
     from bramble import prove as proving
     from bramble.node_images import require_node
-    from bramble.paths import agent_package, apt_access, store
+    from bramble.paths import store
     from bramble.proof_request import request_for_node
     from bramble.proofs import is_proven, record_proof
     from fleet.spec import load_cluster
-    from imagebuilder.build import build_image
+    from imagebuilder.cli import ProgressLine, build_shown
 
     spec = load_cluster(cluster)
     if release is not None:
         spec = replace(spec, k3s=replace(spec.k3s, source=release.resolve()))
-    image = build_image(spec, store=store(), agent_package=agent_package(), apt=apt_access())
+    with ProgressLine(show=True) as line:
+        image = build_shown(spec, line)
     if name is None and is_proven(store(), image.id):
         click.echo("proof      was proven before", err=True)
         return

@@ -104,7 +104,7 @@ class Server:
             self._store,
             lambda: self._controller.spec,
             secrets.token_hex(8),
-            snapshot_problem=lambda: self._controller.snapshots.health().problem,
+            findings=self._controller.findings,
         )
         metrics = make_metrics(self._store, self._pxe, self._controller, self._notify)
         self._pxe.observer.count, self._pxe.metrics = metrics.pxe.count, metrics.render
@@ -156,6 +156,7 @@ class Server:
                 services.create_task(self._controller.run(), name="controller")
                 services.create_task(self._controller.power.run(), name="power")
                 services.create_task(self._controller.snapshots.run(), name="snapshots")
+                services.create_task(self._controller.etcd_watch.run(), name="etcd watch")
                 services.create_task(self._watch_boot_images(), name="boot images")
                 services.create_task(self._notify.run(), name="notify")
                 if self._store.is_shared:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from agent.notify import parse_environment
+from agent.notify import ServiceManager, parse_environment
 from bramble.boot_sizes import warn_of_sizes
 from bramble.paths import agent_package, apt_access, state_layout, store
 from bramble.proofs import require_proven
@@ -16,7 +16,8 @@ from fleet.cli import STORE_VARIABLE
 from fleet.cli_names import cluster_file
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec, DhcpMode
-from imagebuilder.build import Image, build_image, find_image
+from imagebuilder.build import Image, find_image
+from imagebuilder.cli import ProgressLine, build_shown
 
 
 @click.command()
@@ -54,7 +55,7 @@ def serve(file: Path, proven_only: bool, store_url: str | None) -> None:
     PxeConfig.from_spec(spec.network, spec.domain, state.directory, boards=len(spec.nodes))
     manager = parse_environment(dict(os.environ))
     manager.tell("STATUS=looking for the cluster's image, or building it")
-    image = _image(spec)
+    image = _image(spec, manager)
     warn_of_sizes(spec, image)
     if proven_only:
         require_proven(store(), image.id, file)
@@ -69,12 +70,17 @@ def serve(file: Path, proven_only: bool, store_url: str | None) -> None:
     click.echo("stopped")
 
 
-def _image(spec: ClusterSpec) -> Image:
+def _image(spec: ClusterSpec, manager: ServiceManager) -> Image:
     found = find_image(spec, store=store(), agent_package=agent_package(), apt=apt_access())
     if found is not None:
         return found
     click.echo("building the cluster's image (this happens once)", err=True)
-    return build_image(spec, store=store(), agent_package=agent_package(), apt=apt_access())
+
+    def tell(step: str) -> None:
+        manager.tell(f"STATUS=building the cluster's image: {step}")
+
+    with ProgressLine(show=True, on_step=tell) as line:
+        return build_shown(spec, line)
 
 
 def _ready_text(spec: ClusterSpec, image: Image, control_url: str) -> str:

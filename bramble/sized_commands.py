@@ -7,4 +7,4 @@ from fleet.cli_spec import check as _check
 from imagebuilder.cli import build as _build
 
 check = with_size_warnings(_check, "file")
-build = with_size_warnings(_build, "cluster")
+build = with_size_warnings(_build, "file")

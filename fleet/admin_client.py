@@ -5,10 +5,11 @@ Standard library only on the way to the socket: `bramble nodes` must not pay for
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -17,7 +18,7 @@ from fleet.errors import FleetError
 from fleet.handout import Handout
 from fleet.overview import overview
 from fleet.refusal import nearest_hint
-from fleet.store.database import Store
+from fleet.store.database import NoRecordError, Store
 from fleet.store_place import Place
 from fleet.views import as_json, fleet_view, timeline_view
 
@@ -53,33 +54,29 @@ class FleetReader:
 
     Args:
         store: Where that is; None for the state directory's own file.
+        places: Where the state directory was looked for; told where there is no record.
     """
 
-    def __init__(self, state: Path, store: Place | None = None) -> None:
+    def __init__(self, state: Path, store: Place | None = None, places: Sequence[Path] = ()) -> None:
         self._socket = state / "control.sock"
         self._database = store or state / "control.db"
+        self._places = places
 
     def nodes(self) -> Any:
         """A `FleetView` as JSON values; `live` tells whether a server answered."""
         try:
             return {"live": True, **self._ask("GET", "/v1/admin/nodes")}
         except NoServerError:
-            store = Store.open_readonly(self._database)
-            try:
+            with self._record() as store:
                 return {"live": False, **as_json(fleet_view(store))}
-            finally:
-                store.close()
 
     def overview(self) -> Any:
         """An `Overview` as JSON values; `live` tells whether a server answered."""
         try:
             return {"live": True, **self._ask("GET", "/v1/overview")}
         except NoServerError:
-            store = Store.open_readonly(self._database)
-            try:
+            with self._record() as store:
                 return {"live": False, **as_json(overview(store))}
-            finally:
-                store.close()
 
     def summary(self) -> Any:
         """Counts by state, and the server's memory.
@@ -98,12 +95,9 @@ class FleetReader:
         try:
             return self._ask("GET", f"/v1/admin/nodes/{quote(name, safe='')}?since={since}")
         except NoServerError:
-            store = Store.open_readonly(self._database)
-            try:
+            with self._record() as store:
                 found = timeline_view(store, name, since)
                 known = [node.name for node in fleet_view(store).nodes] if found is None else []
-            finally:
-                store.close()
             if found is None:
                 hint = nearest_hint(name, known)
                 raise FleetError(f"there is no node or board {name!r}", hint) from None
@@ -236,6 +230,21 @@ class FleetReader:
         """
         message: str = self._ask("POST", f"/v1/tokens/{quote(name, safe='')}/revoke")["message"]
         return message
+
+    @contextlib.contextmanager
+    def _record(self) -> Iterator[Store]:
+        """What the last server wrote.
+
+        Raises:
+            NoRecordError: Nothing; it says where that was looked for.
+        """
+        try:
+            with contextlib.closing(Store.open_readonly(self._database)) as store:
+                yield store
+        except NoRecordError as error:
+            if len(self._places) > 1 and isinstance(self._database, Path):
+                error.hint += f" Looked for in {', '.join(str(place) for place in self._places)}."
+            raise
 
     def _ask(self, method: str, path: str, body: str | None = None) -> Any:
         connection = _UnixConnection(self._socket)

@@ -6,7 +6,7 @@ Pure: what is shown of the fleet in, findings out. A finding stands for a condit
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -82,14 +82,32 @@ class Quorum:
         return self.ready + self.degraded < self.needed
 
 
-def findings(view: FleetView, snapshot_problem: str = "") -> tuple[Finding, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EtcdFault:
+    """One thing that is wrong with etcd, as `fleet.etcd_watch` sees it.
+
+    Attributes:
+        subject: A node, the id of a member that is nobody's, or "" for all of etcd.
+        text, hint: For people.
+    """
+
+    subject: str
+    text: str
+    hint: str
+
+
+def findings(
+    view: FleetView, snapshot_problem: str = "", etcd: Sequence[EtcdFault] = ()
+) -> tuple[Finding, ...]:
     """Everything that needs a person, what is urgent first.
 
     Args:
         snapshot_problem: What is wrong with etcd's snapshots, where a server tells; "" where nothing is.
+        etcd: What is wrong with etcd itself, where a server tells.
     """
     found = [
         *_of_snapshots(snapshot_problem),
+        *map(_of_etcd, etcd),
         *_of_quorum(view),
         *_of_rollout(view.rollout),
         *map(_of_stuck, view.stuck),
@@ -121,6 +139,17 @@ def _of_snapshots(problem: str) -> Iterator[Finding]:
             hint="Without a fresh one, losing the servers loses the cluster's state.",
             command="bramble snapshot take",
         )
+
+
+def _of_etcd(fault: EtcdFault) -> Finding:
+    return Finding(
+        code="etcd",
+        subject=fault.subject,
+        urgency=Urgency.SOON if fault.subject else Urgency.NOW,
+        text=fault.text,
+        hint=fault.hint,
+        command="bramble etcd show",
+    )
 
 
 def _of_quorum(view: FleetView) -> Iterator[Finding]:

@@ -84,6 +84,13 @@ class Manifest:
         return json.dumps({"format": FORMAT, **values}, indent=1, sort_keys=True).encode()
 
 
+Progress = Callable[[str, float], None]
+
+
+def untold(_step: str, _share: float) -> None:
+    """Nobody wants to know how far it is."""
+
+
 def make_backup(
     cluster: str,
     state: Path,
@@ -94,8 +101,12 @@ def make_backup(
     force: bool = False,
     clock: Callable[[], float] = time.time,
     work_factor: int = WORK_FACTOR,
+    progress: Progress = untold,
 ) -> Manifest:
     """Write a backup of a cluster's server to `target` (0600), and read it back.
+
+    Args:
+        progress: Told what is done, and the share of the whole, 0.0–1.0.
 
     Raises:
         BackupError: The target exists already or cannot be written, or what was written cannot be read.
@@ -106,6 +117,7 @@ def make_backup(
     temporary: Path | None = None
     try:
         with ExitStack() as stack:
+            progress("reading the record", 0.01)
             rows = stack.enter_context(tempfile.TemporaryFile(dir=target.parent))
             nodes, epoch = _spool(place, rows)
             files = _read_state(state)
@@ -123,10 +135,11 @@ def make_backup(
             descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
             temporary = Path(name)
             stream = stack.enter_context(os.fdopen(descriptor, "wb"))
+            progress("packing", 0.4)
             _write_archive(stream, manifest, rows, files, passphrase, work_factor)
             stream.flush()
             os.fsync(stream.fileno())
-        verify_backup(temporary, passphrase)
+        verify_backup(temporary, passphrase, lambda share: progress("reading it back", 0.7 + 0.3 * share))
         temporary.replace(target)
         sync_directory(target.parent)
     except OSError as error:
@@ -140,16 +153,23 @@ def make_backup(
     return manifest
 
 
-def verify_backup(path: Path, passphrase: Secret | None = None) -> Manifest:
+def verify_backup(
+    path: Path, passphrase: Secret | None = None, on_share: Callable[[float], None] = lambda share: None
+) -> Manifest:
     """Read a whole backup and hold every byte against the manifest.
+
+    Args:
+        on_share: Told the share that was read, 0.0–1.0.
 
     Raises:
         BackupError: It is no backup, is damaged or cut off, or needs another passphrase.
     """
     with _open_backup(path, passphrase) as (manifest, members):
+        done, total = 0, sum(member.size for member in manifest.members.values())
         for _name, content in members:
-            while content.read(_BLOCK):
-                pass
+            while piece := content.read(_BLOCK):
+                done += len(piece)
+                on_share(done / total)
     return manifest
 
 
@@ -162,6 +182,7 @@ def restore_backup(
     passphrase: Secret | None = None,
     clock: Callable[[], float] = time.time,
     revoked: Collection[str] = (),
+    progress: Progress = untold,
 ) -> Manifest:
     """Make a server's state from a backup: the state directory, and the record at `place`.
 
@@ -169,12 +190,13 @@ def restore_backup(
 
     Args:
         revoked: Nodes that are not to be trusted again, whatever the backup says of them.
+        progress: Told what is done, and the share of the whole, 0.0–1.0.
 
     Raises:
         RefusedError: One of `revoked` is no node of the backup.
         BackupError: The backup is unsound or another cluster's, or there is a state already.
     """
-    manifest = verify_backup(path, passphrase)
+    manifest = verify_backup(path, passphrase, lambda share: progress("checking the backup", 0.4 * share))
     if manifest.cluster != cluster:
         raise BackupError(
             f"{path} is a backup of cluster {manifest.cluster!r}, cluster.yaml names {cluster!r}",
@@ -192,8 +214,10 @@ def restore_backup(
         with _open_backup(path, passphrase) as (manifest, members):
             for name, content in members:
                 if name == RECORD:
+                    progress("writing the record", 0.4)
                     _load(at, content, manifest, clock(), revoked)
                 else:
+                    progress("writing keys and settings", 0.95)
                     _put(staged / PurePosixPath(name.removeprefix(STATE)), content)
         for folder in (staged, *(one for one in staged.rglob("*") if one.is_dir())):
             sync_directory(folder)

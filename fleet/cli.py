@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,15 +32,40 @@ DATABASE: Final = "control.db"
 
 
 def state_directory(cluster: str) -> Path:
-    """A cluster's state directory: below $BRAMBLE_STATE_DIR, else in the user's state directory, else where
-    the service of this machine (`bramble service`) has it."""
-    root = os.environ.get(STATE_VARIABLE)
-    own = (Path(root) if root else platformdirs.user_state_path("bramble")) / cluster
-    if root or own.exists():
-        return own
+    """A cluster's state directory, the first that there is of `state_places`; the first of all where there
+    is none yet."""
+    places = state_places(cluster)
     # One that only its owner may look into is taken, too: what fails there says whose it is.
     closed = SERVICE_STATE.is_dir() and not os.access(SERVICE_STATE, os.X_OK)
-    return SERVICE_STATE / cluster if closed or os.path.exists(SERVICE_STATE / cluster) else own  # noqa: PTH110 - Path.exists raises where a directory is closed
+    for place in places:
+        if os.path.exists(place) or (closed and place == SERVICE_STATE / cluster):  # noqa: PTH110 - Path.exists raises where a directory is closed
+            return place
+    return places[0]
+
+
+def state_places(cluster: str) -> tuple[Path, ...]:
+    """Where a cluster's state may be, in this order: below $BRAMBLE_STATE_DIR and nowhere else; in the user's
+    state directory; where the service of this machine (`bramble service`) has it; with sudo, in the state
+    directory of who called it.
+
+    The last one, because a server that runs in a checkout (`scripts/serve`) is asked with sudo as well, and
+    because a `sudo bramble serve` that found nothing would make a second cluster of the same name, with other
+    keys. What root writes there is the caller's (`fleet.files`).
+    """
+    root = os.environ.get(STATE_VARIABLE)
+    if root:
+        return (Path(root) / cluster,)
+    caller = os.environ.get("SUDO_USER") if os.geteuid() == 0 else None
+    own = platformdirs.user_state_path("bramble") / cluster
+    return own, SERVICE_STATE / cluster, *(_state_of(caller, cluster) if caller else ())
+
+
+def _state_of(user: str, cluster: str) -> tuple[Path, ...]:
+    try:
+        home = pwd.getpwnam(user).pw_dir
+    except KeyError:
+        return ()
+    return (Path(home) / ".local" / "state" / "bramble" / cluster,)
 
 
 def store_place(spec: ClusterSpec, store: str | None = None) -> Place:
@@ -54,7 +80,7 @@ def store_place(spec: ClusterSpec, store: str | None = None) -> Place:
 
 def fleet_reader(spec: ClusterSpec) -> FleetReader:
     """Whoever answers questions about a cluster: its running server, or the record that one wrote."""
-    return FleetReader(state_directory(spec.name), store_place(spec))
+    return FleetReader(state_directory(spec.name), store_place(spec), state_places(spec.name))
 
 
 def reader_of(file: Path) -> FleetReader:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +10,26 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from fleet.admin_client import FleetReader
-from fleet.cli import state_directory
-from fleet.cli_names import NODE
-from fleet.cli_names import file_option as file_option
-from fleet.spec import load_cluster
+from fleet.cli import reader_of
+from fleet.cli_groups import HelpfulGroup
+from fleet.cli_names import NODE, cluster_file, file_option
+from fleet.cli_questions import require_yes
 
 
-def reader_of(file: Path) -> FleetReader:
-    return FleetReader(state_directory(load_cluster(file).name))
-
-
-@click.group()
+@click.group(cls=HelpfulGroup)
 def agent() -> None:
     """The agent on the nodes: which release runs where, and updates."""
 
 
 @agent.command()
-@file_option
+@cluster_file
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def status(file: Path, as_json: bool) -> None:
     """Show every node's agent, and how the last update goes.
 
     \b
     bramble agent status
-    bramble agent status -c attic.yaml --json
+    bramble agent status attic.yaml --json
     """
     view = reader_of(file).ask("GET", "/v1/admin/agents")
     if as_json:
@@ -83,16 +77,13 @@ def update(nodes: tuple[str, ...], everywhere: bool, allow_downgrade: bool, yes:
     """
     if bool(nodes) == everywhere:
         raise click.UsageError("Name nodes, or say --all.")
-    if not yes:
-        if not sys.stdin.isatty():
-            raise click.UsageError("There is no terminal to ask on. Say --yes.")
-        click.confirm(f"Update the agent on {', '.join(nodes) or 'all nodes'}?", abort=True)
+    require_yes(f"Update the agent on {', '.join(nodes) or 'all nodes'}?", yes=yes)
     value = {"nodes": list(nodes), "allow_downgrade": allow_downgrade}
     click.echo(reader_of(file).ask("POST", "/v1/admin/agents/update", value)["message"])
 
 
 @agent.command()
-@file_option
+@cluster_file
 def halt(file: Path) -> None:
     """Tell no further node of the update that is under way.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +13,8 @@ from rich.text import Text
 from fleet.admin_client import FleetReader
 from fleet.cli import state_directory
 from fleet.cli_names import cluster_file
-from fleet.errors import FleetError, InputError
+from fleet.cli_questions import require_yes
+from fleet.errors import InputError
 from fleet.spec.load import check_cluster
 from fleet.spec.problems import SpecErrors
 
@@ -58,8 +58,9 @@ def apply(context: click.Context, file: Path, dry_run: bool, yes: bool, as_json:
     if not as_json:
         _print(answer)
     if not refused and not dry_run:
-        if leaving and not yes:
-            _confirm(leaving)
+        if leaving:
+            names = ", ".join(leaving)
+            require_yes(f"Remove {names}?", yes=yes, otherwise=f"Say --yes if {names} may be removed.")
         answer = reader.apply(text, path, dry_run=False)
     if as_json:
         click.echo(json.dumps(answer, indent=2))
@@ -82,13 +83,6 @@ def _raise_errors(problems: list[dict[str, str]]) -> None:
         first = errors[0]
         text = f"the server finds {len(errors)} errors: {first['key']}: {first['message']}"
         raise InputError(text, first["hint"])
-
-
-def _confirm(leaving: list[str]) -> None:
-    names = ", ".join(leaving)
-    if not sys.stdin.isatty():
-        raise FleetError(f"{names} would be removed", "There is no terminal to ask on: say --yes.")
-    click.confirm(f"Remove {names}?", abort=True)
 
 
 def _print(answer: Any) -> None:

@@ -12,13 +12,14 @@ import click
 
 from fleet.backup import Manifest, make_backup, restore_backup, verify_backup
 from fleet.cli import STORE_VARIABLE, fleet_reader, state_directory, store_place
-from fleet.cli_names import NODE
+from fleet.cli_names import NODE, cluster_argument
+from fleet.cli_progress import ProgressLine
 from fleet.errors import FleetError, InputError
 from fleet.secret import Secret
 from fleet.spec import load_cluster
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_cluster = click.argument("cluster", type=_FILE, default=Path("cluster.yaml"))
+_cluster = cluster_argument("cluster")
 _passphrase_file = click.option(
     "--passphrase-file", type=_FILE, help="Its first line is the passphrase of the backup."
 )
@@ -59,14 +60,16 @@ def backup(
     passphrase = _read_passphrase(passphrase_file)
     if encrypt and passphrase is None:
         passphrase = _ask(confirm=True)
-    done = make_backup(
-        spec.name,
-        state_directory(spec.name),
-        store_place(spec, store_url),
-        file,
-        passphrase=passphrase,
-        force=force,
-    )
+    with ProgressLine(show=not as_json and sys.stderr.isatty()) as line:
+        done = make_backup(
+            spec.name,
+            state_directory(spec.name),
+            store_place(spec, store_url),
+            file,
+            passphrase=passphrase,
+            force=force,
+            progress=line.update,
+        )
     _print(file, done, file.stat().st_size, as_json=as_json)
     if passphrase is None and not as_json:
         click.echo("It is not encrypted and holds the cluster's keys: keep it where only you can read.")
@@ -117,15 +120,25 @@ def restore(
         passphrase = _ask(confirm=False)
     if verify and revoked:
         raise click.UsageError("--verify changes nothing, so there is nothing to --revoke.")
+    line = ProgressLine(show=not as_json and sys.stderr.isatty())
     if verify:
-        _print(file, verify_backup(file, passphrase), file.stat().st_size, as_json=as_json)
+        with line:
+            found = verify_backup(file, passphrase, lambda share: line.update("reading", share))
+        _print(file, found, file.stat().st_size, as_json=as_json)
         return
     if fleet_reader(spec).is_served():
         raise FleetError(f"a server of {spec.name} is running", "Stop it first.")
     state = state_directory(spec.name)
-    done = restore_backup(
-        spec.name, file, state, store_place(spec, store_url), passphrase=passphrase, revoked=revoked
-    )
+    with line:
+        done = restore_backup(
+            spec.name,
+            file,
+            state,
+            store_place(spec, store_url),
+            passphrase=passphrase,
+            revoked=revoked,
+            progress=line.update,
+        )
     _print(file, done, file.stat().st_size, as_json=as_json)
     if not as_json:
         click.echo(_what_is_left(done, state, revoked))

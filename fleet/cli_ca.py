@@ -8,13 +8,14 @@ from pathlib import Path
 import click
 
 from fleet.cli import cluster_file, state_directory
+from fleet.cli_groups import HelpfulGroup
 from fleet.pki_rotation import prepare as prepare_next
 from fleet.pki_rotation import retire as retire_previous
 from fleet.pki_rotation import switch as switch_to_next
 from fleet.spec import load_cluster
 
 
-@click.group()
+@click.group(cls=HelpfulGroup)
 def ca() -> None:
     """Replace the control server's CA, which every installed node trusts."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +10,9 @@ import click
 
 from fleet.boards import BoardError, BoardModel
 from fleet.cli import fleet_reader
+from fleet.cli_groups import HelpfulGroup
 from fleet.cli_names import NODE, cluster_file
+from fleet.cli_questions import is_terminal, require_yes
 from fleet.eeprom.config import Problem, check_config
 from fleet.eeprom.recommend import recommend, render, settings_of
 from fleet.errors import InputError
@@ -22,7 +23,7 @@ from fleet.spec.values import suggest
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.group()
+@click.group(cls=HelpfulGroup)
 def eeprom() -> None:
     """Bootloader settings of boards: what suits a node and why, what is wrong with a file, and
     applying it.
@@ -32,7 +33,7 @@ def eeprom() -> None:
 @eeprom.command()
 @cluster_file
 @click.option(
-    "--board", "model", metavar="BOARD", help="A model: pi4, pi400, cm4, pi5, pi500, cm5, cm5-lite."
+    "--board", "model", metavar="MODEL", help="For this model: pi4, pi400, cm4, pi5, pi500, cm5, cm5-lite."
 )
 @click.option(
     "--node", "name", type=NODE, metavar="NODE", help="A node of cluster.yaml: its disk and address are used."
@@ -63,7 +64,7 @@ def config(file: Path, model: str | None, name: str | None, as_json: bool) -> No
 
 @eeprom.command()
 @click.argument("settings", type=FILE)
-@click.option("--board", "model", metavar="BOARD", required=True, help="The model that it is for.")
+@click.option("--board", "model", metavar="MODEL", required=True, help="The model that it is for.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of text.")
 def check(settings: Path, model: str, as_json: bool) -> None:
     """Say what is wrong with a file of bootloader settings: unknown keys, values, and orders that do not
@@ -108,11 +109,9 @@ def apply(node: str, file: Path, yes: bool) -> None:
     spec = load_cluster(file)
     declared = _node(spec, node)
     items = recommend(declared.board, declared, netconsole_port=spec.network.ports.netconsole)
-    if not yes:
-        if not sys.stdin.isatty():
-            raise click.UsageError("There is no terminal to ask on. Say --yes.")
+    if not yes and is_terminal():
         click.echo(render(declared.board, declared, items), nl=False)
-        click.confirm(f"Write these settings into the EEPROM of {node}?", abort=True)
+    require_yes(f"Write these settings into the EEPROM of {node}?", yes=yes)
     click.echo(fleet_reader(spec).order_eeprom(node, settings_of(items)))
 
 

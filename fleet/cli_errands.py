@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 import click
 
 from fleet.admin_client import BusyError, FleetReader
-from fleet.cli_agent import reader_of
+from fleet.cli import reader_of
 from fleet.cli_names import NODE, file_option
 from fleet.errands import ANSWER_TIMEOUT_S
 from fleet.errors import FleetError
@@ -25,7 +25,13 @@ NOT_RUN: Final = 125
 @click.command()
 @click.argument("node", type=NODE)
 @click.option(
-    "-n", "--lines", type=click.IntRange(1, 1000), default=100, show_default=True, help="The newest."
+    "-n",
+    "--lines",
+    type=click.IntRange(1, 1000),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="The newest.",
 )
 @click.option("-f", "--follow", is_flag=True, help="Go on with new lines until interrupted.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each answer.")
@@ -73,7 +79,13 @@ def _print_lines(answer: dict[str, Any]) -> None:
 @click.argument("node", type=NODE)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(0.1, 25), default=20, show_default=True, help="Seconds."
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0.1, 25),
+    default=20,
+    show_default=True,
+    metavar="SECONDS",
+    help="Give up after.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the output.")
 @file_option

@@ -6,7 +6,6 @@ A command about a cluster takes its file as the last argument or as `-c`; one th
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -23,23 +22,55 @@ FILE: Final = click.Path(path_type=Path, dir_okay=False)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def cluster_file(command: Command) -> Command:
-    """The cluster's file, handed on as `file`: the last argument, or `-c`."""
-
-    @click.argument("file", type=FILE, required=False)
-    @click.option("-c", "--cluster", "cluster", type=FILE, help="The cluster's file, instead of FILE.")
-    @functools.wraps(command)
-    def with_file(*args: Any, file: Path | None, cluster: Path | None, **values: Any) -> Any:
-        if file is not None and cluster is not None:
-            raise click.UsageError(f"The cluster's file is named twice: {cluster} and {file}.")
-        return command(*args, file=file or cluster or default_file(), **values)
-
-    return with_file  # type: ignore[return-value]  # the same command for click, which calls it by name
-
-
 def default_file() -> Path:
     """The cluster.yaml that is meant where none is named: that of this directory, else of the service."""
     return SERVICE_FILE if not DEFAULT_FILE.exists() and SERVICE_FILE.exists() else DEFAULT_FILE
+
+
+def cluster_argument(name: str, default: Callable[[], Path] = default_file) -> Callable[[Command], Command]:
+    """The cluster's file as the last argument or as `-c`, handed on as `name`.
+
+    Args:
+        name: of the argument, in the help too. FILE, where no other file is spoken of.
+        default: What is meant where neither is given.
+    """
+    key = f"{__name__}.{name}"
+
+    def from_option(ctx: click.Context, _param: click.Parameter, value: Path | None) -> None:
+        if value is not None:
+            _named_once(ctx, key, value)
+
+    def from_argument(ctx: click.Context, _param: click.Parameter, value: Path | None) -> Path:
+        if value is not None:
+            _named_once(ctx, key, value)
+        # The option was looked at before: click goes by what was typed, then by what was not.
+        found: Path | None = ctx.meta.get(key)
+        return found if found is not None else default()
+
+    def with_file(command: Command) -> Command:
+        option = click.option(
+            "-c",
+            "--cluster",
+            "cluster_option",
+            type=FILE,
+            expose_value=False,
+            callback=from_option,
+            help=f"The cluster's file, instead of {name.upper()}.",
+        )
+        return click.argument(name, type=FILE, required=False, callback=from_argument)(option(command))
+
+    return with_file
+
+
+def _named_once(ctx: click.Context, key: str, value: Path) -> None:
+    other = ctx.meta.setdefault(key, value)
+    if other is not value and not ctx.resilient_parsing:
+        raise click.UsageError(f"The cluster's file is named twice: {other} and {value}.", ctx)
+
+
+def cluster_file(command: Command) -> Command:
+    """The cluster's file, handed on as `file`: the last argument, or `-c`."""
+    return cluster_argument("file")(command)
 
 
 def file_option(command: Command) -> Command:
@@ -58,7 +89,7 @@ def file_option(command: Command) -> Command:
 def _cluster_of(ctx: click.Context) -> Path:
     """The cluster's file, as far as the line is typed. FILE of some commands is an image."""
     for name in ("cluster", "file"):
-        given = ctx.params.get(name)
+        given = ctx.params.get(name) or ctx.meta.get(f"{__name__}.{name}")
         if given is not None and Path(given).suffix in (".yaml", ".yml"):
             return Path(given)
     return default_file()

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from fleet.attention import Urgency
+from fleet.cli_groups import HelpfulGroup
 from fleet.cli_names import cluster_file, file_option
 from fleet.errors import InputError
 from fleet.notify import channels
@@ -22,7 +23,7 @@ from fleet.spec.notify_model import NotifyChannel, channel_document
 from fleet.spec.values import suggest
 
 
-@click.group()
+@click.group(cls=HelpfulGroup)
 def notify() -> None:
     """Tell people of what needs them: webhooks, ntfy, e-mail.
 

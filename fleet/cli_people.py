@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import click
 
 from agent.proofs import FINGERPRINT_DIGITS, parse_fingerprint
 from fleet.cli import reader_of
+from fleet.cli_groups import HelpfulGroup
 from fleet.cli_names import NODE, cluster_file
+from fleet.cli_questions import require_yes
 from fleet.device_keys import read_directory
 
 _KEY = click.option(
@@ -78,12 +79,11 @@ def revoke(node: str, file: Path, yes: bool) -> None:
     bramble revoke pi4-worker-1
     """
     reader = reader_of(file)
-    if not yes:
-        _ask(f"Revoke {node}? It can not report, renew or join until it is approved again.")
+    require_yes(f"Revoke {node}? It can not report, renew or join until it is approved again.", yes=yes)
     click.echo(reader.decide(node, "revoke"))
 
 
-@click.group()
+@click.group(cls=HelpfulGroup)
 def devices() -> None:
     """Device keys: what a board's firmware can prove with the key in its OTP memory."""
 
@@ -134,8 +134,8 @@ def forget(node: str, file: Path, yes: bool) -> None:
     bramble devices forget pi4-worker-1
     """
     reader = reader_of(file)
-    if not yes:
-        _ask(f"Forget the device key of {node}? Until the next one is known, anybody can claim to be it.")
+    question = f"Forget the device key of {node}? Until the next one is known, anybody can claim to be it."
+    require_yes(question, yes=yes)
     click.echo(reader.decide(node, "forget-device"))
 
 
@@ -152,12 +152,5 @@ def _compared(key: str | None) -> str | None:
 
 
 def _ask(question: str) -> None:
-    if not _is_terminal():
-        raise click.UsageError(
-            "There is no terminal to ask on. Say which key with --key FINGERPRINT, or answer with --yes."
-        )
-    click.confirm(question, abort=True)
-
-
-def _is_terminal() -> bool:
-    return sys.stdin.isatty()
+    otherwise = "Say which key with --key FINGERPRINT, or answer with --yes."
+    require_yes(question, yes=False, otherwise=otherwise)

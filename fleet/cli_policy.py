@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -15,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fleet.cli import cluster_file, reader_of
+from fleet.cli_groups import HelpfulGroup
 from fleet.cli_names import NODE, file_option
+from fleet.cli_questions import require_yes
 from fleet.cli_render import age
-from fleet.errors import FleetError
 from fleet.policy.words import in_force_text, span_text
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
@@ -68,7 +68,7 @@ def _print_decision(console: Console, decision: Any) -> None:
             console.print(Text(f"      {reason['hint']}", style="yellow"))
 
 
-@click.group()
+@click.group(cls=HelpfulGroup)
 def lock() -> None:
     """The fleet lock: which nodes are being re-imaged, and which of them keep others back."""
 
@@ -106,20 +106,17 @@ def show(file: Path, as_json: bool) -> None:
 
 @lock.command()
 @click.argument("node", type=NODE)
-@click.option("--reason", required=True, metavar="TEXT", help="For its timeline and the audit.")
+@click.option("--why", "--reason", required=True, metavar="TEXT", help="For its timeline and the audit.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @file_option
-def release(node: str, reason: str, yes: bool, file: Path) -> None:
+def release(node: str, why: str, yes: bool, file: Path) -> None:
     """Let others be re-imaged although NODE, whose own re-image came to nothing, is still down.
 
     Refused while its re-image is under way: call that off with 'bramble cancel NODE'.
 
     \b
-    bramble lock release pi4-worker-1 --reason 'its board is dead, a new one is ordered'
+    bramble lock release pi4-worker-1 --why 'its board is dead, a new one is ordered'
     """
-    if not yes:
-        if not sys.stdin.isatty():
-            raise FleetError("there is no terminal to ask on", "Say --yes if it is meant.")
-        click.confirm(f"Let other nodes be taken down while {node} is not back?", abort=True)
+    require_yes(f"Let other nodes be taken down while {node} is not back?", yes=yes)
     path = f"/v1/admin/lock/{quote(node, safe='')}/release"
-    click.echo(reader_of(file).ask("POST", path, {"reason": reason})["message"])
+    click.echo(reader_of(file).ask("POST", path, {"reason": why})["message"])

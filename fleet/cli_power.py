@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,10 @@ from urllib.parse import quote
 import click
 
 from fleet.admin_client import FleetReader
-from fleet.cli_agent import file_option, reader_of
-from fleet.cli_names import NODE
+from fleet.cli import reader_of
+from fleet.cli_groups import HelpfulGroup
+from fleet.cli_names import NODE, file_option
+from fleet.cli_questions import require_yes
 from fleet.errors import FleetError
 
 POLL_S: Final = 0.5
@@ -22,7 +23,7 @@ PATIENCE_S: Final = 300.0
 """The longest pause between off and on is two minutes; devices take their time too."""
 
 
-@click.group()
+@click.group(cls=HelpfulGroup)
 def power() -> None:
     """Switch a board's power: by a smart plug, a PoE switch, or commands of yours. See docs/power.md."""
 
@@ -106,10 +107,7 @@ def _order(
     file: Path, node: str, action: str, *, dry_run: bool, force: bool, as_json: bool, ask: bool
 ) -> None:
     reader = reader_of(file)
-    if ask and not dry_run:
-        if not sys.stdin.isatty():
-            raise click.UsageError("There is no terminal to ask on. Say --yes.")
-        click.confirm(f"Cut the power of {node} now?", abort=True)
+    require_yes(f"Cut the power of {node} now?", yes=dry_run or not ask)
     value = {"action": action, "dry_run": dry_run, "force": force}
     answer = reader.ask("POST", _path(node), value)
     if dry_run:

@@ -7,29 +7,33 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from fleet.admin_client import FleetReader
 from fleet.cli import reader_of
-from fleet.cli_names import NODE, file_option
+from fleet.cli_names import NODE, cluster_file
+from fleet.cli_questions import require_yes
 from fleet.cli_snapshot import files_of
 from fleet.errors import FleetError
 from fleet.etcd.errors import BadSnapshotError
 from fleet.snapshot_files import ID
 
+POLL_S: Final = 2.0
+
 
 @click.command()
-@click.option("--snapshot", metavar="ID|DIRECTORY", help="From 'bramble snapshot list', or a copy of one.")
+@click.option("--snapshot", metavar="ID|DIR", help="From 'bramble snapshot list', or a copy of one.")
 @click.option("--founder", type=NODE, help="The server to begin with; chosen unless given.")
 @click.option("--with-agents", is_flag=True, help="Install all agents anew too, not the servers only.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, and what stands against it.")
 @click.option("--status", "show", is_flag=True, help="How far the recovery is.")
 @click.option("--cancel", is_flag=True, help="Call off the recovery that is under way.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--wait", is_flag=True, help="Follow it until all servers are back; also with --status.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-@file_option
+@cluster_file
 def recover(
     snapshot: str | None,
     founder: str | None,
@@ -38,6 +42,7 @@ def recover(
     show: bool,
     cancel: bool,
     yes: bool,
+    wait: bool,
     as_json: bool,
     file: Path,
 ) -> None:
@@ -54,7 +59,7 @@ def recover(
     \b
     bramble snapshot list
     bramble recover --snapshot 20261126T031500Z-0a1b2c --dry-run
-    bramble recover --snapshot 20261126T031500Z-0a1b2c
+    bramble recover --snapshot 20261126T031500Z-0a1b2c --wait
     bramble recover --snapshot /mnt/nas/20261126T031500Z-0a1b2c --founder pi5-master-2
     bramble recover --status
     bramble recover --cancel
@@ -68,7 +73,7 @@ def recover(
         if found is None and not as_json:
             click.echo("No recovery was ever ordered.")
             return
-        _print_status(found, as_json)
+        _tell(reader, found, as_json=as_json, wait=wait and found is not None)
         return
     if snapshot is None:
         raise click.UsageError("Say which snapshot: --snapshot ID. 'bramble snapshot list' shows them.")
@@ -84,16 +89,14 @@ def recover(
         sys.exit(1 if problems else 0)
     if problems:
         raise FleetError("; ".join(one["text"] for one in problems), problems[0]["hint"])
-    if not yes:
-        click.confirm("Go back to this snapshot?", abort=True)
-    _print_status(reader.ask("POST", "/v1/recovery", order), as_json)
+    require_yes("Go back to this snapshot?", yes=yes, otherwise="Look with --dry-run, and answer with --yes.")
+    _tell(reader, reader.ask("POST", "/v1/recovery", order), as_json=as_json, wait=wait)
 
 
 def _cancel(reader: FleetReader, *, with_others: bool, yes: bool, as_json: bool) -> None:
     if with_others:
         raise click.UsageError("--cancel goes without --snapshot, --dry-run and --status.")
-    if not yes:
-        click.confirm("Call the recovery off?", abort=True)
+    require_yes("Call the recovery off?", yes=yes)
     answer = reader.ask("POST", "/v1/recovery/cancel")
     click.echo(json.dumps(answer) if as_json else answer["message"])
 
@@ -130,10 +133,20 @@ def _print_plan(plan: dict[str, Any]) -> None:
         click.echo(f"{one['text']}\n  {one['hint']}")
 
 
-def _print_status(view: dict[str, Any], as_json: bool) -> None:
+def _tell(reader: FleetReader, view: dict[str, Any], *, as_json: bool, wait: bool) -> None:
+    """How far the recovery is; with `wait` again whenever that changes, until it is done."""
+    if not as_json:
+        _print_status(view)
+    while wait and view["phase"] != "done":
+        time.sleep(POLL_S)
+        before, view = view, reader.ask("GET", "/v1/recovery")["recovery"]
+        if not as_json and (view["phase"], view["waits_for"]) != (before["phase"], before["waits_for"]):
+            _print_status(view)
     if as_json:
         click.echo(json.dumps(view, indent=2))
-        return
+
+
+def _print_status(view: dict[str, Any]) -> None:
     words = {
         "founding": f"{view['founder']} is to restore snapshot {view['snapshot']}",
         "joining": f"{view['founder']} restored snapshot {view['snapshot']}, the other servers join it",

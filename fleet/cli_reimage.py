@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,11 +18,15 @@ from rich.text import Text
 from fleet.admin_client import FleetReader
 from fleet.cli import reader_of
 from fleet.cli_names import NODE, file_option
+from fleet.cli_progress import ProgressLine
+from fleet.cli_questions import require_yes
 from fleet.cli_render import event_text
 from fleet.errors import FleetError
 
 POLL_S: Final = 1.0
 EXIT_REFUSED: Final = 1
+_MEASURED: Final = re.compile(r"(.+) (\d{1,3}) %")
+"""What a node's detail says while its disk is written or read back. Source: `fleet.installs`."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Show what would be done and what stands against it.")
@@ -141,16 +146,17 @@ def _order(
                 click.echo(json.dumps(shown, indent=2))
             sys.exit(EXIT_REFUSED if shown["problems"] else 0)
         if not shown["problems"]:
-            _confirm(question)
+            require_yes(question, yes=yes, otherwise="Look with --dry-run, and answer with --yes.")
     newest = _newest(reader, node)
     answer = reader.ask("POST", path, wanted)
     if not as_json:
         click.echo(answer["message"])
     number = answer["number"]
-    if number is None:
-        order = None
-    else:
-        order = _follow(reader, node, number, newest, console) if wait else _find(reader, node, number)
+    order = None if number is None else _find(reader, node, number)
+    if order is not None and wait:
+        # Elsewhere than on a terminal the timeline tells each step.
+        with ProgressLine(show=not as_json and sys.stderr.isatty()) as line:
+            order = _follow(reader, node, number, newest, console, line)
     if as_json:
         click.echo(json.dumps({**answer, "order": order}, indent=2))
     if wait and order is not None and order["outcome"] != "done":
@@ -158,12 +164,6 @@ def _order(
             f"{node}: {kind} {order['outcome']}: {order['reason']}",
             f"'bramble show {node}' has its timeline.",
         )
-
-
-def _confirm(question: str) -> None:
-    if not sys.stdin.isatty():
-        raise click.UsageError("There is no terminal to ask on. Look with --dry-run, and answer with --yes.")
-    click.confirm(question, abort=True)
 
 
 def _print(console: Console, shown: Mapping[str, Any]) -> None:
@@ -187,17 +187,25 @@ def _newest(reader: FleetReader, node: str) -> int:
     return max((event["id"] for event in reader.timeline(node)["events"]), default=0)
 
 
-def _follow(reader: FleetReader, node: str, number: int, newest: int, console: Console) -> dict[str, Any]:
-    """Show the timeline as it grows, and each new reason to wait, until the order has ended."""
+def _follow(
+    reader: FleetReader, node: str, number: int, newest: int, console: Console, line: ProgressLine
+) -> dict[str, Any]:
+    """Show the timeline as it grows, each new reason to wait, and how far the installation is, until the
+    order has ended."""
     began, said = time.time(), ""
     while True:
         order = _find(reader, node, number)
-        for event in reader.timeline(node, newest)["events"]:
+        seen = reader.timeline(node, newest)
+        for event in seen["events"]:
+            line.clear()
             console.print(event_text(event, began))
             newest = max(newest, event["id"])
         if order["closed_at"] is not None:
             return order
         if order["reason"] and order["reason"] != said:
             said = order["reason"]
+            line.clear()
             console.print(Text(f"{'':13}waits: {said}", style="dim"))
+        if measured := _MEASURED.fullmatch(seen["node"]["detail"]):
+            line.update(f"{node}: {measured[1]}", int(measured[2]) / 100)
         time.sleep(POLL_S)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -14,8 +14,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from fleet.admin_client import FleetReader
 from fleet.cli import cluster_file, reader_of
+from fleet.cli_groups import HelpfulGroup
 from fleet.cli_names import NODE, file_option
+from fleet.cli_questions import require_yes
 from fleet.cli_render import age, state_text
 from fleet.errors import FleetError
 from fleet.policy.words import span_text
@@ -36,7 +39,7 @@ def _parse_soak(ctx: click.Context, param: click.Parameter, value: str) -> int:
         raise click.BadParameter(f"{fault.message}. {fault.hint}", ctx, param) from fault
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=HelpfulGroup, invoke_without_command=True)
 @click.option("--image", metavar="ID", help="Of the image; left out: that of the cluster.yaml in force.")
 @click.option("--canary", type=NODE, metavar="NODE", help="Goes first and alone; left out: one is chosen.")
 @click.option(
@@ -55,6 +58,7 @@ def _parse_soak(ctx: click.Context, param: click.Parameter, value: str) -> int:
 )
 @click.option("--dry-run", is_flag=True, help="Show the order of nodes and what stands against it.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--wait", is_flag=True, help="Follow it to its end; exits with 1 unless that is good.")
 @_JSON
 @file_option
 @click.pass_context
@@ -66,6 +70,7 @@ def rollout(
     soak: int,
     dry_run: bool,
     yes: bool,
+    wait: bool,
     as_json: bool,
     file: Path,
 ) -> None:
@@ -80,7 +85,7 @@ def rollout(
 
     \b
     bramble rollout --dry-run
-    bramble rollout --canary pi4-worker-1 --soak 1h
+    bramble rollout --canary pi4-worker-1 --soak 1h --wait
     bramble rollout --image 1c0ffee12345 --yes     # back to an earlier image
     bramble rollout status --watch
     bramble rollout resume
@@ -100,23 +105,45 @@ def rollout(
     if not as_json:
         _print_plan(console, answer)
     if not dry_run and not answer["problems"]:
-        if not yes:
-            _confirm(f"Install {len(answer['plan']['nodes'])} node(s) again, one after the other?")
+        question = f"Install {len(answer['plan']['nodes'])} node(s) again, one after the other?"
+        require_yes(question, yes=yes, otherwise="Look with --dry-run, and answer with --yes.")
         # The image by its whole id: the plan that was shown is the one that is carried out.
         answer = reader.ask("POST", _PATH, {**wanted, "image": answer["plan"]["image"], "dry_run": False})
+    has_begun = bool(answer["message"])
+    if not as_json:
+        click.echo(answer["message"] or "nothing was changed")
+    ended = _follow(reader, quiet=as_json) if has_begun and wait else None
     if as_json:
-        click.echo(json.dumps(answer, indent=2))
-    elif answer["message"]:
-        click.echo(answer["message"])
-    else:
-        click.echo("nothing was changed")
+        click.echo(json.dumps(answer | ({} if ended is None else {"rollout": ended}), indent=2))
+    if ended is not None and ended["phase"] != "done":
+        raise FleetError(
+            f"rollout {ended['number']} is {ended['phase']}: {ended['reason']}",
+            "'bramble rollout status' shows the nodes; 'bramble rollout resume' goes on, 'abort' ends it.",
+        )
     context.exit(EXIT_REFUSED if answer["problems"] else 0)
 
 
-def _confirm(question: str) -> None:
-    if not sys.stdin.isatty():
-        raise FleetError("there is no terminal to ask on", "Say --yes if it is meant.")
-    click.confirm(question, abort=True)
+def _follow(reader: FleetReader, *, quiet: bool) -> Any:
+    """Show how it goes until it has ended, or does not go on without a person: a table that is kept up to
+    date on a terminal, a line for each change elsewhere."""
+    console = Console(highlight=False, soft_wrap=True, stderr=True)
+    said: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        is_live = console.is_terminal and not quiet
+        live = stack.enter_context(Live(console=console, auto_refresh=False)) if is_live else None
+        while True:
+            shown = reader.ask("GET", _PATH)["rollout"]
+            if live is not None:
+                live.update(_table(shown, time.time()), refresh=True)
+            for step in () if live is not None or quiet else shown["steps"]:
+                why = f": {step['reason']}" if step["reason"] else ""
+                now = f"{step['state']}, {step['node_state'] or 'gone'}{why}"
+                if said.setdefault(step["node"], now if step["state"] == "waiting" else "") != now:
+                    said[step["node"]] = now
+                    console.print(Text(f"{step['node']}: {now}"))
+            if shown["phase"] != "running":
+                return shown
+            time.sleep(WATCH_S)
 
 
 def _print_plan(console: Console, answer: Any) -> None:

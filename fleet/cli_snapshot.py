@@ -12,11 +12,20 @@ from urllib.parse import quote
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 from fleet.cli import reader_of, state_directory, store_place
+from fleet.cli_groups import HelpfulGroup
 from fleet.cli_names import cluster_file, file_option
+from fleet.cli_questions import require_yes
 from fleet.errors import FleetError
 from fleet.etcd.errors import BadSnapshotError
 from fleet.snapshot_files import Damaged, SnapshotFiles, SnapshotInfo, verify
@@ -58,7 +67,7 @@ def _kept_elsewhere(spec: ClusterSpec, files: SnapshotFiles) -> tuple[KeptElsewh
         return ()
 
 
-@click.group()
+@click.group(cls=HelpfulGroup)
 def snapshot() -> None:
     """Snapshots of etcd: the whole state of the Kubernetes cluster, kept on this machine.
 
@@ -129,6 +138,8 @@ def take(file: Path, as_json: bool) -> None:
         TextColumn("snapshot"),
         BarColumn(),
         DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
         disable=as_json or not sys.stderr.isatty(),
@@ -181,9 +192,11 @@ def verify_snapshots(ids: tuple[str, ...], everything: bool, file: Path, as_json
 
 
 @snapshot.command()
-@click.option("--keep", type=click.IntRange(1), help="How many; 'policy.snapshots.keep' unless given.")
+@click.option(
+    "--keep", type=click.IntRange(1), metavar="N", help="How many; 'policy.snapshots.keep' unless given."
+)
 @click.option("--dry-run", is_flag=True, help="Only say which.")
-@file_option
+@cluster_file
 @_json
 def prune(keep: int | None, dry_run: bool, file: Path, as_json: bool) -> None:
     """Delete all but the newest snapshots. One that a re-image or a recovery under way needs is kept.
@@ -217,7 +230,7 @@ def prune(keep: int | None, dry_run: bool, file: Path, as_json: bool) -> None:
         click.echo("nothing to delete")
 
 
-@click.group()
+@click.group(cls=HelpfulGroup)
 def etcd() -> None:
     """The etcd that holds the cluster's state: its members, and which of them are left over."""
 
@@ -270,8 +283,7 @@ def remove(member: str, yes: bool, file: Path, as_json: bool) -> None:
     \b
     bramble etcd remove 8e9e05c52164694d
     """
-    if not yes:
-        click.confirm(f"Take member {member} out of etcd for good?", abort=True)
+    require_yes(f"Take member {member} out of etcd for good?", yes=yes)
     path = f"/v1/etcd/members/{quote(member, safe='')}/remove"
     answer = reader_of(file).ask("POST", path)
     click.echo(json.dumps(answer) if as_json else answer["message"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,8 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from fleet.cli_names import DEFAULT_FILE, cluster_argument, cluster_file
+from fleet.cli_questions import is_terminal
 from fleet.errors import FleetError, InputError
 from fleet.host_network import HostNetwork, read_host_networks
 from fleet.spec import values
@@ -25,21 +26,18 @@ from fleet.spec.starter import StarterValues, render_starter
 T = TypeVar("T")
 
 EXIT_INVALID = 2
-DEFAULT_FILE = Path("cluster.yaml")
-
-_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
-@click.argument("file", type=_FILE, default=DEFAULT_FILE)
+@cluster_file
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @click.option("--show", is_flag=True, help="Also print every value in force and where it comes from.")
 @click.pass_context
 def check(context: click.Context, file: Path, as_json: bool, show: bool) -> None:
     """Check a cluster.yaml and report every problem at once.
 
-    FILE is cluster.yaml where it is not given. Exits with 0 if the file can be used (warnings are allowed)
-    and with 2 if it cannot.
+    FILE is cluster.yaml where it is not given, or that of the service where there is none here. Exits with 0
+    if the file can be used (warnings are allowed) and with 2 if it cannot.
 
     \b
     bramble check
@@ -118,9 +116,9 @@ def _coloured(problem: Problem) -> Text:
 
 
 @click.command()
-@click.argument("file", type=_FILE, default=DEFAULT_FILE)
+@cluster_argument("file", lambda: DEFAULT_FILE)
 @click.option("--name", metavar="NAME", help="Name of the cluster.")
-@click.option("--interface", metavar="IFACE", help="Interface of this machine on the boards' network.")
+@click.option("--interface", metavar="NAME", help="Interface of this machine on the boards' network.")
 @click.option("--subnet", metavar="CIDR", help="The boards' network, such as 192.168.86.0/24.")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 def init(file: Path, name: str | None, interface: str | None, subnet: str | None, force: bool) -> None:
@@ -144,11 +142,6 @@ def init(file: Path, name: str | None, interface: str | None, subnet: str | None
         raise SpecErrors(checked.problems)
     _write(file, text)
     click.echo(f"{file} written. Put your boards in under 'nodes', then run 'bramble check {file}'.")
-
-
-def is_terminal() -> bool:
-    """Whether a person sits at the other end of stdin."""
-    return sys.stdin.isatty()
 
 
 class _Questions:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fleet.cli import fleet_reader
+from fleet.cli_groups import HelpfulGroup
 from fleet.cli_names import cluster_file
 from fleet.spec import load_cluster
 from fleet.spec.values import ValueFault, parse_duration
@@ -21,7 +22,7 @@ _FILE = cluster_file
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
-@click.group()
+@click.group(cls=HelpfulGroup)
 def token() -> None:
     """Tokens of the control API: for dashboards and programs on other machines.
 
@@ -52,6 +53,7 @@ def _duration(_context: click.Context, _parameter: click.Parameter, value: str) 
     default="90d",
     show_default=True,
     callback=_duration,
+    metavar="TIME",
     help="How long it is in force: 12h, 30d.",
 )
 @_JSON
@@ -103,7 +105,7 @@ def revoke(name: str, file: Path) -> None:
     click.echo(fleet_reader(load_cluster(file)).revoke_token(name))
 
 
-@click.group()
+@click.group(cls=HelpfulGroup)
 def api() -> None:
     """The control API: what a program can ask of a server."""
 

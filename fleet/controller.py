@@ -31,6 +31,7 @@ from typing import Final
 from fleet import events
 from fleet.admission import AdmissionDesk
 from fleet.apply_desk import ApplyDesk
+from fleet.attention import Finding, findings
 from fleet.boards import Serial
 from fleet.boots import BootDesk, BootReport, NodeBoot
 from fleet.changes import was_installed
@@ -40,6 +41,7 @@ from fleet.errands import ErrandDesk
 from fleet.errors import FleetError
 from fleet.etcd.client import EtcdClient
 from fleet.etcd_door import EtcdDoor, MakeEtcd
+from fleet.etcd_watch import EtcdWatch
 from fleet.events import Entry
 from fleet.founding import release_founder
 from fleet.ground import Ground
@@ -74,6 +76,7 @@ from fleet.store.transaction import Transaction
 from fleet.timeline_limit import TimelineLimit
 from fleet.tokens import TokenDesk
 from fleet.update_desk import UpdateDesk
+from fleet.views import fleet_view
 from fleet.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -150,6 +153,7 @@ class Controller:
         self.boots = BootDesk(ground)
         door = KubeDoor(ground, connect)
         self.etcd = EtcdDoor(ground, connect_etcd)
+        self.etcd_watch = EtcdWatch(ground, self.etcd)
         self.snapshots = SnapshotDesk(ground, self.etcd, door, k3s.directory.parent / SNAPSHOTS)
         self.preparation = JoinPreparation(ground, self.joins, door)
         self.watch = Watch(ground, self.joins, self.preparation, door)
@@ -173,6 +177,10 @@ class Controller:
         self._clock = clock
         self._random_hex = random_hex
         self._sync_declared()
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What needs a person: the one answer that status, notifications and metrics give."""
+        return findings(fleet_view(self.store), self.snapshots.health().problem, self.etcd_watch.faults)
 
     def set_declare_listener(self, listener: Callable[[ClusterSpec], None]) -> None:
         """Called with every spec that replaces the present one, before boot answers are made from it."""

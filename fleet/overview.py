@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fleet.attention import Finding, Quorum, findings, quorum_in
+from fleet.attention import EtcdFault, Finding, Quorum, findings, quorum_in
 from fleet.events import Kind
+from fleet.lifecycle import FAILED_TWIN, State
 from fleet.snapshots import SnapshotHealth
 from fleet.store.database import Store
 from fleet.views import EventView, event_view, fleet_view
@@ -17,6 +18,20 @@ EVENTS: Final = 8
 _LOOK_BACK: Final = 300
 """Entries among which the last ones are looked for: a board that boots writes dozens."""
 _QUIET: Final = frozenset({Kind.BOOT, Kind.CONSOLE, Kind.INTENT, Kind.AUDIT})
+
+
+_UNDER_WAY: Final = frozenset(FAILED_TWIN) - {State.PENDING}
+"""What ends by itself; who waits for a person is among the findings."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnderWay:
+    """A node at which something is done. `since` is UTC seconds; `detail` as in a table of nodes."""
+
+    name: str
+    state: str
+    detail: str
+    since: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +43,8 @@ class Overview:
         ready: Nodes that are Ready, of `nodes` that are declared.
         findings: What needs a person; empty: nothing does.
         snapshots: How it stands with etcd's; None where no server tells.
+        under_way: Nodes that are on their way to Ready, or out of the cluster, by name.
+        awaited: Nodes of whose boards nothing was heard yet, or not since their disk was written.
         events: The last entries of all timelines that say more than that a board boots, the oldest first.
     """
 
@@ -37,11 +54,15 @@ class Overview:
     findings: tuple[Finding, ...]
     quorum: Quorum
     snapshots: SnapshotHealth | None
+    under_way: tuple[UnderWay, ...]
+    awaited: tuple[str, ...]
     events: tuple[EventView, ...]
 
 
-def overview(store: Store, snapshots: SnapshotHealth | None = None) -> Overview:
-    """What the record says now, with what a running server says of snapshots."""
+def overview(
+    store: Store, snapshots: SnapshotHealth | None = None, etcd: Sequence[EtcdFault] = ()
+) -> Overview:
+    """What the record says now, with what a running server says of etcd and its snapshots."""
     view = fleet_view(store)
     with store.read() as reader:
         entries = reader.timeline(limit=_LOOK_BACK)
@@ -52,8 +73,14 @@ def overview(store: Store, snapshots: SnapshotHealth | None = None) -> Overview:
         nodes=len(view.nodes) - gone,
         ready=states["ready"],
         states=dict(sorted(states.items())),
-        findings=findings(view, snapshots.problem if snapshots is not None else ""),
+        findings=findings(view, snapshots.problem if snapshots is not None else "", etcd),
         quorum=quorum_in(view),
         snapshots=snapshots,
+        under_way=tuple(
+            UnderWay(name=node.name, state=node.state, detail=node.detail, since=node.since)
+            for node in view.nodes
+            if node.state in _UNDER_WAY
+        ),
+        awaited=tuple(node.name for node in view.nodes if node.state in (State.DECLARED, State.FLASHED)),
         events=tuple(map(event_view, said[-EVENTS:])),
     )

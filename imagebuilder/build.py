@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from fleet.spec.model import ClusterSpec, PackagesAt
-from imagebuilder.bases import Base, find_declared, require_declared
+from imagebuilder.bases import Base, FetchProgress, find_declared, require_declared
 from imagebuilder.boot_tree import netboot_kernel, write_boot_tree
 from imagebuilder.delta import NodeValues, render_delta
 from imagebuilder.dialects import MANNERS
@@ -172,6 +172,7 @@ def build_image(
     agent_package: Path,
     apt: AptAccess = HOST_APT,
     progress: Progress = lambda text, share: None,
+    on_fetch: Callable[[FetchProgress], None] = lambda step: None,
 ) -> Image:
     """The image of this cluster: out of the store, or built now.
 
@@ -181,20 +182,21 @@ def build_image(
         agent_package: the agent's package directory.
         apt: how to reach the archives of ``image.packages``.
         progress: called from this thread.
+        on_fetch: the same, for what is brought into the store first.
 
     Raises:
         BaseMissing: the base is not in the store.
         ImageBuilderError: any other input is missing or damaged, or a tool failed; nothing is left in the
             store.
     """
-    base = require_declared(spec.image.base, store, lambda step: progress(str(step), 0.0))
+    base = require_declared(spec.image.base, store, on_fetch)
     state = base.require_intact(DigestCache(store.root / "digests"))
     directory = _find_release(spec, store) or fetch_release(
         str(spec.k3s.source),
         spec.k3s.version,
         airgap=spec.k3s.airgap_images,
         store=store,
-        on_progress=lambda name, share: progress(f"downloading {name}", 0.0),
+        on_progress=on_fetch,
     )
     progress("checking inputs", 0.0)
     request = _packages(spec, base, apt, state)

@@ -6,36 +6,41 @@ import functools
 import importlib.util
 import json
 import os
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from fleet.cli_names import cluster_file
+from fleet.cli_progress import ProgressLine as ProgressLine
 from imagebuilder.cli_export import ExportOptions, export_options, plan_export, write_export
 from imagebuilder.errors import ImageBuilderError
 from imagebuilder.packages.install import AptAccess
 from imagebuilder.sizes import parse_size
 from imagebuilder.store import Store
 
+if TYPE_CHECKING:
+    from fleet.spec.model import ClusterSpec
+    from imagebuilder.bases import FetchProgress
+    from imagebuilder.build import Image
+
 MIRROR_VARIABLE = "BRAMBLE_MIRROR"
 APT_MIRRORS_VARIABLE = "BRAMBLE_APT_MIRRORS"
 BUDGET_VARIABLE = "BRAMBLE_CACHE_BUDGET"
 
-_CLUSTER = click.Path(dir_okay=False, path_type=Path)
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command()
-@click.argument("cluster", type=_CLUSTER, default="cluster.yaml")
+@cluster_file
 @click.option(
     "--k3s", "release", type=_DIRECTORY, metavar="DIR", help="Take the k3s release from this directory."
 )
 @export_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def build(cluster: Path, release: Path | None, export: ExportOptions, as_json: bool) -> None:
+def build(file: Path, release: Path | None, export: ExportOptions, as_json: bool) -> None:
     """Build the disk image of a cluster, or find the one that was built before.
 
     The image goes into the cache; one image serves all nodes, and each node's own values are put in while it
@@ -48,17 +53,14 @@ def build(cluster: Path, release: Path | None, export: ExportOptions, as_json: b
       bramble build cluster.yaml -o exported/ --format xz --url https://images.example.org/attic/
     """
     from fleet.spec import load_cluster
-    from imagebuilder.build import build_image
 
-    spec = load_cluster(cluster)
+    spec = load_cluster(file)
     if release is not None:
         spec = replace(spec, k3s=replace(spec.k3s, source=release.resolve()))
     plan = plan_export(spec, export)
     started = time.monotonic()
     with ProgressLine(show=not as_json) as line:
-        image = build_image(
-            spec, store=store(), agent_package=agent_package(), apt=apt_access(), progress=line.update
-        )
+        image = build_shown(spec, line)
         built = line.used
         written = write_export(image, export, plan, line.update)
     seconds = time.monotonic() - started
@@ -143,58 +145,27 @@ def agent_package() -> Path:
     return Path(places[0])
 
 
-SETTLED_S = 3.0
-SETTLED_SHARE = 0.03
-"""Sooner than that, the time that is left would jump about."""
+def build_shown(spec: ClusterSpec, line: ProgressLine) -> Image:
+    """The image of a cluster, built with the user's settings while a line of progress tells of it.
 
-
-class ProgressLine:
-    """One line on stderr, rewritten on a terminal; elsewhere a line per step. Silent until work begins.
-
-    On a terminal it tells how long the rest will take, when enough is done to say so.
+    Raises:
+        ImageBuilderError: those of ``build_image``.
     """
+    from imagebuilder.build import build_image
 
-    def __init__(self, *, show: bool, clock: Callable[[], float] = time.monotonic) -> None:
-        self.used = False
-        self._clock = clock
-        self._started: tuple[float, float] | None = None
-        self._show = show
-        self._last = ""
-        self._terminal = sys.stderr.isatty()
-
-    def __enter__(self) -> ProgressLine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._terminal and self._last:
-            click.echo("\r\x1b[K", nl=False, err=True)
-
-    def update(self, text: str, share: float) -> None:
-        """Show what is being done; ``share`` of the work is done, 0.0–1.0."""
-        self.used = self.used or share > 0
-        line = f"{share:4.0%} {text}"
-        if not self._show or not self.used or line == self._last:
-            return
-        if self._started is None or share < self._started[1]:
-            self._started = self._clock(), share  # another piece of work begins
-        if self._terminal:
-            left = time_left_s(self._clock() - self._started[0], share - self._started[1], 1 - share)
-            rest = "" if left is None else f", {_duration(left)} left"
-            click.echo(f"\r\x1b[K{line}{rest}", nl=False, err=True)
-        elif text != self._last.partition("% ")[2]:
-            click.echo(line, err=True)
-        self._last = line
+    return build_image(
+        spec,
+        store=store(),
+        agent_package=agent_package(),
+        apt=apt_access(),
+        progress=line.update,
+        on_fetch=lambda step: show_fetch(line, step),
+    )
 
 
-def time_left_s(elapsed_s: float, done: float, rest: float) -> float | None:
-    """How long `rest` of the work will take, when `done` of it took so long; None while that is a guess."""
-    if elapsed_s < SETTLED_S or done < SETTLED_SHARE:
-        return None
-    return elapsed_s * rest / done
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+def show_fetch(line: ProgressLine, step: FetchProgress) -> None:
+    """A download, a check or an unpacking on the line."""
+    line.fetch(step.phase, step.share if step.total else None, step.amounts, step.left_s)
 
 
 def _mb(size_bytes: int) -> str:

@@ -11,14 +11,16 @@ from typing import Any
 
 import click
 
-from imagebuilder.cli import MIRROR_VARIABLE, ProgressLine, store
+from fleet.cli_groups import HelpfulGroup
+from fleet.cli_questions import require_yes
+from imagebuilder.cli import MIRROR_VARIABLE, ProgressLine, show_fetch, store
 from imagebuilder.store import Store
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-@click.group()
+@click.group(cls=HelpfulGroup)
 def base() -> None:
     """Stock images that cluster images are made from."""
 
@@ -43,8 +45,8 @@ def base_build(name: str, mirror: str | None, as_json: bool) -> None:
     with ProgressLine(show=not as_json) as line:
 
         def show(progress: Progress) -> None:
-            items = "" if progress.done is None else f" ({progress.done} of {progress.total})"
-            line.update(f"{progress.phase}{items}", progress.percent / 100)
+            items = "" if progress.done is None else f"{progress.done} of {progress.total}"
+            line.update(progress.phase, progress.percent / 100, items)
 
         made = build_base(require_recipe(name), store=store(), mirror=mirror, progress=show)
     if as_json:
@@ -100,7 +102,7 @@ def base_fetch(
     with ProgressLine(show=not as_json) as line:
 
         def show(progress: FetchProgress) -> None:
-            line.update(str(progress), progress.share)
+            show_fetch(line, progress)
 
         if "://" in what:
             if digest is None:
@@ -232,8 +234,7 @@ def base_remove(what: str, yes: bool) -> None:
     rows = require_rows(what, Store(store().root))  # not the command's own, which keeps what it finds in use
     for base_id in dict.fromkeys(row.base.id for row in rows if row.base):
         click.echo(f"{what}: {base_id}")
-    if not yes:
-        click.confirm("Remove it from the cache?", abort=True)
+    require_yes("Remove it from the cache?", yes=yes)
     freed = remove_rows(what, store())
     click.echo(f"removed, {freed / 1e6:.0f} MB are free again")
 

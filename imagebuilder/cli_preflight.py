@@ -20,9 +20,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("file", type=_FILE)
-@click.option(
-    "-c", "--cluster", type=_FILE, metavar="CLUSTER.yaml", help="Compare with what this cluster wants."
-)
+@click.option("-c", "--cluster", type=_FILE, metavar="FILE", help="Compare with what this cluster wants.")
 @click.option(
     "--node", type=NODE, metavar="NODE", help="Check for this node of the cluster: its board, its name."
 )

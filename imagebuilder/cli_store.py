@@ -11,6 +11,8 @@ from pathlib import Path
 
 import click
 
+from fleet.cli_groups import HelpfulGroup
+from fleet.cli_names import default_file
 from imagebuilder.cli import BUDGET_VARIABLE, ProgressLine, agent_package, apt_access, store
 from imagebuilder.errors import ImageBuilderError
 from imagebuilder.sizes import parse_size
@@ -46,9 +48,9 @@ def _parse_age(ctx: click.Context, param: click.Parameter, value: str) -> float:
     type=_CLUSTER,
     multiple=True,
     metavar="FILE",
-    help="Keep what this cluster needs; may be given again. Default: ./cluster.yaml, where there is one.",
+    help="Keep what this cluster needs; may be given again. Default: ./cluster.yaml, else the service's.",
 )
-@click.option("--no-cluster", is_flag=True, help="Do not look at ./cluster.yaml.")
+@click.option("--no-cluster", is_flag=True, help="Do not look for a cluster.yaml.")
 @click.option(
     "--unused",
     callback=_parse_age,
@@ -89,7 +91,8 @@ def gc(
     """
     from imagebuilder.store_gc import collect
 
-    files = clusters or (() if no_cluster or not Path("cluster.yaml").is_file() else (Path("cluster.yaml"),))
+    meant = default_file()
+    files = clusters or ((meant,) if meant.is_file() and not no_cluster else ())
     keeper = Store(store().root)
     for file in files:
         _hold(file, keeper)
@@ -158,7 +161,7 @@ def _hold(file: Path, keeper: Store) -> None:
                 keeper.find(kind, entry.name)
 
 
-@click.group(name="store")
+@click.group(name="store", cls=HelpfulGroup)
 def store_commands() -> None:
     """The cache of bases, images and downloads."""
 

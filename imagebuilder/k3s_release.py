@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import re
 import tarfile
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from urllib.parse import quote, urljoin
 
 import zstandard
 
+from imagebuilder.bases.meter import FetchProgress, Meter
 from imagebuilder.digests import DigestCache, hash_file
 from imagebuilder.errors import ImageBuilderError
 from imagebuilder.store import Store, require_room
@@ -187,7 +189,7 @@ def fetch_release(
     *,
     airgap: bool,
     store: Store,
-    on_progress: Callable[[str, float], None] = lambda name, share: None,
+    on_progress: Callable[[FetchProgress], None] = lambda step: None,
 ) -> Path:
     """Download a release into the store, once, and return its directory.
 
@@ -196,7 +198,7 @@ def fetch_release(
         version: the release's tag.
         airgap: whether the airgap images are wanted.
         store: where it is kept.
-        on_progress: called with a file's name and the share of it that is there, 0.0–1.0.
+        on_progress: called as each file comes in.
 
     Raises:
         K3sReleaseError: not reachable, or other bytes than the release's list says.
@@ -244,9 +246,10 @@ def release_key(source: str, version: str, *, airgap: bool) -> str:
     return f"{plain}-{place}{'-airgap' if airgap else ''}"
 
 
-def _download(session: Session, url: str, target: Path, on_progress: Callable[[str, float], None]) -> None:
+def _download(session: Session, url: str, target: Path, on_progress: Callable[[FetchProgress], None]) -> None:
     from requests import RequestException
 
+    meter = Meter(f"downloading {target.name}", time.monotonic())
     try:
         with session.get(url, stream=True, timeout=TIMEOUT_S) as answer:
             answer.raise_for_status()
@@ -256,7 +259,7 @@ def _download(session: Session, url: str, target: Path, on_progress: Callable[[s
                 for piece in answer.iter_content(1 << 20):
                     file.write(piece)
                     done += len(piece)
-                    on_progress(target.name, done / total if total else 0.0)
+                    on_progress(meter.at(done, total or None, time.monotonic()))
     except (RequestException, OSError) as exc:
         raise K3sReleaseError(
             url,

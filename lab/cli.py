@@ -68,14 +68,29 @@ def shell(command: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.option("--model", required=True, help="Board model, like pi4, pi5, cm5.")
-@click.option("--serial", default="10000000b0a4d001", show_default=True, help="Serial, 16 or 8 hex digits.")
-@click.option("--mac", default="2c:cf:67:00:00:01", show_default=True, help="MAC address.")
+@click.option("--model", required=True, metavar="MODEL", help="Board model, like pi4, pi5, cm5.")
+@click.option(
+    "--serial",
+    default="10000000b0a4d001",
+    show_default=True,
+    metavar="HEX",
+    help="Serial, 16 or 8 hex digits.",
+)
+@click.option("--mac", default="2c:cf:67:00:00:01", show_default=True, metavar="MAC", help="MAC address.")
 @click.option("--disk", "disks", multiple=True, metavar="KIND:PATH[:SIZE]", help="A disk; made if absent.")
-@click.option("--memory", "memory_mib", default=DEFAULT_MEMORY_MIB, show_default=True, help="Memory in MiB.")
+@click.option(
+    "--memory",
+    "memory_mib",
+    default=DEFAULT_MEMORY_MIB,
+    show_default=True,
+    metavar="MIB",
+    help="Memory in MiB.",
+)
 @click.option("--boot-order", metavar="HEX", help="BOOT_ORDER, like 0xf12. Default: network, then the disks.")
 @click.option("--eeprom", type=click.Choice(sorted(PROFILES)), help="Age of the EEPROM. Default: by model.")
-@click.option("--tap", default="board0", show_default=True, help="Name of the board's network cable.")
+@click.option(
+    "--tap", default="board0", show_default=True, metavar="NAME", help="Name of the board's network cable."
+)
 def board(
     model: str,
     serial: str,

@@ -51,9 +51,17 @@ _USUAL_MODELS = {"cm4": BoardModel.CM4, "cm5": BoardModel.CM5}
 @click.option(
     "--interface", metavar="NAME", help="Be a board on this interface: DHCP, ARP and all. Needs root."
 )
-@click.option("--model", help="Board model, like pi4. Default: the usual one of the profile.")
-@click.option("--serial", default="10000000d03114aa", show_default=True, help="Serial, 16 or 8 hex digits.")
-@click.option("--mac", default="2c:cf:67:00:00:01", show_default=True, help="MAC address.")
+@click.option(
+    "--model", metavar="MODEL", help="Board model, like pi4. Default: the usual one of the profile."
+)
+@click.option(
+    "--serial",
+    default="10000000d03114aa",
+    show_default=True,
+    metavar="HEX",
+    help="Serial, 16 or 8 hex digits.",
+)
+@click.option("--mac", default="2c:cf:67:00:00:01", show_default=True, metavar="MAC", help="MAC address.")
 @click.option("--revision", metavar="HEX", help="Revision code. Default: the newest of the model.")
 @click.option(
     "--config",
@@ -72,12 +80,24 @@ _USUAL_MODELS = {"cm4": BoardModel.CM4, "cm5": BoardModel.CM5}
 @click.option(
     "--fault", "faults", multiple=True, metavar="SPEC", help="A fault, like lose:ack:3 or cut:any:40."
 )
-@click.option("--boards", default=1, show_default=True, type=click.IntRange(1, 4096), help="With --server.")
 @click.option(
-    "--within", "within_s", default=0.5, show_default=True, help="Seconds in which all are switched on."
+    "--boards", default=1, show_default=True, type=click.IntRange(1, 4096), metavar="N", help="With --server."
 )
 @click.option(
-    "--timeout", "timeout_s", default=300.0, show_default=True, help="Seconds until it is switched off."
+    "--within",
+    "within_s",
+    default=0.5,
+    show_default=True,
+    metavar="SECONDS",
+    help="In which all are switched on.",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Until it is switched off.",
 )
 @click.option("--no-wait", is_flag=True, help="Leave out the 3 s that a board's link takes.")
 @click.option("--console", is_flag=True, help="Also show the firmware's own text.")

@@ -16,7 +16,11 @@ DEFAULT_VERSION = "v1.33.5+k3s1"
 @click.command("k3s")
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
-    "--release", default=DEFAULT_VERSION, show_default=True, help="The k3s release that it passes for."
+    "--release",
+    default=DEFAULT_VERSION,
+    show_default=True,
+    metavar="VERSION",
+    help="The k3s release that it passes for.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def k3s(directory: Path, release: str, as_json: bool) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import click
 
+from fleet.cli_groups import HelpfulGroup
 from fleet.cli_names import cluster_file
 from fleet.spec import load_cluster
 from pxe.dhcp_guide.render import DhcpServerKind, make_guide, render_guide
 from pxe.net.interfaces import require_interface
 
 
-@click.group()
+@click.group(cls=HelpfulGroup)
 def dhcp() -> None:
     """Help with DHCP servers that are not Bramble's."""
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pwd
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,8 +19,9 @@ from bramble.doctor.render import render_board, render_checks
 from bramble.doctor.report import as_json as checks_as_json
 from bramble.doctor.report import exit_code
 from bramble.paths import state_layout, store
-from fleet.cli import STATE_VARIABLE, fleet_reader
+from fleet.cli import fleet_reader
 from fleet.cli_names import cluster_file
+from fleet.cli_questions import require_yes
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec
 from pxe.diagnosis.catalogue import RULES
@@ -40,7 +39,8 @@ LISTEN_S = 5.0
     type=click.FloatRange(0, 60),
     default=LISTEN_S,
     show_default=True,
-    help="Seconds to wait for answers of DHCP servers; 0 asks nobody.",
+    metavar="SECONDS",
+    help="How long to wait for answers of DHCP servers; 0 asks nobody.",
 )
 @click.option(
     "--bounce-link",
@@ -81,12 +81,11 @@ def doctor(
             raise click.UsageError("--board needs the cluster.yaml whose server saw the board.")
         _print_board(spec, board, as_json)
         return
-    state = callers_state(state_layout(spec).directory) if spec is not None else None
+    state = state_layout(spec).directory if spec is not None else None
     wanted = _wanted(spec, interface)
-    if bounce_link and not yes:
-        click.confirm(
-            f"{wanted.interface} will be off for a moment; connections over it may break. Go on?", abort=True
-        )
+    if bounce_link:
+        question = f"{wanted.interface} will be off for a moment; connections over it may break. Go on?"
+        require_yes(question, yes=yes)
     delay = gather_link_delay(wanted.interface) if bounce_link else None
     facts = replace(gather(wanted, state, store().root, listen_s), link_delay=delay)
     checks = run_checks(facts)
@@ -95,20 +94,6 @@ def doctor(
     else:
         Console().print(render_checks(checks), soft_wrap=True)
     click.get_current_context().exit(exit_code(checks))
-
-
-def callers_state(own: Path) -> Path:
-    """The state directory of the server that is asked about: with sudo that of who called it, where root has
-    none of this cluster. Else their running server would be told as a stranger that has the ports."""
-    caller = os.environ.get("SUDO_USER")
-    if own.exists() or os.geteuid() != 0 or not caller or STATE_VARIABLE in os.environ:
-        return own
-    try:
-        home = pwd.getpwnam(caller).pw_dir
-    except KeyError:
-        return own
-    theirs = Path(home) / ".local" / "state" / "bramble" / own.name
-    return theirs if theirs.exists() else own
 
 
 def _wanted(spec: ClusterSpec | None, interface: str | None) -> Wanted:

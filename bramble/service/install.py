@@ -17,6 +17,7 @@ from typing import Any, Final
 from bramble.service.unit import (
     BUILD_UNIT,
     CACHE,
+    NODE,
     STATE,
     UNIT,
     USER,
@@ -91,6 +92,11 @@ def plan_installation(spec: ServiceSpec, *, start: bool, user_exists: bool) -> P
 def problems(spec: ServiceSpec, *, is_root: bool, exists: Callable[[Path], bool] = Path.exists) -> list[str]:
     """What would keep the service from working; all of it."""
     found = [] if is_root else ["root is needed: run it with sudo, or look at it with --dry-run"]
+    if exists(NODE):
+        found.append(
+            f"this machine is a node that Bramble installed ({NODE}), whose agent has {STATE} for itself: "
+            "run the server on another one, which is no node"
+        )
     if not exists(spec.cluster):
         found.append(f"{spec.cluster} does not exist: 'bramble init {spec.cluster}' writes one to start from")
     elif not _can_read(spec.cluster):

@@ -28,6 +28,8 @@ STATE: Final = SERVICE_STATE
 CACHE: Final = Path("/var/cache/bramble")
 CLUSTER: Final = SERVICE_FILE
 SETTINGS: Final = Path("/etc/default/bramble")
+NODE: Final = Path("/etc/bramble/node.json")
+"""What makes a machine a node: its agent keeps its keys in `STATE` too, so no server runs there."""
 HOMES: Final = (Path("/home"), Path("/root"), Path("/run/user"))
 _BARE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./+:@,=")
 """Characters that a word of ExecStart= needs no quotes for."""
@@ -67,6 +69,7 @@ Description=Bramble: network boot, installation and care of Raspberry Pi nodes
 Wants=network-online.target
 After=network-online.target time-sync.target postgresql.service
 ConditionPathExists={str(spec.cluster).replace("%", "%%")}
+ConditionPathExists=!{NODE}
 StartLimitIntervalSec=600
 StartLimitBurst=10
 

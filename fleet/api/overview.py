@@ -20,8 +20,10 @@ class OverviewRoutes:
         self._controller = controller
 
     async def _overview(self, _request: web.Request) -> web.Response:
-        self._controller.boots.flush()
-        return value_answer(as_json(overview(self._controller.store, self._controller.snapshots.health())))
+        controller = self._controller
+        controller.boots.flush()
+        seen = overview(controller.store, controller.snapshots.health(), controller.etcd_watch.faults)
+        return value_answer(as_json(seen))
 
     ROUTES: ClassVar[tuple[Route, ...]] = (
         Route(

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from fleet import events
-from fleet.attention import findings
+from fleet.attention import Finding
+from fleet.attention import findings as findings_of
 from fleet.errors import FleetError
 from fleet.notify import channels
 from fleet.notify.ledger import Alarm, Ledger, Notice, advance, delivered, from_json, take, to_json
@@ -58,7 +59,7 @@ class NotifyDesk:
     Args:
         spec: The cluster that is in force now.
         owner: A name that no other server has.
-        snapshot_problem: What is wrong with etcd's snapshots; "" where nothing is.
+        findings: What needs a person; unless given, what the record says.
         clock: UTC seconds; for what is kept.
         monotonic: For waits.
 
@@ -72,7 +73,7 @@ class NotifyDesk:
         spec: Callable[[], ClusterSpec],
         owner: str,
         *,
-        snapshot_problem: Callable[[], str] = lambda: "",
+        findings: Callable[[], tuple[Finding, ...]] | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         send: Send = channels.send,
@@ -80,7 +81,7 @@ class NotifyDesk:
         self._store = store
         self._spec = spec
         self._owner = owner
-        self._snapshot_problem = snapshot_problem
+        self._findings = findings or (lambda: findings_of(fleet_view(store)))
         self._clock = clock
         self._monotonic = monotonic
         self._send = send
@@ -127,8 +128,7 @@ class NotifyDesk:
         with self._store.read() as reader:
             ledger = self._ledger or from_json(reader.value(LEDGER) or "")
             alarms, newest = _alarms_after(reader, ledger.last_event)
-        found = findings(fleet_view(self._store), self._snapshot_problem())
-        after = replace(advance(ledger, found, alarms, spec.notify, now), last_event=newest)
+        after = replace(advance(ledger, self._findings(), alarms, spec.notify, now), last_event=newest)
         # Only where people are concerned: an entry of a timeline alone would cost a write every few seconds.
         if ledger.last_event is None or after != replace(ledger, last_event=newest):
             self._keep(after)

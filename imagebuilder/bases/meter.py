@@ -26,11 +26,15 @@ class FetchProgress:
         """What is done, 0.0–1.0; 0.0 while the total is unknown."""
         return min(1.0, self.done / self.total) if self.total else 0.0
 
-    def __str__(self) -> str:
-        text = f"{self.phase}: {self.done / 1e6:.0f}"
+    @property
+    def amounts(self) -> str:
+        """How much of how much, and how fast: ``123 of 456 MB, 11.0 MB/s``."""
+        text = f"{self.done / 1e6:.0f}"
         text += f" of {self.total / 1e6:.0f} MB" if self.total else " MB"
-        if self.rate is not None:
-            text += f", {self.rate / 1e6:.1f} MB/s"
+        return text if self.rate is None else f"{text}, {self.rate / 1e6:.1f} MB/s"
+
+    def __str__(self) -> str:
+        text = f"{self.phase}: {self.amounts}"
         if self.left_s is not None:
             minutes, seconds = divmod(round(self.left_s), 60)
             text += f", {minutes}:{seconds:02} left"

@@ -133,7 +133,7 @@ def explain_missing(found: Route) -> str:
         case Install() if found.parts[-1] in BOOT_IMAGE and found.node is not None:
             return (
                 f"no boot image was made for intent {found.answer.intent}: "
-                f"run 'bramble boot-image --node {found.node.name} --key KEY.pem'"
+                f"run 'bramble boot-image --node {found.node.name} --sign-key KEY.pem'"
             )
         case Install():
             return NO_SUCH_FILE

@@ -121,6 +121,28 @@ def test_a_restored_server_goes_on_with_its_nodes_and_keys(
         restored.store.close()
 
 
+def test_how_far_it_is_is_told_and_never_goes_back(tmp_path: Path) -> None:
+    clock, old = Clock(), tmp_path / "old"
+    old.mkdir()
+    fleet, _certificate = ready_fleet(old, clock)
+    told: list[tuple[str, float]] = []
+
+    def tell(step: str, share: float) -> None:
+        told.append((step, share))
+
+    file = tmp_path / "attic.bramble"
+    make_backup("attic", old, fleet.store.place, file, clock=clock, progress=tell)
+    fleet.store.close()
+    assert list(dict(told)) == ["reading the record", "packing", "reading it back"]
+    assert [share for _step, share in told] == sorted(share for _step, share in told)
+    assert told[-1][1] == pytest.approx(1.0)
+    told.clear()
+    new = tmp_path / "new"
+    restore_backup("attic", file, new, new / "control.db", clock=clock, progress=tell)
+    assert list(dict(told)) == ["checking the backup", "writing the record", "writing keys and settings"]
+    assert [share for _step, share in told] == sorted(share for _step, share in told)
+
+
 def test_a_backup_taken_while_somebody_writes_is_one_moment(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

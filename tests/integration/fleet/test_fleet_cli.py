@@ -101,7 +101,7 @@ def test_approval_is_for_the_key_that_was_compared(
         refused = typed("approve", "pi5-1", file, "--key", "0123-4567-89ab-cdef-0123")
         assert f"waits now is {fingerprint}, not 0123-4567-89ab-cdef-0123" in str(refused.exception)
         assert "--key FINGERPRINT" in typed("approve", "pi5-1", file).output
-        monkeypatch.setattr("fleet.cli_people._is_terminal", lambda: True)
+        monkeypatch.setattr("fleet.cli_questions.is_terminal", lambda: True)
         declined = typed("approve", "pi5-1", file, answer="n\n")
         assert f"show {fingerprint}?" in declined.output
         assert declined.exit_code == 1

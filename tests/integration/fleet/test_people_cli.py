@@ -63,7 +63,7 @@ def test_reject_turns_the_compared_key_away(
     assert typed(reject, "pi5-1", file).exit_code == 2  # there is no terminal to ask on
     wrong = typed(reject, "pi5-1", file, "--key", "0" * 20)
     assert "that waits now is" in str(wrong.exception)
-    monkeypatch.setattr("fleet.cli_people._is_terminal", lambda: True)
+    monkeypatch.setattr("fleet.cli_questions.is_terminal", lambda: True)
     assert typed(reject, "pi5-1", file, answer="n\n").exit_code == 1
     assert ask(server) is Outcome.PENDING
     assert "is rejected" in typed(reject, "pi5-1", file, answer="y\n").output

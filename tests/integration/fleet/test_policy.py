@@ -332,11 +332,12 @@ def test_policy_and_lock_as_a_person_types_them(server: tuple[Running, str]) -> 
     assert [found["node"] for found in view["decisions"]] == ["a1", "s1"]
     assert typed(lock, "show", file) == "Nobody holds the fleet lock.\n"
     assert json.loads(typed(lock, "show", file, "--json")) == []
-    refused = CliRunner().invoke(lock, ["release", "a1", "--reason", "x", "--yes", "-c", file])
+    refused = CliRunner().invoke(lock, ["release", "a1", "--why", "x", "--yes", "-c", file])
     assert refused.exit_code == 1
     assert "holds no place of the fleet lock" in str(refused.exception)
-    no_terminal = CliRunner().invoke(lock, ["release", "a1", "--reason", "x", "-c", file])
-    assert "there is no terminal to ask on" in str(no_terminal.exception)
+    no_terminal = CliRunner().invoke(lock, ["release", "a1", "--why", "x", "-c", file])
+    assert no_terminal.exit_code == 2
+    assert "There is no terminal to ask on" in no_terminal.output
     viewer = one.person("eve", TokenRole.VIEWER)
     assert viewer.ask("GET", "/v1/admin/policy").status == 200
     assert viewer.ask("GET", "/v1/admin/lock").status == 200

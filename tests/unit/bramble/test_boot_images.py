@@ -66,7 +66,7 @@ def test_an_image_for_anything_else_is_not_served(tmp_path: Path, changes: dict[
     assert found.node is not None
     assert isinstance(locate(found.node.tree, found.parts), TreeFile)  # where none is
     assert explain_missing(found) == (
-        "no boot image was made for intent 3: run 'bramble boot-image --node pi5-1 --key KEY.pem'"
+        "no boot image was made for intent 3: run 'bramble boot-image --node pi5-1 --sign-key KEY.pem'"
     )
 
 

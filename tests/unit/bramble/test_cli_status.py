@@ -39,6 +39,8 @@ def seen(**changes: Any) -> dict[str, Any]:
         "findings": [],
         "quorum": {"members": 3, "ready": 3, "needed": 2},
         "snapshots": {"newest_at": 400.0, "count": 3, "total_bytes": 9, "problem": ""},
+        "under_way": [],
+        "awaited": [],
         "events": [],
         **changes,
     }
@@ -122,3 +124,36 @@ def test_the_age_of_the_newest_snapshot_is_shown() -> None:
 
 def test_a_hostile_text_is_no_markup() -> None:
     assert "[bold]x[/bold]" in shown(seen(findings=[{**LOST, "text": "[bold]x[/bold]"}]))
+
+
+def test_a_fresh_cluster_is_told_what_comes_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    none = {"members": 0, "ready": 0, "needed": 0}
+    fresh = seen(nodes=2, ready=0, states={"declared": 2}, quorum=none, awaited=["pi5-1", "pi4-1"])
+    result = typed(monkeypatch, fresh)
+    assert result.exit_code == 0
+    assert "all right" not in result.output
+    assert result.output.splitlines()[0] == "nothing needs a person; not every node is Ready yet"
+    assert "awaited  pi5-1, pi4-1: switch them on" in result.output
+
+
+def test_who_is_at_work_is_named_with_how_far_it_is() -> None:
+    node = {"name": "pi4-worker-1", "state": "imaging", "detail": "write 34 %", "since": 940.0}
+    text = shown(seen(ready=7, states={"ready": 7, "imaging": 1}, under_way=[node]))
+    assert "at work  pi4-worker-1  imaging write 34 %  (60 s)" in text
+
+
+def test_hundreds_of_nodes_fit_on_one_screen() -> None:
+    names = [f"pi4-worker-{number}" for number in range(200)]
+    lost = [{**LOST, "subject": name, "text": f"{name} is gone"} for name in names]
+    busy = [{"name": name, "state": "imaging", "detail": "", "since": 0.0} for name in names]
+    text = shown(seen(findings=lost, under_way=busy, awaited=names))
+    assert len(text.splitlines()) <= 24
+    assert "200 things need a person" in text
+    assert "the same of pi4-worker-1, " in text
+    assert "and 193 more" in " ".join(text.split())  # of the findings
+    assert " ".join(text.split()).count("and 194 more") == 2  # of those at work, and of the awaited
+
+
+def test_an_older_servers_answer_is_shown_too() -> None:
+    before = {key: value for key, value in seen().items() if key not in ("under_way", "awaited")}
+    assert shown(before).splitlines()[0] == "everything is all right"

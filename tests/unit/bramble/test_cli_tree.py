@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,9 @@ from click.testing import CliRunner
 
 from bramble.cli import EXIT_CODES, bramble
 from bramble.cli_completion import PROGRAM, SHELLS, VARIABLE
+from fleet.cli_groups import HelpfulGroup
 from fleet.cli_names import NodeName
+from imagebuilder.flash.devices import Disk, Inventory, Use
 
 EXAMPLES: Final = Path(__file__).parents[3] / "examples"
 
@@ -24,11 +27,25 @@ def leaves(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple
     if not isinstance(command, click.Group):
         yield " ".join(path), command
         return
+    if command.invoke_without_command:
+        yield " ".join(path), command
     context = click.Context(command)
     for name in command.list_commands(context):
         child = command.get_command(context, name)
         assert child is not None, name
         yield from leaves(child, (*path, name))
+
+
+def groups(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Group]]:
+    """Every group with its name below `bramble`; the root has none."""
+    if not isinstance(command, click.Group):
+        return
+    yield " ".join(path), command
+    context = click.Context(command)
+    for name in command.list_commands(context):
+        child = command.get_command(context, name)
+        assert child is not None, name
+        yield from groups(child, (*path, name))
 
 
 LEAVES: Final = dict(leaves(bramble))
@@ -59,13 +76,78 @@ NO_JSON: Final = {
 }
 """Commands that show nothing which a program would read: they change something and say so in a sentence, or
 print another program's text."""
-MEANINGS: Final = {
+SHORT: Final = {
     "--cluster": "-c",
     "--output": "-o",
     "--follow": "-f",
     "--lines": "-n",
 }
 """Options with a short form, the same everywhere."""
+VALUES: Final[dict[str, str | None]] = {
+    # What is meant.
+    "--cluster": "FILE",
+    "--node": "NODE",
+    "--image": "ID",
+    "--board": "MODEL",
+    "--interface": "NAME",
+    "--server": "ADDRESS",
+    "--mirror": "URL",
+    "--url": "URL",
+    "--store": "URL",
+    "--k3s": "DIR",
+    "--output": "DIR",
+    "--keep": "DIR",
+    "--key": "PEM",
+    "--sign-key": "PEM",
+    "--new-key": "PEM",
+    "--passphrase-file": "FILE",
+    # How much, how long.
+    "--lines": "N",
+    "--max-parallel": "N",
+    "--timeout": "SECONDS",
+    "--listen": "SECONDS",
+    "--soak": "TIME",
+    "--ttl": "TIME",
+    "--unused": "TIME",
+    "--budget": "SIZE",
+    # Words of a person.
+    "--why": "TEXT",
+    # In which manner.
+    "--json": None,
+    "--dry-run": None,
+    "--yes": None,
+    "--force": None,
+    "--wait": None,
+    "--watch": None,
+    "--follow": None,
+    "--all": None,
+    "--no-verify": None,
+    "--verify": None,
+    "--strict": None,
+}
+"""Option → what it takes, the same wherever it is; None: it is a flag."""
+OTHERWISE: Final = {
+    ("doctor", "--board"): "NAME|SERIAL|MAC",  # one board, where others name a kind of boards
+    ("flash", "--image"): "FILE",  # an image that Bramble does not know
+    ("image node", "--output"): "FILE",  # writes one file, where others write several
+    ("image apply-delta", "--output"): "FILE",
+    ("base fetch", "--key"): "FILE",  # OpenPGP
+    ("approve", "--key"): "FINGERPRINT",  # the beginning of a node's key, as its screen shows it
+    ("reject", "--key"): "FINGERPRINT",
+    ("snapshot prune", "--keep"): "N",  # how many are left
+    ("lab demo", "--keep"): None,  # keeps the directory that it works in
+    ("lab bootrom", "--server"): "ADDRESS[:PORT]",
+}
+"""Where an option takes something else, and why."""
+OLD_NAMES: Final = {"boot-image": {"--key"}, "lock release": {"--reason"}}
+"""Names of before, which go on working beside the present one."""
+NO_CLUSTER: Final = {
+    *("base build", "base fetch", "base list", "base remove", "base show"),
+    *("store list", "store verify", "image inspect", "image diff", "image apply-delta"),
+    *("service status", "service uninstall", "eeprom check", "api openapi", "completion"),
+    *("lab board", "lab bootrom", "lab demo", "lab k3s", "lab shell"),
+}
+"""Commands that are about no cluster."""
 
 
 def options(command: click.Command) -> list[click.Option]:
@@ -91,24 +173,82 @@ def test_the_help_has_an_example(name: str) -> None:
 
 @pytest.mark.parametrize("name", LEAVES, ids=str)
 def test_options_mean_the_same_everywhere(name: str) -> None:
-    for option in options(LEAVES[name]):
+    command = LEAVES[name]
+    context = click.Context(command, info_name=name)
+    for option in options(command):
         short = {each for each in option.opts if not each.startswith("--")}
-        for long, expected in MEANINGS.items():
+        for long, expected in SHORT.items():
             if long in option.opts:
                 assert short == {expected}, f"{long} has the short form {expected}"
             else:
                 assert expected not in short, f"{expected} is {long}"
-        if "--json" in option.opts or "--yes" in option.opts or "--dry-run" in option.opts:
-            assert option.is_flag
-        for long in option.opts:
+        for long in set(option.opts) - short - OLD_NAMES.get(name, set()):
             assert "_" not in long
             assert long == long.lower()
+            taken = None if option.is_flag else option.make_metavar(context)
+            wanted = OTHERWISE.get((name, long), VALUES.get(long, taken))
+            assert taken == wanted, f"{long} takes {wanted}"
+
+
+def test_the_table_of_options_holds_no_name_that_is_gone() -> None:
+    present = {name for command in LEAVES.values() for name in _names(command)}
+    assert set(VALUES) <= present
+    for command, option in OTHERWISE:
+        assert option in _names(LEAVES[command]), f"{command} {option}"
+
+
+@pytest.mark.parametrize("name", LEAVES, ids=str)
+def test_every_value_has_a_name_that_says_what_it_is(name: str) -> None:
+    context = click.Context(LEAVES[name], info_name=name)
+    for parameter in LEAVES[name].params:
+        metavar = parameter.make_metavar(context)
+        assert "RANGE" not in metavar, f"{parameter.name}: say SECONDS, N …"
+        assert not (
+            isinstance(parameter, click.Option) and metavar == "TEXT" and "--why" not in parameter.opts
+        )
+
+
+def test_every_command_about_a_cluster_takes_its_file_in_the_same_way() -> None:
+    without = {name for name, command in LEAVES.items() if "--cluster" not in _names(command)}
+    assert without == NO_CLUSTER
+
+
+GROUPED: Final = [name for name, command in groups(bramble) if name]
+
+
+@pytest.mark.parametrize("name", GROUPED, ids=str)
+def test_the_help_of_a_group_has_the_whole_line_of_every_command(name: str) -> None:
+    group = dict(groups(bramble))[name]
+    assert isinstance(group, HelpfulGroup)
+    context = click.Context(group, info_name=name, terminal_width=80, max_content_width=80)
+    shown = group.get_help(context)
+    assert "..." not in shown.partition("Commands:")[2]
+    assert max(map(len, shown.splitlines())) <= 80
+    text = " ".join(shown.split())
+    for child in group.list_commands(context):
+        command = group.get_command(context, child)
+        assert command is not None
+        paragraph = (command.help or "").strip().partition("\n\n")[0]
+        first = " ".join(paragraph.split()).partition(". ")[0].rstrip(".")
+        assert f"{child} {first}" in text
+
+
+@pytest.mark.parametrize("name", GROUPED, ids=str)
+def test_a_group_answers_a_mistyped_command_with_the_nearest(name: str) -> None:
+    group = dict(groups(bramble))[name]
+    known = group.list_commands(click.Context(group))[0]
+    result = CliRunner().invoke(bramble, [*name.split(), f"{known}x"])
+    assert result.exit_code == 2
+    assert f"Did you mean {known!r}?" in result.output
 
 
 @pytest.mark.parametrize("name", LEAVES, ids=str)
 def test_nodes_are_completed_wherever_one_is_named(name: str) -> None:
     for parameter in LEAVES[name].params:
-        is_node = parameter.metavar == "NODE" or {"--node", "--prove-node"} & set(parameter.opts)
+        is_node = "NODE" in (parameter.metavar or "").replace("[", " ").split() or {
+            "--node",
+            "--prove-node",
+        } & set(parameter.opts)
         if is_node or (parameter.name in ("node", "nodes") and isinstance(parameter, click.Argument)):
             assert isinstance(parameter.type, NodeName), parameter.name
 
@@ -123,6 +263,7 @@ def complete(words: list[str], incomplete: str) -> list[str]:
 
 def test_names_of_nodes_come_from_the_named_file() -> None:
     file = str(EXAMPLES / "demo.yaml")
+    assert complete(["restore", "a.bramble", "-c", file, "--revoke"], "c") == ["cm5-agent"]
     assert complete(["show", "-c", file], "pi") == ["pi5-server", "pi4-agent"]
     assert complete(["agent", "update", "-c", file, "pi4-agent"], "p") == ["pi5-server"]
 
@@ -132,6 +273,26 @@ def test_an_image_is_not_read_as_a_cluster(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "cluster.yaml").write_text((EXAMPLES / "demo.yaml").read_text())
     (tmp_path / "disk.img").write_text("nodes: [")
     assert complete(["image", "check", "disk.img", "--node"], "cm") == ["cm5-agent"]
+
+
+def test_flash_is_offered_a_node_and_then_a_disk_that_may_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Disk(
+        name="sdx",
+        size_bytes=32 * 10**9,
+        model="Card",
+        serial="",
+        transport="usb",
+        removable=True,
+        read_only=False,
+        uses=(),
+    )
+    system = replace(card, name="sdy", uses=(Use("mounted on /", is_system=True),))
+    monkeypatch.setattr(Inventory, "disks", lambda _self: [system, card])
+    file = str(EXAMPLES / "demo.yaml")
+    assert complete(["flash", "-c", file], "pi") == ["pi5-server", "pi4-agent"]
+    assert complete(["flash", "-c", file, "pi5-server"], "/d") == ["/dev/sdx"]
+    assert complete(["flash", "-c", file, "pi5-server", "/dev/sdx"], "pi") == ["pi4-agent"]
+    assert complete(["flash", "--image", file], "/d") == ["/dev/sdx"]
 
 
 def test_names_of_nodes_come_from_cluster_yaml_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,9 +345,10 @@ def test_exit_codes_stand_in_the_help() -> None:
 
 
 def test_a_file_that_is_named_twice_is_refused() -> None:
-    result = CliRunner().invoke(bramble, ["nodes", "a.yaml", "-c", "b.yaml"])
-    assert result.exit_code == 2
-    assert "named twice: b.yaml and a.yaml" in result.output
+    for words in (["nodes", "a.yaml", "-c", "b.yaml"], ["check", "-c", "b.yaml", "a.yaml"]):
+        result = CliRunner().invoke(bramble, words)
+        assert result.exit_code == 2
+        assert "named twice: b.yaml and a.yaml" in result.output
 
 
 @pytest.mark.parametrize("value", ["1", ""], ids=["set", "empty"])

@@ -111,10 +111,10 @@ def test_the_server_is_probed_where_it_answers() -> None:
     assert mounts["cluster"] == str(CLUSTER.parent)
 
 
-def test_every_workload_has_a_disruption_budget_that_lets_a_drain_end() -> None:
-    for workload in WORKLOADS:
-        budget = DOCUMENTS[f"PodDisruptionBudget/{workload['metadata']['name']}"]
-        assert budget["spec"]["maxUnavailable"] == 1
+def test_there_is_one_of_each_and_a_drain_of_its_host_is_not_held_up() -> None:
+    assert {workload["spec"]["replicas"] for workload in WORKLOADS} == {1}
+    # A budget for one pod either does nothing or lets no drain end.
+    assert not [name for name in DOCUMENTS if name.startswith("PodDisruptionBudget/")]
 
 
 def instructions() -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from bramble.cli import bramble
 from bramble.service import install as installing
 from bramble.service.install import Plan, find_program, plan_installation, problems, status, uninstall
-from bramble.service.unit import BUILD_UNIT, UNIT, ServiceSpec, quoted, render_build_unit, render_unit
+from bramble.service.unit import BUILD_UNIT, NODE, UNIT, ServiceSpec, quoted, render_build_unit, render_unit
 from fleet.errors import FleetError, InputError
 from imagebuilder.errors import CommandFailed, MissingTool
 from imagebuilder.runner import Completed
@@ -103,6 +103,16 @@ def test_everything_that_is_in_the_way_is_told_at_once(tmp_path: Path) -> None:
     assert "root is needed" in found[0]
     assert "does not exist" in found[1]
     assert any("closed to others" in problem for problem in found[2:])
+
+
+def test_a_node_is_no_place_for_the_server() -> None:
+    assert settings(render_unit(SPEC))["ConditionPathExists"] == [
+        str(SPEC.cluster),
+        "!/etc/bramble/node.json",
+    ]
+    spec = ServiceSpec(program=Path("/usr/bin/env"), cluster=Path("/etc/hostname"))
+    found = problems(spec, is_root=True, exists=lambda path: path == NODE or path.exists())
+    assert ["is a node" in problem for problem in found] == [True]
 
 
 def test_a_file_that_the_services_user_cannot_read_is_told(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bramble.dashboard.rack import Group, group_of
-from fleet.attention import NEEDS_A_PERSON, Finding, Urgency, findings, quorum_in
+from fleet.attention import NEEDS_A_PERSON, EtcdFault, Finding, Urgency, findings, quorum_in
 from fleet.lifecycle import State
 from fleet.views import ConditionView, FleetView, HeldBoardView, NodeView, RolloutView
 
@@ -179,3 +179,11 @@ def test_a_node_that_keeps_others_back_needs_a_person() -> None:
     (one,) = findings(FleetView(nodes=(), held=(), stuck=("a1",)))
     assert (one.key, one.command) == ("lock/a1", "bramble lock show")
     assert "bramble lock release a1" in one.hint
+
+
+@pytest.mark.parametrize(("subject", "urgency"), [("", Urgency.NOW), ("s1", Urgency.SOON)])
+def test_what_ails_etcd_is_a_finding_with_the_command_that_shows_it(subject: str, urgency: Urgency) -> None:
+    fault = EtcdFault(subject=subject, text="it is full", hint="defragment")
+    (one,) = findings(servers("ready", "ready", "ready"), "", [fault])
+    assert (one.key, one.urgency, one.text) == (f"etcd/{subject}", urgency, "it is full")
+    assert one.command == "bramble etcd show"

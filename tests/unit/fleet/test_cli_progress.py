@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imagebuilder.cli import ProgressLine, time_left_s
+from fleet.cli_progress import ProgressLine, time_left_s
 
 
 class Clock:
@@ -48,6 +48,55 @@ def test_elsewhere_there_is_a_line_for_each_step_and_no_more(
 ) -> None:
     steps = [(0.0, "hashing", 0.1), (9.0, "hashing", 0.2), (20.0, "packing", 0.6)]
     assert told(capsys, monkeypatch, steps, terminal=False) == [" 10% hashing", " 60% packing"]
+
+
+def test_what_is_fetched_is_told_with_amounts_and_does_not_count_as_work(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with ProgressLine(show=True) as line:
+        line.fetch("downloading k3s-arm64", None, "3 MB", None)
+        line.fetch("downloading k3s-arm64", 0.5, "30 of 60 MB, 10.0 MB/s", 3.0)
+        assert not line.used
+    assert capsys.readouterr().err.split("\r\x1b[K")[1:] == [
+        "downloading k3s-arm64: 3 MB",
+        " 50% downloading k3s-arm64: 30 of 60 MB, 10.0 MB/s, 3 s left",
+        "",
+    ]
+
+
+def test_counts_make_no_lines_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    with ProgressLine(show=True) as line:
+        for done in range(1, 10):
+            line.fetch("downloading", done / 10, f"{done} of 10 MB", 1.0)
+        for done in range(1, 10):
+            line.update("unpacking", done / 10, f"{done} of 10")
+    assert capsys.readouterr().err.splitlines() == [" 10% downloading", " 10% unpacking"]
+
+
+def test_a_line_never_wraps(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    with ProgressLine(show=True) as line:
+        line.update("x" * 200, 0.5)
+    assert max(map(len, capsys.readouterr().err.split("\r\x1b[K"))) == 39
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_with_json_nothing_is_printed_and_steps_are_told_all_the_same(
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    steps: list[str] = []
+    with ProgressLine(show=False, on_step=steps.append) as line:
+        line.fetch("downloading", 0.5, "1 of 2 MB", None)
+        line.update("hashing", 0.1)
+        line.update("hashing", 0.2)
+    assert steps == ["downloading", "hashing"]
+    assert capsys.readouterr().err == ""
 
 
 def test_a_second_piece_of_work_is_measured_from_its_own_start(
