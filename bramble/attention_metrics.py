@@ -12,9 +12,7 @@ from fleet.store.database import Store
 from fleet.views import fleet_view
 
 
-def attention(
-    store: Store, found: Callable[[], tuple[Finding, ...]]
-) -> Iterable[GaugeMetricFamily]:
+def attention(store: Store, found: Callable[[], tuple[Finding, ...]]) -> Iterable[GaugeMetricFamily]:
     """Findings as the server knows them, and servers as the store has them now."""
     view = fleet_view(store)
     counts = Counter(finding.urgency for finding in found())

@@ -137,13 +137,15 @@ def _tell(reader: FleetReader, view: dict[str, Any], *, as_json: bool, wait: boo
     """How far the recovery is; with `wait` again whenever that changes, until it is done."""
     if not as_json:
         _print_status(view)
-    while wait and view["phase"] != "done":
+    while wait and view["phase"] in ("founding", "joining"):
         time.sleep(POLL_S)
         before, view = view, reader.ask("GET", "/v1/recovery")["recovery"]
         if not as_json and (view["phase"], view["waits_for"]) != (before["phase"], before["waits_for"]):
             _print_status(view)
     if as_json:
         click.echo(json.dumps(view, indent=2))
+    if wait and view["phase"] != "done":
+        raise FleetError("the recovery did not come to its end: it was called off")
 
 
 def _print_status(view: dict[str, Any]) -> None:

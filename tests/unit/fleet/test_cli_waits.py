@@ -129,3 +129,11 @@ def test_a_recovery_is_followed_until_the_servers_are_back(
         "  s1 is installing",
     ]
     assert lines[-1] == f"the cluster is back from snapshot {ID}"
+
+
+def test_a_recovery_that_is_called_off_ends_the_wait_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = recovery("founding", "s1 is installing")
+    reader = ScriptedReader(begun, [{"recovery": recovery("cancelled")}])
+    result = typed(monkeypatch, recover, reader, "--snapshot", ID)
+    assert isinstance(result.exception, FleetError)
+    assert "was called off" in result.stdout
