@@ -6,7 +6,9 @@ are read is in `fleet.kube_objects`.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import ssl
 from collections.abc import Mapping
 from typing import Any, Final, Self
@@ -52,16 +54,27 @@ class KubeApi:
         self.url = self._url = url
         self._tls = _context(identity)
         self._session: aiohttp.ClientSession | None = None
+        self._sockets: list[socket.socket] = []
 
     async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-        connector = aiohttp.TCPConnector(ssl=self._tls)
+        connector = aiohttp.TCPConnector(ssl=self._tls, socket_factory=self._make_socket)
         self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
         if self._session is not None:
             await self._session.close()
+        # asyncio waits half a minute for the end of TLS, which an API without its etcd never says.
+        for one in self._sockets:
+            with contextlib.suppress(OSError):  # closed already, as most are
+                one.shutdown(socket.SHUT_RDWR)
+        self._sockets.clear()
+
+    def _make_socket(self, address: Any) -> socket.socket:
+        made = socket.socket(*address[:3])
+        self._sockets.append(made)
+        return made
 
     async def nodes(self) -> dict[str, KubeNode]:
         """All Node objects by name.
