@@ -43,6 +43,7 @@ from fleet.snapshot_files import (
 )
 from fleet.snapshot_places import KeptElsewhere, Place, elsewhere, find_elsewhere
 from fleet.spec.model import Role
+from fleet.store.glance import nodes_of_role
 from fleet.store.transaction import Reader
 
 log = logging.getLogger(__name__)
@@ -345,14 +346,14 @@ class SnapshotDesk:
         """Whether it is no reason for alarm that there never was one: the cluster is new, or simulated (the
         simulator of virtual boards has no etcd)."""
         with self._ground.store.read() as reader:
-            is_simulated = any(node.has_simulated_k3s for node in reader.nodes() if node.role is Role.SERVER)
+            is_simulated = any(node.has_simulated_k3s for node in nodes_of_role(reader, Role.SERVER))
             age = founded_for(reader, now)
         # Of a clock that was set back nobody knows the age.
         return is_simulated or age is None or 0 <= age < FIRST_S
 
     def _has_cluster(self) -> bool:
         with self._ground.store.read() as reader:
-            servers = [node for node in reader.nodes() if node.role is Role.SERVER]
+            servers = nodes_of_role(reader, Role.SERVER)
             return reader.value(FOUNDED) is not None and any(node.state is State.READY for node in servers)
 
 

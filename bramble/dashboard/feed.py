@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from bramble.dashboard.alerts import ClusterGlance, ClusterGlances
 from bramble.dashboard.paces import Paces
-from bramble.dashboard.rack import DENSE, Card, Headline, card_of, headline, percent_of
+from bramble.dashboard.rack import DENSE, Card, Headline, by_name, card_of, headline, percent_of
 from fleet.errors import FleetError
 from fleet.events import Kind
 from fleet.health_desk import held_by_all
@@ -131,6 +131,7 @@ class Feed:
         self._clusters.ask()
         with self._store.read() as reader:
             ill, nodes = held_by_all(reader), glances(reader)
+            nodes.sort(key=lambda node: by_name(node.name))
             cards = [card_of(node, ill.get(node.name, ()), left) for node, left in self._with_times(nodes)]
             cluster = self._clusters.look(reader)
             held = tuple(reader.held_boards())

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final
 
 from bramble.dashboard.alerts import ClusterGlance
@@ -25,6 +26,7 @@ from fleet.store.glance import NodeGlance
 
 DENSE: Final = 120
 """From so many nodes on cards say only what differs between them."""
+_PARTS: Final = re.compile(r"(\D*)(\d*)")
 _PERCENT: Final = re.compile(r"\b(\d{1,3}) ?%")
 
 
@@ -156,6 +158,13 @@ def card_of(node: NodeGlance, held: Sequence[Held] = (), left: str = "") -> Card
     )
 
 
+@lru_cache(maxsize=10_000)
+def by_name(name: str) -> tuple[tuple[str, int], ...]:
+    """Sorts `pi4-worker-2` before `pi4-worker-10`, as people count."""
+    return tuple((text, int(number or 0)) for text, number in _PARTS.findall(name))
+
+
+@lru_cache(maxsize=256)
 def model_title(board: str) -> str:
     """`Raspberry Pi 5 Model B` as `Pi 5`: it stands on every card."""
     try:

@@ -48,6 +48,8 @@ async def show(request: web.Request) -> web.Response:
         mark=site.feed.mark_of(site.feed.cursor),
         head=head_of(rollout, holds, failed),
         rollout=rollout,
+        # What needs a look comes first, and an order that has ended does not.
+        is_rollout_first=not (holds or failed) or (rollout is not None and rollout.phase.is_open),
         holds=holds,
         policy=policy,
         in_force=in_force_text(policy),

@@ -60,5 +60,6 @@ def reimage_view(order: ReimageRecord, state: str) -> ReimageView:
 
 def reimage_views(reader: Reader, node: str | None, limit: int) -> list[ReimageView]:
     """The newest orders first; of one node, or of all."""
-    states = {record.name: record.state.value for record in reader.nodes()}
+    records = reader.nodes() if node is None else filter(None, [reader.node(node)])
+    states = {record.name: record.state.value for record in records}
     return [reimage_view(order, states[order.node]) for order in reader.reimages(node, limit=limit)]

@@ -99,6 +99,7 @@
   // The rack: each card is patched in place -----------------------------------------------------------------
   const rack = document.getElementById("rack");
   const isDense = rack !== null && rack.classList.contains("dense");
+  const byName = new Intl.Collator("en", { numeric: true });
   const group = (name) => document.querySelector(`[data-group="${name}"]`);
   const write = (card, kind, tag, text) => {
     let part = card.querySelector(`.${kind}`);
@@ -113,8 +114,9 @@
   const patch = ([name, where, words, detail, percent, mark, left]) => {
     const card = document.getElementById(`n-${name}`);
     if (!card) return false;
-    // Where there are hundreds of cards each says one thing; the words say it where nothing is more exact.
-    write(card, "w", "p", isDense && detail ? "" : words);
+    // Where there are hundreds of cards each says one thing: the words where nothing is more exact. Those
+    // that need somebody say both.
+    write(card, "w", "p", isDense && detail && where !== "attention" ? "" : words);
     write(card, "d", "p", detail);
     write(card, "k", "p", mark);
     if (!isDense) write(card, "l", "p", left);
@@ -137,7 +139,7 @@
   const move = (card, from, to) => {
     const had = card.contains(document.activeElement);
     const list = to.querySelector(".cards");
-    const after = [...list.children].find((other) => other.id > card.id);
+    const after = [...list.children].find((other) => byName.compare(other.id, card.id) > 0);
     list.insertBefore(card, after || null);
     count(from, -1);
     count(to, 1);

@@ -6,7 +6,7 @@ import pytest
 
 from bramble.dashboard.node_page import stops_of
 from bramble.dashboard.pages import MAX_CARDS, local_number, sections_of
-from bramble.dashboard.rack import Card, Group, card_of, group_of, headline, model_title, words_of
+from bramble.dashboard.rack import Card, Group, by_name, card_of, group_of, headline, model_title, words_of
 from bramble.dashboard.words import ago, span, without_login
 from fleet.boards import BoardModel
 from fleet.health import Condition
@@ -110,6 +110,11 @@ def test_where_not_all_cards_find_room_those_that_need_somebody_do() -> None:
     assert shown[Group.ATTENTION] == 3
     assert sum(shown.values()) == MAX_CARDS
     assert {section.group: section.hidden for section in sections}[Group.READY] == 3
+
+
+def test_names_are_in_the_order_in_which_people_count() -> None:
+    names = ["pi-2", "pi-10", "pi-1", "10-a", "9-b", "pi", "pi-2b"]
+    assert sorted(names, key=by_name) == ["9-b", "10-a", "pi", "pi-1", "pi-2", "pi-2b", "pi-10"]
 
 
 @pytest.mark.parametrize(
