@@ -78,7 +78,8 @@ class ApplyDesk:
             running = self._ground.spec
         with self._ground.store.read() as reader:
             records, founded = reader.nodes(), reader.value(FOUNDED) is not None
-        changes = compare(running, checked.spec, records, founded=founded, image=image)
+            boards = reader.bound_boards()
+        changes = compare(running, checked.spec, records, founded=founded, image=image, boards=boards)
         refused = any(change.kind is Kind.REFUSED for change in changes)
         if not refused and not dry_run:
             self._declare(checked.spec)

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Final
 
+from fleet.boards import Serial
 from fleet.lifecycle import LEAVING, State
 from fleet.quorum import Member, removal_problem
 from fleet.spec.export import image_inputs, to_document
 from fleet.spec.model import ClusterSpec, Role
 from fleet.store.records import NodeRecord
+from fleet.store.trust import NodeBoard
 
 
 class Kind(StrEnum):
@@ -90,6 +93,8 @@ _MEMBERS: Final = frozenset(
     {State.READY, State.DEGRADED, State.LOST, State.MEMBER_REMOVED, State.FAILED_MEMBER_REMOVED, *LEAVING}
 )
 _IDENTITY: Final = ("role", "board", "mac", "serial", "address")
+_HALVES: Final[Mapping[str, str]] = {"mac": "serial", "serial": "mac"}
+"""Either names a board."""
 _NODE_EFFECTS: Final[Mapping[str, str]] = {
     "labels": "set on its Node object within seconds",
     "taints": "set on its Node object within seconds",
@@ -106,11 +111,13 @@ def compare(
     *,
     founded: bool,
     image: str | None = None,
+    boards: Mapping[str, NodeBoard] = MappingProxyType({}),
 ) -> tuple[Change, ...]:
     """Every difference, nodes last.
 
     Args:
         records: What is known of the running cluster's nodes.
+        boards: What their boards showed of themselves, by node.
         founded: The cluster's first server was Ready once: k3s has fixed what it fixes at the start.
         image: Id of the new file's image; None: it is not built.
     """
@@ -118,7 +125,7 @@ def compare(
     before, after = to_document(running), to_document(new)
     return (
         *_compare_values(before, after, founded=founded, image=image),
-        *_compare_nodes(before["nodes"], after["nodes"], known),
+        *_compare_nodes(before["nodes"], after["nodes"], known, boards),
     )
 
 
@@ -174,7 +181,10 @@ def _judge_image(image: str | None) -> tuple[Kind, str, str]:
 
 
 def _compare_nodes(
-    before: list[dict[str, Any]], after: list[dict[str, Any]], known: Mapping[str, NodeRecord]
+    before: list[dict[str, Any]],
+    after: list[dict[str, Any]],
+    known: Mapping[str, NodeRecord],
+    boards: Mapping[str, NodeBoard],
 ) -> Iterator[Change]:
     old, new = ({node["name"]: node for node in nodes} for nodes in (before, after))
     leaving = sorted(old.keys() - new.keys())
@@ -188,8 +198,38 @@ def _compare_nodes(
         record = known.get(name)
         installed = record is not None and was_installed(record)
         for field in sorted(new[name]):
-            if old[name][field] != new[name][field]:
-                yield _node_change(name, field, old[name][field], new[name][field], installed=installed)
+            if old[name][field] == new[name][field]:
+                continue
+            if _completes(field, old[name], new[name], boards.get(name)):
+                yield _completion(name, field, new[name][field])
+                continue
+            yield _node_change(name, field, old[name][field], new[name][field], installed=installed)
+
+
+def _completes(field: str, old: Mapping[str, Any], new: Mapping[str, Any], bound: NodeBoard | None) -> bool:
+    """Whether this names the half of the board's identity that was not declared, and the other half stays.
+
+    After its board was replaced a node is known by the serial number alone; the file is to name its MAC
+    address again. What the board itself showed must not say otherwise.
+    """
+    if field not in _HALVES or old[field] is not None or new[field] is None:
+        return False
+    other = _HALVES[field]
+    if old[other] is None or old[other] != new[other] or bound is None:
+        return False
+    if field == "mac":
+        return new[field] in bound.macs
+    return bound.serial is not None and Serial.parse(bound.serial).matches(Serial.parse(new[field]))
+
+
+def _completion(name: str, field: str, after: Any) -> Change:
+    return Change(
+        kind=Kind.CHANGE,
+        key=f"nodes.{name}.{field}",
+        before="",
+        after=_text(after),
+        effect="its board has shown it: the same board, from now on known by both",
+    )
 
 
 def _removal(node: Mapping[str, Any], record: NodeRecord | None, problem: str | None) -> Change:

@@ -57,6 +57,10 @@ class NodeBoard:
     contested: bool
 
 
+def _node_board(row: sa.RowMapping) -> NodeBoard:
+    return NodeBoard(**{**row, "macs": tuple(row["macs"])})
+
+
 class TrustReads:
     """Questions."""
 
@@ -89,7 +93,12 @@ class TrustReads:
     def node_board(self, node: str) -> NodeBoard | None:
         query = sa.select(node_boards).where(node_boards.c.node == node)
         row = self._connection.execute(query).mappings().first()
-        return None if row is None else NodeBoard(**{**row, "macs": tuple(row["macs"])})
+        return None if row is None else _node_board(row)
+
+    def bound_boards(self) -> dict[str, NodeBoard]:
+        """The board that each node was last seen to be, by node."""
+        rows = self._connection.execute(sa.select(node_boards)).mappings()
+        return {row["node"]: _node_board(row) for row in rows}
 
     def is_refused(self, node: str, key: str = WHOLE_NODE) -> bool:
         """Whether a person turned this key of the node away; without a key: whether the node is revoked."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from docs_commands import shown_in, shown_in_line
 from docs_pages import ROOT, Page, Span
@@ -76,3 +77,11 @@ def marked(page: str, mark: str) -> str:
     loaded = Page.load(ROOT / page)
     (line,) = (span.line for span in loaded.prose if span.text.strip() == mark)
     return next(block.text for block in loaded.blocks if block.line == line + 2) + "\n"
+
+
+def declare(page: str, word: str, count: int | None = None) -> None:
+    """Put the nodes that a page marks with `<!-- add: WORD -->` into cluster.yaml, all or the first ones."""
+    path = Path("cluster.yaml")
+    document = yaml.safe_load(path.read_text())
+    document["nodes"] += yaml.safe_load(marked(page, f"<!-- add: {word} -->"))[:count]
+    path.write_text(yaml.safe_dump(document, sort_keys=False))

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from docs_reader import Reader, file_of, marked
+from docs_reader import Reader, declare
 from fakes_fleet_server import Running, running
 from fleet_story import ask_to_install, enrol, install, kube_ready, see
 
@@ -26,25 +25,6 @@ pytestmark = pytest.mark.integration
 README = "README.md"
 FIRST, THREE, DEAD = (f"docs/tutorials/{name}.md" for name in ("first-node", "three-servers", "dead-board"))
 SYMPTOMS = "docs/troubleshooting.md"
-
-
-@pytest.fixture
-def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
-    """Somebody in an empty directory, whose state is his own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BRAMBLE_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.delenv("BRAMBLE_STORE", raising=False)
-    monkeypatch.setenv("COLUMNS", "120")
-    return Reader(tmp_path)
-
-
-@pytest.fixture
-def lab(reader: Reader) -> Reader:
-    """He has written the tutorial's cluster.yaml and has the simulator."""
-    Path("cluster.yaml").write_text(file_of(FIRST, "cluster.yaml"))
-    made = reader.type(FIRST, "bramble lab k3s ./k3s-simulator")
-    assert "simulator of k3s v1.33.5+k3s1" in made.output
-    return reader
 
 
 @pytest.fixture
@@ -151,13 +131,6 @@ def finish(server: Running, *names: str) -> None:
     server.in_loop(story)
 
 
-def declare(mark: str, page: str, count: int | None = None) -> None:
-    """Put the nodes that a page marks into cluster.yaml, all or the first ones."""
-    document = yaml.safe_load(Path("cluster.yaml").read_text())
-    document["nodes"] += yaml.safe_load(marked(page, mark))[:count]
-    Path("cluster.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
-
-
 def state(reader: Reader, name: str) -> Any:
     rows = json.loads(reader.type(FIRST, "bramble nodes", "--json").output)["nodes"]
     return next(row["state"] for row in rows if row["name"] == name)
@@ -198,7 +171,7 @@ def test_three_servers_are_declared_and_put_in_force(lab: Reader, server: Runnin
     lab.type(FIRST, "bramble approve attic-1", "--yes")
     finish(server, "attic-1")
 
-    declare("<!-- add: nodes -->", THREE)
+    declare(THREE, "nodes")
     tried = lab.type(THREE, "bramble apply --dry-run")
     assert tried.exit_code == 0, tried.output
     assert tried.output.count("it installs and joins when it is switched on") == 2
@@ -214,7 +187,7 @@ def test_a_dead_agent_is_replaced_after_asking_what_would_happen(lab: Reader, se
     switch_on(server, "attic-1")
     lab.type(FIRST, "bramble approve attic-1", "--yes")
     finish(server, "attic-1")
-    declare("<!-- add: agent -->", DEAD)
+    declare(DEAD, "agent")
     assert "+ nodes.attic-4" in lab.type(DEAD, "bramble apply").output
     switch_on(server, "attic-4")
     finish(server, "attic-1", "attic-4")
@@ -226,7 +199,7 @@ def test_a_dead_agent_is_replaced_after_asking_what_would_happen(lab: Reader, se
 
 
 def test_one_server_more_is_refused_with_the_reason(lab: Reader) -> None:
-    declare("<!-- add: nodes -->", THREE, 1)
+    declare(THREE, "nodes", 1)
     checked = lab.type(FIRST, "bramble check")
     assert checked.exit_code == 2
     assert "2 servers" in checked.output + checked.errors

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes_spec import changed
+from fakes_spec import DELETE, changed
 from node_records import record
 
 from fleet.changes import Change, Kind, changes_image, compare
@@ -16,6 +16,7 @@ from fleet.spec.draft import PathKind, Surroundings
 from fleet.spec.load import check_text
 from fleet.spec.model import ClusterSpec, Role
 from fleet.store.records import NodeRecord
+from fleet.store.trust import NodeBoard
 
 AROUND = Surroundings(Path("/srv"), lambda _path: PathKind.DIRECTORY, frozenset({"Europe/Madrid", "Etc/UTC"}))
 SERVER_2 = {"name": "s2", "board": "pi5", "role": "server", "mac": "2c:cf:67:00:00:02", "disk": "nvme"}
@@ -171,3 +172,52 @@ def test_change_is_plain_json() -> None:
     values: dict[str, Any] = differences(("policy.join.batch", 3))[0].to_json()
     assert values["before"] == "50"
     assert values["after"] == "3"
+
+
+SHOWN = NodeBoard(
+    node="pi4-1",
+    serial="10000000d03114aa",
+    macs=("dc:a6:32:00:00:05", "dc:a6:32:00:00:06"),
+    intent=1,
+    key=None,
+    contested=False,
+)
+
+
+@pytest.mark.parametrize(
+    ("board", "mac", "kind"),
+    [
+        (SHOWN, "dc:a6:32:00:00:05", Kind.CHANGE),
+        (SHOWN, "dc:a6:32:00:00:07", Kind.REFUSED),
+        (None, "dc:a6:32:00:00:05", Kind.REFUSED),
+    ],
+    ids=["its own", "another one", "never seen"],
+)
+def test_a_board_that_was_known_by_its_serial_is_known_by_its_mac_too(
+    board: NodeBoard | None, mac: str, kind: Kind
+) -> None:
+    """As after its board was replaced, which leaves the node with a serial alone."""
+    boards = {} if board is None else {"pi4-1": board}
+    new = cluster(("nodes.1.mac", mac))
+    (found,) = compare(cluster(), new, (SERVER, AGENT), founded=True, boards=boards)
+    assert (found.key, found.before, found.after) == ("nodes.pi4-1.mac", "", mac)
+    assert found.kind is kind
+    assert bool(found.hint) is (kind is Kind.REFUSED)
+
+
+def test_the_serial_of_a_board_that_was_known_by_its_mac_is_added_as_it_showed_it() -> None:
+    by_mac = cluster(("nodes.1.serial", DELETE), ("nodes.1.mac", "dc:a6:32:00:00:05"))
+    for serial, kind in (
+        ("10000000d03114aa", Kind.CHANGE),
+        ("d03114aa", Kind.CHANGE),
+        ("d03114ab", Kind.REFUSED),
+    ):
+        both = cluster(("nodes.1.mac", "dc:a6:32:00:00:05"), ("nodes.1.serial", serial))
+        (found,) = compare(by_mac, both, (SERVER, AGENT), founded=True, boards={"pi4-1": SHOWN})
+        assert found.kind is kind, serial
+
+
+def test_both_halves_at_once_are_another_board() -> None:
+    new = cluster(("nodes.1.mac", "dc:a6:32:00:00:05"), ("nodes.1.serial", "10000000d03114ab"))
+    found = compare(cluster(), new, (SERVER, AGENT), founded=True, boards={"pi4-1": SHOWN})
+    assert {one.kind for one in found} == {Kind.REFUSED}
