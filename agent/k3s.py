@@ -63,7 +63,8 @@ RULES = (
     ),
     _rule(
         "node_password",
-        r"Node password rejected|unable to verify hash for node|hash does not match",
+        # Not the server's own "unable to verify hash for node 'X'": there X is some other node.
+        r"Node password rejected",
         "the cluster knows another password for this node's name",
         "Two nodes share a name, or /etc/rancher/node/password was changed; re-image the node.",
     ),
@@ -142,13 +143,28 @@ RULES = (
     ),
 )
 
+_OWN_PARTS = re.compile(
+    r"(?:127\.0\.0\.1|localhost|\[::1\]):(?!6444\b|\d+->)\d+"
+    r"|dial tcp (?:127\.0\.0\.1|\[::1\]):6444: connect: connection refused"
+    r'|"caller":"(?:rafthttp|embed)/'
+)
+"""k3s speaks to itself: its etcd (2379), its API and its kubelet, which are not up in the first seconds. What
+an agent cannot reach it is told by its own load balancer (6444), which listens, and ends what it cannot pass
+on. Nor are the other members of etcd (2380) the join address. Source: seen at starts of k3s v1.21.3."""
+
+
+def _tells(rule: _Rule, line: str) -> bool:
+    """Whether a line tells this class: a part of k3s that is not up yet is no join address."""
+    found = rule.pattern.search(line) is not None
+    return found and not (rule.code == "unreachable" and _OWN_PARTS.search(line))
+
 
 def classify(lines: Sequence[str]) -> Problem | None:
     """The class of the newest journal line that tells one; None when no line does."""
     # Found in the line as it is: what is hidden behind "token:" may be the first word of the cause.
     for line, shown in reversed(tuple(redact_pairs(lines))):
         for rule in RULES:
-            if rule.pattern.search(line):
+            if _tells(rule, line):
                 quoted = shown.strip()[-MAX_LINE:]
                 return Problem(code=rule.code, message=f"{rule.message}: {quoted}", hint=rule.hint)
     return None

@@ -62,7 +62,7 @@ def test_a_status_patch_leaves_the_conditions_of_others(hosts: Hosts) -> None:
 
     theirs = {"type": "KernelDeadlock", "status": "False", "reason": "KernelHasNoDeadlock", "message": "fine"}
     say(hosts.api(), {"status": {"conditions": [theirs]}})
-    wait_until(lambda: hosts.control().call("GET", "/api/v1/nodes")[0] == 200, "our manifest is applied", 120)
+    hosts.wait_role()
     announcer, now = Announcer(), time.time()
     held = [
         Held(condition=condition, since=now, evidence="measured")
@@ -117,10 +117,11 @@ def test_a_node_is_deleted_by_its_uid_or_not_at_all(hosts: Hosts) -> None:
     uid = make_node(hosts, "reborn")
     options = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}
     assert hosts.api().call("DELETE", "/api/v1/nodes/reborn", options, JSON)[0] == 200
+    wait_until(lambda: hosts.api().call("GET", "/api/v1/nodes/reborn")[0] == 404, "it is gone", 60)
     make_node(hosts, "reborn")
     status, refusal = hosts.api().call("DELETE", "/api/v1/nodes/reborn", options, JSON)
     assert (status, refusal["reason"]) == (409, "Conflict")
-    assert "UID in precondition" in refusal["message"]
+    assert "does not match the UID in record" in refusal["message"]
 
 
 def test_a_stale_version_is_refused(hosts: Hosts) -> None:

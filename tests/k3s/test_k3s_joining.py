@@ -67,7 +67,7 @@ def test_a_certificate_of_our_ca_is_an_administrators_and_nobody_is_none(hosts: 
 
 
 def test_the_control_server_may_do_what_its_role_says_and_no_more(hosts: Hosts) -> None:
-    wait_until(lambda: hosts.control().call("GET", "/api/v1/nodes")[0] == 200, "our manifest is applied", 120)
+    hosts.wait_role()
     ours, theirs = f"{SECRETS}?limit=1", "/api/v1/namespaces/default/secrets?limit=1"
     assert hosts.control().call("GET", ours)[0] == 200
     for path in (theirs, "/api/v1/namespaces", "/api/v1/namespaces/default/configmaps"):
@@ -225,7 +225,7 @@ def remove(hosts: Hosts, node: str) -> bool:
 def test_a_second_server_joins_leaves_and_joins_again_under_its_name(hosts: Hosts, tmp_path: Path) -> None:
     material = hosts.material("s2", JoinServer(hosts.url("s1")))
     hosts.lay("s2", material.files)
-    first = hosts.start_node("s2")
+    first = hosts.keep_up("s2")
     first.wait_for(lambda: votes(hosts, "s1", "s2"), "s2 votes", JOIN_S)
     hosts.wait_ready("s2")
     made = {"metadata": {"name": "through-the-second"}}
@@ -236,7 +236,7 @@ def test_a_second_server_joins_leaves_and_joins_again_under_its_name(hosts: Host
     # It has what it needs on its disk, and starts again without token.
     hosts.finish("s2", material)
     first.stop()
-    again = hosts.start_node("s2")
+    again = hosts.keep_up("s2")
     hosts.wait_ready("s2")
     again.wait_for(lambda: votes(hosts, "s1", "s2"), "s2 votes after a restart", JOIN_S)
 
@@ -264,7 +264,7 @@ def test_a_second_server_joins_leaves_and_joins_again_under_its_name(hosts: Host
     again.stop()
     hosts.data("s2").rename(hosts.data("s2").with_name("s2-wiped"))
     hosts.lay("s2", material.files)
-    last = hosts.start_node("s2")
+    last = hosts.keep_up("s2")
     last.wait_for(lambda: votes(hosts, "s1", "s2"), "s2 votes again", JOIN_S)
     hosts.wait_ready("s2")
     assert hosts.api("s2").call("GET", f"{maps}/through-the-second")[0] == 200

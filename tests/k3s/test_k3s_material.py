@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from k3s_hosts import Hosts, Server
-from k3s_sim_processes import wait_until
 
+from agent.k3s import classify
 from agent.protocol import JoinMaterial, NodeFile
 from fleet.etcd.snapshot import save_snapshot
 from fleet.join_secrets import (
@@ -55,7 +55,7 @@ def prepare(hosts: Hosts, name: str, token: BootstrapToken | None) -> None:
             if token is not None:
                 await api.create_secret(bootstrap_token_object(token, name, time.time() + TOKEN_S))
 
-    wait_until(lambda: hosts.control().call("GET", "/api/v1/nodes")[0] == 200, "our manifest is applied", 120)
+    hosts.wait_role()
     hosts.run(story())
 
 
@@ -83,7 +83,13 @@ def has_certificate(server: Server) -> bool:
     return True
 
 
+def named_causes(server: Server) -> dict[str, str]:
+    """Every line of a log in which the agent on the node would see a failure, by its class."""
+    return {found.code: line for line in server.log.splitlines() if (found := classify([line]))}
+
+
 def test_the_first_server_starts_again_from_what_it_keeps(hosts: Hosts) -> None:
+    assert named_causes(hosts.servers["s1"]) == {}
     material = hosts.material("s1", JoinServer(hosts.url("s1")))
     before = hosts.observe()
     hosts.finish("s1", material)
@@ -91,8 +97,9 @@ def test_the_first_server_starts_again_from_what_it_keeps(hosts: Hosts) -> None:
     assert "token-file: /etc/rancher/k3s/bramble-token\n" not in kept
     assert "cluster-init" not in kept
     hosts.servers["s1"].stop()
-    hosts.start_node("s1")
+    again = hosts.keep_up("s1")
     hosts.wait_ready("s1")
+    assert named_causes(again) == {}
     after = hosts.observe()
     assert before is not None
     assert after is not None
@@ -209,7 +216,7 @@ def test_a_blank_server_brings_the_cluster_back_from_a_snapshot(hosts: Hosts, tm
     restoring.wait_for(lambda: restoring.process.poll() is not None, "k3s restored, and ended", JOIN_S)
     assert restoring.process.returncode == 0, restoring.log[-4000:]
     hosts.place("s1", RESET_DROP_IN).unlink()
-    hosts.start_node("s1")
+    hosts.keep_up("s1")
     hosts.wait_ready("s1")
     assert [hosts.api().call("GET", f"{MAPS}/{name}")[0] for name in ("before", "after")] == [200, 404]
     after = hosts.observe()

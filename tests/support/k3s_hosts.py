@@ -54,6 +54,8 @@ class Server:
     process: subprocess.Popen[bytes]
     data: Path
     log_file: Path
+    is_kept_up: bool = False
+    """Whether it is started again when it ends by itself, as systemd does on a node."""
 
     @property
     def log(self) -> str:
@@ -79,6 +81,7 @@ class Server:
             raise AssertionError(f"{error}; its log ends with\n{self.log[-4000:]}") from None
 
     def stop(self) -> None:
+        self.is_kept_up = False
         self.process.terminate()
         try:
             self.process.wait(20)
@@ -86,6 +89,7 @@ class Server:
             self.kill()
 
     def kill(self) -> None:
+        self.is_kept_up = False
         self.process.kill()
         self.process.wait()
 
@@ -183,6 +187,20 @@ class Hosts:
             return self._run(name, ["agent", *data, "--container-runtime-endpoint", NO_CONTAINERS])
         return self._run(name, ["server", "--disable-agent", *self._places(name)])
 
+    def keep_up(self, name: str) -> Server:
+        """Start a server like `start_node`, and again when it ends by itself.
+
+        A real one does when its etcd had no leader for some seconds: its controllers lose their leases.
+        """
+        server = self.start_node(name)
+        server.is_kept_up = True
+        return server
+
+    def _revive(self) -> None:
+        for server in list(self.servers.values()):
+            if server.is_kept_up and server.process.poll() is not None:
+                self.keep_up(server.name)
+
     def _places(self, name: str) -> tuple[str, ...]:
         kubeconfig = str(self.directory / f"{name}.kubeconfig")
         return ("--data-dir", str(self.data(name)), "--write-kubeconfig", kubeconfig)
@@ -206,7 +224,7 @@ class Hosts:
         """The first server, from its material, up to where its API is ready."""
         material = self.material(name, InitialiseCluster())
         self.lay(name, material.files)
-        self.start_node(name)
+        self.keep_up(name)
         self.wait_ready(name)
         return material
 
@@ -215,7 +233,9 @@ class Hosts:
         server = self.servers[name]
 
         def is_ready() -> bool:
-            assert server.process.poll() is None, f"k3s ended:\n{server.log[-4000:]}"
+            self._revive()
+            present = self.servers[name]
+            assert present.process.poll() is None, f"k3s ended:\n{present.log[-4000:]}"
             try:
                 return self.api(name).call("GET", "/readyz")[0] == 200
             except OSError:
@@ -259,8 +279,18 @@ class Hosts:
         """Run a coroutine whose connections begin in the hosts' network."""
         return run_inside(self.fabric, story)
 
+    def wait_role(self) -> None:
+        """Until our role is in force, which k3s makes of the manifest that it was given."""
+        paths = ("/api/v1/nodes", "/api/v1/namespaces/kube-system/secrets?limit=1")
+
+        def is_in_force() -> bool:
+            return all(self.control().call("GET", path)[0] == 200 for path in paths)
+
+        wait_until(is_in_force, "our manifest is applied", 120)
+
     def observe(self) -> EtcdView | None:
         """etcd's members and how each is; None: none answers."""
+        self._revive()
         try:
             return self.run(self.etcd().observe())
         except EtcdError:

@@ -24,6 +24,12 @@ LEASE_DURATION_S = 40
 _ATTEMPTS = 20
 """Compare-and-swap under contention; far above what any number of servers needs."""
 
+_OTHER_UID = (
+    "the UID in the precondition ({wanted}) does not match the UID in record ({found}). The object might "
+    "have been deleted and then recreated"
+)
+"""What a deletion is told; seen on k3s v1.21.3."""
+
 Edit = Callable[[Object], Object]
 
 
@@ -136,7 +142,10 @@ class Cluster:
         uid, version = str(wanted.get("uid") or ""), str(wanted.get("resourceVersion") or "")
         for _ in range(_ATTEMPTS):
             current = self._require(key)
-            _check(plural, name, current, uid, version)
+            found = current.value["metadata"]["uid"]
+            if uid and uid != found:
+                raise conflict(resource(plural).kind, name, _OTHER_UID.format(wanted=uid, found=found))
+            _check(plural, name, current, "", version)
             marked = copy.deepcopy(current.value)
             stays = marked["metadata"].get("finalizers") or grace_s > 0
             if stays:

@@ -56,7 +56,6 @@ WAITING = "Waiting to retrieve agent configuration; server is not ready: "
             'name with the --with-node-id flag"',
             "node_password",
         ),
-        ("unable to verify hash for node 'pi-1': hash does not match", "node_password"),
         (
             "etcd cluster join failed: duplicate node name found, please use a unique name for this node",
             "duplicate_member",
@@ -114,6 +113,39 @@ def test_cause_is_recognised(line: str, code: str) -> None:
     assert problem is not None
     assert problem.code == code
     assert problem.hint
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (
+            '{"level":"warn","msg":"grpc: addrConn.createTransport failed to '
+            "connect to {https://127.0.0.1:2379  <nil> 0 <nil>}. Err :connection error: desc = "
+            'Error while dialing dial tcp 127.0.0.1:2379: connect: connection refused. Reconnecting..."}',
+            None,
+        ),
+        ('msg="dial tcp 127.0.0.1:6444: connect: connection refused"', None),
+        ('msg="Get https://127.0.0.1:6443/version: dial tcp 127.0.0.1:6443: i/o timeout"', None),
+        ('msg="failed to get CA certs: Get https://127.0.0.1:6444/cacerts: EOF"', "unreachable"),
+        (
+            'msg="Get https://127.0.0.1:6444/cacerts: read tcp 127.0.0.1:4242->127.0.0.1:6444: read: '
+            'connection reset by peer"',
+            "unreachable",
+        ),
+        ('msg="x509: certificate is not yet valid" target="127.0.0.1:2379"', "clock"),
+        (
+            '{"level":"warn","caller":"rafthttp/stream.go:436","msg":"lost TCP streaming connection with '
+            'remote peer","error":"EOF"}',
+            None,
+        ),
+        ("level=error msg=\"unable to verify hash for node 'a2': hash does not match\"", None),
+    ],
+)
+def test_what_a_sound_k3s_says_of_itself_and_of_others_is_no_failure_to_join(
+    line: str, code: str | None
+) -> None:
+    found = classify([line])
+    assert (found.code if found else None) == code
 
 
 def test_every_class_of_the_table_is_answered_by_the_server_and_has_one_thing_to_do() -> None:

@@ -84,7 +84,7 @@ def test_a_node_that_came_back_under_its_name_is_not_deleted_by_an_old_uid(clust
     old = cluster.create("nodes", "", NODE)["metadata"]["uid"]
     cluster.delete("nodes", "", "pi-1", {"uid": old})
     cluster.create("nodes", "", NODE)
-    with pytest.raises(StatusError, match="UID in precondition"):
+    with pytest.raises(StatusError, match="does not match the UID in record"):
         cluster.delete("nodes", "", "pi-1", {"uid": old})
 
 
