@@ -25,7 +25,8 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from agent.errors import AgentError
-from agent.protocol import CONTROL_PORT, MAX_BODY_BYTES, ProtocolError, decode, encode
+from agent.protocol import CONTROL_PORT
+from agent.wire import MAX_BODY_BYTES, ProtocolError, decode, encode
 
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 15.0

@@ -1,7 +1,7 @@
 """The words that a node and the control server exchange.
 
-Values only: frozen dataclasses, their JSON form, and the limits that both sides keep. The server imports this
-module, the agent never imports anything of the server. Standard library only, Python >= 3.10.
+Values only: frozen dataclasses; `agent.wire` has their JSON form. The server imports this module, the agent
+never imports anything of the server. Standard library only, Python >= 3.10.
 
 Transport: HTTPS with JSON bodies. Before enrolment a caller is anonymous; an installer whose board was
 admitted carries `Authorization: Bearer <session token>`; an enrolled agent presents its client certificate.
@@ -28,25 +28,16 @@ An error answers with a 4xx/5xx status and `{"error": code, "message": text, "hi
 
 from __future__ import annotations
 
-import dataclasses
 import enum
-import functools
 import hashlib
 import hmac
-import json
-import math
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, TypeVar
 
 from agent.recovery import Restore
 from agent.vitals import Health as Health  # a message like those here
+from agent.wire import LATER, encode
 
 PROTOCOL_VERSION = 1
-MAX_BODY_BYTES = 64 * 1024
-"""Largest JSON body that either side accepts."""
-
 TICKET_CONTEXT = b"bramble enrolment ticket proof v1\0"
 """Domain separation: a ticket proof can not be taken for a signature made for another purpose."""
 
@@ -55,10 +46,6 @@ OCCUPIED = "occupied"
 
 CONTROL_PORT = 7443
 CONTENT_PORT = 7080
-
-
-class ProtocolError(ValueError):
-    """A message that is not what the protocol says; the text names the field."""
 
 
 class Stage(str, enum.Enum):
@@ -139,9 +126,8 @@ class Hello:
     intent: int | None = None
     """The intent number that the boot files carried."""
     image_id: str | None = None
-    boot_arg1: int | None = None
-    """Installer: what the agent left in the firmware's register before it restarted the board: the intent.
-    Left out where it is None."""
+    boot_arg1: int | None = field(default=None, metadata=LATER)
+    """Installer: what the agent left in the firmware's register before it restarted the board: the intent."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +267,7 @@ class InstallProgress:
     hint: str = ""
     occupant: Occupant | None = None
     """FIND_DISK only: the installation that the disk holds; None where it holds none of ours."""
-    disk: DiskIdentity | None = None
+    disk: DiskIdentity | None = field(default=None, metadata=LATER)
     """FIND_DISK only: the disk that would be written."""
 
 
@@ -432,117 +418,3 @@ def ticket_proof(ticket: str, hello: Hello, welcome: Welcome) -> str:
 def transcript_hash(hello: Hello, welcome: Welcome) -> bytes:
     """SHA-256 over both messages in their canonical form: keys, identity, both nonces."""
     return hashlib.sha256(encode(hello) + b"\0" + encode(welcome)).digest()
-
-
-def encode(message: Any) -> bytes:
-    """Canonical JSON of a message: sorted keys, no spaces, UTF-8.
-
-    A field of `OMITTED` is left out where it is None: a peer of before does not know it, and what is hashed
-    over the message is the same on both sides.
-    """
-    value = dataclasses.asdict(message)
-    for name in OMITTED.get(type(message).__name__, ()):
-        if value[name] is None:
-            del value[name]
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-OMITTED = {"Hello": ("boot_arg1",), "InstallProgress": ("disk",)}
-"""Message → fields that came later, and that a server of before refuses as unknown."""
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    """NaN and infinities are no JSON (RFC 8259 §6), and no measurement either."""
-    raise ProtocolError(f"the body holds {name}, which is no JSON number")
-
-
-Message = TypeVar("Message")
-
-
-def decode(kind: type[Message], body: bytes, *, newer_peer: bool = False) -> Message:
-    """Parse a JSON body into `kind`.
-
-    Args:
-        newer_peer: leave out fields that this version does not know. For what an agent hears and remembers:
-            it must follow a newer server, if only to be updated by it, and read what a newer agent stored.
-
-    Raises:
-        ProtocolError: not JSON, too large, an unknown or missing field, or a field of another type.
-    """
-    if len(body) > MAX_BODY_BYTES:
-        raise ProtocolError(f"the body has {len(body)} bytes, the limit is {MAX_BODY_BYTES}")
-    try:
-        value = json.loads(body, parse_constant=_refuse_constant)
-    except ProtocolError:
-        raise
-    except (ValueError, RecursionError) as exc:  # ValueError also of integers with thousands of digits
-        raise ProtocolError(f"the body is not JSON: {exc}") from exc
-    decoded: Message = _convert(kind, value, kind.__name__, newer_peer)
-    return decoded
-
-
-def _convert(kind: Any, value: Any, where: str, lenient: bool) -> Any:
-    """`value` as `kind`: dataclasses, enums, tuples, dicts, unions with None and plain JSON types.
-
-    Nothing is coerced silently; an integer for a float is the one exception (JSON has a single number type).
-    """
-    origin = typing.get_origin(kind)
-    if origin in (typing.Union, types.UnionType):
-        options = [option for option in typing.get_args(kind) if option is not type(None)]
-        return None if value is None else _convert(options[0], value, where, lenient)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise ProtocolError(f"{where}: expected a list, got {type(value).__name__}")
-        item = typing.get_args(kind)[0]
-        return tuple(_convert(item, entry, f"{where}[{index}]", lenient) for index, entry in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise ProtocolError(f"{where}: expected an object, got {type(value).__name__}")
-        item = typing.get_args(kind)[1]
-        return {str(key): _convert(item, entry, f"{where}.{key}", lenient) for key, entry in value.items()}
-    if dataclasses.is_dataclass(kind):
-        return _convert_dataclass(kind, value, where, lenient)
-    if isinstance(kind, type) and issubclass(kind, enum.Enum):
-        try:
-            return kind(value)
-        except ValueError as exc:
-            choices = ", ".join(str(member.value) for member in kind)
-            raise ProtocolError(f"{where}: {value!r} is none of {choices}") from exc
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError as exc:
-            raise ProtocolError(f"{where}: the number is too large") from exc
-    if type(value) is not kind:
-        raise ProtocolError(f"{where}: expected {kind.__name__}, got {type(value).__name__}")
-    if kind is float and not math.isfinite(value):  # 1e999 is JSON, and no measurement
-        raise ProtocolError(f"{where}: the number is too large")
-    return value
-
-
-@functools.cache
-def _shape(kind: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Types of a dataclass's fields, and the names of those that must be there.
-
-    Asked for every report of every node, and costly to find out.
-    """
-    required = tuple(
-        entry.name
-        for entry in dataclasses.fields(kind)
-        if entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
-    )
-    return typing.get_type_hints(kind), required
-
-
-def _convert_dataclass(kind: Any, value: Any, where: str, lenient: bool) -> Any:
-    if not isinstance(value, dict):
-        raise ProtocolError(f"{where}: expected an object, got {type(value).__name__}")
-    hints, required = _shape(kind)
-    unknown = sorted(value.keys() - hints.keys())
-    if unknown and not lenient:
-        raise ProtocolError(f"{where}: unknown field {unknown[0]!r}")
-    missing = [name for name in required if name not in value]
-    if missing:
-        raise ProtocolError(f"{where}: field {missing[0]!r} is missing")
-    fields = ((name, entry) for name, entry in value.items() if name in hints)
-    return kind(**{name: _convert(hints[name], entry, f"{where}.{name}", lenient) for name, entry in fields})

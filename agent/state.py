@@ -12,7 +12,8 @@ from typing import Any
 
 from agent.errors import AgentError
 from agent.files import write_atomically
-from agent.protocol import Desired, NodeFile, ProtocolError, decode, encode
+from agent.protocol import Desired, NodeFile
+from agent.wire import ProtocolError, decode, encode
 
 NODE_FILE_VERSION = 1
 ROLES = ("server", "agent")

@@ -24,8 +24,8 @@ from agent.commands import CommandError, Runner
 from agent.errors import AgentError
 from agent.files import sync_directory, write_atomically
 from agent.orders import AgentOrder
-from agent.protocol import ProtocolError, decode, encode
 from agent.releases import Outcome, Start, Trial, decide, find_objection
+from agent.wire import ProtocolError, decode, encode
 
 MAX_BYTES = 8 << 20
 """Of a release; it has about 100 KiB."""

@@ -10,8 +10,8 @@ from typing import TypeVar
 from agent.commands import CommandError, Runner
 from agent.errors import AgentError
 from agent.orders import SignedOrder, signed_bytes
-from agent.protocol import decode
 from agent.trusted import TrustedAuthorities, split_bundle
+from agent.wire import decode
 
 Message = TypeVar("Message")
 

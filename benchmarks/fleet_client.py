@@ -50,11 +50,10 @@ from agent.protocol import (
     Status,
     Verdict,
     Welcome,
-    decode,
-    encode,
     ticket_proof,
 )
 from agent.vitals import DiskVitals, Firmware
+from agent.wire import decode, encode
 from benchmarks.errors import BenchmarkError
 from benchmarks.fleet_server import BOOT_ID, LOOPBACK, node_name, node_serial
 

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from agent.orders import SignedOrder, signed_bytes
-from agent.protocol import encode
+from agent.wire import encode
 from fleet.certificates import (
     Authority,
     certificate_pem,

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 from agent.errors import AgentError
 from agent.installer.layout import HEAD_BYTES, SECTOR_BYTES, SIGNATURE
-from agent.protocol import Occupant, encode
+from agent.protocol import Occupant
+from agent.wire import encode
 
 MARKER_OFFSET = HEAD_BYTES - SECTOR_BYTES
 MAGIC = b"BRAMBLE\x01"

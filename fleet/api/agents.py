@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from aiohttp import web
 
 from agent.orders import SignedOrder
-from agent.protocol import encode
+from agent.wire import encode
 from fleet.api.answers import json_answer, value_answer
 from fleet.api.guard import add_to_audit
 from fleet.api.peer import peer_certificate

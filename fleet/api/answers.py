@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from agent.protocol import ProtocolError
+from agent.wire import ProtocolError
 from fleet.errors import FleetError
 from fleet.refusal import RefusedError
 

@@ -23,9 +23,8 @@ from agent.protocol import (
     StatusAccepted,
     Verdict,
     Welcome,
-    decode,
-    encode,
 )
+from agent.wire import decode, encode
 from fleet.api.answers import json_answer
 from fleet.api.guard import bearer
 from fleet.api.limits import RateLimit

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from agent.errands import LogUpload, RunResult
 from agent.orders import SignedOrder
-from agent.protocol import decode, encode
+from agent.wire import decode, encode
 from fleet.api.agents import read_object
 from fleet.api.answers import json_answer, value_answer
 from fleet.api.guard import CALLER, add_to_audit

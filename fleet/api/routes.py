@@ -15,7 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
-from agent.protocol import MAX_BODY_BYTES
+from agent.wire import MAX_BODY_BYTES
 
 Handler = Callable[[Any, web.Request], Awaitable[web.StreamResponse]]
 """A method of a group of routes, not bound to one yet."""

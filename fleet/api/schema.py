@@ -1,6 +1,6 @@
 """JSON Schema of the values that travel: frozen dataclasses, as `agent.protocol` and the views have them.
 
-Pure. The dialect is that of OpenAPI 3.1, JSON Schema 2020-12. It says what `agent.protocol.decode` takes:
+Pure. The dialect is that of OpenAPI 3.1, JSON Schema 2020-12. It says what `agent.wire.decode` takes:
 unknown fields are refused, and a field without a default is required.
 """
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 
 from aiohttp import web
 
-from agent.protocol import decode
+from agent.wire import decode
 from fleet.api.answers import value_answer
 from fleet.api.guard import add_to_audit
 from fleet.api.routes import MESSAGE, Access, Parameter, Route

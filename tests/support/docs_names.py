@@ -42,8 +42,8 @@ OTHERS_OPTIONS: Final = frozenset(
     {"--apply", "--build-arg", "--cluster-init", "--cluster-reset", "--format", "--now", "--only", "--trial"}
 )
 """Options of other programs; `--only` and `--trial` are those of `python -m benchmarks`."""
-OTHERS_WORDS: Final = frozenset({"import-linter", "local-path", "start_file"})
-"""Names of other programs, k3s' storage class, and a setting of config.txt."""
+OTHERS_WORDS: Final = frozenset({"boot_arg1", "import-linter", "local-path", "start_file"})
+"""A variable of the firmware, names of other programs, k3s' storage class, and a setting of config.txt."""
 EXAMPLE_NODE: Final = re.compile(r"(?:attic|shelf|bay|pi[45]|cm[45])-")
 OPEN_KEYS: Final = (
     "cluster.k3s.config",

@@ -45,10 +45,9 @@ from agent.protocol import (
     StatusAccepted,
     Verdict,
     Welcome,
-    decode,
-    encode,
     ticket_proof,
 )
+from agent.wire import decode, encode
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 from fakes_fleet import AgentKey, Clock, Fleet, open_fleet
 from server_thread import serving
 
-from agent.protocol import encode
+from agent.wire import encode
 from fleet.api.doors import serve_admin, serve_control
 from fleet.api.guard import Limits
 from fleet.spec.model import ClusterSpec

@@ -38,9 +38,8 @@ from agent.protocol import (
     InstallStep,
     Patch,
     Proof,
-    decode,
-    encode,
 )
+from agent.wire import decode, encode
 from fleet.boots import BootStage
 from fleet.installs import PlannedImage, PlanRequest
 from fleet.refusal import RefusedError

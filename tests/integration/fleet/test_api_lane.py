@@ -11,7 +11,8 @@ import pytest
 from fakes_fleet import AgentKey, cluster_spec, hardware_of, node_spec, status_report
 from fakes_fleet_server import Answer, Caller, Running, running
 
-from agent.protocol import MAX_BODY_BYTES, StatusAccepted, decode, encode
+from agent.protocol import StatusAccepted
+from agent.wire import MAX_BODY_BYTES, decode, encode
 from fleet.api.guard import Limits
 from fleet.spec.model import Role
 

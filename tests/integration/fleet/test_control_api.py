@@ -26,7 +26,6 @@ from fakes_fleet_server import TIMEOUT_S, Caller, Running, running
 
 from agent.orders import SignedOrder
 from agent.protocol import (
-    MAX_BODY_BYTES,
     Desired,
     EepromOrder,
     InstallComplete,
@@ -40,10 +39,9 @@ from agent.protocol import (
     StatusAccepted,
     Verdict,
     Welcome,
-    decode,
-    encode,
     ticket_proof,
 )
+from agent.wire import MAX_BODY_BYTES, decode, encode
 from fleet.admin_client import FleetReader
 from fleet.api.control import MAX_ANONYMOUS_BODY_BYTES
 from fleet.errors import FleetError

@@ -14,7 +14,8 @@ from fakes_device import board_of
 from fakes_fleet import AgentKey, agent_hello, cluster_spec, hardware_of, installer_hello, node_spec
 from fakes_fleet_server import TIMEOUT_S, Running, running
 
-from agent.protocol import Hello, Outcome, Proof, ProofKind, Verdict, Welcome, decode, encode, ticket_proof
+from agent.protocol import Hello, Outcome, Proof, ProofKind, Verdict, Welcome, ticket_proof
+from agent.wire import decode, encode
 from fleet.admission import RETRY_AFTER_S
 from fleet.api.control import MAX_ANONYMOUS_BODY_BYTES, SERIAL_BURST
 from fleet.lifecycle import State

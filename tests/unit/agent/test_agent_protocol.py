@@ -12,20 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.protocol import (
-    MAX_BODY_BYTES,
     Health,
     Hello,
     K3sState,
     Problem,
-    ProtocolError,
     Stage,
     Status,
     Welcome,
-    decode,
-    encode,
     ticket_proof,
     transcript_hash,
 )
+from agent.wire import MAX_BODY_BYTES, ProtocolError, decode, encode
 
 HELLO = Hello(
     protocol=1,

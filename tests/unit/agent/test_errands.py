@@ -27,9 +27,9 @@ from agent.errands import (
 )
 from agent.logs import MAX_LINE_CHARACTERS, collect, fit, split_cursor
 from agent.plan import DoErrand, Observed, plan
-from agent.protocol import MAX_BODY_BYTES, decode, encode
 from agent.remote_run import carry_out, find_objection
 from agent.ring import RING_LINE_CHARACTERS, RING_LINES, Ring
+from agent.wire import MAX_BODY_BYTES, decode, encode
 
 JOURNAL = """\
 2026-11-26T00:00:01+0000 pi-1 k3s[812]: Starting k3s v1.33.5+k3s1

@@ -17,7 +17,8 @@ from agent.k3s import (
     explain_failure,
     parse_unit,
 )
-from agent.protocol import MAX_BODY_BYTES, K3sState, encode
+from agent.protocol import K3sState
+from agent.wire import MAX_BODY_BYTES, encode
 from fleet.join_failures import FAILURES
 
 WAITING = "Waiting to retrieve agent configuration; server is not ready: "

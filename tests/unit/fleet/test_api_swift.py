@@ -9,16 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.protocol import (
-    MAX_BODY_BYTES,
-    Hello,
-    InstallPlan,
-    InstallProgress,
-    ProtocolError,
-    Status,
-    decode,
-    encode,
-)
+from agent.protocol import Hello, InstallPlan, InstallProgress, Status
+from agent.wire import MAX_BODY_BYTES, ProtocolError, decode, encode
 from fleet.api import swift
 from fleet.api.swift import decode_of_any_version
 

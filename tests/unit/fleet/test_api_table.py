@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from agent.protocol import Desired, Health, Status, decode, encode
+from agent.protocol import Desired, Health, Status
+from agent.wire import decode, encode
 from fleet.api.lists import decode_cursor, encode_cursor
 from fleet.api.openapi import openapi_path, statuses_of
 from fleet.api.routes import Access

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Dialect
 from sqlalchemy.dialects import postgresql, sqlite
 
-from agent.protocol import Problem, Status, encode
+from agent.protocol import Problem, Status
+from agent.wire import encode
 from fleet.store.documents import Document, DocumentColumn
 
 SQLITE: Dialect = sqlite.dialect()
