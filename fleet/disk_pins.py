@@ -13,9 +13,8 @@ shows its ticket.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Final
 
 from agent.protocol import DiskIdentity, DiskSelector
 from fleet.store.records import IntentRecord, NodeRecord
@@ -34,7 +33,7 @@ class DiskPin:
 
 def pin_of(reader: Reader, node: NodeRecord) -> DiskPin | None:
     """The node's own disk; None: it was never installed, by an installer of before, or on another board."""
-    value = _read(reader, node.name)
+    value = reader.json_value(PREFIX + node.name)
     if value is None or value.get("pinned") is None:
         return None
     pin = DiskPin(DiskIdentity(**value["pinned"]), value.get("board"))
@@ -43,8 +42,8 @@ def pin_of(reader: Reader, node: NodeRecord) -> DiskPin | None:
 
 def note_found(tx: Transaction, node: NodeRecord, intent: IntentRecord, disk: DiskIdentity) -> None:
     """Its installer is about to write this disk."""
-    value = _read(tx, node.name) or {}
-    _write(tx, node.name, {**value, "found": asdict(disk), "intent": intent.number})
+    value = tx.json_value(PREFIX + node.name) or {}
+    tx.put_json(PREFIX + node.name, {**value, "found": asdict(disk), "intent": intent.number})
 
 
 def pin_found(tx: Transaction, node: NodeRecord, intent: int) -> None:
@@ -52,9 +51,11 @@ def pin_found(tx: Transaction, node: NodeRecord, intent: int) -> None:
 
     Nothing changes where that is known, and where another intent's installer has looked at a disk since.
     """
-    value = _read(tx, node.name)
+    value = tx.json_value(PREFIX + node.name)
     if value is not None and value.get("intent") == intent and value.get("found") is not None:
-        _write(tx, node.name, {**value, "pinned": value["found"], "found": None, "board": node.serial})
+        tx.put_json(
+            PREFIX + node.name, {**value, "pinned": value["found"], "found": None, "board": node.serial}
+        )
 
 
 def narrow(selector: DiskSelector, pin: DiskPin | None) -> DiskSelector:
@@ -91,13 +92,3 @@ def describe(disk: DiskIdentity) -> str:
 
 def _same(one: str, other: str) -> bool:
     return one.strip().casefold() == other.strip().casefold()
-
-
-def _read(reader: Reader, name: str) -> dict[str, Any] | None:
-    text = reader.value(f"{PREFIX}{name}")
-    found: dict[str, Any] | None = None if text is None else json.loads(text)
-    return found
-
-
-def _write(tx: Transaction, name: str, value: dict[str, Any]) -> None:
-    tx.put_value(f"{PREFIX}{name}", json.dumps(value, sort_keys=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -59,7 +58,7 @@ class EepromDesk:
             # After a restore above what the lost hours can have used: a node takes no number twice.
             number = max(number_of(tx, name), epoch_of(tx) * GAP) + 1
             value = {"number": number, "settings": dict(settings)}
-            tx.put_value(_key(name), json.dumps(value, sort_keys=True))
+            tx.put_json(_key(name), value)
             entry = events.eeprom_ordered(number, settings)
             tx.add_event(entry, now, node=name, board=record.board_id)
         return f"order {number} for {name} is given; 'bramble show {name}' tells what its agent did"
@@ -71,7 +70,7 @@ class EepromDesk:
             RefusedError: There is none.
         """
         with self._ground.store.read() as reader:
-            found = _read(reader, node.name)
+            found = reader.json_value(_key(node.name))
         if found is None:
             raise RefusedError(404, "no-order", f"there is no EEPROM order for {node.name}")
         board = self._ground.require_spec(node.name).board
@@ -82,14 +81,8 @@ class EepromDesk:
 
 def number_of(reader: Reader, name: str) -> int:
     """Number of a node's newest order; 0 where there is none."""
-    found = _read(reader, name)
+    found = reader.json_value(_key(name))
     return 0 if found is None else int(found["number"])
-
-
-def _read(reader: Reader, name: str) -> dict[str, Any] | None:
-    text = reader.value(_key(name))
-    found: dict[str, Any] | None = None if text is None else json.loads(text)
-    return found
 
 
 def _key(name: str) -> str:

@@ -129,4 +129,4 @@ def _store(tx: Transaction, name: str, active: Mapping[Condition, Streak]) -> No
         condition.value: {"since": streak.since, "evidence": printable(streak.evidence, 200)}
         for condition, streak in active.items()
     }
-    tx.put_value(PREFIX + name, json.dumps(value, sort_keys=True))
+    tx.put_json(PREFIX + name, value)

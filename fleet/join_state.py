@@ -53,7 +53,7 @@ class JoinState:
         return cls(**{**values, "answered": tuple(values["answered"])})
 
     def save(self, tx: Transaction, node: str) -> None:
-        tx.put_value(self.key(node), json.dumps(dataclasses.asdict(self), sort_keys=True))
+        tx.put_json(self.key(node), dataclasses.asdict(self))
 
     def with_answer(self, code: str) -> Self:
         return dataclasses.replace(self, answered=(*self.answered, code))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -43,9 +42,9 @@ class RebootDesk:
 
 def give_order(tx: Transaction, name: str, *, intent: int, boot_order: str) -> int:
     """Write an order down; its number. After a restore it is above what the lost hours can have used."""
-    known = _read(tx, name)
+    known = tx.json_value(PREFIX + name)
     number = max(int(known["number"]) if known else 0, epoch_of(tx) * GAP) + 1
-    _write(tx, name, {"number": number, "intent": intent, "boot_order": boot_order})
+    tx.put_json(PREFIX + name, {"number": number, "intent": intent, "boot_order": boot_order})
     return number
 
 
@@ -58,16 +57,16 @@ def offered(reader: Reader, node: NodeRecord) -> int:
 def hear(tx: Transaction, name: str, status: Status) -> None:
     """Keep why an agent did not carry its order out: it says so once."""
     for problem in status.problems:
-        known = _read(tx, name) if problem.code == REFUSED else None
+        known = tx.json_value(PREFIX + name) if problem.code == REFUSED else None
         if known is not None and problem.message.startswith(f"order {known['number']}: "):
             reason = problem.message.partition(": ")[2]
             text = f"{reason}. {problem.hint.replace('NODE', name)}" if problem.hint else reason
-            _write(tx, name, {**known, "refused": text})
+            tx.put_json(PREFIX + name, {**known, "refused": text})
 
 
 def refusal_of(reader: Reader, name: str, number: int) -> str:
     """Why the agent did not carry this order out; empty as long as it did not say so."""
-    found = _read(reader, name)
+    found = reader.json_value(PREFIX + name)
     if found is None or int(found["number"]) != number:
         return ""
     return str(found.get("refused", ""))
@@ -78,15 +77,5 @@ def _wanted(reader: Reader, node: NodeRecord) -> dict[str, Any] | None:
     new to the agent of this one."""
     if node.state not in ENTERING_INSTALLER:
         return None
-    found, order = _read(reader, node.name), reader.open_reimage(node.name)
+    found, order = reader.json_value(PREFIX + node.name), reader.open_reimage(node.name)
     return found if found and order is not None and int(found["intent"]) >= order.number else None
-
-
-def _read(reader: Reader, name: str) -> dict[str, Any] | None:
-    text = reader.value(f"{PREFIX}{name}")
-    found: dict[str, Any] | None = None if text is None else json.loads(text)
-    return found
-
-
-def _write(tx: Transaction, name: str, value: dict[str, Any]) -> None:
-    tx.put_value(f"{PREFIX}{name}", json.dumps(value, sort_keys=True))

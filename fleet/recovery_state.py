@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Self
@@ -55,14 +54,13 @@ class Recovery:
     @classmethod
     def load(cls, reader: Reader, key: str = KEY) -> Self | None:
         """The one that is under way; None: none is."""
-        text = reader.value(key)
-        if not text:
+        values = reader.json_value(key)
+        if values is None:
             return None
-        values = json.loads(text)
         return cls(**{**values, "stale": tuple(values["stale"]), "phase": Phase(values["phase"])})
 
     def save(self, tx: Transaction, key: str = KEY) -> None:
-        tx.put_value(key, json.dumps(dataclasses.asdict(self), sort_keys=True))
+        tx.put_json(key, dataclasses.asdict(self))
 
     @property
     def data_path(self) -> str:

@@ -12,7 +12,6 @@ was being installed by then, or had left its cluster before, goes on as a blank 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -45,7 +44,7 @@ class PutBack:
 
 def keep(tx: Transaction, names: Iterable[str]) -> None:
     """Write down what is about to be made void; what an earlier recovery made void stays as it is written."""
-    kept = _load(tx)
+    kept = tx.json_value(BEFORE)
     if kept is None:
         if Recovery.load(tx) is not None:
             return  # its founder may have restored by now, whoever is the founder next
@@ -53,7 +52,7 @@ def keep(tx: Transaction, names: Iterable[str]) -> None:
     for name in names:
         if name not in kept["nodes"]:
             kept["nodes"][name] = _describe(tx, tx.require_node(name))
-    tx.put_value(BEFORE, json.dumps(kept, sort_keys=True))
+    tx.put_json(BEFORE, kept)
 
 
 def note_restorer_told(tx: Transaction, recovery: Recovery | None) -> bool:
@@ -69,12 +68,12 @@ def note_restorer_told(tx: Transaction, recovery: Recovery | None) -> bool:
 
 def is_possible(reader: Reader) -> bool:
     """Whether the recovery that is under way can still be called off."""
-    return _load(reader) is not None
+    return reader.json_value(BEFORE) is not None
 
 
 def put_back(tx: Transaction, by: str, now: float) -> PutBack:
     """Make everything what it was, as far as it still can be."""
-    kept = _load(tx) or {"values": {}, "nodes": {}}
+    kept = tx.json_value(BEFORE) or {"values": {}, "nodes": {}}
     again, anew = [], []
     for name, before in sorted(kept["nodes"].items()):
         node = tx.node(name)
@@ -91,11 +90,6 @@ def put_back(tx: Transaction, by: str, now: float) -> PutBack:
         tx.remove_value(key) if text is None else tx.put_value(key, text)
     tx.remove_value(BEFORE)
     return PutBack(again=tuple(again), anew=tuple(anew))
-
-
-def _load(reader: Reader) -> dict[str, Any] | None:
-    text = reader.value(BEFORE)
-    return json.loads(text) if text else None
 
 
 def _describe(tx: Transaction, node: NodeRecord) -> dict[str, Any]:

@@ -116,8 +116,8 @@ def revoke_again(tx: Transaction, names: Collection[str], now: float) -> None:
 
 def unobserved(reader: Reader, name: str) -> Unobserved | None:
     """What is known of a node that was not heard of since a restore; None for all others."""
-    text = reader.value(f"{UNOBSERVED}{name}")
-    return None if text is None else Unobserved(**json.loads(text))
+    known = reader.json_value(f"{UNOBSERVED}{name}")
+    return None if known is None else Unobserved(**known)
 
 
 def require_observed(reader: Reader, name: str) -> None:

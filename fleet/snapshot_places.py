@@ -30,7 +30,7 @@ class Place:
         """Write down what is kept here."""
         key, found = f"{_PREFIX}{self.host}:{self.directory}", {info.id: info.taken_at for info in kept}
         if found:
-            tx.put_value(key, json.dumps(found, sort_keys=True))
+            tx.put_json(key, found)
         else:
             tx.remove_value(key)
 

@@ -11,7 +11,6 @@ the lease ran out one of them takes the debt over, in one transaction, and switc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -39,13 +38,13 @@ class History:
 
     @classmethod
     def load(cls, reader: Reader, name: str) -> History:
-        value = json.loads(reader.value(PREFIX + name) or "{}")
+        value = reader.json_value(PREFIX + name) or {}
         owner = value.get("owner", NOBODY)
         return cls(tuple(value.get("cuts", ())), bool(value.get("owed", False)), str(owner))
 
     def save(self, tx: Transaction, name: str) -> None:
-        value = {"cuts": list(self.cuts[-KEPT:]), "owed": self.owed, "owner": self.owner}
-        tx.put_value(PREFIX + name, json.dumps(value))
+        value = {"cuts": self.cuts[-KEPT:], "owed": self.owed, "owner": self.owner}
+        tx.put_json(PREFIX + name, value)
 
     def cut(self, now: float) -> History:
         return replace(self, cuts=(*self.cuts, now), owed=False, owner=NOBODY)

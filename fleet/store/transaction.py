@@ -6,6 +6,8 @@ the timeline entry in the same transaction.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any, Final
 
@@ -155,6 +157,12 @@ class Reader(TrustReads, AccessReads, ReimageReads, RolloutReads, WatchReads):
         answer: str | None = self._connection.execute(sa.select(kv.c.value).where(kv.c.key == key)).scalar()
         return answer
 
+    def json_value(self, key: str) -> dict[str, Any] | None:
+        """A value that was written by `put_json`."""
+        text = self.value(key)
+        found: dict[str, Any] | None = None if text is None else json.loads(text)
+        return found
+
     def values(self, prefix: str) -> dict[str, str]:
         """All values whose key begins with `prefix`."""
         query = sa.select(kv.c.key, kv.c.value).where(begins_with(kv.c.key, prefix, self._connection))
@@ -284,6 +292,10 @@ class Transaction(Reader, TrustWrites, AccessWrites, ReimageWrites, RolloutWrite
         changed = self._connection.execute(sa.update(kv).where(kv.c.key == key).values(value=value))
         if changed.rowcount == 0:
             self._connection.execute(sa.insert(kv).values(key=key, value=value))
+
+    def put_json(self, key: str, value: Mapping[str, Any]) -> None:
+        """One object, its keys in order: equal values are equal texts."""
+        self.put_value(key, json.dumps(value, sort_keys=True))
 
     def remove_value(self, key: str) -> None:
         self._connection.execute(sa.delete(kv).where(kv.c.key == key))
