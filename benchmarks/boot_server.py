@@ -9,15 +9,13 @@ install and is on the loopback address. Prints one JSON line with its ports when
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import signal
 import sys
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Final
 
+from benchmarks.pxe_process import serve_until_signal
 from fleet.boards import MacAddress, Serial
 from pxe.boot.table import BootTable, BootTree, NodeBootState
 from pxe.tftp.settings import MANY_BOARDS, default_workers
@@ -70,17 +68,7 @@ async def serve(root: Path, state: Path, boards: int, tftp_port: int) -> None:
         grace_s=1.0,
     )
     server = PxeServer(config, lambda event: None, make_table(root, boards))
-    server.bind()
-    running = asyncio.create_task(server.run())
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
-    ready = asyncio.create_task(server.ready.wait())
-    await asyncio.wait({running, ready}, return_when=asyncio.FIRST_COMPLETED)
-    if ready.done():
-        print(json.dumps({"tftp": server.ports.tftp, "http": server.ports.http}), flush=True)
-    ready.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
+    await serve_until_signal(server, lambda: {"tftp": server.ports.tftp, "http": server.ports.http})
 
 
 if __name__ == "__main__":

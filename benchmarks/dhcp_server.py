@@ -8,13 +8,11 @@ Prints one line of JSON when it listens, and ends with SIGTERM or SIGINT.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import signal
 import sys
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+from benchmarks.pxe_process import serve_until_signal
 from fleet.spec.model import AddressPool, DhcpMode
 from pxe.net.interfaces import require_interface
 from pxe.server import PxeConfig, PxeServer
@@ -33,17 +31,7 @@ async def serve(interface: str, subnet: IPv4Network, pool: AddressPool, state: P
         grace_s=1.0,
     )
     server = PxeServer(config, lambda event: None)
-    server.bind()
-    running = asyncio.create_task(server.run())
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
-    ready = asyncio.create_task(server.ready.wait())
-    await asyncio.wait({running, ready}, return_when=asyncio.FIRST_COMPLETED)
-    if ready.done():
-        print(json.dumps({"dhcp": 67}), flush=True)
-    ready.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
+    await serve_until_signal(server, lambda: {"dhcp": 67})
 
 
 if __name__ == "__main__":

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import time
 from pathlib import Path
 from typing import Final
 
-import agent
+from benchmarks.agent_node import node_root, running_agent
 from benchmarks.bench import Bench
-from benchmarks.cases.agent_cost import AGENT, PYTHON, READY_TIMEOUT_S, node_root, unit_environment
-from benchmarks.errors import BenchmarkError
 from benchmarks.measure import Better, Row, Table
-from benchmarks.processes import Words, server
-from imagebuilder.steps.agent import pack_agent
 
 K3S_S: Final = 3
 """How long the stand-in for k3s takes to run, whole seconds."""
-POLL_S: Final = 0.005
 SYSTEMCTL: Final = f"""\
 #!/bin/sh
 case "$1" in
@@ -67,27 +59,13 @@ def run(bench: Bench) -> Table:
 
 def _join(work: Path) -> tuple[float, float]:
     """Seconds from the agent's start to that of k3s, and from there to Ready in the record."""
-    root, packed, log = node_root(work), work / "agent.pyz", work / "control.log"
+    root = node_root(work)
     _mount_cgroups(root / "sys")
     systemctl = work / "bin/systemctl"
     systemctl.write_text(SYSTEMCTL)
-    packed.write_bytes(pack_agent(Path(agent.__file__).parent))
-    control: Words = [sys.executable, "-m", "benchmarks.agent_server", work / "state", root]
-    python = PYTHON if Path(PYTHON).exists() else sys.executable
-    environment = {**os.environ, **unit_environment(), "PATH": f"{work / 'bin'}:{os.environ['PATH']}"}
-    with server(control, log=log, answers=lambda: b'"port"' in log.read_bytes()):
-        argv: Words = [python, "-I", "-S", "-c", AGENT, packed, root]
-        began = time.time()
-        with server(argv, log=work / "agent.log", answers=lambda: True, environment=environment):
-            deadline = time.monotonic() + READY_TIMEOUT_S
-            while b'"ready"' not in log.read_bytes():
-                if time.monotonic() > deadline:
-                    tail = (work / "agent.log").read_text("utf-8", "replace")[-500:]
-                    raise BenchmarkError(f"the node does not become Ready: {tail}")
-                time.sleep(POLL_S)
-            ended = time.time()
-    called = float(systemctl.with_name("systemctl.started").read_text())
-    return called - began, ended - called
+    with running_agent(work, root, poll_s=0.005) as running:
+        called = float(systemctl.with_name("systemctl.started").read_text())
+        return called - running.started_at, running.ready_at - called
 
 
 def _mount_cgroups(sys_directory: Path) -> None:
