@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from fakes_fleet import Clock, open_fleet
 from fleet_story import install
+from typed_cluster import HEAD, node_line, state_of, typed, write_cluster
 
 from bramble.gc_command import gc
 from fleet.lifecycle import State
@@ -18,21 +18,12 @@ from fleet.store.records import ReimageRecord, RolloutRecord
 
 pytestmark = pytest.mark.integration
 
-CLUSTER = """
-version: 1
-cluster: {name: attic, domain: attic.internal, k3s: {version: v1.33.5+k3s1}}
-image: {base: debian-trixie, user: {name: pi, ssh_authorized_keys: []}}
-network: {interface: eth0, dhcp: full, subnet: 10.77.0.0/24, server_address: 10.77.0.1}
-nodes:
-  - {name: s1, board: pi5, role: server, serial: 10000000abcd0001, address: 10.77.0.11, disk: nvme}
-  - {name: a1, board: pi5, role: agent, serial: 10000000abcd0002, address: 10.77.0.12, disk: nvme}
-"""
+CLUSTER = HEAD + node_line("s1", 1, role="server") + node_line("a1", 2)
 HELD, ORDERED, ROLLED, OLD = "f" * 64, "aa" * 32, "bb" * 32, "cc" * 32
 
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("BRAMBLE_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("BRAMBLE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("BRAMBLE_CACHE_BUDGET", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -40,21 +31,19 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         entry = tmp_path / "cache" / "images" / image
         entry.mkdir(parents=True)
         (entry / "manifest.json").write_text("{}")
-    path = tmp_path / "cluster.yaml"
-    path.write_text(CLUSTER)
-    return path
+    return write_cluster(tmp_path, CLUSTER, monkeypatch)
 
 
 def collect(*options: str) -> set[str]:
     """Ids of the images that go."""
-    result = CliRunner().invoke(gc, ["--unused", "0d", "--json", *options])
+    result = typed(gc, "--unused", "0d", "--json", *options)
     assert result.exit_code == 0, result.output + str(result.exception)
     return {one["id"] for one in json.loads(result.stdout)["removed"]}
 
 
 def test_images_of_nodes_orders_and_rollouts_stay(file: Path, tmp_path: Path) -> None:
     spec = load_cluster(file)
-    fleet = open_fleet(tmp_path / "state" / "attic", spec, Clock())
+    fleet = open_fleet(state_of(file), spec, Clock())
     install(fleet, spec.nodes[1])
     order = ReimageRecord(
         number=2,

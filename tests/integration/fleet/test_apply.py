@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 from fakes_fleet import hardware_of, status_report
-from fakes_fleet_server import Running, running
+from fakes_fleet_server import Running
 from fleet_story import ask_to_install, enrol, install, kube_ready, see
+from typed_cluster import HEAD, node_line, serving, typed, write_cluster
 
 from agent.protocol import K3sState
 from fleet.boards import MacAddress, Serial
@@ -22,40 +22,20 @@ from fleet.spec.problems import SpecErrors
 
 pytestmark = pytest.mark.integration
 
-CLUSTER = """
-version: 1
-cluster: {name: attic, domain: attic.internal, k3s: {version: v1.33.5+k3s1}}
-image:
-  base: debian-trixie
-  user: {name: pi, ssh_authorized_keys: []}
-network: {interface: eth0, dhcp: full, subnet: 10.77.0.0/24, server_address: 10.77.0.1}
-nodes:
-  - {name: s1, board: pi5, role: server, serial: 10000000abcd0001, address: 10.77.0.11, disk: nvme}
-"""
-AGENT = "  - {name: a1, board: pi5, role: agent, serial: 10000000abcd0004, address: 10.77.0.14, disk: nvme}\n"
-SERVERS = "".join(
-    f"  - {{name: s{number}, board: pi5, role: server, serial: 10000000abcd000{number}, "
-    f"address: 10.77.0.1{number}, disk: nvme}}\n"
-    for number in (2, 3)
-)
+CLUSTER = HEAD + node_line("s1", 1, role="server")
+AGENT = node_line("a1", 4)
+SERVERS = "".join(node_line(f"s{number}", number, role="server") for number in (2, 3))
 
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("BRAMBLE_STATE_DIR", str(tmp_path / "state"))
-    path = tmp_path / "cluster.yaml"
-    path.write_text(CLUSTER)
-    return path
+    return write_cluster(tmp_path, CLUSTER, monkeypatch)
 
 
 @pytest.fixture
-def server(file: Path, tmp_path: Path) -> Iterator[Running]:
-    with running(tmp_path / "state" / "attic", load_cluster(file)) as started:
+def server(file: Path) -> Iterator[Running]:
+    with serving(file) as started:
         yield started
-
-
-def typed(file: Path, *options: str, answer: str | None = None) -> Result:
-    return CliRunner().invoke(apply, [str(file), *options], input=answer)
 
 
 def names(server: Running) -> list[str]:
@@ -84,7 +64,7 @@ def found_cluster(server: Running) -> str:
 def test_nodes_that_are_added_may_install_at_once(file: Path, server: Running) -> None:
     found_cluster(server)
     file.write_text(CLUSTER + SERVERS + AGENT)
-    done = typed(file)
+    done = typed(apply, file)
     assert done.exit_code == 0, done.output
     assert "+ nodes.s2: pi5, server, 10.77.0.12, 10000000abcd0002" in done.output
     assert "it installs and joins when it is switched on" in done.output
@@ -98,7 +78,7 @@ def test_nodes_that_are_added_may_install_at_once(file: Path, server: Running) -
 
 def test_dry_run_changes_nothing(file: Path, server: Running) -> None:
     file.write_text(CLUSTER + AGENT)
-    done = typed(file, "--dry-run")
+    done = typed(apply, file, "--dry-run")
     assert done.exit_code == 0
     assert "+ nodes.a1" in done.output
     assert "dry run" in done.output
@@ -109,7 +89,7 @@ def test_file_that_can_not_be_taken_is_explained_and_nothing_of_it_is(file: Path
     found_cluster(server)
     changed = CLUSTER.replace("v1.33.5+k3s1", "v1.34.1+k3s1").replace("10.77.0.11", "10.77.0.19")
     file.write_text(changed + AGENT)
-    done = typed(file)
+    done = typed(apply, file)
     assert done.exit_code == 2
     assert "! cluster.k3s.version: v1.33.5+k3s1 → v1.34.1+k3s1" in done.output
     assert "! nodes.s1.address: 10.77.0.11 → 10.77.0.19" in done.output
@@ -122,7 +102,7 @@ def test_file_that_can_not_be_taken_is_explained_and_nothing_of_it_is(file: Path
 def test_last_server_can_not_leave(file: Path, server: Running) -> None:
     found_cluster(server)
     file.write_text(CLUSTER.replace("name: s1", "name: other").replace("abcd0001", "abcd0009"))
-    done = typed(file, "--yes")
+    done = typed(apply, file, "--yes")
     assert done.exit_code == 2
     assert "no server would be left" in done.output
     assert names(server) == ["s1"]
@@ -130,24 +110,24 @@ def test_last_server_can_not_leave(file: Path, server: Running) -> None:
 
 def test_node_leaves_only_with_a_persons_word(file: Path, server: Running) -> None:
     file.write_text(CLUSTER + AGENT)
-    assert typed(file).exit_code == 0
+    assert typed(apply, file).exit_code == 0
     file.write_text(CLUSTER)
-    asked = typed(file)
+    asked = typed(apply, file)
     assert asked.exit_code == 2
     assert "Say --yes if a1 may be removed" in asked.output
     assert names(server) == ["s1", "a1"]
-    assert typed(file, "--yes").output.endswith("applied\n")
+    assert typed(apply, file, "--yes").output.endswith("applied\n")
     assert names(server) == ["s1"]
     file.write_text(CLUSTER + AGENT)
-    assert typed(file).exit_code == 0
+    assert typed(apply, file).exit_code == 0
     assert names(server) == ["s1", "a1"]
 
 
 def test_same_file_differs_in_nothing(file: Path, server: Running) -> None:
-    done = typed(file)
+    done = typed(apply, file)
     assert done.exit_code == 0
     assert done.output.endswith("nothing differs from what runs\n")
-    answer = json.loads(typed(file, "--json").output)
+    answer = json.loads(typed(apply, file, "--json").output)
     assert answer == {"applied": True, "usual_path": str(file), "problems": answer["problems"], "changes": []}
 
 
@@ -156,12 +136,12 @@ def test_other_file_than_the_servers_own_is_taken_with_a_warning(
 ) -> None:
     other = tmp_path / "other.yaml"
     other.write_text(CLUSTER + AGENT)
-    assert f"was started with {file}" in typed(other).output
+    assert f"was started with {file}" in typed(apply, other).output
 
 
 def test_file_with_errors_is_refused_with_all_of_them(file: Path, server: Running) -> None:
     file.write_text(CLUSTER + AGENT.replace("a1", "s1").replace("nvme", "tape"))
-    done = typed(file)
+    done = typed(apply, file)
     assert isinstance(done.exception, SpecErrors)
     assert len(done.exception.problems) >= 2
     assert names(server) == ["s1"]
@@ -170,13 +150,13 @@ def test_file_with_errors_is_refused_with_all_of_them(file: Path, server: Runnin
 def test_two_servers_are_refused_by_the_check_and_three_are_not(file: Path, server: Running) -> None:
     first = SERVERS.splitlines(keepends=True)[0]
     file.write_text(CLUSTER + first)
-    assert isinstance(typed(file).exception, InputError | SpecErrors)
+    assert isinstance(typed(apply, file).exception, InputError | SpecErrors)
     file.write_text(CLUSTER + SERVERS)
-    assert typed(file).exit_code == 0
+    assert typed(apply, file).exit_code == 0
 
 
 def test_without_a_server_there_is_nothing_to_apply_to(file: Path) -> None:
-    done = typed(file)
+    done = typed(apply, file)
     assert isinstance(done.exception, FleetError)
     assert "no server of this cluster is running" in done.exception.message
 
@@ -193,7 +173,7 @@ def test_board_that_was_held_is_the_new_nodes(file: Path, server: Running) -> No
     with server.fleet.store.read() as reader:
         assert len(reader.held_boards()) == 1
     file.write_text(CLUSTER + AGENT)
-    assert typed(file).exit_code == 0
+    assert typed(apply, file).exit_code == 0
     with server.fleet.store.read() as reader:
         assert reader.held_boards() == []
     node = load_cluster(file).nodes[1]
@@ -207,7 +187,7 @@ def test_running_nodes_are_told_of_new_servers_names(file: Path, server: Running
     fleet = server.fleet
     before = server.in_loop(lambda: fleet.controller.joins.desired(certificate))
     file.write_text(CLUSTER + SERVERS)
-    assert typed(file).exit_code == 0
+    assert typed(apply, file).exit_code == 0
     report = status_report(hardware_of(fleet.controller.spec.nodes[0]), 1, k3s=K3sState.RUNNING)
     accepted = server.in_loop(lambda: fleet.controller.joins.status(certificate, report))
     assert accepted.generation == before.generation + 1
@@ -227,7 +207,7 @@ def test_large_file_is_taken(file: Path, server: Running) -> None:
     text = CLUSTER + many.replace(", address", ", labels: {rack: one}, address")
     file.write_text(text.replace("10.77.0.0/24", "10.77.0.0/16"))
     assert file.stat().st_size > 100_000
-    done = typed(file, "--dry-run")
+    done = typed(apply, file, "--dry-run")
     assert "! network.subnet" in done.output
     assert done.output.count("+ nodes.") == 1000
 
@@ -238,14 +218,14 @@ def test_a_new_image_is_taken_once_it_is_built_and_installed_nodes_keep_theirs(
     file.write_text(
         CLUSTER.replace("  base: debian-trixie", "  base: debian-trixie\n  timezone: Europe/Madrid")
     )
-    refused = typed(file)
+    refused = typed(apply, file)
     assert refused.exit_code == 2
     assert "that one is not built yet" in refused.output
     assert "bramble build" in refused.output
     assert server.fleet.controller.spec.image.timezone == "Etc/UTC"
     server.fleet.images.known["1c" * 32] = "v1.33.5+k3s1"
     server.fleet.images.built = "1c" * 32
-    taken = typed(file)
+    taken = typed(apply, file)
     assert taken.exit_code == 0
     assert "gets image 1c1c1c1c1c1c" in taken.output
     assert "until 'bramble rollout'" in taken.output

@@ -8,9 +8,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 from fakes_fleet import hardware_of, installer_hello, open_fleet
-from fakes_fleet_server import running
+from typed_cluster import HEAD, node_line, serving, state_of, typed, write_cluster
 
 from agent.proofs import fingerprint as fingerprint_of
 from agent.protocol import Proof, ProofKind
@@ -23,25 +22,13 @@ from fleet.spec.model import ClusterSpec
 
 pytestmark = pytest.mark.integration
 
-CLUSTER = """
-version: 1
-cluster: {name: attic, domain: attic.internal, k3s: {version: v1.33.5+k3s1}}
-image:
-  base: debian-trixie
-  user: {name: pi, ssh_authorized_keys: []}
-network: {interface: eth0, dhcp: full, subnet: 10.77.0.0/24, server_address: 10.77.0.1}
-nodes:
-  - {name: pi5-1, board: pi5, role: server, serial: 10000000abcd0001, address: 10.77.0.11, disk: nvme}
-"""
+CLUSTER = HEAD + node_line("pi5-1", 1, role="server")
 KEY = b"k" * 32
 
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("BRAMBLE_STATE_DIR", str(tmp_path / "state"))
-    path = tmp_path / "cluster.yaml"
-    path.write_text(CLUSTER)
-    return path
+    return write_cluster(tmp_path, CLUSTER, monkeypatch)
 
 
 @pytest.fixture
@@ -56,103 +43,91 @@ def knock(controller: Controller, spec: ClusterSpec) -> None:
     controller.admission.prove(Proof(welcome.session, ProofKind.NONE, installer_key=KEY.hex()), None)
 
 
-def typed(*arguments: str | Path, answer: str | None = None) -> Result:
-    command = {"nodes": nodes, "show": show, "approve": approve, "status": status}[str(arguments[0])]
-    return CliRunner().invoke(command, [str(argument) for argument in arguments[1:]], input=answer)
-
-
-def test_live_server_is_asked_and_approval_reaches_it(file: Path, spec: ClusterSpec, tmp_path: Path) -> None:
-    with running(tmp_path / "state" / "attic", spec) as server:
+def test_live_server_is_asked_and_approval_reaches_it(file: Path, spec: ClusterSpec) -> None:
+    with serving(file) as server:
         server.in_loop(lambda: knock(server.fleet.controller, spec))
-        listing = json.loads(typed("nodes", file, "--json").output)
+        listing = json.loads(typed(nodes, file, "--json").output)
         assert listing["live"] is True
         assert [(node["name"], node["state"]) for node in listing["nodes"]] == [("pi5-1", "pending")]
-        assert "pi5-1 is approved" in typed("approve", "pi5-1", file, "--yes").output
-        timeline = json.loads(typed("show", "pi5-1", file, "--json").output)
+        assert "pi5-1 is approved" in typed(approve, "pi5-1", file, "--yes").output
+        timeline = json.loads(typed(show, "pi5-1", file, "--json").output)
         assert "approved by a person" in timeline["events"][-1]["text"]
-        refused = typed("approve", "pi5-1", file, "--yes")
+        refused = typed(approve, "pi5-1", file, "--yes")
         assert refused.exit_code == 1
         assert "nothing of pi5-1 waits" in str(refused.exception)
 
 
-def test_without_a_server_the_file_is_read_and_approval_needs_one(
-    file: Path, spec: ClusterSpec, tmp_path: Path
-) -> None:
-    fleet = open_fleet(tmp_path / "state" / "attic", spec)
+def test_without_a_server_the_file_is_read_and_approval_needs_one(file: Path, spec: ClusterSpec) -> None:
+    fleet = open_fleet(state_of(file), spec)
     knock(fleet.controller, spec)
     fleet.store.close()
-    table = typed("nodes", file)
+    table = typed(nodes, file)
     assert table.exit_code == 0, table.exception
     assert "pending" in table.output
     assert "No server is running" in table.output
-    story = typed("show", "pi5-1", file).output
+    story = typed(show, "pi5-1", file).output
     assert "serial: 10000000abcd0001" in story
     assert "waits for approval" in story
     assert "bramble approve pi5-1" in story
-    assert "no server of this cluster is running" in str(typed("approve", "pi5-1", file, "--yes").exception)
+    assert "no server of this cluster is running" in str(typed(approve, "pi5-1", file, "--yes").exception)
 
 
 def test_approval_is_for_the_key_that_was_compared(
-    file: Path, spec: ClusterSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, spec: ClusterSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fingerprint = fingerprint_of(hashlib.sha256(KEY).hexdigest())
-    with running(tmp_path / "state" / "attic", spec) as server:
+    with serving(file) as server:
         server.in_loop(lambda: knock(server.fleet.controller, spec))
-        refused = typed("approve", "pi5-1", file, "--key", "0123-4567-89ab-cdef-0123")
+        refused = typed(approve, "pi5-1", file, "--key", "0123-4567-89ab-cdef-0123")
         assert f"waits now is {fingerprint}, not 0123-4567-89ab-cdef-0123" in str(refused.exception)
-        assert "--key FINGERPRINT" in typed("approve", "pi5-1", file).output
+        assert "--key FINGERPRINT" in typed(approve, "pi5-1", file).output
         monkeypatch.setattr("fleet.cli_questions.is_terminal", lambda: True)
-        declined = typed("approve", "pi5-1", file, answer="n\n")
+        declined = typed(approve, "pi5-1", file, answer="n\n")
         assert f"show {fingerprint}?" in declined.output
         assert declined.exit_code == 1
-        agreed = typed("approve", "pi5-1", file, answer="y\n")
+        agreed = typed(approve, "pi5-1", file, answer="y\n")
         assert f"approved (key {fingerprint})" in agreed.output
 
 
 def test_fingerprint_that_is_none_is_a_usage_error(file: Path) -> None:
-    assert typed("approve", "pi5-1", file, "--key", "12").exit_code == 2
+    assert typed(approve, "pi5-1", file, "--key", "12").exit_code == 2
 
 
-def test_socket_of_a_killed_server_is_not_mistaken_for_one(
-    file: Path, spec: ClusterSpec, tmp_path: Path
-) -> None:
-    state = tmp_path / "state" / "attic"
+def test_socket_of_a_killed_server_is_not_mistaken_for_one(file: Path, spec: ClusterSpec) -> None:
+    state = state_of(file)
     open_fleet(state, spec).store.close()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(state / "control.sock"))
     listener.close()
-    assert json.loads(typed("nodes", file, "--json").output)["live"] is False
+    assert json.loads(typed(nodes, file, "--json").output)["live"] is False
 
 
 def test_before_the_first_serve_the_error_says_so(file: Path) -> None:
-    result = typed("nodes", file)
+    result = typed(nodes, file)
     assert result.exit_code == 1
     assert "no record of this cluster" in str(result.exception)
 
 
 @pytest.mark.parametrize("name", ["nobody", "../../etc/passwd", "a b?c#d"])
-def test_name_of_nothing_is_explained(file: Path, spec: ClusterSpec, tmp_path: Path, name: str) -> None:
-    with running(tmp_path / "state" / "attic", spec):
-        assert "there is no node or board" in str(typed("show", name, file).exception)
-    assert "there is no node or board" in str(typed("show", name, file).exception)
+def test_name_of_nothing_is_explained(file: Path, name: str) -> None:
+    with serving(file):
+        assert "there is no node or board" in str(typed(show, name, file).exception)
+    assert "there is no node or board" in str(typed(show, name, file).exception)
 
 
-def test_status_is_that_of_the_server_and_without_one_of_the_record(
-    file: Path, spec: ClusterSpec, tmp_path: Path
-) -> None:
-    state = tmp_path / "state" / "attic"
-    with running(state, spec) as server:
-        calm = typed("status", file)
+def test_status_is_that_of_the_server_and_without_one_of_the_record(file: Path, spec: ClusterSpec) -> None:
+    with serving(file) as server:
+        calm = typed(status, file)
         assert calm.exit_code == 0, calm.output
         server.in_loop(lambda: knock(server.fleet.controller, spec))
-        waiting = typed("status", file, "--json")
+        waiting = typed(status, file, "--json")
         assert waiting.exit_code == 1
         seen = json.loads(waiting.output)
         assert seen["live"] is True
         assert [one["command"] for one in seen["findings"]] == ["bramble approve pi5-1"]
         assert seen["snapshots"] is not None
-        assert "pending" in typed("status", file).output
-    stale = typed("status", file)
+        assert "pending" in typed(status, file).output
+    stale = typed(status, file)
     assert stale.exit_code == 2
     assert "no server is running" in stale.output
     assert "bramble approve pi5-1" in stale.output

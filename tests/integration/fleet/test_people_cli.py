@@ -6,47 +6,29 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
-from click.testing import CliRunner, Result
 from fakes_device import DeviceKey, board_of
-from fakes_fleet_server import Running, running
+from fakes_fleet_server import Running
+from typed_cluster import HEAD, node_line, serving, typed, write_cluster
 
 from agent.protocol import Outcome
 from fleet.cli_dashboard import dashboard
 from fleet.cli_people import approve, devices, reject, revoke
-from fleet.spec import load_cluster
 
 pytestmark = pytest.mark.integration
 
-CLUSTER = """
-version: 1
-cluster: {name: attic, domain: attic.internal, k3s: {version: v1.33.5+k3s1}}
-image:
-  base: debian-trixie
-  user: {name: pi, ssh_authorized_keys: []}
-network: {interface: eth0, dhcp: full, subnet: 10.77.0.0/24, server_address: 10.77.0.1}
-nodes:
-  - {name: pi5-1, board: pi5, role: server, serial: 10000000abcd0001, address: 10.77.0.11, disk: nvme}
-"""
+CLUSTER = HEAD + node_line("pi5-1", 1, role="server")
 
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("BRAMBLE_STATE_DIR", str(tmp_path / "state"))
-    path = tmp_path / "cluster.yaml"
-    path.write_text(CLUSTER)
-    return path
+    return write_cluster(tmp_path, CLUSTER, monkeypatch)
 
 
 @pytest.fixture
-def server(file: Path, tmp_path: Path) -> Iterator[Running]:
-    with running(tmp_path / "state" / "attic", load_cluster(file)) as one:
+def server(file: Path) -> Iterator[Running]:
+    with serving(file) as one:
         yield one
-
-
-def typed(command: click.Command, *arguments: object, answer: str | None = None) -> Result:
-    return CliRunner().invoke(command, [str(argument) for argument in arguments], input=answer)
 
 
 def ask(server: Running, device: DeviceKey | None = None) -> Outcome:

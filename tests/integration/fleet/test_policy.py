@@ -6,15 +6,15 @@ import dataclasses
 import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
+import click
 import pytest
 import pytest_asyncio
-from click.testing import CliRunner
 from fakes_fleet import node_spec
-from fakes_fleet_server import Running, running
+from fakes_fleet_server import Running
 from fleet_story import texts
 from reimage_room import A1, A2, S1, Room, open_room
+from typed_cluster import HEAD, node_line, serving, typed, write_cluster
 
 from fleet.cli_policy import lock, policy
 from fleet.events import Entry, Kind
@@ -23,7 +23,6 @@ from fleet.policy.desk import MAX_FAILED
 from fleet.policy.judge import Decision, Verdict
 from fleet.refusal import RefusedError
 from fleet.reimage.kinds import Outcome
-from fleet.spec import load_cluster
 from fleet.spec.model import ReimagePolicy
 from fleet.spec.window_text import parse_window
 from fleet.tokens import TokenRole
@@ -291,51 +290,45 @@ async def test_an_image_whose_k3s_could_not_join_is_refused(room: Room) -> None:
         room.controller.reimages.request("a1", image="1c" * 32, by="ann", why="")
 
 
-CLUSTER = """
-version: 1
-cluster: {name: attic, domain: attic.internal, k3s: {version: v1.33.5+k3s1}}
-image:
-  base: debian-trixie
-  user: {name: pi, ssh_authorized_keys: []}
-network: {interface: eth0, dhcp: full, subnet: 10.77.0.0/24, server_address: 10.77.0.1}
-nodes:
-  - {name: s1, board: pi5, role: server, serial: 10000000abcd0001, address: 10.77.0.11, disk: nvme}
-  - {name: a1, board: pi5, role: agent, serial: 10000000abcd0002, address: 10.77.0.12, disk: nvme}
+CLUSTER = (
+    HEAD
+    + node_line("s1", 1, role="server")
+    + node_line("a1", 2)
+    + """\
 policy:
   reimage: {when_failed: true, after: 20m, windows: ["sat,sun 01:00-05:00 Europe/Madrid"]}
 """
+)
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Running, str]]:
-    monkeypatch.setenv("BRAMBLE_STATE_DIR", str(tmp_path / "state"))
-    file = tmp_path / "cluster.yaml"
-    file.write_text(CLUSTER)
-    with running(tmp_path / "state" / "attic", load_cluster(file)) as one:
-        yield one, str(file)
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Running, Path]]:
+    file = write_cluster(tmp_path, CLUSTER, monkeypatch)
+    with serving(file) as one:
+        yield one, file
 
 
-def typed(command: Any, *arguments: str) -> str:
-    result = CliRunner().invoke(command, list(arguments))
+def told_by(command: click.Command, *arguments: object) -> str:
+    result = typed(command, *arguments)
     assert result.exit_code == 0, result.output
     return result.output
 
 
-def test_policy_and_lock_as_a_person_types_them(server: tuple[Running, str]) -> None:
+def test_policy_and_lock_as_a_person_types_them(server: tuple[Running, Path]) -> None:
     one, file = server
-    told = typed(policy, file)
+    told = told_by(policy, file)
     assert "after 20 min, 1 agent(s) at a time" in told
     assert "windows: sat,sun 01:00-05:00 Europe/Madrid" in told
     assert "No node has failed." in told
-    assert "a1                   left  agent" in typed(policy, file, "--all")
-    view = json.loads(typed(policy, file, "--json"))
+    assert "a1                   left  agent" in told_by(policy, file, "--all")
+    view = json.loads(told_by(policy, file, "--json"))
     assert [found["node"] for found in view["decisions"]] == ["a1", "s1"]
-    assert typed(lock, "show", file) == "Nobody holds the fleet lock.\n"
-    assert json.loads(typed(lock, "show", file, "--json")) == []
-    refused = CliRunner().invoke(lock, ["release", "a1", "--why", "x", "--yes", "-c", file])
+    assert told_by(lock, "show", file) == "Nobody holds the fleet lock.\n"
+    assert json.loads(told_by(lock, "show", file, "--json")) == []
+    refused = typed(lock, "release", "a1", "--why", "x", "--yes", "-c", file)
     assert refused.exit_code == 1
     assert "holds no place of the fleet lock" in str(refused.exception)
-    no_terminal = CliRunner().invoke(lock, ["release", "a1", "--why", "x", "-c", file])
+    no_terminal = typed(lock, "release", "a1", "--why", "x", "-c", file)
     assert no_terminal.exit_code == 2
     assert "There is no terminal to ask on" in no_terminal.output
     viewer = one.person("eve", TokenRole.VIEWER)

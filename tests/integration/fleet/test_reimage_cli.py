@@ -11,9 +11,10 @@ from pathlib import Path
 import click
 import pytest
 import pytest_asyncio
-from click.testing import CliRunner, Result
+from click.testing import Result
 from fakes_cluster import pod
 from reimage_room import A1, Room, open_room
+from typed_cluster import HEAD, node_line, state_of, typed, write_cluster
 
 from fleet.api.doors import serve_admin
 from fleet.cli_reimage import cancel, decommission, reimage, replace
@@ -23,42 +24,25 @@ from fleet.reimage.kinds import Outcome
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
 
-CLUSTER = """
-version: 1
-cluster: {name: attic, domain: attic.internal, k3s: {version: v1.33.5+k3s1}}
-image:
-  base: debian-trixie
-  user: {name: pi, ssh_authorized_keys: []}
-network: {interface: eth0, dhcp: full, subnet: 10.77.0.0/24, server_address: 10.77.0.1}
-nodes:
-  - {name: s1, board: pi5, role: server, serial: 10000000abcd0001, address: 10.77.0.11, disk: nvme}
-  - {name: a1, board: pi5, role: agent, serial: 10000000abcd0002, address: 10.77.0.12, disk: nvme}
-  - {name: a2, board: pi5, role: agent, serial: 10000000abcd0003, address: 10.77.0.13, disk: nvme}
-"""
+CLUSTER = HEAD + node_line("s1", 1, role="server") + node_line("a1", 2) + node_line("a2", 3)
 TIMEOUT_S = 20.0
 
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("BRAMBLE_STATE_DIR", str(tmp_path))
-    path = tmp_path / "cluster.yaml"
-    path.write_text(CLUSTER)
-    return path
+    return write_cluster(tmp_path, CLUSTER, monkeypatch)
 
 
 @pytest_asyncio.fixture
-async def room(tmp_path: Path) -> AsyncIterator[Room]:
-    state = tmp_path / "attic"
+async def room(file: Path) -> AsyncIterator[Room]:
+    state = state_of(file)
     async with open_room(state) as opened, serve_admin(opened.controller, state / "control.sock"):
         yield opened
 
 
-async def typed(file: Path, command: click.Command, *arguments: str) -> Result:
+async def done_by(file: Path, command: click.Command, *arguments: str) -> Result:
     """In a thread, as another process would: the server goes on meanwhile."""
-    argv = [*arguments, "-c", str(file)]
-    return await asyncio.wait_for(
-        asyncio.to_thread(CliRunner().invoke, command, argv, catch_exceptions=True), TIMEOUT_S
-    )
+    return await asyncio.wait_for(asyncio.to_thread(typed, command, *arguments, "-c", file), TIMEOUT_S)
 
 
 @contextlib.asynccontextmanager
@@ -88,7 +72,7 @@ async def reached(room: Room, state: State) -> None:
 
 
 async def test_a_dry_run_shows_the_steps_and_changes_nothing(file: Path, room: Room) -> None:
-    done = await typed(file, reimage, "a1", "--dry-run")
+    done = await done_by(file, reimage, "a1", "--dry-run")
     assert done.exit_code == 0, done.output
     assert "cordoned → draining → node-deleted → reboot-to-installer" in done.output
     assert room.state_of() is State.READY
@@ -97,12 +81,12 @@ async def test_a_dry_run_shows_the_steps_and_changes_nothing(file: Path, room: R
 
 async def test_a_dry_run_shows_all_that_stands_against_it(file: Path, room: Room) -> None:
     room.kube.pods["a1"] = [pod("lone", owner=""), pod("web", scratch=True)]
-    done = await typed(file, reimage, "a1", "--dry-run")
+    done = await done_by(file, reimage, "a1", "--dry-run")
     assert done.exit_code == 1
     assert "! nothing makes these pods anew elsewhere: default/lone" in done.output
     assert "~ the scratch data (emptyDir) of these pods is lost: default/web" in done.output
     assert "it stays as it is" in done.output
-    refused = await typed(file, reimage, "a1", "--yes")
+    refused = await done_by(file, reimage, "a1", "--yes")
     assert isinstance(refused.exception, FleetError)
     assert "a1 stays as it is: nothing makes these pods anew elsewhere" in refused.exception.message
     assert "--force-drain" in refused.exception.hint
@@ -117,11 +101,11 @@ async def test_who_gives_pods_and_volumes_up_sees_every_one_of_them(file: Path, 
     for claim in (claim for one in claims for claim in one.claims):
         room.kube.volumes[f"default/{claim}"] = {"spec": {"hostPath": {"path": "/var/lib/rancher"}}}
     everything = [one.title for one in lone] + [f"{one.title} ({', '.join(one.claims)})" for one in claims]
-    refused = await typed(file, reimage, "a1", "--dry-run")
+    refused = await done_by(file, reimage, "a1", "--dry-run")
     assert refused.exit_code == 1
     assert [text for text in everything if text not in refused.output] == []
     assert refused.output.count("order with --force-drain") == 2
-    consented = await typed(file, reimage, "a1", "--dry-run", "--force-drain")
+    consented = await done_by(file, reimage, "a1", "--dry-run", "--force-drain")
     assert consented.exit_code == 0, consented.output
     assert [text for text in everything if text not in consented.output] == []
     assert "~ these volumes are given up: " in consented.output
@@ -129,7 +113,7 @@ async def test_who_gives_pods_and_volumes_up_sees_every_one_of_them(file: Path, 
 
 
 async def test_without_a_terminal_it_takes_a_yes(file: Path, room: Room) -> None:
-    done = await typed(file, reimage, "a1")
+    done = await done_by(file, reimage, "a1")
     assert done.exit_code == 2
     assert "answer with --yes" in done.output
     assert room.state_of() is State.READY
@@ -138,7 +122,7 @@ async def test_without_a_terminal_it_takes_a_yes(file: Path, room: Room) -> None
 async def test_an_order_is_followed_to_its_end(file: Path, room: Room) -> None:
     async with driven(room):
         waiting = asyncio.create_task(
-            typed(file, reimage, "a1", "--yes", "--wait", "--why", "its card is worn")
+            done_by(file, reimage, "a1", "--yes", "--wait", "--why", "its card is worn")
         )
         await reached(room, State.REBOOT_TO_INSTALLER)
         room.netboot()
@@ -149,11 +133,11 @@ async def test_an_order_is_followed_to_its_end(file: Path, room: Room) -> None:
 
 
 async def test_json_has_the_order_and_what_was_found(file: Path, room: Room) -> None:
-    done = await typed(file, reimage, "a1", "--yes", "--json")
+    done = await done_by(file, reimage, "a1", "--yes", "--json")
     answer = json.loads(done.output)
     assert answer["problems"] == []
     assert (answer["order"]["kind"], answer["order"]["was"]) == ("reimage", "ready")
-    again = json.loads((await typed(file, reimage, "a1", "--yes", "--json")).output)
+    again = json.loads((await done_by(file, reimage, "a1", "--yes", "--json")).output)
     assert "under way already" in again["message"]
     assert again["order"]["number"] == answer["order"]["number"]
 
@@ -162,9 +146,9 @@ async def test_an_order_that_fails_is_an_error_with_its_reason(file: Path, room:
     async with driven(room):
         room.kube.pods["a1"] = [pod("web")]
         room.kube.refusals["web"] = (429, "needs 2")
-        waiting = asyncio.create_task(typed(file, reimage, "a1", "--yes", "--wait"))
+        waiting = asyncio.create_task(done_by(file, reimage, "a1", "--yes", "--wait"))
         await reached(room, State.DRAINING)
-        called_off = await typed(file, cancel, "a1")
+        called_off = await done_by(file, cancel, "a1")
         assert "is being called off" in called_off.output
         done = await waiting
     assert isinstance(done.exception, FleetError)
@@ -172,11 +156,11 @@ async def test_an_order_that_fails_is_an_error_with_its_reason(file: Path, room:
 
 
 async def test_a_board_is_replaced_and_a_node_decommissioned(file: Path, room: Room) -> None:
-    alive = await typed(file, replace, "a1", "--with", "10000000abcd0009", "--yes")
+    alive = await done_by(file, replace, "a1", "--with", "10000000abcd0009", "--yes")
     assert isinstance(alive.exception, FleetError)
     assert "its board is alive" in alive.exception.message
     async with driven(room):
-        done = await typed(file, decommission, "a1", "--yes", "--wait", "--json")
+        done = await done_by(file, decommission, "a1", "--yes", "--wait", "--json")
     assert done.exit_code == 0, done.output
     answer = json.loads(done.stdout)
     assert answer["order"]["outcome"] == Outcome.DONE.value
@@ -185,8 +169,8 @@ async def test_a_board_is_replaced_and_a_node_decommissioned(file: Path, room: R
 
 
 async def test_who_ordered_what_stands_in_the_audit(file: Path, room: Room) -> None:
-    await typed(file, reimage, "a1", "--yes", "--why", "its card is worn")
-    await typed(file, cancel, "a1")
+    await done_by(file, reimage, "a1", "--yes", "--why", "its card is worn")
+    await done_by(file, cancel, "a1")
     with room.fleet.store.read() as reader:
         lines = [(line.what, dict(line.detail)) for line in reader.audit_lines(after=0, limit=10)]
     assert lines[-2][0] == "orderReimage"
@@ -197,7 +181,7 @@ async def test_who_ordered_what_stands_in_the_audit(file: Path, room: Room) -> N
 async def test_what_is_done_at_once_has_nothing_to_wait_for(file: Path, room: Room) -> None:
     with room.fleet.store.write() as tx:
         tx._write_node("a1", {"state": State.QUARANTINED.value})
-    done = await typed(file, decommission, "a1", "--yes", "--wait", "--json")
+    done = await done_by(file, decommission, "a1", "--yes", "--wait", "--json")
     assert done.exit_code == 0, done.output
     answer = json.loads(done.stdout)
     assert (answer["order"], answer["number"]) == (None, None)

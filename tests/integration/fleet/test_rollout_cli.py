@@ -8,27 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
-from fakes_fleet_server import Running, running
+from fakes_fleet_server import Running
+from typed_cluster import HEAD, node_line, serving, typed, write_cluster
 
 from fleet.cli_rollout import rollout
 from fleet.errors import FleetError
 from fleet.lifecycle import Standing, State
-from fleet.spec import load_cluster
 from fleet.tokens import TokenRole
 
 pytestmark = pytest.mark.integration
 
-CLUSTER = """
-version: 1
-cluster: {name: attic, domain: attic.internal, k3s: {version: v1.33.5+k3s1}}
-image: {base: debian-trixie, user: {name: pi, ssh_authorized_keys: []}}
-network: {interface: eth0, dhcp: full, subnet: 10.77.0.0/24, server_address: 10.77.0.1}
-nodes:
-  - {name: s1, board: pi5, role: server, serial: 10000000abcd0001, address: 10.77.0.11, disk: nvme}
-  - {name: a1, board: pi5, role: agent, serial: 10000000abcd0002, address: 10.77.0.12, disk: nvme}
-  - {name: a2, board: pi5, role: agent, serial: 10000000abcd0003, address: 10.77.0.13, disk: nvme}
-"""
+CLUSTER = HEAD + node_line("s1", 1, role="server") + node_line("a1", 2) + node_line("a2", 3)
 NEW = "1c" * 32
 
 
@@ -36,11 +26,8 @@ NEW = "1c" * 32
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
     """Every node is Ready with the image `f…`; the new one is built."""
     monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.setenv("BRAMBLE_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
-    file = tmp_path / "cluster.yaml"
-    file.write_text(CLUSTER)
-    with running(tmp_path / "state" / "attic", load_cluster(file)) as one:
+    with serving(write_cluster(tmp_path, CLUSTER, monkeypatch)) as one:
         one.fleet.images.known[NEW] = "v1.33.5+k3s1"
         one.in_loop(lambda: make_ready(one))
         yield one
@@ -57,17 +44,13 @@ def make_ready(server: Running) -> None:
         tx.connection.execute(sa.update(nodes).values(**values))
 
 
-def typed(*arguments: str, answer: str | None = None) -> Result:
-    return CliRunner().invoke(rollout, list(arguments), input=answer)
-
-
 def shown(*arguments: str) -> Any:
-    result = typed(*arguments, "--json")
+    result = typed(rollout, *arguments, "--json")
     return json.loads(result.stdout)
 
 
 def test_a_dry_run_shows_the_order_and_changes_nothing(server: Running) -> None:
-    result = typed("--image", NEW[:12], "--dry-run", "--soak", "1h")
+    result = typed(rollout, "--image", NEW[:12], "--dry-run", "--soak", "1h")
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
     assert lines[0].startswith("image 1c1c1c1c1c1c, k3s v1.33.5+k3s1; agents first")
@@ -76,50 +59,50 @@ def test_a_dry_run_shows_the_order_and_changes_nothing(server: Running) -> None:
     assert "s1" in lines[3]
     assert "- the cluster.yaml in force has image ffffffffffff" in result.output
     assert lines[-1] == "nothing was changed"
-    assert typed("status").output == "There was no rollout yet.\n"
+    assert typed(rollout, "status").output == "There was no rollout yet.\n"
     assert shown("status") is None
 
 
 def test_from_the_first_word_to_the_last(server: Running) -> None:
-    begun = typed("--image", NEW, "--canary", "a2", "--yes")
+    begun = typed(rollout, "--image", NEW, "--canary", "a2", "--yes")
     assert begun.exit_code == 0, begun.output
     assert "rollout 1 of image 1c1c1c1c1c1c to 3 node(s) has begun, a2 first" in begun.output
     view = shown("status")
     assert (view["number"], view["phase"], view["canary"], view["total"]) == (1, "running", "a2", 3)
     assert [step["node"] for step in view["steps"]] == ["a2", "a1", "s1"]
-    table = typed("status").output
+    table = typed(rollout, "status").output
     assert "waiting" in table
     assert "running, 0 of 3 done" in table
-    again = typed("--image", NEW, "--yes")
+    again = typed(rollout, "--image", NEW, "--yes")
     assert again.exit_code == 1
     assert "! rollout 1 of image 1c1c1c1c1c1c is running" in again.output
-    assert "is paused" in typed("pause").output
-    assert "'bramble rollout resume' goes on" in typed("status").output
-    assert "rollout 1 goes on" in typed("resume").output
-    assert "is over; 0 of 3" in typed("abort").output
+    assert "is paused" in typed(rollout, "pause").output
+    assert "'bramble rollout resume' goes on" in typed(rollout, "status").output
+    assert "rollout 1 goes on" in typed(rollout, "resume").output
+    assert "is over; 0 of 3" in typed(rollout, "abort").output
     assert shown("status")["phase"] == "aborted"
 
 
 def test_what_cannot_be_is_said_and_exits_with_one(server: Running) -> None:
-    result = typed("--image", NEW, "--max-parallel", "5", "--yes")
+    result = typed(rollout, "--image", NEW, "--max-parallel", "5", "--yes")
     assert result.exit_code == 1
     assert "! 5 agents at a time are more than the 1" in result.output
     assert shown("status") is None
-    unknown = typed("--image", "abcdef123456", "--yes")
+    unknown = typed(rollout, "--image", "abcdef123456", "--yes")
     assert isinstance(unknown.exception, FleetError)
     assert "there is no image 'abcdef123456'" in unknown.exception.message
-    nothing = typed("resume")
+    nothing = typed(rollout, "resume")
     assert isinstance(nothing.exception, FleetError)
     assert "no rollout to resume: there is none" in nothing.exception.message
 
 
 def test_it_is_asked_about_where_there_is_a_terminal_and_refused_where_not(server: Running) -> None:
-    result = typed("--image", NEW)
+    result = typed(rollout, "--image", NEW)
     assert result.exit_code == 2
     assert "no terminal to ask on" in result.output
     assert shown("status") is None
-    assert typed("--soak", "soon", "--yes").exit_code == 2
-    assert typed("--max-parallel", "0", "--yes").exit_code == 2
+    assert typed(rollout, "--soak", "soon", "--yes").exit_code == 2
+    assert typed(rollout, "--max-parallel", "0", "--yes").exit_code == 2
 
 
 @pytest.mark.parametrize(
