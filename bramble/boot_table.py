@@ -15,8 +15,8 @@ from typing import Any, Final
 from bramble.boot_programs import find_efi_sources, make_programs
 from fleet.boards import Serial
 from fleet.boots import BootReport, BootStage, NodeBoot
-from fleet.events import Kind
 from fleet.printable import printable
+from fleet.timeline import Kind
 from imagebuilder.build import Image
 from pxe.boot.programs import EFI_PROGRAM
 from pxe.boot.table import BootTable, BootTree, NodeBootState

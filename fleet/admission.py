@@ -48,6 +48,7 @@ from fleet.spec.model import FirstBoot, Role
 from fleet.store.records import BoardRecord, IntentRecord, NodeRecord, TicketRecord
 from fleet.store.transaction import Transaction
 from fleet.store.trust import DeviceKeyRecord, KeySource
+from fleet.timeline import Entry
 
 RETRY_AFTER_S: Final = 5.0
 
@@ -163,7 +164,7 @@ class AdmissionDesk:
         return bound.contested
 
     def _come_between(
-        self, tx: Transaction, node: NodeRecord, intent: IntentRecord, entry: events.Entry, now: float
+        self, tx: Transaction, node: NodeRecord, intent: IntentRecord, entry: Entry, now: float
     ) -> None:
         """A second board claims to be the node while one that was let in is being installed."""
         if node.approved_key is not None:

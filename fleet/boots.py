@@ -15,7 +15,6 @@ from typing import Any, Final
 from fleet import events
 from fleet.boards import MacAddress, Revision, Serial
 from fleet.enrolment import Recognition
-from fleet.events import Entry, Kind
 from fleet.ground import Ground, Repeats, is_usable
 from fleet.images import wanted_images
 from fleet.lifecycle import MAX_ATTEMPTS, Happening, State, allows
@@ -25,6 +24,7 @@ from fleet.spec.model import ClusterSpec, NodeSpec
 from fleet.store.database import Store
 from fleet.store.records import BoardRecord, IntentRecord, NodeRecord, board_id
 from fleet.store.transaction import Transaction
+from fleet.timeline import Entry, Kind
 
 SEEN_INTERVAL_S: Final = 10.0
 """How often a board's "last seen" is written while it talks."""

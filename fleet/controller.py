@@ -42,7 +42,6 @@ from fleet.errors import FleetError
 from fleet.etcd.client import EtcdClient
 from fleet.etcd_door import EtcdDoor, MakeEtcd
 from fleet.etcd_watch import EtcdWatch
-from fleet.events import Entry
 from fleet.founding import release_founder
 from fleet.ground import Ground
 from fleet.handouts import HandoutDesk
@@ -73,6 +72,7 @@ from fleet.spec.model import ClusterSpec, NodeSpec
 from fleet.store.database import Store, StoreError
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Transaction
+from fleet.timeline import Entry
 from fleet.timeline_limit import TimelineLimit
 from fleet.tokens import TokenDesk
 from fleet.update_desk import UpdateDesk

@@ -12,7 +12,6 @@ from typing import Final, assert_never
 from fleet import entry
 from fleet.eeprom.recommend import boot_order
 from fleet.entry import AskPerson, PowerCycle, RebootByAgent, Tried, WaitForNetworkBoot, Way, way_in
-from fleet.events import Entry, Kind
 from fleet.ground import Ground
 from fleet.health import Condition
 from fleet.health_desk import held_by
@@ -26,6 +25,7 @@ from fleet.reimage.kinds import ReimageKind
 from fleet.reimage.problems import Problem
 from fleet.reimage.seams import Findings, NotYet, Situation
 from fleet.store.records import NodeRecord, ReimageRecord
+from fleet.timeline import Entry, Kind
 
 BY: Final = "the re-installation"
 

@@ -1,14 +1,12 @@
-"""The words of the timeline: every kind of entry and its text, in one place.
+"""The words of the timeline, in one place: what is written when something happens to a board.
 
-A timeline is what a person reads to learn where a board stands and what to do. Texts say what happened; a
-hint says what to do next and is empty where nothing needs doing. No secret is ever a part of an entry.
+Texts say what happened; a hint says what to do next and is empty where nothing needs doing. No secret is ever
+a part of an entry.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from agent.protocol import Occupant, Stage
@@ -17,45 +15,7 @@ from fleet.health import TRAITS, Condition
 from fleet.lifecycle import MAX_ATTEMPTS, State
 from fleet.printable import printable
 from fleet.spec.model import Role
-
-
-class Kind(StrEnum):
-    """What an entry is about; part of the JSON output."""
-
-    BOOT = "boot"
-    CONSOLE = "console"
-    DIAGNOSIS = "diagnosis"
-    INTENT = "intent"
-    ADMISSION = "admission"
-    INSTALL = "install"
-    ENROLMENT = "enrolment"
-    JOIN = "join"
-    STATE = "state"
-    HEALTH = "health"
-    HELD = "held"
-    ALARM = "alarm"
-    EEPROM = "eeprom"
-    POWER = "power"
-    AGENT = "agent"
-    AUDIT = "audit"
-    POLICY = "policy"
-    LOCK = "lock"
-    REIMAGE = "reimage"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One line of a timeline, before it has a time and an owner."""
-
-    kind: Kind
-    text: str
-    hint: str = ""
-    detail: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        # Here and nowhere else: installers and boards write parts of these texts, terminals show them.
-        object.__setattr__(self, "text", printable(self.text))
-        object.__setattr__(self, "hint", printable(self.hint))
+from fleet.timeline import Entry, Kind
 
 
 def intent_opened(number: int, expires_in_s: float) -> Entry:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from fleet.events import Entry, intent_extended, intent_opened
+from fleet.events import intent_extended, intent_opened
 from fleet.k3s import K3sMaterial
 from fleet.lifecycle import Happening, State
 from fleet.pace import SMALL_FLEET, Pace
@@ -15,6 +15,7 @@ from fleet.spec.model import ClusterSpec, NodeSpec
 from fleet.store.database import Store
 from fleet.store.records import IntentRecord, NodeRecord
 from fleet.store.transaction import Transaction
+from fleet.timeline import Entry
 
 INTENT_TTL_S: Final = 24 * 3600.0
 REPEAT_WINDOW_S: Final = 600.0

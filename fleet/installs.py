@@ -36,6 +36,7 @@ from fleet.secret import Secret
 from fleet.spec.model import ClusterSpec, NodeSpec
 from fleet.store.records import IntentRecord, NodeRecord
 from fleet.store.transaction import Reader, Transaction
+from fleet.timeline import Entry
 
 PROGRESS_INTERVAL_S: Final = 1.0
 """Percentages within a step are written no more often."""
@@ -196,7 +197,7 @@ class InstallDesk:
 
     def _objection(
         self, reader: Reader, node: NodeRecord, intent: IntentRecord, progress: InstallProgress
-    ) -> events.Entry | None:
+    ) -> Entry | None:
         """Why the disk that an installer found is not written without a person's word; None: it is.
 
         A person has spoken who approved after exactly this was found; while `intent.occupant` is set, only an
@@ -236,7 +237,7 @@ class InstallDesk:
         node: NodeRecord,
         intent: IntentRecord,
         progress: InstallProgress,
-        entry: events.Entry,
+        entry: Entry,
         now: float,
     ) -> RefusedError:
         """Leave the disk to a person. An earlier approval does not count: nobody knew what is at stake."""

@@ -39,6 +39,7 @@ from fleet.quorum import Member, removal_problem
 from fleet.refusal import RefusedError
 from fleet.spec.model import Role
 from fleet.store.records import NodeRecord
+from fleet.timeline import Entry
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ class JoinPreparation:
             409, "old-member", f"the old etcd member of {node.name} is being removed", "Ask again in seconds."
         )
 
-    def _say(self, name: str | None, entry: events.Entry) -> None:
+    def _say(self, name: str | None, entry: Entry) -> None:
         """Into the timeline of a node, if the store knows it."""
         with self._ground.store.write() as tx:
             node = tx.node(name) if name else None

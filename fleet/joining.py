@@ -46,6 +46,7 @@ from fleet.spec.model import NodeSpec, Role
 from fleet.store.documents import Document
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Transaction
+from fleet.timeline import Entry
 from fleet.update_desk import UpdateDesk
 
 MAX_SEQUENCE: Final = 2**53
@@ -482,7 +483,7 @@ def _has_material(node: NodeRecord) -> bool:
     return node.state in HAS_JOINED or (node.state in WANTS_TO_JOIN and node.join_allowed)
 
 
-def _problem_entry(problem: Problem) -> events.Entry:
+def _problem_entry(problem: Problem) -> Entry:
     failure = failure_of(problem.code)
     return events.problem(
         problem.code,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fleet.events import Entry, Kind
 from fleet.ground import Ground
 from fleet.lock import Hold, drop_ended, hold_of, read_holds
 from fleet.refusal import RefusedError
+from fleet.timeline import Entry, Kind
 
 
 class LockDesk:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from fleet.attention import EtcdFault, Finding, Quorum, findings, quorum_in
-from fleet.events import Kind
 from fleet.lifecycle import FAILED_TWIN, State
 from fleet.snapshots import SnapshotHealth
 from fleet.store.database import Store
+from fleet.timeline import Kind
 from fleet.views import EventView, event_view, fleet_view
 
 EVENTS: Final = 8

@@ -27,7 +27,6 @@ from fleet import recovery_undo
 from fleet.errors import FleetError
 from fleet.etcd.errors import BadSnapshotError, EtcdError
 from fleet.etcd_door import EtcdDoor
-from fleet.events import Entry, Kind
 from fleet.founding import UNTOLD
 from fleet.ground import Ground
 from fleet.join_state import JoinState
@@ -46,6 +45,7 @@ from fleet.snapshots import REMOVE_ANNOTATION, REMOVED_ANNOTATION, SnapshotDesk,
 from fleet.spec.model import Role
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Reader, Transaction
+from fleet.timeline import Entry, Kind
 
 log = logging.getLogger(__name__)
 

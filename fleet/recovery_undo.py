@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fleet.events import Entry, Kind
 from fleet.founding import FOUNDED, FOUNDED_AT, FOUNDER, UNTOLD
 from fleet.join_state import JoinState
 from fleet.join_turn import WANTS_TO_JOIN
@@ -26,6 +25,7 @@ from fleet.reimage import progress
 from fleet.restored import UNOBSERVED
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Reader, Transaction
+from fleet.timeline import Entry, Kind
 
 BEFORE: Final = "k3s.recovery.before"
 _VALUES: Final = (FOUNDER, FOUNDED, FOUNDED_AT, UNTOLD)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from fleet.events import Kind
 from fleet.ground import Ground
+from fleet.timeline import Kind
 
 LIMITED: Final = frozenset({Kind.JOIN, Kind.STATE, Kind.HEALTH, Kind.AGENT, Kind.INSTALL})
 MAX_NODE_EVENTS: Final = 3000

@@ -20,11 +20,11 @@ from bramble.dashboard.alerts import ClusterGlance, ClusterGlances
 from bramble.dashboard.paces import Paces
 from bramble.dashboard.rack import DENSE, Card, Headline, by_name, card_of, headline, percent_of
 from fleet.errors import FleetError
-from fleet.events import Kind
 from fleet.health_desk import held_by_all
 from fleet.store.database import Store
 from fleet.store.glance import NodeGlance, find_events, glances, newest_event, owners_of_events
 from fleet.store.records import BoardRecord
+from fleet.timeline import Kind
 from fleet.views import EventView, event_view
 
 log = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from typing import Final, Protocol
 
 from bramble.dashboard.rack import Card, Group
 from bramble.dashboard.vitals import Spark
-from fleet.events import Kind
 from fleet.lifecycle import FAILED_TWIN, State
 from fleet.printable import printable, size_text
+from fleet.timeline import Kind
 from fleet.views import ConditionView, EventView, Timeline
 from pxe.diagnosis.finding import Finding
 from pxe.diagnosis.history import Attempt, BoardHistory

@@ -16,11 +16,11 @@ from bramble.dashboard.guard import require_admin
 from bramble.dashboard.node_page import NodePage, node_page
 from bramble.dashboard.rack import DENSE, Card, Group
 from bramble.dashboard.site import SESSION, SITE, Site
-from fleet.events import Kind
 from fleet.refusal import RefusedError
 from fleet.reimage.views import reimage_views
 from fleet.spec.export import to_document
 from fleet.store.glance import audit_before, find_events, images_in_use
+from fleet.timeline import Kind
 from fleet.views import event_view, held_view, timeline_view
 
 MAX_CARDS: Final = 500

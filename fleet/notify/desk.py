@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from fleet import events
 from fleet.attention import Finding
 from fleet.attention import findings as findings_of
 from fleet.errors import FleetError
@@ -27,6 +26,7 @@ from fleet.spec.notify_model import NotifyChannel
 from fleet.store.database import Store
 from fleet.store.records import EventRecord
 from fleet.store.transaction import Reader
+from fleet.timeline import Kind
 from fleet.views import fleet_view
 
 log = logging.getLogger(__name__)
@@ -214,7 +214,7 @@ def _calls_somebody(entry: EventRecord) -> bool:
 
     A board that is held has an entry of that kind, too, and a finding of its own.
     """
-    return entry.kind == events.Kind.ALARM or (entry.kind == events.Kind.HELD and entry.node is not None)
+    return entry.kind == Kind.ALARM or (entry.kind == Kind.HELD and entry.node is not None)
 
 
 def _alarms_after(reader: Reader, last: int | None) -> tuple[list[Alarm], int]:

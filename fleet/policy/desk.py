@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
-from fleet.events import Entry, Kind
 from fleet.ground import Ground
 from fleet.health_desk import find_write_obstacle
 from fleet.kube_objects import KubeNode
@@ -29,6 +28,7 @@ from fleet.restored import unobserved
 from fleet.spec.model import Role
 from fleet.store.records import NodeRecord, ReimageRecord
 from fleet.store.transaction import Reader
+from fleet.timeline import Entry, Kind
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from fleet.events import Entry, Kind
 from fleet.ground import Ground
 from fleet.lifecycle import State
 from fleet.power.cycle import Pace, PowerAction, cycle, switch_off, switch_on
@@ -29,6 +28,7 @@ from fleet.spec.power import DEFAULT_OFF_S, ManualPower
 from fleet.store.database import StoreError
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Reader
+from fleet.timeline import Entry, Kind
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ from dataclasses import asdict, replace
 from typing import Any, Final, Protocol
 
 from fleet.errors import FleetError
-from fleet.events import Entry, Kind
 from fleet.ground import Ground
 from fleet.images import ImageFacts
 from fleet.installs import ImageProvider
@@ -27,6 +26,7 @@ from fleet.rollout.progress import Sight, next_nodes, observe, resume, soak_left
 from fleet.rollout.record import Phase, Rollout, Step, StepState, from_record, to_record
 from fleet.rollout.soak import Soak, watch
 from fleet.store.transaction import Reader, Transaction
+from fleet.timeline import Entry, Kind
 
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from fleet.events import Entry
 from fleet.lifecycle import Standing, State
 from fleet.store.records import NodeRecord, node_from_row
 from fleet.store.tables import events, kv, nodes
 from fleet.store.transaction import Transaction, begins_with
+from fleet.timeline import Entry
 
 CHUNK: Final = 400
 """Values in one IN list; SQLite's limit is 32,766, the time to prepare grows with it."""

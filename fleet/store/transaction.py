@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from fleet.events import Entry
 from fleet.lifecycle import Happening, advance
 from fleet.store.access import AccessReads, AccessWrites
 from fleet.store.records import (
@@ -30,6 +29,7 @@ from fleet.store.rollouts import RolloutReads, RolloutWrites
 from fleet.store.tables import boards, events, intents, kv, nodes, tickets
 from fleet.store.trust import TrustReads, TrustWrites
 from fleet.store.watching import WatchReads
+from fleet.timeline import Entry
 
 _LIFECYCLE_COLUMNS: Final = frozenset({"name", "state", "since", "progressed_at", "attempt", "standing"})
 TIMELINE_LIMIT: Final = 1000

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import sys
 
-from fleet.events import Entry, Kind
 from fleet.store.database import Store
 from fleet.store_place import PostgresPlace
+from fleet.timeline import Entry, Kind
 
 
 def main(url: str, name: str, rounds: int) -> None:

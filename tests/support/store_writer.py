@@ -14,9 +14,9 @@ import signal
 import sys
 from pathlib import Path
 
-from fleet.events import Entry, Kind
 from fleet.store.database import Store
 from fleet.store_place import Place, PostgresPlace
+from fleet.timeline import Entry, Kind
 
 LONGEST_LIFE_S = 0.06
 FIRST_SIGN_S = 30.0

@@ -31,9 +31,9 @@ from fleet.api.openapi import openapi_path
 from fleet.api.routes import Access, Route
 from fleet.api.table import ROUTES
 from fleet.errors import FleetError
-from fleet.events import Entry, Kind
 from fleet.store.access import RepeatRecord
 from fleet.store.database import Store
+from fleet.timeline import Entry, Kind
 from fleet.tokens import TokenRole
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("backend")]

@@ -23,7 +23,6 @@ from postgres_server import PostgresServer
 
 from agent.protocol import K3sState
 from fleet.backup import BackupError, make_backup, restore_backup, verify_backup
-from fleet.events import Entry, Kind
 from fleet.lifecycle import State
 from fleet.restored import epoch_of
 from fleet.secret import Secret
@@ -32,6 +31,7 @@ from fleet.store.database import Store
 from fleet.store.dump import dump_rows
 from fleet.store.transaction import Reader
 from fleet.store_place import Place
+from fleet.timeline import Entry, Kind
 
 pytestmark = pytest.mark.integration
 

@@ -13,11 +13,11 @@ from fakes_fleet import Fleet, cluster_spec, hardware_of, installer_hello, node_
 from agent.protocol import Proof, ProofKind
 from fleet.boards import MacAddress, Serial, decode_revision
 from fleet.boots import MAX_PENDING, TRIM_INTERVAL_S, BootReport, BootStage
-from fleet.events import Kind
 from fleet.lifecycle import State
 from fleet.sightings import MAX_HELD_BOARDS
 from fleet.store.database import StoreError
 from fleet.store.tables import boards
+from fleet.timeline import Kind
 from fleet.views import Timeline, fleet_view, timeline_view
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("backend")]

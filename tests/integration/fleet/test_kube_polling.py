@@ -11,13 +11,13 @@ from fakes_fleet import Clock, Fleet, cluster_spec, node_spec, open_fleet
 from fakes_kube import FakeKube
 
 from fleet.controller import Controller
-from fleet.events import Entry, Kind
 from fleet.installs import ControlInfo
 from fleet.k3s import open_k3s
 from fleet.kube import KubeApi, KubeError
 from fleet.lifecycle import Happening, State
 from fleet.spec.model import Role
 from fleet.store.database import StoreError
+from fleet.timeline import Entry, Kind
 
 pytestmark = pytest.mark.integration
 

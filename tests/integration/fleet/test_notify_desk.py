@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from fakes_fleet import Clock, Fleet, cluster_spec, node_spec, open_fleet
 
-from fleet.events import Entry
-from fleet.events import Kind as EventKind
 from fleet.lifecycle import Happening
 from fleet.notify.channels import ChannelError
 from fleet.notify.desk import BETWEEN_MESSAGES_S, LEASE_S, NotifyDesk
 from fleet.notify.ledger import SETTLE_S, Kind, Notice
 from fleet.spec.model import ClusterSpec
 from fleet.spec.notify_model import Level, NotifyChannel, WebhookChannel
+from fleet.timeline import Entry
+from fleet.timeline import Kind as EventKind
 
 pytestmark = pytest.mark.integration
 

@@ -17,7 +17,6 @@ from reimage_room import A1, A2, S1, Room, open_room
 from typed_cluster import HEAD, node_line, serving, typed, write_cluster
 
 from fleet.cli_policy import lock, policy
-from fleet.events import Entry, Kind
 from fleet.lifecycle import Happening, State
 from fleet.policy.desk import MAX_FAILED
 from fleet.policy.judge import Decision, Verdict
@@ -25,6 +24,7 @@ from fleet.refusal import RefusedError
 from fleet.reimage.kinds import Outcome
 from fleet.spec.model import ReimagePolicy
 from fleet.spec.window_text import parse_window
+from fleet.timeline import Entry, Kind
 from fleet.tokens import TokenRole
 
 pytestmark = pytest.mark.integration

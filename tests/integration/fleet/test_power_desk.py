@@ -12,7 +12,6 @@ import pytest
 from fakes_fleet import Fleet, cluster_spec, node_spec, open_fleet
 from power_devices import Tasmota, serving
 
-from fleet import events
 from fleet.lifecycle import Happening
 from fleet.power.cycle import Pace, PowerAction
 from fleet.power.desk import PowerDesk, PowerJob
@@ -20,6 +19,7 @@ from fleet.power.driver import PowerDriver, PowerState
 from fleet.refusal import RefusedError
 from fleet.spec.model import NodeSpec, Role
 from fleet.spec.power import PowerSpec, TasmotaPower
+from fleet.timeline import Entry, Kind
 
 pytestmark = pytest.mark.integration
 
@@ -68,7 +68,7 @@ async def ended(desk: PowerDesk, name: str) -> PowerJob:
 
 
 def make_ready(fleet: Fleet, *names: str) -> None:
-    entry = events.Entry(kind=events.Kind.STATE, text="test")
+    entry = Entry(kind=Kind.STATE, text="test")
     for name in names:
         with fleet.store.write() as tx:
             node = tx.require_node(name)
@@ -151,7 +151,7 @@ def test_cut_that_would_cost_the_quorum_needs_force(tmp_path: Path) -> None:
     desk = fleet.controller.power
     desk.preview("server-1", PowerAction.OFF)
     with fleet.store.write() as tx:
-        lost = events.Entry(kind=events.Kind.STATE, text="silent")
+        lost = Entry(kind=Kind.STATE, text="silent")
         tx.move(tx.require_node("server-2"), Happening.FELL_SILENT, lost, fleet.clock())
     with pytest.raises(RefusedError, match="1 of 3 servers are ready, 2 are needed"):
         desk.preview("server-1", PowerAction.OFF)

@@ -12,13 +12,13 @@ import pytest_asyncio
 from fleet_story import texts
 from rollout_room import NEW, OLD, Play, agents, open_play, servers
 
-from fleet.events import Entry, Kind
 from fleet.lifecycle import Happening, State
 from fleet.refusal import RefusedError
 from fleet.restored import mark_restored
 from fleet.rollout.record import StepState
 from fleet.spec.model import ReimagePolicy
 from fleet.spec.window_text import parse_window
+from fleet.timeline import Entry, Kind
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
 RULES = ReimagePolicy(when_failed=False, max_parallel=3, after_s=900)

@@ -13,12 +13,12 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from fakes_fleet import NOW, cluster_spec, node_spec, open_fleet
 
-from fleet.events import Entry, Kind
 from fleet.lifecycle import Happening, IllegalTransitionError, State
 from fleet.store.database import Store, StoreError, _backend
 from fleet.store.migrate import MIGRATIONS, upgrade
 from fleet.store.tables import metadata
 from fleet.store.version import LATEST, REVISIONS, is_current
+from fleet.timeline import Entry, Kind
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("backend")]
 

@@ -15,9 +15,9 @@ import store_writer
 from fakes_fleet import NOW
 from postgres_server import PostgresServer
 
-from fleet.events import Entry, Kind
 from fleet.lifecycle import State
 from fleet.store.database import Store, StoreError
+from fleet.timeline import Entry, Kind
 
 pytestmark = pytest.mark.integration
 
@@ -124,7 +124,7 @@ def test_a_database_that_crashes_is_told_of_and_used_again_when_it_is_back(postg
 FULL_DISK = """
 import sys
 from pathlib import Path
-from fleet.events import Entry, Kind
+from fleet.timeline import Entry, Kind
 from fleet.store.database import Store, StoreError
 store = Store.open(Path(sys.argv[1]) / "control.db")
 number = 0

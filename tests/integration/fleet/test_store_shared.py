@@ -14,9 +14,9 @@ import store_counter
 from fakes_fleet import NOW, Clock, cluster_spec, node_spec, open_fleet
 from postgres_server import PostgresServer
 
-from fleet.events import Entry, Kind
 from fleet.store.database import NoRecordError, Store, StoreError
 from fleet.store_place import PostgresPlace
+from fleet.timeline import Entry, Kind
 
 pytestmark = pytest.mark.integration
 

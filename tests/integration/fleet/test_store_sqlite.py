@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from fakes_fleet import NOW, cluster_spec, node_spec, open_fleet
 
-from fleet.events import Entry, Kind
 from fleet.lifecycle import State
 from fleet.store.database import Store, StoreError
+from fleet.timeline import Entry, Kind
 
 pytestmark = pytest.mark.integration
 

@@ -9,9 +9,9 @@ import sqlalchemy as sa
 from fakes_fleet import Fleet
 from fleet_story import AGENT
 
-from fleet.events import Entry, Kind
 from fleet.store.errors import StoreError
 from fleet.store.tables import events
+from fleet.timeline import Entry, Kind
 from fleet.timeline_limit import INTERVAL_S, LIMITED
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("backend")]

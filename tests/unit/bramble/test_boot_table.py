@@ -16,7 +16,7 @@ from bramble.boot_table import (
 )
 from fleet.boards import MacAddress, decode_revision
 from fleet.boots import BootStage
-from fleet.events import Kind
+from fleet.timeline import Kind
 from pxe.boot.identity import BoardIdentity
 from pxe.diagnosis.finding import Diagnosis, Evidence, Finding, Severity
 from pxe.events import BoardEvent, BootFile, BootProgress, ConsoleLine, DhcpDiscover, TransferDone

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.events import Entry, Kind
 from fleet.printable import printable
+from fleet.timeline import Entry, Kind
 
 
 @given(text=st.text(max_size=600), limit=st.integers(1, 500))
