@@ -27,7 +27,7 @@ ASKS: Final = re.compile(r"bramble (approve|replace) (?P<name>\S+)(?!.*--dry-run
 """Lines that ask something before they act."""
 ENDS_WITH: Final = {
     "bramble status": (0, 1),  # something may need a person, as the page says
-    "kill %2; wait %2": (130,),  # what the board that lost its power ends with
+    "kill %2; wait %2": (0, 130),  # 130: a board that lost its power
 }
 """Exit codes of lines that need not be 0."""
 
