@@ -40,7 +40,7 @@ test-qemu: ## Virtual boards from blank to Ready
 test-k3s: setup ## The contract of joining and draining against a real k3s, K3S=DIR with a release's files
 	K3S=$(abspath $(K3S)) $(PYTEST) -m 'integration or e2e' tests/k3s $(TEST_ARGS)
 
-test-tutorial: setup ## Follow the tutorials on virtual boards, with the lines that the pages show (20–40 min)
+test-tutorial: setup ## Follow the tutorials on virtual boards, with the lines that the pages show
 	$(PYTEST) -m e2e tests/tutorial $(TEST_ARGS)
 
 test-machine: setup ## Bramble's server on a virtual board: its package, systemd, a restart (15 min; needs PyPI)
