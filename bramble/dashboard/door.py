@@ -15,6 +15,7 @@ from bramble.dashboard.guard import MAX_FORM_BYTES, add_headers, admit, show_err
 from bramble.dashboard.login import LoginPages
 from bramble.dashboard.logs import LogPages
 from bramble.dashboard.site import SITE, Site
+from fleet.api.connections import Connections
 from fleet.api.doors import PortTakenError
 from fleet.api.guard import number_requests
 from fleet.api.silence import Silence
@@ -116,10 +117,10 @@ async def serve_dashboard(site: Site, host: str, port: int, tls: ssl.SSLContext)
         make_app(site, silence=silence), access_log=None, shutdown_timeout=SHUTDOWN_GRACE_S
     )
     await runner.setup()
+    connections = Connections(runner)
     try:
-        listener = web.TCPSite(runner, host, port, ssl_context=tls)
         try:
-            await listener.start()
+            bound = await connections.listen(host, port, tls)
         except OSError as error:
             raise PortTakenError(
                 f"the dashboard cannot listen on {host} port {port}: {error.strerror}",
@@ -131,16 +132,9 @@ async def serve_dashboard(site: Site, host: str, port: int, tls: ssl.SSLContext)
                 task = asyncio.create_task(work)
                 stack.push_async_callback(_end, task)
             stack.push_async_callback(site.etcd.close)
-            yield int(runner.addresses[0][1])
+            yield bound
     finally:
-        # Taken now: a handler forgets its connection when it is asked to close it.
-        open_now = [one.transport for one in runner.server.connections] if runner.server is not None else []
-        await runner.cleanup()
-        # A browser that does not answer the end of TLS would be waited for.
-        for transport in open_now:
-            if transport is not None:
-                transport.abort()
-        await asyncio.sleep(0)
+        await connections.end()
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -19,6 +19,7 @@ from typing import Final
 
 from aiohttp import web
 
+from fleet.api.connections import Connections
 from fleet.api.control import ControlRoutes
 from fleet.api.guard import Limits
 from fleet.api.lane import Lane
@@ -54,6 +55,7 @@ async def serve_control(
     app = make_app(controller, is_socket=False, limits=limits, outermost=[silence.middleware])
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_GRACE_S)
     await runner.setup()
+    connections = Connections(runner)
     try:
         assert runner.server is not None  # set up above
         lane = Lane(
@@ -64,9 +66,8 @@ async def serve_control(
             otherwise=runner.server.request_handler,
         )
         runner.server.request_handler = lane.handle
-        site = web.TCPSite(runner, host, port, ssl_context=tls)
         try:
-            await site.start()
+            bound = await connections.listen(host, port, tls)
         except OSError as error:
             raise PortTakenError(
                 f"the control API cannot listen on {host} port {port}: {error.strerror}",
@@ -74,12 +75,12 @@ async def serve_control(
             ) from error
         watch = asyncio.create_task(silence.run(runner.server), name="silent connections")
         try:
-            yield int(runner.addresses[0][1])
+            yield bound
         finally:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
     finally:
-        await runner.cleanup()
+        await connections.end()
 
 
 @contextlib.asynccontextmanager
@@ -87,12 +88,12 @@ async def serve_admin(controller: Controller, path: Path) -> AsyncIterator[None]
     """Listen on the unix socket `path` while the block runs; it is gone afterwards."""
     runner = web.AppRunner(make_app(controller, is_socket=True), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
+    connections = Connections(runner)
     try:
-        listener = _private_socket(path)
-        await web.SockSite(runner, listener).start()
+        await connections.listen_on(_private_socket(path))
         yield
     finally:
-        await runner.cleanup()
+        await connections.end()
         _remove(path)
 
 

@@ -96,19 +96,20 @@ class _PromptChannel(Channel):
     says none: with a look every few seconds its connections would pile up.
     """
 
-    _made: asyncio.Transport | None = None
+    _made: tuple[asyncio.Transport, ...] = ()
 
     async def _create_connection(self) -> H2Protocol:
         protocol = await super()._create_connection()
-        self._made = protocol.connection._transport
+        # All of them: one that the peer has taken leave of (GOAWAY) is followed by another.
+        self._made = (*self._made, protocol.connection._transport)
         return protocol
 
     async def let_go(self) -> None:
         """Close, without a farewell, and let the loop close the socket."""
         self.close()
-        if self._made is not None:
-            self._made.abort()
-            await asyncio.sleep(0)
+        for transport in self._made:
+            transport.abort()
+        await asyncio.sleep(0)
 
 
 class Connection:
