@@ -1,16 +1,18 @@
-"""What every test gets: Hypothesis profiles, and a wall around the pure tests."""
+"""What every test gets: Hypothesis profiles, a wall around the pure tests, and a module that cleans up."""
 
 from __future__ import annotations
 
+import gc
 import socket
 import subprocess
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 import urllib3  # noqa: F401  (its first import binds a socket, which the wall below would take for the test's)
 from hypothesis import HealthCheck, settings
+from loop_watch import watched_loops
 
 TESTS = Path(__file__).parent
 PURE = (TESTS / "unit", TESTS / "protocol")
@@ -42,6 +44,25 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped in spite of --require-tools: {report.longrepr}"
     return report
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays: the collections below are quick when they need not look through it."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_a_module_leaves_open_fails_in_it(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Sockets, files and processes that were forgotten warn when the garbage is collected: here, and not in
+    some later test of another module that has nothing to do with them."""
+    if any(request.path.is_relative_to(folder) for folder in PURE):
+        yield
+        return
+    with watched_loops() as left:
+        yield
+    assert not left, "left open when its loop was closed:\n" + "\n".join(left)
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
