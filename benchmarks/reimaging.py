@@ -90,6 +90,16 @@ def reimage_once(lab: Rehearsal, *, tell: Callable[[str], None] = lambda _: None
         WaitTimeoutError: a board did not get there.
         BenchmarkError: the command failed, or its order ended otherwise than well.
     """
+    install_both(lab, tell=tell)
+    return reimage_installed(lab, tell=tell)
+
+
+def install_both(lab: Rehearsal, *, tell: Callable[[str], None] = lambda _: None) -> None:
+    """Bring both boards from blank disks to Ready.
+
+    Raises:
+        WaitTimeoutError: a board did not get there.
+    """
     for node in lab.spec.nodes:
         lab.add_board(node).power_on()
     lab.wait_for_state(SERVER, "pending", timeout_s=READY_S)
@@ -97,6 +107,15 @@ def reimage_once(lab: Rehearsal, *, tell: Callable[[str], None] = lambda _: None
     for name in (SERVER, AGENT):
         lab.wait_for_state(name, "ready", timeout_s=READY_S)
         tell(f"{name} is Ready")
+
+
+def reimage_installed(lab: Rehearsal, *, tell: Callable[[str], None] = lambda _: None) -> Reimage:
+    """Put a replicated workload on two nodes that are Ready, and install one again.
+
+    Raises:
+        WaitTimeoutError: a board did not get there.
+        BenchmarkError: the command failed, or its order ended otherwise than well.
+    """
     workload = _make_workload(lab)
     workload.deploy(replicas=2)
     workload.watch(tuple(str(node.address) for node in lab.spec.nodes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +46,29 @@ def private_network(image: Image) -> None:
 @pytest.fixture
 def rehearse(private_network: None, tmp_path: Path) -> Iterator[Rehearse]:
     """Start the server of a cluster; it and all boards end with the test."""
-    running: list[Rehearsal] = []
-
-    def start(spec: ClusterSpec) -> Rehearsal:
-        rehearsal = Rehearsal(spec, tmp_path / "lab")
-        running.append(rehearsal.__enter__())
-        return rehearsal
-
-    yield start
-    for rehearsal in running:
-        rehearsal.__exit__(None, None, None)
+    with _rehearsals(tmp_path) as start:
+        yield start
 
 
-@pytest.fixture
-def cluster_of(demo_spec: ClusterSpec, tmp_path: Path) -> Callable[..., ClusterSpec]:
+@pytest.fixture(scope="module")
+def rehearse_for_module(
+    private_network: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Rehearse]:
+    """The same for a cluster that all tests of a module go on with: to install one takes five minutes."""
+    with _rehearsals(tmp_path_factory.mktemp("module")) as start:
+        yield start
+
+
+@contextmanager
+def _rehearsals(directory: Path) -> Iterator[Rehearse]:
+    with ExitStack() as running:
+        yield lambda spec: running.enter_context(Rehearsal(spec, directory / "lab"))
+
+
+@pytest.fixture(scope="session")
+def cluster_of(
+    demo_spec: ClusterSpec, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., ClusterSpec]:
     """The demo's cluster with some of its nodes, changed: `cluster_of(pi4_agent={"disk": "usb"})`."""
 
     def make(**nodes: dict[str, Any]) -> ClusterSpec:
@@ -67,7 +77,7 @@ def cluster_of(demo_spec: ClusterSpec, tmp_path: Path) -> Callable[..., ClusterS
         document["nodes"] = [
             {**node, **wanted[node["name"]]} for node in document["nodes"] if node["name"] in wanted
         ]
-        path = tmp_path / "cluster.yaml"
+        path = tmp_path_factory.mktemp("cluster") / "cluster.yaml"
         path.write_text(yaml.safe_dump(document, sort_keys=False), "utf-8")
         return load_cluster(path)
 
