@@ -39,6 +39,6 @@ def serving(service: Service) -> Iterator[threading.Thread]:
         yield thread
     finally:
         service.stop()
-        thread.join(30)
+        thread.join(60)
     assert not thread.is_alive()
     assert not failures

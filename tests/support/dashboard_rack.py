@@ -45,7 +45,7 @@ from pxe.diagnosis.scene import Setting
 from pxe.events import BoardEvent, BootFile, BootFileMissing, DhcpAck, DhcpDiscover, TransferStatistics
 from pxe.net.observer import Observer
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 TICK_S = 0.2
 OLD = "f" * 64
 """The cluster's image, `FakeImages.current`; NEW was built after it."""

@@ -32,7 +32,6 @@ from k3s_sim_processes import Simulated
 
 from agent import restore as restore_etcd
 from agent.commands import Completed
-from agent.errors import AgentError
 from agent.protocol import InstallProgress, InstallStep, JoinMaterial, K3sState, Outcome, Proof, ProofKind
 from agent.recovery import Restore
 from fleet.boots import BootStage
@@ -42,7 +41,6 @@ from fleet.refusal import RefusedError
 from fleet.spec.model import NodeSpec, Role
 
 STORY_S = 240.0
-MOST_FAILED_RESTORES = 2
 
 CLUSTER = """
 version: 1
@@ -78,7 +76,6 @@ class Board:
     boots: int = 1
     restoring: bool = False
     restorer: Simulated | None = None
-    failed_restores: int = 0
 
     @property
     def k3s_state(self) -> K3sState:
@@ -135,14 +132,8 @@ class Board:
         def fetch(number: str, offset: int) -> bytes:
             return recovery.read_piece(record, number, offset)
 
-        try:
-            if restore_etcd.advance(lab.directory / f"{name}-root", self._systemd, fetch, restore):
-                return False
-        except AgentError:
-            self.failed_restores += 1
-            if self.failed_restores > MOST_FAILED_RESTORES:
-                raise
-            return False  # as the agent does: it tells of it and asks again
+        if restore_etcd.advance(lab.directory / f"{name}-root", self._systemd, fetch, restore):
+            return False
         (Path(f"{lab.config(name)}.d") / Path(restore.reset_drop_in).name).unlink()
         return True
 

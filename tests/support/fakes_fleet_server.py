@@ -24,7 +24,7 @@ from fleet.api.guard import Limits
 from fleet.spec.model import ClusterSpec
 from fleet.tokens import TokenRole
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 @dataclass

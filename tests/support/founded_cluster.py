@@ -11,8 +11,9 @@ from pathlib import Path
 
 from fakes_fleet import Clock, Fleet, cluster_spec, node_spec, open_fleet
 from fleet_story import enrol, install
+from free_ports import free_port
 from k3s_sim_material import put
-from k3s_sim_processes import WAIT_S, free_port, running_lab
+from k3s_sim_processes import WAIT_S, running_lab
 
 from fleet.k3s import ClientIdentity, open_k3s
 from fleet.k3s_manifests import DIRECTORY

@@ -22,7 +22,7 @@ from k3s_sim_processes import Admin, Lab, Simulated, running_lab, wait_until
 PORT = 6443
 PACE = {"K3S_SIM_MANAGE_S": "0.5", "K3S_SIM_TICK_S": "0.5"}
 SERVER_TOKEN, AGENT_TOKEN = "serverpw", "agentpw"
-JOIN_S = 60.0
+JOIN_S = 150.0
 """For a learner to become a voter on a busy machine: seconds of etcd, and up to two elections."""
 
 

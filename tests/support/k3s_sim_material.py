@@ -22,7 +22,10 @@ def put(lab: Lab, node: str, files: tuple[NodeFile, ...]) -> None:
             path = Path(f"{lab.config(node)}.d") / Path(file.path).name
         path.parent.mkdir(parents=True, exist_ok=True)
         content = file.content.replace("/etc/rancher/k3s/bramble-", f"{root}/etc/rancher/k3s/bramble-")
-        path.write_text(content.replace("/var/lib/rancher/bramble-", f"{root}/var/lib/rancher/bramble-"))
+        # As the agent does it: k3s may read what is put there again (its CAs, while a restore goes on).
+        whole = path.with_name(f".{path.name}.new")
+        whole.write_text(content.replace("/var/lib/rancher/bramble-", f"{root}/var/lib/rancher/bramble-"))
+        whole.replace(path)
 
 
 def finish(lab: Lab, node: str, material: JoinMaterial) -> None:

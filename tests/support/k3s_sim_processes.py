@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-WAIT_S = 30.0
+WAIT_S = 90.0
 """Every wait here: far above what a loaded machine needs."""
+ANSWER_S = 30.0
+"""For one answer of an API."""
 
 
 def wait_until(condition: Callable[[], object], what: str, deadline_s: float = WAIT_S) -> None:
@@ -27,13 +29,6 @@ def wait_until(condition: Callable[[], object], what: str, deadline_s: float = W
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {deadline_s:.0f} s: {what}")
         time.sleep(0.05)
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -179,7 +174,7 @@ class Admin:
         context.load_verify_locations(self.ca)
         if self.certificate is not None:
             context.load_cert_chain(self.certificate, self.key)
-        connection = http.client.HTTPSConnection(self.host, self.port, timeout=WAIT_S, context=context)
+        connection = http.client.HTTPSConnection(self.host, self.port, timeout=ANSWER_S, context=context)
         try:
             if self.dial is not None:
                 channel = self.dial(self.host, self.port)

@@ -48,7 +48,7 @@ def fetch(server: str, name: str, *, probe: bool = False) -> tuple[str, int, flo
     """Ask for one file: ("ok", size), ("probed", size) or ("error N", 0), and the seconds that it took."""
     started = time.monotonic()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(10)
+        sock.settimeout(30)
         sock.sendto(Request(name, (("tsize", "0"), ("blksize", "1468"))).encode(), (server, 69))
         size = 0
         while True:

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from free_ports import free_port
+
 TABLE = ".1.3.6.1.2.1.105.1.1.1"
 COMMUNITY, READ_ONLY = "write-secret-7", "read-only-7"
 USER, AUTH, PRIVACY = "bramble", "auth-secret-7", "priv-secret-7"
@@ -35,7 +37,7 @@ class Switch:
         return found
 
     def put(self, key: str, admin: int, detection: int) -> None:
-        self.file.write_text(json.dumps({**self.ports, key: [admin, detection]}))
+        _keep(self.file, {**self.ports, key: [admin, detection]})
 
 
 @contextlib.contextmanager
@@ -43,10 +45,8 @@ def running_switch(directory: Path) -> Iterator[Switch]:
     """The agent on a free port of loopback, with a community and a user of version 3 that may write."""
     program = shutil.which("snmpd") or "/usr/sbin/snmpd"
     file = directory / "ports.json"
-    file.write_text(json.dumps({"1.1": [1, 3], "1.2": [1, 3], "1.3": [2, 1]}))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    _keep(file, {"1.1": [1, 3], "1.2": [1, 3], "1.3": [2, 1]})
+    port = free_port(socket.SOCK_DGRAM)
     helper = f"{sys.executable} {Path(__file__)} {file}"
     config = directory / "snmpd.conf"
     config.write_text(
@@ -83,7 +83,7 @@ def running_switch(directory: Path) -> Iterator[Switch]:
 
 
 def _await_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     wanted = f"{port:04X}"
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -131,8 +131,15 @@ def _set(file: Path, name: str, value: str) -> str:
         return "wrong-value"
     if ports[key][1] != 4:  # a fault stays one
         ports[key] = [int(number), 3 if number == "1" else 1]
-    file.write_text(json.dumps(ports))
+    _keep(file, ports)
     return "DONE"
+
+
+def _keep(file: Path, ports: dict[str, list[int]]) -> None:
+    """Whole, whenever the other process reads it."""
+    new = file.with_suffix(".new")
+    new.write_text(json.dumps(ports))
+    new.replace(file)
 
 
 def _parse(name: str) -> tuple[int, str]:

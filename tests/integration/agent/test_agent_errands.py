@@ -102,20 +102,20 @@ def test_output_without_end_is_cut_and_time_ends_it(control: ControlServer, tmp_
     assert result.returncode == 7
     assert len(result.stdout) == MAX_OUTPUT_BYTES
     assert result.dropped_bytes > 0
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
 
 
 def test_bounded_run_keeps_what_was_written_before_the_time_was_over() -> None:
-    done = run_bounded(["sh", "-c", "echo first; exec sleep 60"], timeout_s=0.5, limit_bytes=100)
+    done = run_bounded(["sh", "-c", "echo first; exec sleep 60"], timeout_s=2.0, limit_bytes=100)
     assert (done.stdout, done.timed_out) == (b"first\n", True)
     assert done.returncode < 0
 
 
 def test_bounded_run_ends_with_its_time_though_a_child_holds_the_pipe() -> None:
     started = time.monotonic()
-    done = run_bounded(["sh", "-c", "sleep 5 & echo here"], timeout_s=1.0, limit_bytes=100)
+    done = run_bounded(["sh", "-c", "sleep 60 & echo here"], timeout_s=2.0, limit_bytes=100)
     assert done.stdout == b"here\n"
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 30
 
 
 def test_bounded_run_of_nothing_is_an_error() -> None:

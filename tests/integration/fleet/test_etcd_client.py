@@ -21,7 +21,7 @@ from fleet.etcd.snapshot import check_file, save_snapshot
 from fleet.etcd.view import EtcdView
 
 pytestmark = pytest.mark.integration
-DEADLINE_S = 30.0
+DEADLINE_S = 90.0
 T = TypeVar("T")
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from fakes_fleet import cluster_spec, node_spec
+from free_ports import free_port
 from k3s_sim_material import finish, put
-from k3s_sim_processes import Lab, Simulated, free_port, running_lab
+from k3s_sim_processes import Lab, Simulated, running_lab
 
 from agent.k3s import classify
 from agent.protocol import JoinMaterial

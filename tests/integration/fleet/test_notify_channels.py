@@ -27,6 +27,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from free_ports import free_port
 
 from bramble.cli import bramble
 from fleet.attention import Urgency
@@ -321,9 +322,7 @@ def mailbox(authority: Authority) -> Iterator[tuple[Mailbox, int]]:
         auth_required=True,
     )
     # aiosmtpd's own start() connects to the port that it was given, which for 0 is none: take a free one.
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        server.port = free.getsockname()[1]
+    server.port = free_port()
     server.start()
     try:
         yield box, server.port

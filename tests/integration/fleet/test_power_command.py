@@ -90,11 +90,11 @@ def test_command_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
         "open(sys.argv[1],'w').write(str(p.pid)); p.wait()"
     )
     started = time.monotonic()
-    with pytest.raises(PowerError, match="did not end within 1 s"):
-        asyncio.run(driver(python(code, str(file), child), timeout_s=1).off())
-    assert time.monotonic() - started < 10
+    with pytest.raises(PowerError, match="did not end within 4 s"):
+        asyncio.run(driver(python(code, str(file), child), timeout_s=4).off())
+    assert time.monotonic() - started < 60
     pid = int(file.read_text())
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while _runs(pid):
         assert time.monotonic() < deadline, "the child outlived its command"
         time.sleep(0.02)

@@ -29,7 +29,7 @@ PREFIX = "etcd.k3s.cattle.io"
 
 
 async def ended(desk: SnapshotDesk, number: int) -> Taking:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             found = desk.ordered(number)
             if found is not None and found.state in ("done", "failed"):
@@ -203,7 +203,7 @@ async def test_a_directory_that_cannot_be_read_ends_no_server(
         monkeypatch.setattr(desk, "round", refuses)
         desk.order("a person")
         running = asyncio.create_task(desk.run())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await looked.wait()
         await asyncio.sleep(0)
         assert not running.done()

@@ -17,7 +17,7 @@ from imagebuilder.runner import run, stream
 pytestmark = pytest.mark.integration
 
 
-def _wait_until(condition: Callable[[], bool], deadline_s: float = 10) -> None:
+def _wait_until(condition: Callable[[], bool], deadline_s: float = 60) -> None:
     end = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < end, "the condition did not come true in time"
@@ -68,15 +68,15 @@ def test_environment_is_added_and_messages_are_english() -> None:
 
 def test_timeout_ends_the_command_and_its_children(tmp_path: Path) -> None:
     script = f"sleep 60 & echo $! > {tmp_path}/pid; wait"
-    with pytest.raises(CommandFailed, match=r"did not end within 0\.5 s"):
-        run(["sh", "-c", script], timeout_s=0.5)
+    with pytest.raises(CommandFailed, match=r"did not end within 2 s"):
+        run(["sh", "-c", script], timeout_s=2.0)
     _wait_until(lambda: _is_gone(int((tmp_path / "pid").read_text())))
 
 
 def test_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     script = f"trap '' TERM; echo $$ > {tmp_path}/pid; while :; do sleep 0.1; done"
     with pytest.raises(CommandFailed):
-        run(["sh", "-c", script], timeout_s=0.5)
+        run(["sh", "-c", script], timeout_s=2.0)
     assert _is_gone(int((tmp_path / "pid").read_text()))
 
 
@@ -133,7 +133,7 @@ except KeyboardInterrupt:
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
         _wait_until(lambda: pid_file.exists() and pid_file.read_text().strip() != "")
         child.send_signal(signal.SIGINT)
-        out, _ = child.communicate(timeout=20)
+        out, _ = child.communicate(timeout=60)
     assert out == "interrupted\n"
     assert _is_gone(int(pid_file.read_text()))
 
@@ -146,5 +146,5 @@ def test_commands_run_side_by_side_from_threads() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert sorted(results) == [f"{n}\n".encode() for n in range(8)]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -59,22 +59,27 @@ def bramble(
     )
 
 
+def cpu_seconds() -> float:
+    """Of all commands so far, and of what they started."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_a_second_build_finds_the_image_at_once(world: Path) -> None:
     words = ("build", str(world / "cluster.yaml"), "--k3s", str(world / "k3s"))
     first = bramble(world, *words)
     assert first.returncode == 0, first.stderr
     assert "k3s v1.33.5+k3s1 (simulator)" in first.stdout
     assert "compressing" in first.stderr
-    started = time.monotonic()
+    before = cpu_seconds()
     second = bramble(world, *words, "--json")
-    seconds = time.monotonic() - started
+    used = cpu_seconds() - before
     answer = json.loads(second.stdout)
     assert answer["built"] is False
     assert answer["k3s"] == {"version": "v1.33.5+k3s1", "simulator": True}
     assert answer["image_id"] in first.stdout
-    # 2 s is the promise on an idle machine; on a busy one, building again would still take longer than this.
-    assert seconds < 6
-    assert answer["seconds"] < 2
+    # 2 s is the promise on an idle machine, which the benchmarks keep. The work is the same on a busy one.
+    assert used < 4
 
 
 def test_a_damaged_release_ends_with_1_and_words(world: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_board_falls_through_to_its_disk_and_boots_it(tmp_path: Path, kind: Di
     _fill(disk, FILES, tmp_path)
     with _board(tmp_path, disk, boot_order=0xF46_12) as board:
         board.power_on()
-        board.wait_for(EventKind.POWERED_OFF, timeout_s=30)
+        board.wait_for(EventKind.POWERED_OFF, timeout_s=60)
         events = [(event.kind, event.text) for event in board.events]
 
     assert events[2] == (EventKind.MODE_FAILED, "NETWORK: no link: the cable is not plugged in")
@@ -96,7 +96,7 @@ def test_the_guest_finds_the_boards_identity_in_its_device_tree(tmp_path: Path) 
     _fill(disk, FILES, tmp_path)
     with _board(tmp_path, disk, boot_order=0xE6) as board:
         board.power_on()
-        board.wait_for(EventKind.KERNEL_STARTED, timeout_s=30)
+        board.wait_for(EventKind.KERNEL_STARTED, timeout_s=60)
 
     def get(kind: str, node: str, name: str) -> str:
         argv = ["fdtget", "-t", kind, str(tmp_path / "run" / "board.dtb"), node, name]
@@ -129,7 +129,7 @@ def test_boot_order_for_one_start_outlives_a_restart_and_no_power_cut(tmp_path: 
         for number in range(3):
             seen = [place for place, event in enumerate(board.events) if event.kind is EventKind.REBOOTED]
             since = seen[-1] + 1 if number else 0
-            board.wait_for(EventKind.REBOOTED, timeout_s=30, since=since)
+            board.wait_for(EventKind.REBOOTED, timeout_s=60, since=since)
         tried = [event.text.split()[2] for event in board.events if event.kind is EventKind.MODE_STARTED]
         board.power_cut()
     assert starts[:3] == ["0", "7", "7"]
@@ -147,7 +147,7 @@ def test_a_half_written_disk_is_no_disk_to_boot_from(tmp_path: Path, damage: str
             image.write(bytes(512))
     with _board(tmp_path, disk, boot_order=0xE6) as board:
         board.power_on()
-        stuck = board.wait_for(EventKind.STUCK, timeout_s=10)
+        stuck = board.wait_for(EventKind.STUCK, timeout_s=60)
         assert "nothing could be booted" in stuck.text
         assert board.is_on  # it shows its error pattern until somebody pulls the plug
     assert board.events[-1].kind is EventKind.POWER_CUT
@@ -156,14 +156,14 @@ def test_a_half_written_disk_is_no_disk_to_boot_from(tmp_path: Path, damage: str
 def test_a_board_that_restarts_its_order_stops_when_the_plug_is_pulled(tmp_path: Path) -> None:
     with _board(tmp_path, boot_order=0xF6) as board:
         board.power_on()
-        board.wait_for(EventKind.MODE_FAILED, timeout_s=10)
+        board.wait_for(EventKind.MODE_FAILED, timeout_s=60)
         with pytest.raises(LabError, match="is on already"):
             board.power_on()
         board.power_cut()
         assert not board.is_on
         board.power_on()
         seen = len(board.events)
-        board.wait_for(EventKind.MODE_FAILED, timeout_s=10, since=seen - 1)
+        board.wait_for(EventKind.MODE_FAILED, timeout_s=60, since=seen - 1)
 
 
 def test_waiting_in_vain_tells_what_the_board_did_instead(tmp_path: Path) -> None:

@@ -65,8 +65,8 @@ def _boot(run_dir: Path, kernel: bytes, final: EventKind, disk: VirtualDisk | No
         VirtualBoard(config, run_dir=run_dir) as board,
     ):
         board.power_on()
-        board.wait_for(final, timeout_s=30)
-        assert board.wait_for_console("!", timeout_s=5)
+        board.wait_for(final, timeout_s=60)
+        assert board.wait_for_console("!", timeout_s=60)
     assert not board.is_on
     return [(event.kind.value, event.text) for event in board.events]
 
@@ -108,7 +108,7 @@ def _boot_and_report_the_process(run_dir: Path, pipe: Connection) -> None:
     files = _files(tiny_kernel(HELLO_THEN_STAY))
     with TinyBootServer(files, IPv4Address("10.77.0.50")), VirtualBoard(config, run_dir=run_dir) as board:
         board.power_on()
-        board.wait_for_console("!", timeout_s=30)
+        board.wait_for_console("!", timeout_s=60)
         children = Path(f"/proc/self/task/{board_thread_id()}/children").read_text().split()
         pipe.send(int(children[0]))
         pipe.poll(60)
@@ -131,7 +131,7 @@ def test_qemu_dies_with_a_process_that_is_killed(tmp_path: Path) -> None:
     with contextlib.suppress(ProcessLookupError):
         descriptor = os.pidfd_open(pid)
         try:
-            assert select.select([descriptor], [], [], 10)[0], "QEMU outlived its lab"
+            assert select.select([descriptor], [], [], 60)[0], "QEMU outlived its lab"
         finally:
             os.close(descriptor)
 
@@ -142,18 +142,18 @@ def _cut(run_dir: Path) -> tuple[float, list[str]]:
     files = _files(tiny_kernel(HELLO_THEN_STAY))
     with TinyBootServer(files, IPv4Address("10.77.0.50")), VirtualBoard(config, run_dir=run_dir) as board:
         board.power_on()
-        board.wait_for_console("!", timeout_s=30)
+        board.wait_for_console("!", timeout_s=60)
         started = time.monotonic()
         board.power_cut()
         seconds = time.monotonic() - started
         board.power_on()  # the tap is free again
-        board.wait_for_console("!", timeout_s=30, since=board.console.position)
+        board.wait_for_console("!", timeout_s=60, since=board.console.position)
         return seconds, [event.kind.value for event in board.events]
 
 
 def test_a_power_cut_is_at_once_and_the_board_can_be_switched_on_again(tmp_path: Path) -> None:
     seconds, kinds = in_private_network(_cut, tmp_path)
-    assert seconds < 2.0
+    assert seconds < 10.0  # nobody waits for the guest, which would not end by itself
     assert kinds.count("kernel-started") == 2
     assert kinds.count("power-cut") == 1
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from k3s_sim_processes import Admin, Lab, Simulated, free_port, running_lab, wait_until
+from free_ports import free_port
+from k3s_sim_processes import Admin, Lab, Simulated, running_lab, wait_until
 
 from lab.k3s_sim.node import node_password
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.integration
 REMOVE = "etcd.k3s.cattle.io/remove"
 REMOVED = "etcd.k3s.cattle.io/removed-node-name"
 NAME = "etcd.k3s.cattle.io/node-name"
-ELECTION_S = 30.0
+ELECTION_S = 90.0
 """An election timeout is 5 s to 10 s; a second one may be needed."""
 
 

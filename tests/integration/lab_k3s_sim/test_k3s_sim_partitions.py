@@ -14,7 +14,7 @@ from k3s_sim_processes import wait_until
 
 pytestmark = pytest.mark.integration
 
-ELECTION_S = 45.0
+ELECTION_S = 90.0
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from free_ports import free_port
 
 from lab.k3s_sim.node.responders import Responders
 
@@ -31,14 +32,8 @@ def pod(name: str, port: int, **metadata: Any) -> dict[str, Any]:
     }
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind((HERE, 0))
-        return int(taken.getsockname()[1])
-
-
 def ask(port: int) -> str:
-    with urllib.request.urlopen(f"http://{HERE}:{port}/", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://{HERE}:{port}/", timeout=60) as answer:
         return str(answer.read().decode())
 
 
@@ -56,9 +51,9 @@ def test_a_pod_answers_from_its_start_to_its_end(responders: Responders) -> None
 
 
 def test_a_port_that_is_taken_is_tried_again(responders: Responders) -> None:
+    port = free_port()
     with socket.socket() as taken:
-        taken.bind((HERE, 0))
+        taken.bind((HERE, port))
         taken.listen()
-        port = int(taken.getsockname()[1])
         assert responders.keep([pod("web", port)]) == []
     assert len(responders.keep([pod("web", port)])) == 1

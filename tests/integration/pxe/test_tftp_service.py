@@ -359,13 +359,18 @@ async def test_a_worker_ends_with_a_server_that_was_killed(tmp_path: Path) -> No
         env={**os.environ, "PYTHONPATH": f"{checkout}:{checkout / 'tests/support'}"},
     )
     assert server.stdout is not None
-    async with asyncio.timeout(WAIT_S):
-        assert await server.stdout.readline() == b"ready\n"
-        (worker,) = worker_pids(server.pid)
-        server.kill()
+    try:
+        async with asyncio.timeout(WAIT_S):
+            assert await server.stdout.readline() == b"ready\n"
+            (worker,) = worker_pids(server.pid)
+            server.kill()
+            await server.wait()
+            while is_running(worker):  # noqa: ASYNC110  # another's child gives no event
+                await asyncio.sleep(0.01)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            server.kill()
         await server.wait()
-        while is_running(worker):  # noqa: ASYNC110  # another's child gives no event
-            await asyncio.sleep(0.01)
 
 
 @pytest.mark.asyncio

@@ -93,7 +93,7 @@ async def test_memory_and_descriptors_do_not_grow(tmp_path: Path) -> None:
         await asyncio.sleep(SOAK_S * WARM_UP)
         before = resident_bytes(workers)
         read = await asyncio.gather(*clients)
-        assert all(count > 2 for count in read)
+        assert all(count > 0 for count in read)
         assert resident_bytes(workers) - before < GROWTH_BYTES
         async with asyncio.timeout(60):  # what nobody followed up ends within half a minute
             while descriptors(workers) > IDLE_DESCRIPTORS:  # noqa: ASYNC110  # no event tells
