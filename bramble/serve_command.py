@@ -12,8 +12,8 @@ from agent.notify import ServiceManager, parse_environment
 from bramble.boot_sizes import warn_of_sizes
 from bramble.paths import agent_package, apt_access, state_layout, store
 from bramble.proofs import require_proven
-from fleet.cli import STORE_VARIABLE
 from fleet.cli_names import cluster_file
+from fleet.cli_places import STORE_VARIABLE
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec, DhcpMode
 from imagebuilder.build import Image, find_image

@@ -3,79 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import pwd
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import click
-import platformdirs
 from rich.console import Console
 from rich.live import Live
 
 from fleet.admin_client import FleetReader
 from fleet.cli_names import NODE
 from fleet.cli_names import cluster_file as cluster_file
+from fleet.cli_places import state_directory as state_directory
+from fleet.cli_places import state_places
+from fleet.cli_places import store_place as store_place
 from fleet.cli_render import event_text, first_sign, render_fleet, render_timeline
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec
-from fleet.store_place import Place, parse_postgres
 
 WATCH_INTERVAL_S: Final = 1.0
-STATE_VARIABLE: Final = "BRAMBLE_STATE_DIR"
-STORE_VARIABLE: Final = "BRAMBLE_STORE"
-SERVICE_STATE: Final = Path("/var/lib/bramble")
-DATABASE: Final = "control.db"
-"""The store's file in the state directory, where it is no PostgreSQL database."""
-
-
-def state_directory(cluster: str) -> Path:
-    """A cluster's state directory, the first that there is of `state_places`; the first of all where there
-    is none yet."""
-    places = state_places(cluster)
-    # One that only its owner may look into is taken, too: what fails there says whose it is.
-    closed = SERVICE_STATE.is_dir() and not os.access(SERVICE_STATE, os.X_OK)
-    for place in places:
-        if os.path.exists(place) or (closed and place == SERVICE_STATE / cluster):  # noqa: PTH110 - Path.exists raises where a directory is closed
-            return place
-    return places[0]
-
-
-def state_places(cluster: str) -> tuple[Path, ...]:
-    """Where a cluster's state may be, in this order: below $BRAMBLE_STATE_DIR and nowhere else; in the user's
-    state directory; where the service of this machine (`bramble service`) has it; with sudo, in the state
-    directory of who called it.
-
-    The last one, because a server that runs in a checkout (`scripts/serve`) is asked with sudo as well, and
-    because a `sudo bramble serve` that found nothing would make a second cluster of the same name, with other
-    keys. What root writes there is the caller's (`fleet.files`).
-    """
-    root = os.environ.get(STATE_VARIABLE)
-    if root:
-        return (Path(root) / cluster,)
-    caller = os.environ.get("SUDO_USER") if os.geteuid() == 0 else None
-    own = platformdirs.user_state_path("bramble") / cluster
-    return own, SERVICE_STATE / cluster, *(_state_of(caller, cluster) if caller else ())
-
-
-def _state_of(user: str, cluster: str) -> tuple[Path, ...]:
-    try:
-        home = pwd.getpwnam(user).pw_dir
-    except KeyError:
-        return ()
-    return (Path(home) / ".local" / "state" / "bramble" / cluster,)
-
-
-def store_place(spec: ClusterSpec, store: str | None = None) -> Place:
-    """Where a cluster's record is: `store` (an option), else $BRAMBLE_STORE, else what cluster.yaml says.
-
-    Raises:
-        PlaceError: It is no PostgreSQL URL, or holds a password.
-    """
-    url = store or os.environ.get(STORE_VARIABLE) or spec.control.store
-    return parse_postgres(url) if url else state_directory(spec.name) / DATABASE
 
 
 def fleet_reader(spec: ClusterSpec) -> FleetReader:

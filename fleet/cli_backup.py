@@ -11,8 +11,9 @@ from typing import Any
 import click
 
 from fleet.backup import Manifest, make_backup, restore_backup, verify_backup
-from fleet.cli import STORE_VARIABLE, fleet_reader, state_directory, store_place
+from fleet.cli import fleet_reader, state_directory, store_place
 from fleet.cli_names import NODE, cluster_argument
+from fleet.cli_places import STORE_VARIABLE
 from fleet.cli_progress import ProgressLine
 from fleet.errors import FleetError, InputError
 from fleet.secret import Secret

@@ -9,10 +9,10 @@ from typing import NoReturn
 
 import pytest
 
-from fleet import cli, cli_names
+from fleet import cli_names, cli_places
 from fleet.admin_client import FleetReader, NoServerError
-from fleet.cli import STATE_VARIABLE, state_directory, state_places
 from fleet.cli_names import default_file
+from fleet.cli_places import STATE_VARIABLE, state_directory, state_places
 from fleet.files import write_private
 from fleet.store.errors import NoRecordError
 
@@ -24,7 +24,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
     monkeypatch.delenv(STATE_VARIABLE, raising=False)
     monkeypatch.delenv("SUDO_USER", raising=False)
     monkeypatch.setattr("platformdirs.user_state_path", lambda _name: own)
-    monkeypatch.setattr(cli, "SERVICE_STATE", service)
+    monkeypatch.setattr(cli_places, "SERVICE_STATE", service)
     return own, service
 
 
