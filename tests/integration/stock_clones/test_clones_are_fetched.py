@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,8 @@ def test_a_whole_stock_image_comes_from_its_site_signed_and_compressed(
     """
     clone = ready_clone(name)
     published = publish(clone, tmp_path / "site", "xz")
+    for sums in (published.sums, published.sidecar):  # as sha256sum reads them
+        subprocess.run(["sha256sum", "--check", "--quiet", sums.name], cwd=tmp_path / "site", check=True)
     known = stock_image(name, key.fingerprint)
     image = replace(known, max_download_mib=2048, max_disk_mib=16384)
     (tmp_path / "key.asc").write_bytes(key.armoured)
