@@ -11,7 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-WAIT_MS = 15_000
+WAIT_MS = 60_000
 Theme = Literal["light", "dark"]
 PASSED_BY = ("net::ERR_INTERNET_DISCONNECTED", "net::ERR_NETWORK_CHANGED", "net::ERR_INCOMPLETE_CHUNKED")
 """What Chromium says of a network that a test cut."""

@@ -39,7 +39,7 @@ from fleet.store.tables import intents, nodes
 from imagebuilder.build import Image
 
 ADDRESS = "10.77.0.1"
-WAIT_S = 30.0
+WAIT_S = 90.0
 SERVER_NODE, AGENT_NODE = node_spec("pi5-1", 1, role=Role.SERVER), node_spec("pi4-1", 2)
 CLIENTS = ("10.77.0.11", "10.77.0.12", "10.77.0.99")
 """The addresses of both nodes, and a stranger's."""

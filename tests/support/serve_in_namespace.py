@@ -37,7 +37,7 @@ from fleet.admin_client import FleetReader
 from fleet.spec.model import DnsMode
 
 ADDRESS = "10.77.0.1"
-WAIT_S = 30.0
+WAIT_S = 90.0
 
 
 def lay_cable() -> None:

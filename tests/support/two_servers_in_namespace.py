@@ -30,7 +30,7 @@ from fleet.spec.model import ClusterSpec, DhcpMode
 from fleet.store_place import PostgresPlace
 
 ADDRESSES = {"eth0": "10.77.0.1", "eth1": "10.77.0.2"}
-WAIT_S = 30.0
+WAIT_S = 90.0
 DATA, ERROR = 3, 5
 """Opcodes of RFC 1350."""
 

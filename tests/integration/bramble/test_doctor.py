@@ -21,7 +21,7 @@ pytestmark = pytest.mark.integration
 
 SUPPORT = Path(__file__).parents[2] / "support"
 CHECKOUT = Path(__file__).parents[3]
-WAIT_S = 60
+WAIT_S = 180
 
 
 def examine(*words: str) -> dict[str, dict[str, Any]]:
