@@ -16,7 +16,7 @@ from dashboard_rack import Rack
 from fleet.lifecycle import State
 from fleet.tokens import TokenRole
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 PAGES = (
     "/",
     "/nodes",

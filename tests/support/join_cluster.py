@@ -23,7 +23,7 @@ from fleet.spec.model import ClusterSpec, NodeSpec, Role
 
 S1, S2, S3 = (node_spec(f"s{number}", number, role=Role.SERVER) for number in (1, 2, 3))
 A1 = node_spec("a1", 4)
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 OLD_RELEASE = "v1.21.3+k3s1"
 
 

@@ -22,7 +22,7 @@ from fleet.timeline import Entry, Kind
 pytestmark = pytest.mark.integration
 
 SERVER = node_spec("pi5-1", 1, role=Role.SERVER)
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 def join(fleet: Fleet) -> None:

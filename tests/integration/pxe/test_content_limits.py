@@ -26,7 +26,7 @@ from pxe.web.door import Door
 pytestmark = pytest.mark.integration
 
 IMAGE = os.urandom(3_000_000)
-WAIT_S = 30
+WAIT_S = 60.0
 REQUEST = b"GET /images/abc/disk HTTP/1.1\r\nHost: x\r\n\r\n"
 LARGE_REQUEST = REQUEST.replace(b"disk", b"large")
 LARGE_BYTES = 256 << 20  # more than the kernel buffers for a connection

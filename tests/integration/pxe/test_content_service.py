@@ -18,7 +18,7 @@ from pxe.server import PxeServer
 pytestmark = pytest.mark.integration
 
 IMAGE = bytes(range(256)) * 4000
-WAIT_S = 30
+WAIT_S = 60.0
 
 
 def table_of(tmp_path: Path, *nodes: NodeBootState) -> BootTable:

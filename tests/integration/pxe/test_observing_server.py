@@ -30,7 +30,7 @@ from pxe.server import PxeConfig, PxeServer
 
 pytestmark = pytest.mark.integration
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 RRQ = b"\0\1%s\0octet\0"
 
 

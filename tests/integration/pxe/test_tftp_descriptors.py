@@ -21,7 +21,7 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[3]
 PREFIX = "91cdf03d"
 CLIENTS = 8
-WAIT_S = 30
+WAIT_S = 60.0
 RETRY_S = 0.2
 
 # Arguments: boot tree · "bare" for a worker that knows of no limit, "bounded" for one that looks.

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.integration
 
 PREFIX = "91cdf03d"
 KERNEL = bytes(range(256)) * 5000 + b"end"
-WAIT_S = 30
+WAIT_S = 60.0
 
 
 @dataclass

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 
 PREFIX = "91cdf03d"
 KERNEL = bytes(range(256)) * 12_000 + b"end"
-WAIT_S = 30
+WAIT_S = 60.0
 
 
 @asynccontextmanager
