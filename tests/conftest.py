@@ -12,6 +12,7 @@ from typing import NoReturn
 import pytest
 import urllib3  # noqa: F401  (its first import binds a socket, which the wall below would take for the test's)
 from hypothesis import HealthCheck, settings
+from long_files import rank
 from loop_watch import watched_loops
 
 TESTS = Path(__file__).parent
@@ -44,6 +45,10 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped in spite of --require-tools: {report.longrepr}"
     return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: rank(item.path))
 
 
 def pytest_collection_finish() -> None:

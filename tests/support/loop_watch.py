@@ -19,9 +19,9 @@ def watched_loops() -> Iterator[list[str]]:
     left: list[str] = []
     close = BaseSelectorEventLoop.close
 
-    def close_and_note(loop: BaseSelectorEventLoop) -> None:
+    def close_and_note(loop: Any) -> None:
         if not loop.is_closed():
-            transports = list(loop._transports.values())  # type: ignore[attr-defined]  # by descriptor
+            transports = list(loop._transports.values())  # by descriptor
             left.extend(_describe(transport) for transport in transports if transport._sock is not None)
         close(loop)
 
