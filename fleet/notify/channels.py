@@ -19,6 +19,7 @@ from typing import Final, assert_never
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
+from aiohttp.connector import NEEDS_CLEANUP_CLOSED
 
 from fleet.errors import FleetError
 from fleet.notify import messages
@@ -126,9 +127,10 @@ async def _ntfy(
 async def _post(name: str, url: str, body: bytes, headers: dict[str, str], context: ssl.SSLContext) -> None:
     timeout = aiohttp.ClientTimeout(total=SEND_S)
     headers = {"User-Agent": USER_AGENT, **headers}
+    connector = aiohttp.TCPConnector(enable_cleanup_closed=NEEDS_CLEANUP_CLOSED)
     try:
         async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
+            aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
             session.post(url, data=body, headers=headers, ssl=context, allow_redirects=False) as answer,
         ):
             status, wait = answer.status, answer.headers.get("Retry-After", "")

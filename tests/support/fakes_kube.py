@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import web
 from cryptography import x509
 
+from fleet.api.connections import Connections
 from fleet.certificates import certificate_pem, key_pem, load_authority, new_key, sign_leaf, subject, utc
 
 SECRETS = "/api/v1/namespaces/kube-system/secrets"
@@ -52,14 +53,13 @@ class FakeKube:
         app.router.add_route("*", "/api/v1/nodes/{name}", self._node_change)
         app.router.add_route("*", f"{SECRETS}", self._secret_list)
         app.router.add_route("*", f"{SECRETS}/{{name}}", self._one_secret)
-        runner = web.AppRunner(app, access_log=None)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
+        connections = Connections(runner)
         try:
-            site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._context())
-            await site.start()
-            yield int(runner.addresses[0][1])
+            yield await connections.listen("127.0.0.1", 0, self._context())
         finally:
-            await runner.cleanup()
+            await connections.end()
 
     async def _nodes(self, request: web.Request) -> web.Response:
         shown = request.get_extra_info("ssl_object").getpeercert()

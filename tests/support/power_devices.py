@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from fleet.api.connections import Connections
+
 Fault = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -140,13 +142,11 @@ async def serving(plug: Plug) -> AsyncIterator[str]:
     app.router.add_route("*", "/{tail:.*}", plug.handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
+    connections = Connections(runner)
     try:
-        host, port = runner.addresses[0][:2]
-        yield f"http://{host}:{port}"
+        yield f"http://127.0.0.1:{await connections.listen('127.0.0.1', 0)}"
     finally:
-        await runner.cleanup()
+        await connections.end()
 
 
 async def hang(_request: web.Request) -> web.StreamResponse:

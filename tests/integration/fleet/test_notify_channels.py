@@ -30,6 +30,7 @@ from cryptography.x509.oid import NameOID
 from free_ports import free_port
 
 from bramble.cli import bramble
+from fleet.api.connections import Connections
 from fleet.attention import Urgency
 from fleet.notify import channels
 from fleet.notify.channels import ChannelError, send
@@ -123,14 +124,15 @@ async def receiving(tls: ssl.SSLContext | None = None) -> AsyncIterator[Receiver
     receiver = Receiver()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", receiver.take)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=1.0)
     await runner.setup()
+    connections = Connections(runner)
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
-        receiver.url = f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
+        port = await connections.listen("127.0.0.1", 0, tls)
+        receiver.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
         yield receiver
     finally:
-        await runner.cleanup()
+        await connections.end()
 
 
 def private(path: Path, text: str) -> Path:
