@@ -36,7 +36,7 @@ def test_blank_boards_become_ready_and_the_second_power_on_does_not_install_agai
         assert "(simulator)" in node["k3s"]
         assert lab.count_installs(name) == 1
     print(f"memory of the server's processes: {lab.peak_rss_bytes / 2**20:.0f} MiB")
-    assert lab.peak_rss_bytes < 192 * 2**20, "all of them, dashboard included; shared pages count for each"
+    assert lab.peak_rss_bytes < 150 * 2**20, "all of them, dashboard included; shared pages count for each"
 
     agent.power_cut()
     seen = len(agent.events)
