@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 
 @contextmanager
 def watched_loops() -> Iterator[list[str]]:
@@ -25,11 +27,9 @@ def watched_loops() -> Iterator[list[str]]:
             left.extend(_describe(transport) for transport in transports if transport._sock is not None)
         close(loop)
 
-    BaseSelectorEventLoop.close = close_and_note  # type: ignore[method-assign]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseSelectorEventLoop, "close", close_and_note)
         yield left
-    finally:
-        BaseSelectorEventLoop.close = close  # type: ignore[method-assign]
 
 
 def _describe(transport: Any) -> str:
