@@ -153,6 +153,8 @@ def test_the_image_takes_nothing_but_the_package_and_debian() -> None:
     (script,) = [rest for word, rest in instructions() if word == "RUN"]
     assert "curl" not in shlex.split(script)
     assert "pip" not in shlex.split(script)
+    # What is taken out again may take Bramble with it: iproute2 depends on libcap2-bin.
+    assert not {"purge", "remove", "autoremove"} & set(shlex.split(script))
     assert "set -eu" in script
 
 
