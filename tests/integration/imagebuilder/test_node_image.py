@@ -49,7 +49,7 @@ class World:
         self.patch.setenv("BRAMBLE_CACHE_DIR", str(store.root))
         self.patch.setenv("BRAMBLE_STATE_DIR", str(root / "state"))
         self.patch.setattr("imagebuilder.build.FREE_ROOT_BYTES", 100 * 2**20)
-        self.patch.setattr("bramble.image_command.agent_package", lambda: agent)
+        self.patch.setattr("imagebuilder.cli.agent_package", lambda: agent)
         self.image: Image = build_image(spec, store=store, agent_package=agent)
 
     def run(self, *words: str) -> Result:
