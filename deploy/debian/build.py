@@ -1,9 +1,9 @@
 """Build the Debian package: `make deb`, or `python deploy/debian/build.py --help`.
 
-What Bramble needs is newer than what Debian 12, 13 and Ubuntu 24.04, 26.04 package, so the package carries it. It
-has one environment for each Python version that these have, laid out as `venv` does, and one directory with
-all that is the same for them; nothing is downloaded or built on the machine where it is installed. The wheels
-are those of requirements.lock, proved by its hashes.
+What Bramble needs is newer than what Debian 12, 13 and Ubuntu 24.04, 26.04 package, so the package carries
+it. It has one environment for each Python version that these have, laid out as `venv` does, and one
+directory with all that is the same for them; nothing is downloaded or built on the machine where it is
+installed. The wheels are those of requirements.lock, proved by its hashes.
 
     /usr/bin/bramble                      chooses the environment of this machine's Python
     /usr/lib/bramble/common/              what does not depend on the Python version
@@ -30,7 +30,8 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[2]
 HERE: Final = Path(__file__).resolve().parent
 PYTHONS: Final = ("3.11", "3.12", "3.13", "3.14")
-"""Debian 12 and Raspberry Pi OS bookworm; Ubuntu 24.04; Debian 13 and Raspberry Pi OS trixie; Ubuntu 26.04."""
+"""Debian 12 and Raspberry Pi OS bookworm; Ubuntu 24.04; Debian 13 and Raspberry Pi OS trixie; Ubuntu
+26.04."""
 MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 GLIBC: Final = range(36, 16, -1)
 """Minor versions that wheels may want: 2.36 is the oldest of those releases, 2.17 the oldest wheels name."""
