@@ -186,9 +186,9 @@ class SnapshotFiles:
         place = self.place(snapshot_id)
         doomed = place.with_name(f"{_UNFINISHED}doomed-{snapshot_id}")
         try:
-            place.rename(doomed)
-            sync_directory(self.directory)
-            with contextlib.suppress(FileNotFoundError):  # who makes one at this moment may remove it, too
+            with contextlib.suppress(FileNotFoundError):  # another process removes it, too
+                place.rename(doomed)
+                sync_directory(self.directory)
                 shutil.rmtree(doomed)
         except OSError as error:
             raise _refused(place, error) from error

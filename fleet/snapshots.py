@@ -8,6 +8,7 @@ and CAs with them (`fleet.snapshot_files`), and are what `bramble recover` start
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import platform
@@ -35,6 +36,7 @@ from fleet.snapshot_files import (
     DATA,
     KEYS,
     Damaged,
+    NoSnapshotError,
     SnapshotFiles,
     SnapshotInfo,
     new_id,
@@ -240,7 +242,8 @@ class SnapshotDesk:
         with self._ground.store.read() as reader:
             gone = self.files.surplus(keep, in_use(reader))
         for one in gone:
-            self.files.remove(one)
+            with contextlib.suppress(NoSnapshotError):  # 'bramble snapshot prune' came first
+                self.files.remove(one)
         self.note_place()
         if gone:
             log.info("old snapshots were deleted", extra={"snapshots": ",".join(gone)})

@@ -131,6 +131,18 @@ async def test_a_copy_that_is_none_is_refused_with_what_is_wrong(
     assert not (tmp_path / "outside").exists()
 
 
+async def test_what_another_process_pruned_meanwhile_is_no_mistake(
+    room: ServersRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = room.controller.snapshots
+    taken = [await desk.take("anna"), await desk.take("anna")]
+    ids = tuple(info.id for info in taken)
+    monkeypatch.setattr(desk.files, "surplus", lambda _keep, _wanted: ids)  # what it saw before
+    shutil.rmtree(desk.files.place(ids[0]))
+    assert desk.prune(1) == ids
+    assert desk.everything() == []
+
+
 async def test_another_server_tells_where_a_snapshot_is_and_how_to_bring_it(
     postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
