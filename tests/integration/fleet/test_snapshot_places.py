@@ -112,23 +112,26 @@ def _elsewhere(place: Path) -> None:
     (place / MANIFEST).write_text(json.dumps({**manifest, "id": "../../outside"}))
 
 
-@pytest.mark.parametrize(
-    "harm",
-    [_without(DATA), _without(KEYS), _without(MANIFEST), _as_directory, _elsewhere],
-    ids=["no-data", "no-keys", "no-manifest", "data-is-a-directory", "id-leads-out"],
-)
-async def test_a_copy_that_is_none_is_refused_with_what_is_wrong(
-    room: ServersRoom, tmp_path: Path, harm: Callable[[Path], None]
-) -> None:
+HARMS = {
+    "no-data": _without(DATA),
+    "no-keys": _without(KEYS),
+    "no-manifest": _without(MANIFEST),
+    "data-is-a-directory": _as_directory,
+    "id-leads-out": _elsewhere,
+}
+
+
+async def test_a_copy_that_is_none_is_refused_with_what_is_wrong(room: ServersRoom, tmp_path: Path) -> None:
     info = await room.controller.snapshots.take("anna")
-    copy = tmp_path / "copy"
-    shutil.copytree(room.controller.snapshots.files.place(info.id), copy)
-    harm(copy)
-    elsewhere = SnapshotFiles(tmp_path / "other")
-    with pytest.raises(BadSnapshotError):
-        elsewhere.bring_in(copy)
-    assert not elsewhere.directory.exists() or list(elsewhere.directory.iterdir()) == []
-    assert not (tmp_path / "outside").exists()
+    for name, harm in HARMS.items():
+        copy = tmp_path / name / "copy"
+        shutil.copytree(room.controller.snapshots.files.place(info.id), copy)
+        harm(copy)
+        elsewhere = SnapshotFiles(tmp_path / name / "other")
+        with pytest.raises(BadSnapshotError):
+            elsewhere.bring_in(copy)
+        assert not elsewhere.directory.exists() or list(elsewhere.directory.iterdir()) == [], name
+        assert not (tmp_path / "outside").exists()
 
 
 async def test_what_another_process_pruned_meanwhile_is_no_mistake(
