@@ -11,7 +11,7 @@ import yaml
 from benchmarks.bench import Bench, require_private_network
 from benchmarks.demo_image import demo_spec, linked_store, require_base
 from benchmarks.measure import Better, Row, Table
-from benchmarks.reimaging import AGENT, MAX_OVERHEAD, SERVER, reimage_once
+from benchmarks.reimaging import AGENT, MAX_OVERHEAD, SERVER, Reimage, reimage_once
 from bramble.paths import agent_package
 from bramble.rehearsal import Rehearsal
 from fleet.spec import load_cluster
@@ -30,6 +30,11 @@ def run(bench: Bench) -> Table:
         build_image(spec, store=store, agent_package=agent_package())
         with Rehearsal(spec, work / "lab", environment={STORE_VARIABLE: str(store.root)}) as lab:
             done = reimage_once(lab, tell=lambda text: click.echo(f"  {text}", err=True))
+    return table_of(done)
+
+
+def table_of(done: Reimage) -> Table:
+    """The whole, the sum of its parts, and each part."""
     total = Row(
         name="bramble reimage, from the order to Ready",
         samples=(done.total_s,),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.cases.reimage import table_of
 from benchmarks.reimaging import Reimage, seconds_in_states, seconds_in_steps
 
 ORDER = {
@@ -37,6 +38,9 @@ def test_what_is_no_part_is_overhead() -> None:
         "join",
     ]
     assert "1.0% above the sum of its parts" in done.lines()[-2]
+    table = table_of(done)
+    assert [row.samples for row in table.rows[:3]] == [(100.0,), (99.0,), (1.0,)]
+    assert "overhead 1.0%, the limit is 15%" in table.rows[1].note
 
 
 def test_steps_of_an_earlier_installation_and_lines_of_others_do_not_count() -> None:
