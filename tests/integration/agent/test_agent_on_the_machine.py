@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 from agent_nodes import make_node_root
 from fakes_agent import ControlServer, running
+from in_namespace import told_by
 
 from agent.client import ControlClient, PinnedTrust, Refused, Unreachable
 from agent.commands import CommandError, run
@@ -23,29 +20,12 @@ from agent.protocol import Desired
 
 pytestmark = pytest.mark.integration
 
-TESTS = Path(__file__).parents[2]
-CHECKOUT = TESTS.parent
-
-
-def in_namespace(*words: str) -> dict[str, Any]:
-    if shutil.which("unshare") is None or shutil.which("ip") is None:
-        pytest.skip("needs unshare (util-linux) and ip (iproute2)")
-    script = TESTS / "support" / "dhcp_in_namespace.py"
-    done = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--net", sys.executable, str(script), *words],
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    value: dict[str, Any] = json.loads(done.stdout)
-    return value
+CHECKOUT = Path(__file__).parents[3]
+DHCP = "dhcp_in_namespace.py"
 
 
 def test_address_netmask_and_route_are_set_from_the_lease() -> None:
-    result = in_namespace()
+    result = told_by(DHCP)
     assert result["log"] == ["DISCOVER", "REQUEST", "DISCOVER", "REQUEST"]
     assert (result["running_before"], result["running"]) == (False, True)
     assert result["lease"] == result["address"] == "10.77.0.50"
@@ -56,13 +36,13 @@ def test_address_netmask_and_route_are_set_from_the_lease() -> None:
 
 
 def test_lost_discover_and_refused_request_are_survived() -> None:
-    result = in_namespace("drop=1", "nak")
+    result = told_by(DHCP, "drop=1", "nak")
     assert result["log"][:5] == ["DISCOVER", "DISCOVER", "REQUEST", "DISCOVER", "REQUEST"]
     assert result["address"] == "10.77.0.50"
 
 
 def test_silent_network_is_an_error_that_names_the_interface() -> None:
-    assert "client0 (2c:cf:67:12:34:56)" in in_namespace("silent")["error"]
+    assert "client0 (2c:cf:67:12:34:56)" in told_by(DHCP, "silent")["error"]
 
 
 def test_disk_reads_back_what_was_written_at_any_alignment(tmp_path: Path) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from in_namespace import need, told_by
 
 from bramble.doctor.cli import doctor
 from bramble.doctor.gather import read_link, read_rights, read_rooms
@@ -19,30 +16,15 @@ from pxe.diagnosis.catalogue import RULES
 
 pytestmark = pytest.mark.integration
 
-SUPPORT = Path(__file__).parents[2] / "support"
-CHECKOUT = Path(__file__).parents[3]
 WAIT_S = 180
 
 
 def examine(*words: str) -> dict[str, dict[str, Any]]:
     """The doctor's checks in a namespace; the texts of several with one name together."""
-    for tool in ("unshare", "ip", *(("nft",) if "firewall" in words else ())):
-        if shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None:
-            pytest.skip(f"{tool} is not installed (util-linux, iproute2, nftables)")
-    done = subprocess.run(
-        [
-            *("unshare", "--user", "--map-root-user", "--net", "--mount"),
-            *(sys.executable, str(SUPPORT / "doctor_in_namespace.py"), *words),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=WAIT_S,
-        check=False,
-        env={**os.environ, "PYTHONPATH": f"{CHECKOUT}:{SUPPORT}"},
-    )
-    assert done.returncode == 0, done.stderr
+    if "firewall" in words:
+        need("nft")
     checks: dict[str, dict[str, Any]] = {}
-    for check in json.loads(done.stdout):
+    for check in told_by("doctor_in_namespace.py", *words, timeout_s=WAIT_S):
         earlier = checks.setdefault(check["id"], check)
         if earlier is not check:
             earlier["text"] += f"\n{check['text']}"

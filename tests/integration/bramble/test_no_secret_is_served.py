@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from in_namespace import told_by
 
 from fleet.lifecycle import State
 
 pytestmark = pytest.mark.integration
 
-SUPPORT = Path(__file__).parents[2] / "support"
-CHECKOUT = Path(__file__).parents[3]
-
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    for tool in ("unshare", "ip"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed (util-linux, iproute2)")
-    done = subprocess.run(
-        [
-            *("unshare", "--user", "--map-root-user", "--net", "--mount"),
-            *(sys.executable, str(SUPPORT / "secrets_in_namespace.py")),
-            str(tmp_path_factory.mktemp("secrets")),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, "PYTHONPATH": f"{CHECKOUT}:{SUPPORT}"},
-    )
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
+    directory = tmp_path_factory.mktemp("secrets")
+    result: dict[str, Any] = told_by("secrets_in_namespace.py", directory, timeout_s=300.0)
     return result
 
 

@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from in_namespace import told_by
 
 pytestmark = pytest.mark.integration
-
-SUPPORT = Path(__file__).parents[2] / "support"
-CHECKOUT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    for tool in ("unshare", "ip"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed (util-linux, iproute2)")
-    directory = tmp_path_factory.mktemp("serve")
-    done = subprocess.run(
-        [
-            *("unshare", "--user", "--map-root-user", "--net", "--mount"),
-            *(sys.executable, str(SUPPORT / "serve_in_namespace.py"), str(directory)),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "PYTHONPATH": f"{CHECKOUT}:{SUPPORT}"},
-    )
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
+    result: dict[str, Any] = told_by("serve_in_namespace.py", tmp_path_factory.mktemp("serve"))
     return result
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from in_namespace import need, told_by
 
 from bramble.service.unit import BUILD_UNIT, UNIT, ServiceSpec, render_build_unit, render_unit
 from pxe.boot.clients import ClientBook
@@ -22,18 +20,10 @@ from pxe.web.content import ContentServer
 
 pytestmark = pytest.mark.integration
 
-SUPPORT = Path(__file__).parents[2] / "support"
-CHECKOUT = Path(__file__).parents[3]
 MOST_EXPOSED = 2.0
 """systemd's own score from 0 (nothing) to 10 (everything). 0.5 of it is for having a network."""
 CAP_NET_BIND_SERVICE, CAP_NET_RAW = 10, 13
 """Source: capabilities(7), linux/capability.h."""
-
-
-def need(*tools: str) -> None:
-    for tool in tools:
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed (systemd, util-linux, iproute2)")
 
 
 @pytest.fixture
@@ -73,21 +63,8 @@ def test_systemd_counts_the_server_as_little_exposed(units: Path) -> None:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    need("unshare", "setpriv", "ip")
-    directory = tmp_path_factory.mktemp("service")
-    done = subprocess.run(
-        [
-            *("unshare", "--user", "--map-root-user", "--net", "--mount"),
-            *(sys.executable, str(SUPPORT / "service_in_sandbox.py"), str(directory)),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "PYTHONPATH": f"{CHECKOUT}:{SUPPORT}"},
-    )
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
+    need("setpriv")
+    result: dict[str, Any] = told_by("service_in_sandbox.py", tmp_path_factory.mktemp("service"))
     return result
 
 

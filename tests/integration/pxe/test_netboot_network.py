@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import shutil
 import subprocess
 import sys
 import threading
@@ -16,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_namespace import ENVIRONMENT, SUPPORT, command, need
 
 pytestmark = pytest.mark.integration
 
-SUPPORT = Path(__file__).parents[2] / "support"
-CHECKOUT = Path(__file__).parents[3]
 MENU = "0601030a0400505845091400001152617370626572727920506920426f6f74ff"
 WAIT_S = 60
 
@@ -104,19 +102,14 @@ class Site:
 
 @contextmanager
 def site(scenario: str, directory: Path) -> Iterator[Site]:
-    for tool in ("unshare", "nsenter", "ip"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed (util-linux, iproute2)")
+    need("unshare", "nsenter", "ip")
     process = subprocess.Popen(
-        [
-            *("unshare", "--user", "--map-root-user", "--net", "--mount"),
-            *(sys.executable, str(SUPPORT / "netboot_in_namespace.py"), scenario, str(directory)),
-        ],
+        command("netboot_in_namespace.py", scenario, directory),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         bufsize=1,
-        env={**os.environ, "PYTHONPATH": f"{CHECKOUT}:{SUPPORT}"},
+        env={**os.environ, **ENVIRONMENT},
     )
     running = Site(process)
     try:
@@ -245,8 +238,7 @@ def test_what_another_server_says_to_a_board_is_heard(directory: Path) -> None:
 
 
 def test_udhcpc_gets_a_lease_and_finds_it_again(directory: Path) -> None:
-    if shutil.which("udhcpc") is None:
-        pytest.skip("udhcpc is not installed (package udhcpc)")
+    need("udhcpc")
     udhcpc = ("udhcpc", "-i", "c0", "-n", "-q", "-f", "-t", "3", "-T", "2", "-s", "/bin/true")
     with site("unknown", directory) as place:
         assert "10.77.0.100" in place.run(*udhcpc)
