@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from agent_nodes import SYSTEMD_RUN, FakeSystem, make_node_root
 from agent_services import make_service, serving
-from fakes_agent import TICKET, ControlServer, running
+from fakes_agent import TICKET, ControlServer
 
 from agent.commands import CommandError, run_bounded
 from agent.errands import LOGS, MAX_OUTPUT_BYTES, RUN, Errand, LogUpload, RunResult
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def control(tmp_path: Path) -> Iterator[ControlServer]:
-    server = ControlServer(tmp_path)
-    with running(server):
-        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agent_nodes import FakeSystem, make_node_root
+from agent_nodes import FakeSystem
 from agent_services import make_service, serving
-from fakes_agent import TICKET, ControlServer, running
+from fakes_agent import ControlServer
 
 from agent.protocol import Desired, JoinMaterial, K3sState, NodeFile
 
@@ -24,25 +23,6 @@ MATERIAL = JoinMaterial(
     files=(NodeFile(DROP_IN, "0600", "server: https://10.0.0.1:6443\n"),),
 )
 MOVED = NodeFile(DROP_IN, "0600", "server: https://10.0.0.2:6443\n")
-
-
-@pytest.fixture
-def control(tmp_path: Path) -> Iterator[ControlServer]:
-    server = ControlServer(tmp_path)
-    with running(server):
-        yield server
-
-
-@pytest.fixture
-def system() -> FakeSystem:
-    return FakeSystem()
-
-
-@pytest.fixture
-def root(tmp_path: Path, control: ControlServer) -> Path:
-    return make_node_root(
-        tmp_path / "root", control_urls=[control.url], ca_pem=control.authority.pem, ticket=TICKET
-    )
 
 
 def order(control: ControlServer, desired: Desired) -> None:

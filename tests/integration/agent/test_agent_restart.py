@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from agent_nodes import FakeSystem, make_node_root
+from agent_nodes import FakeSystem, Really
 from agent_services import make_service, serving
-from fakes_agent import TICKET, ControlServer, running
+from fakes_agent import ControlServer
 from fakes_boot_server import ModelServer, run_boot
 
 from agent.commands import Completed
-from agent.commands import run as run_command
 from agent.protocol import RebootOrder
 from fleet.boards import BoardModel, DiskKind, MacAddress, Serial
 from lab import vcmailbox_stand_in
@@ -50,15 +49,12 @@ class NodeWithMailbox(FakeSystem):
         super().__init__()
         self.registers = registers
 
-    def __call__(
-        self, argv: Sequence[str], *, input_bytes: bytes = b"", timeout_s: float = 30.0, check: bool = True
-    ) -> Completed:
-        words = list(argv)
-        if "vcmailbox" not in words:
-            return super().__call__(argv, input_bytes=input_bytes, timeout_s=timeout_s, check=check)
-        arguments = words[words.index("vcmailbox") + 1 :]
+    def instead(self, argv: list[str], really: Really) -> Completed | None:
+        if "vcmailbox" not in argv:
+            return None
+        arguments = argv[argv.index("vcmailbox") + 1 :]
         places = (f"BRAMBLE_STAND_IN_REGISTERS={self.registers}", f"PYTHONPATH={':'.join(sys.path)}")
-        return run_command(["env", *places, sys.executable, vcmailbox_stand_in.__file__, *arguments])
+        return really(["env", *places, sys.executable, vcmailbox_stand_in.__file__, *arguments])
 
     @property
     def restarts(self) -> int:
@@ -66,17 +62,7 @@ class NodeWithMailbox(FakeSystem):
 
 
 @pytest.fixture
-def control(tmp_path: Path) -> Iterator[ControlServer]:
-    server = ControlServer(tmp_path)
-    with running(server):
-        yield server
-
-
-@pytest.fixture
-def root(tmp_path: Path, control: ControlServer) -> Path:
-    root = make_node_root(
-        tmp_path / "root", control_urls=[control.url], ca_pem=control.authority.pem, ticket=TICKET
-    )
+def root(root: Path) -> Path:
     tree = root / "proc/device-tree"
     for name, value in {
         "system/linux,revision": (0xD04170).to_bytes(4, "big"),
@@ -139,17 +125,10 @@ def test_board_that_can_not_is_not_restarted_and_says_why(
     (root / "proc/device-tree/system/linux,revision").write_bytes((0xD03114).to_bytes(4, "big"))
 
     class Pi4(NodeWithMailbox):
-        def __call__(
-            self,
-            argv: Sequence[str],
-            *,
-            input_bytes: bytes = b"",
-            timeout_s: float = 30.0,
-            check: bool = True,
-        ) -> Completed:
-            if list(argv) == ["rpi-eeprom-config"]:
+        def instead(self, argv: list[str], really: Really) -> Completed | None:
+            if argv == ["rpi-eeprom-config"]:
                 return Completed(tuple(argv), 0, b"[all]\nBOOT_ORDER=0xf41\n", "")
-            return super().__call__(argv, input_bytes=input_bytes, timeout_s=timeout_s, check=check)
+            return super().instead(argv, really)
 
     system = Pi4(tmp_path / "registers.json")
     control.reboot = RebootOrder(number=5, intent=7, boot_order="0xf12")
@@ -172,17 +151,10 @@ def test_order_that_is_withdrawn_when_its_beginning_is_told_restarts_nothing(
 
         withdraws = True
 
-        def __call__(
-            self,
-            argv: Sequence[str],
-            *,
-            input_bytes: bytes = b"",
-            timeout_s: float = 30.0,
-            check: bool = True,
-        ) -> Completed:
+        def instead(self, argv: list[str], really: Really) -> Completed | None:
             if self.withdraws and "vcmailbox" in argv:
                 control.reboot = None
-            return super().__call__(argv, input_bytes=input_bytes, timeout_s=timeout_s, check=check)
+            return super().instead(argv, really)
 
     system = Withdrawn(tmp_path / "registers.json")
     control.reboot = RebootOrder(number=5, intent=7, boot_order="0xf62")

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import json
 import stat
-import sys
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from agent_nodes import FakeSystem, make_node_root
+from agent_nodes import FakeSystem, Really
 from agent_services import make_service, serving
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from fakes_agent import TICKET, ControlServer, Refusal, running
+from fakes_agent import ControlServer, Refusal, running
 
 from agent.client import AuthorityTrust, ControlClient, Untrusted
 from agent.commands import CommandError, Completed
-from agent.commands import run as run_command
 from agent.errands import LOGS, Errand
 from agent.protocol import Desired, EepromOrder, JoinMaterial, K3sState, NodeFile, Outcome, ProofKind, Verdict
 from agent.state import JoinRecord, parse_state
-from lab import eeprom_stand_in
 
 pytestmark = pytest.mark.integration
 
@@ -41,25 +37,6 @@ MATERIAL = JoinMaterial(
     files_after_ready=(NodeFile(DROP_IN, "0600", "server: https://10.0.0.1:6443\n"),),
     remove_after_ready=(TOKEN,),
 )
-
-
-@pytest.fixture
-def control(tmp_path: Path) -> Iterator[ControlServer]:
-    server = ControlServer(tmp_path)
-    with running(server):
-        yield server
-
-
-@pytest.fixture
-def system() -> FakeSystem:
-    return FakeSystem()
-
-
-@pytest.fixture
-def root(tmp_path: Path, control: ControlServer) -> Path:
-    return make_node_root(
-        tmp_path / "root", control_urls=[control.url], ca_pem=control.authority.pem, ticket=TICKET
-    )
 
 
 def test_node_enrols_with_its_ticket_and_reports(
@@ -112,14 +89,12 @@ class Unsteady(FakeSystem):
         super().__init__()
         self.state, self.seen = state, list[JoinRecord | None]()
 
-    def __call__(
-        self, argv: Sequence[str], *, input_bytes: bytes = b"", timeout_s: float = 30.0, check: bool = True
-    ) -> Completed:
+    def instead(self, argv: list[str], really: Really) -> Completed | None:
         if argv[:2] == ["systemctl", "start"]:
             self.seen.append(parse_state(self.state.read_bytes()).join)
             if len(self.seen) == 1:
                 raise CommandError(argv, "ended with status 1")
-        return super().__call__(argv, input_bytes=input_bytes, timeout_s=timeout_s, check=check)
+        return None
 
 
 def test_join_that_was_not_started_goes_on_without_being_begun_again(
@@ -471,64 +446,3 @@ def test_dates_are_checked_only_when_the_clock_is_known(tmp_path: Path) -> None:
         with pytest.raises(Exception, match="certificate is needed"):
             client.get("/v1/node/desired", Desired)
         client.close()
-
-
-class NodeWithEeprom(FakeSystem):
-    """A node whose rpi-eeprom-config is the lab's stand-in, run as a program; systemd-run runs it here."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__()
-        self.directory = directory
-        directory.mkdir()
-
-    def __call__(
-        self,
-        argv: Sequence[str],
-        *,
-        input_bytes: bytes = b"",
-        timeout_s: float = 30.0,
-        check: bool = True,
-    ) -> Completed:
-        words = list(argv)
-        if "rpi-eeprom-config" not in words:
-            return super().__call__(argv, input_bytes=input_bytes, timeout_s=timeout_s, check=check)
-        arguments = words[words.index("rpi-eeprom-config") + 1 :]
-        place = f"BRAMBLE_STAND_IN_EEPROM={self.directory}"
-        return run_command(["env", place, sys.executable, eeprom_stand_in.__file__, *arguments])
-
-
-def test_eeprom_order_is_written_once_and_reported_over_a_restart(
-    control: ControlServer, root: Path, tmp_path: Path
-) -> None:
-    revision = root / "proc/device-tree/system/linux,revision"
-    revision.parent.mkdir(parents=True)
-    revision.write_bytes((0xD04170).to_bytes(4, "big"))
-    system = NodeWithEeprom(tmp_path / "eeprom")
-    (system.directory / "bootconf.txt").write_text("[all]\nBOOT_ORDER=0xf41\n")
-    control.eeprom = EepromOrder(1, 0x17, {"BOOT_ORDER": "0xf62"})
-    with serving(make_service(root, system)):
-        control.wait_for(lambda: any(status.problems for status in control.statuses))
-    (note,) = next(status.problems for status in control.statuses if status.problems)
-    assert note.code == "eeprom_written"
-    assert "BOOT_ORDER: 0xf41 -> 0xf62" in note.message
-    assert (system.directory / "pending.txt").read_text() == "[all]\nBOOT_ORDER=0xf62\n"
-    (system.directory / "pending.txt").unlink()
-    seen = len(control.statuses)
-    with serving(make_service(root, system)):
-        control.wait_for(lambda: len(control.statuses) > seen + 2)
-    assert not (system.directory / "pending.txt").exists()
-    assert control.eeprom_requests == 1
-
-
-def test_eeprom_order_for_another_board_is_refused_once(
-    control: ControlServer, root: Path, system: FakeSystem
-) -> None:
-    control.eeprom = EepromOrder(4, 0x11, {"BOOT_ORDER": "0xf12"})
-    with serving(make_service(root, system)):
-        control.wait_for(lambda: any(status.problems for status in control.statuses))
-        seen = len(control.statuses)
-        control.wait_for(lambda: len(control.statuses) > seen + 2)
-    notes = [problem for status in control.statuses for problem in status.problems]
-    assert [note.code for note in notes] == ["eeprom_refused"]
-    assert "order 4" in notes[0].message
-    assert control.eeprom_requests == 1

@@ -11,7 +11,7 @@ import pytest
 from agent_nodes import FakeSystem, make_node_root
 from agent_services import make_service, serving
 from cryptography import x509
-from fakes_agent import TICKET, ControlServer, make_authority, running
+from fakes_agent import TICKET, ControlServer, make_authority
 from fakes_fleet import cluster_spec, hardware_of, node_spec, open_fleet
 from fakes_fleet_server import Running
 from fakes_fleet_server import running as running_fleet
@@ -31,13 +31,6 @@ pytestmark = pytest.mark.integration
 
 YEAR_S = 365 * 86400.0
 AGENT = node_spec("pi4-1", 2)
-
-
-@pytest.fixture
-def control(tmp_path: Path) -> Iterator[ControlServer]:
-    server = ControlServer(tmp_path)
-    with running(server):
-        yield server
 
 
 def node_of(tmp_path: Path, control: ControlServer, *, ca_pem: str | None = None) -> Path:

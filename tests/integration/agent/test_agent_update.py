@@ -9,18 +9,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from agent_archives import VERSION, make_release
-from agent_nodes import FakeSystem, make_node_root
+from agent_nodes import FakeSystem, Really
 from agent_services import make_service, serving
-from fakes_agent import TICKET, ControlServer, make_authority, running
+from fakes_agent import ControlServer, make_authority
 
 import agent
 from agent.commands import Completed
-from agent.commands import run as run_command
 from agent.errors import AgentError
 from agent.orders import AgentOrder
 from agent.releases import MAX_STARTS
@@ -35,12 +34,8 @@ CHECKOUT = Path(agent.__file__).parents[1]
 class Machine(FakeSystem):
     """Python is the real one: a release has to start here."""
 
-    def __call__(
-        self, argv: Sequence[str], *, input_bytes: bytes = b"", timeout_s: float = 30.0, check: bool = True
-    ) -> Completed:
-        if argv[0] == sys.executable:
-            return run_command(argv, input_bytes=input_bytes, timeout_s=timeout_s, check=check)
-        return super().__call__(argv, input_bytes=input_bytes, timeout_s=timeout_s, check=check)
+    def instead(self, argv: list[str], really: Really) -> Completed | None:
+        return really(argv) if argv[0] == sys.executable else None
 
 
 RELEASE = make_release()
@@ -52,18 +47,9 @@ def order(number: int = 1, content: bytes = RELEASE, version: str = VERSION, **m
 
 
 @pytest.fixture
-def control(tmp_path: Path) -> Iterator[ControlServer]:
-    server = ControlServer(tmp_path)
-    server.archive = RELEASE
-    with running(server):
-        yield server
-
-
-@pytest.fixture
-def root(tmp_path: Path, control: ControlServer) -> Path:
-    return make_node_root(
-        tmp_path / "root", control_urls=[control.url], ca_pem=control.authority.pem, ticket=TICKET
-    )
+def control(control: ControlServer) -> ControlServer:
+    control.archive = RELEASE
+    return control
 
 
 def releases_of(root: Path) -> Releases:
@@ -159,17 +145,10 @@ def test_release_on_trial_whose_timer_can_not_be_started_is_not_run(
     control: ControlServer, root: Path
 ) -> None:
     class NoTimer(Machine):
-        def __call__(
-            self,
-            argv: Sequence[str],
-            *,
-            input_bytes: bytes = b"",
-            timeout_s: float = 30.0,
-            check: bool = True,
-        ) -> Completed:
+        def instead(self, argv: list[str], really: Really) -> Completed | None:
             if TRIAL_TIMER in argv:
-                return run_command(["false"])
-            return super().__call__(argv, input_bytes=input_bytes, timeout_s=timeout_s, check=check)
+                return really(["false"])
+            return super().instead(argv, really)
 
     take_order(control, root, Machine(), order())
     assert start(root, NoTimer()) is None

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 
 import pytest
-from agent_nodes import FakeSystem
+from agent_nodes import FakeSystem, Really
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,9 +75,7 @@ def test_line_is_cut_behind_its_secrets() -> None:
 
 
 class NoJournal(FakeSystem):
-    def __call__(
-        self, argv: Sequence[str], *, input_bytes: bytes = b"", timeout_s: float = 30.0, check: bool = True
-    ) -> Completed:
+    def instead(self, argv: list[str], really: Really) -> Completed | None:
         raise CommandError(argv, "could not start")
 
 
