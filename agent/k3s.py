@@ -78,7 +78,7 @@ RULES = (
         "removed_member",
         r"permanently removed from the cluster|data-dir used by this member must be removed",
         "this node's etcd member was removed from the cluster, but its data is still here",
-        "Re-image the node, or remove /var/lib/rancher/k3s/server/db.",
+        "The control server lets it join anew with empty data. Nobody else has to remove anything.",
     ),
     _rule(
         "ip_changed",
@@ -146,7 +146,7 @@ RULES = (
 _OWN_PARTS = re.compile(
     r"(?:127\.0\.0\.1|localhost|\[::1\]):(?!6444\b|\d+->)\d+"
     r"|dial tcp (?:127\.0\.0\.1|\[::1\]):6444: connect: connection refused"
-    r'|"caller":"(?:rafthttp|embed)/'
+    r'|"caller":"(?:rafthttp|embed)/|Failed to test data store connection'
 )
 """k3s speaks to itself: its etcd (2379), its API and its kubelet, which are not up in the first seconds. What
 an agent cannot reach it is told by its own load balancer (6444), which listens, and ends what it cannot pass

@@ -258,10 +258,16 @@ def test_a_second_server_joins_leaves_and_joins_again_under_its_name(hosts: Host
         stranger.stop()
         assert votes(hosts, "s1", "s2")
 
-    # Once its member is removed it does not come back with its old data, and joins again when they are gone.
+    # Once its member is removed it ends, and is not started again: it would found a cluster of its own. It
+    # joins again when its old data are gone and it is handed a token.
+    assert hosts.may_start("s2")
     wait_until(lambda: remove(hosts, "s2"), "s2 is removed", JOIN_S)
     wait_until(lambda: votes(hosts, "s1"), "s2 is out", JOIN_S)
-    again.stop()
+    wait_until(lambda: not hosts.may_start("s2"), "s2 knows that it was removed", JOIN_S)
+    hosts.servers["s2"].stop()
+    view = hosts.observe()
+    assert view is not None
+    assert view.strangers == ()
     hosts.data("s2").rename(hosts.data("s2").with_name("s2-wiped"))
     hosts.lay("s2", material.files)
     last = hosts.keep_up("s2")

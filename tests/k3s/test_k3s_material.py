@@ -97,6 +97,11 @@ def test_the_first_server_starts_again_from_what_it_keeps(hosts: Hosts) -> None:
     assert "token-file: /etc/rancher/k3s/bramble-token\n" not in kept
     assert "cluster-init" not in kept
     hosts.servers["s1"].stop()
+    data = hosts.data("s1") / "server/db"
+    data.rename(data.with_name("lost"))
+    assert not hosts.may_start("s1")  # it would found another cluster
+    data.with_name("lost").rename(data)
+    assert hosts.may_start("s1")
     again = hosts.keep_up("s1")
     hosts.wait_ready("s1")
     assert named_causes(again) == {}

@@ -41,6 +41,7 @@ from fleet.spec.model import ClusterSpec, NodeSpec, Role
 
 PORT = 6443
 DATA = "/var/lib/rancher/k3s/"
+REQUIRE_ETCD = Path(__file__).parents[2] / "overlays/k3s/rootfs/usr/lib/bramble/require-etcd"
 NO_CONTAINERS = "unix:///run/bramble-no-containers.sock"
 SERVERS, AGENTS = ("s1", "s2", "s3"), ("a1", "a2")
 Result = TypeVar("Result")
@@ -196,9 +197,14 @@ class Hosts:
         server.is_kept_up = True
         return server
 
+    def may_start(self, name: str) -> bool:
+        """What the image's unit asks before it starts a server's k3s."""
+        argv = ["sh", str(REQUIRE_ETCD), str(self.place(name, "/")), str(self.data(name))]
+        return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+
     def _revive(self) -> None:
         for server in list(self.servers.values()):
-            if server.is_kept_up and server.process.poll() is not None:
+            if server.is_kept_up and server.process.poll() is not None and self.may_start(server.name):
                 self.keep_up(server.name)
 
     def _places(self, name: str) -> tuple[str, ...]:

@@ -140,6 +140,7 @@ def test_cause_is_recognised(line: str, code: str) -> None:
             None,
         ),
         ("level=error msg=\"unable to verify hash for node 'a2': hash does not match\"", None),
+        ('level=info msg="Failed to test data store connection: context deadline exceeded"', None),
     ],
 )
 def test_what_a_sound_k3s_says_of_itself_and_of_others_is_no_failure_to_join(
