@@ -456,8 +456,8 @@ def _too_late(recovery: Recovery) -> RefusedError:
     return RefusedError(
         409,
         "too-late",
-        f"{recovery.founder}, or a first server that was chosen before it, was told to restore: it may be "
-        "the cluster by now, and the old one beside it would be a second",
+        f"{recovery.founder}, or a first server that was chosen before it, was told to restore, or may have "
+        "been: it may be the cluster by now, and the old one beside it would be a second",
         f"Let it end. If it can not, switch {recovery.founder} off, 'bramble revoke {recovery.founder}', and "
         "order a recovery again.",
     )

@@ -14,6 +14,8 @@ from fleet.store.transaction import Reader, Transaction
 KEY: Final = "k3s.recovery"
 LAST: Final = "k3s.recovered"
 """kv: the recovery that ended last."""
+BEFORE: Final = "k3s.recovery.before"
+"""kv: what it made void, as long as it can be called off (`fleet.recovery_undo`)."""
 RESTORE_DIRECTORY: Final = "/var/lib/rancher/bramble-restore"
 RESET_DROP_IN: Final = "/etc/rancher/k3s/config.yaml.d/60-bramble-restore.yaml"
 

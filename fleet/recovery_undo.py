@@ -3,7 +3,8 @@
     kv "k3s.recovery.before": {"values": {key: text | null}, "nodes": {name: what it was}}
 
 The entry goes in the transaction in which the founder is told to restore: from then on the old cluster would
-be a second one, and nothing leads back. So who calls off and who tells can not both come first. A recovery
+be a second one, and nothing leads back. It goes with the restore of a backup, too: the founder may have been
+told in the hours that are lost. So who calls off and who tells can not both come first. A recovery
 that was ordered while an earlier one's founder had been told has no such entry either.
 
 A node is put back as long as no installer was let onto its disk: it is lost until its agent reports. One that
@@ -20,14 +21,13 @@ from fleet.founding import FOUNDED, FOUNDED_AT, FOUNDER, UNTOLD
 from fleet.join_state import JoinState
 from fleet.join_turn import WANTS_TO_JOIN
 from fleet.lifecycle import LEAVING, Happening, State, allows
-from fleet.recovery_state import Recovery
+from fleet.recovery_state import BEFORE, Recovery
 from fleet.reimage import progress
 from fleet.restored import UNOBSERVED
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Reader, Transaction
 from fleet.timeline import Entry, Kind
 
-BEFORE: Final = "k3s.recovery.before"
 _VALUES: Final = (FOUNDER, FOUNDED, FOUNDED_AT, UNTOLD)
 _COLUMNS: Final = ("certificate", "previous_certificate", "agent_key", "join_allowed")
 _MEMBERS: Final = frozenset({State.READY, State.DEGRADED, State.LOST, *LEAVING})

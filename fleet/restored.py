@@ -24,6 +24,7 @@ from typing import Final
 
 from fleet import events
 from fleet.lifecycle import LEAVING, Happening
+from fleet.recovery_state import BEFORE
 from fleet.refusal import RefusedError
 from fleet.reimage import progress
 from fleet.reimage.kinds import Outcome as ReimageOutcome
@@ -71,6 +72,7 @@ def mark_restored(
     epoch = epoch_of(tx) + 1
     # One that was revoked since the backup would be in force again.
     tx.revoke_all_tokens(now)
+    tx.remove_value(BEFORE)  # a recovery's founder may have been told since: it is not called off any more
     tx.put_value(EPOCH, str(epoch))
     tx.put_value(BACKUP, digest)
     last = tx.last_intent_numbers()

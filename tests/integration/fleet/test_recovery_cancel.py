@@ -16,9 +16,10 @@ from fleet.founding import FOUNDED_AT
 from fleet.joining import FOUNDED, FOUNDER
 from fleet.kube import KubeError
 from fleet.lifecycle import State
-from fleet.recovery_undo import BEFORE
+from fleet.recovery_state import BEFORE
 from fleet.refusal import RefusedError
 from fleet.reimage.kinds import Outcome
+from fleet.restored import mark_restored
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
 
@@ -126,6 +127,16 @@ async def test_once_the_founder_was_told_there_is_no_way_back(tmp_path: Path) ->
         with pytest.raises(KubeError):  # after the phase was written: its API does not answer yet
             await room.controller.recovery.round()
         with pytest.raises(RefusedError, match="it is the cluster now"):
+            room.controller.recovery.cancel(by="bert")
+
+
+async def test_after_a_backups_restore_nobody_knows_whether_the_founder_was_told(tmp_path: Path) -> None:
+    async with servers_room(tmp_path) as room:
+        await begin(room)
+        with room.fleet.store.write() as tx:
+            mark_restored(tx, backup_at=room.fleet.clock() - 3600, now=room.fleet.clock())
+        room.restart()
+        with pytest.raises(RefusedError, match="was told to restore"):
             room.controller.recovery.cancel(by="bert")
 
 
