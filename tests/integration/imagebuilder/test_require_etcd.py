@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from agent.k3s import classify
+from fleet import k3s_config
 from imagebuilder.resources import data_dir
 
 pytestmark = pytest.mark.integration
 
 PROGRAM = "k3s/rootfs/usr/lib/bramble/require-etcd"
-DROP_IN, TOKEN = "etc/rancher/k3s/config.yaml.d/50-bramble.yaml", "etc/rancher/k3s/bramble-token"
+DROP_IN, TOKEN = k3s_config.DROP_IN.lstrip("/"), k3s_config.TOKEN_FILE.lstrip("/")
 MEMBER, TOMBSTONE = "k3s/server/db/etcd/member/wal", "k3s/server/db/etcd/tombstone"
 
 
