@@ -115,11 +115,25 @@ def rollout_shown(
         order=view["order"],
         done=view["done"],
         total=view["total"],
-        counts=", ".join(f"{count[state]} {_STEPS[state]}" for state in reversed(_ORDER) if count[state]),
+        counts=_counts(count),
         left=f"about {span_text(left)} left" if left is not None else "",
         lines=tuple(shown),
         hidden=len(lines) - len(shown),
     )
+
+
+_COUNTED: Final = (
+    (StepState.DONE, "has it", "have it"),
+    (StepState.RUNNING, "under way", "under way"),
+    (StepState.WAITING, "waits", "wait"),
+    (StepState.FAILED, "failed", "failed"),
+    (StepState.SKIPPED, "left the cluster", "left the cluster"),
+)
+
+
+def _counts(count: Mapping[str, int]) -> str:
+    found = ((count[state], one, many) for state, one, many in _COUNTED)
+    return ", ".join(f"{number} {one if number == 1 else many}" for number, one, many in found if number)
 
 
 def _tone(phase: Phase) -> Group:
@@ -152,7 +166,9 @@ def _title(view: Mapping[str, Any], phase: Phase) -> str:
 def _line(step: Mapping[str, Any], card: Card | None, now: float) -> StepLine:
     is_running = step["state"] == StepState.RUNNING
     began = step["began"]
-    detail = f": {card.detail}" if card is not None and card.detail else ""
+    detail = ""
+    if card is not None and card.detail:
+        detail = f": {', '.join(filter(None, (card.detail, card.left)))}"
     return StepLine(
         node=step["node"],
         role=step["role"],

@@ -79,7 +79,7 @@ def test_a_rollout_under_way_says_how_far_it_is_and_how_long_it_takes_yet() -> N
         left=720.0,
     )
     assert found.title == "Rollout 3: 1 of 3 nodes have it"
-    assert found.counts == "1 has it, 1 waits, 1 under way"
+    assert found.counts == "1 has it, 1 under way, 1 waits"
     assert found.left == "about 12 min left"
     assert [line.took for line in found.lines] == ["5 min", "1 min", ""]
 
@@ -99,6 +99,7 @@ def test_of_a_large_rollout_what_needs_a_look_has_its_line() -> None:
     steps += [step("bad", StepState.FAILED, reason="no disk"), step("now", StepState.RUNNING)]
     found = shown(Phase.STOPPED, *steps)
     assert len(found.lines) == MAX_LINES
+    assert found.counts == "500 have it, 1 under way, 1 failed"
     assert {"bad", "now"} < {line.node for line in found.lines}
     assert found.hidden == 502 - MAX_LINES
 
