@@ -327,6 +327,16 @@ def remove_tree(root: Path) -> None:
         run(sandboxed(["rm", "-rf", "--", str(root)], arm64=False))
 
 
+@contextlib.contextmanager
+def workspace(path: Path) -> Iterator[Path]:
+    """A directory for a system's tree, whose files belong to the sandbox's ids; gone at the end."""
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        remove_tree(path)
+
+
 def _move_content(source: Path, target: Path) -> None:
     for path in source.iterdir():
         path.rename(target / path.name)

@@ -6,10 +6,9 @@ follows its output and owns the work directory.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,7 +33,7 @@ from imagebuilder.disk.mbr import Mbr
 from imagebuilder.errors import ImageBuilderError, MissingTool
 from imagebuilder.runner import require_tools, run, stream
 from imagebuilder.sandbox import require_sandbox, sandboxed
-from imagebuilder.store import Store, remove_tree, require_room
+from imagebuilder.store import Store, require_room, workspace
 
 ROOM_BYTES: Final = 2_500 * 2**20
 """Packages 170 MiB, tree with them at most 1100 MiB, disk image 600 MiB; measured, with a third on top."""
@@ -83,7 +82,7 @@ def _build(
         raise MissingTool({str(mirrors.KEYRING): "debian-archive-keyring"})
     require_room(into, ROOM_BYTES)
     require_sandbox()  # now, rather than after the download
-    with _workspace(into / "work") as work:
+    with workspace(into / "work") as work:
         suites = _write_inputs(recipe, mirrors.find_mirror(mirror), work)
         started = time.monotonic()
         reader = BootstrapProgress()
@@ -103,16 +102,6 @@ def _build(
         info = _describe(recipe, entry_id, work, disk, mbr, suites)
         (into / INFO_NAME).write_text(info.render())
         progress(Progress(phase="done", percent=100, elapsed_s=time.monotonic() - started))
-
-
-@contextlib.contextmanager
-def _workspace(path: Path) -> Iterator[Path]:
-    """A directory for the tree, whose files belong to the sandbox's ids; gone at the end."""
-    path.mkdir()
-    try:
-        yield path
-    finally:
-        remove_tree(path)
 
 
 def _write_inputs(recipe: DebianRecipe, mirror: mirrors.Mirror, work: Path) -> list[str]:

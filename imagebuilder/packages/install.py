@@ -7,11 +7,10 @@ when the store does not hold the layer yet.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,7 +31,7 @@ from imagebuilder.packages.volumes import open_volumes
 from imagebuilder.runner import require_tools, stream
 from imagebuilder.sandbox import SandboxError, require_sandbox, sandboxed
 from imagebuilder.still import FileState
-from imagebuilder.store import Store, remove_tree, require_room
+from imagebuilder.store import Store, require_room, workspace
 
 KIND: Final = "layers"
 FORMAT: Final = 1
@@ -237,7 +236,7 @@ def _make(
     require_tools(*TOOLS)
     require_room(into, ROOM_FACTOR * request.base_disk.stat().st_blocks * 512)
     _require_sandbox()
-    with _workspace(into / "work") as work:
+    with workspace(into / "work") as work:
         disk = _write_inputs(request, sources, work)
         reader = InstallProgress(len(request.packages))
         log: list[str] = []
@@ -273,16 +272,6 @@ def _require_sandbox() -> None:
             f"image.packages: apt cannot run for the image on this machine.\n{exc.message}",
             f"{exc.hint}\n{WAYS_AROUND}",
         ) from exc
-
-
-@contextlib.contextmanager
-def _workspace(path: Path) -> Iterator[Path]:
-    """A directory for the tree, whose files belong to the sandbox's ids; gone at the end."""
-    path.mkdir()
-    try:
-        yield path
-    finally:
-        remove_tree(path)
 
 
 def _write_inputs(request: PackageRequest, sources: Sequence[SourceFile], work: Path) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import zstandard
+from quiet_server import QuietServer
 
 from agent.protocol import (
     Hardware,
@@ -138,7 +139,7 @@ class ContentServer:
         self.image = image
         self.faults = Faults()
         self._lock = threading.Lock()
-        self._server: http.server.ThreadingHTTPServer | None = None
+        self._server: QuietServer | None = None
         self.port = 0
 
     @property
@@ -157,14 +158,7 @@ class ContentServer:
             def log_message(self, format: str, *args: object) -> None:
                 return
 
-        class Server(http.server.ThreadingHTTPServer):
-            daemon_threads = True
-            block_on_close = False
-
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                return  # clients of these tests drop connections on purpose
-
-        self._server = Server(("127.0.0.1", self.port), Handler)
+        self._server = QuietServer(("127.0.0.1", self.port), Handler)
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 

@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from dying_process import Death
 from fakes_image import make_spec
 
 from imagebuilder import build
@@ -32,28 +32,13 @@ from imagebuilder.errors import ImageBuilderError
 from imagebuilder.store import Store
 
 SMALL_ROOM = 100 * 2**20
-WATCHED = frozenset(
-    (
-        *("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.utime", "os.chmod"),
-        *("fcntl.flock", "shutil.rmtree", "subprocess.Popen", "tempfile.mkdtemp"),
-    )
-)
 
 
-class Death:
-    """Counts operations, and ends the process at the wanted one: before it, or while its command runs."""
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-        self.count = 0
-
-    def step(self) -> None:
-        self.count += 1
-        if self.count == self.at:
-            os.kill(os.getpid(), signal.SIGKILL)
+class DeathWhileRunning(Death):
+    """Counts commands twice: it may come before one starts, or while it runs."""
 
     def watch(self) -> None:
-        sys.addaudithook(lambda event, args: self.step() if event in WATCHED else None)
+        super().watch()
         communicate = subprocess.Popen.communicate
 
         def counted(child: subprocess.Popen[Any], *args: Any, **options: Any) -> Any:
@@ -63,7 +48,7 @@ class Death:
         subprocess.Popen.communicate = counted  # type: ignore[assignment,method-assign]
 
 
-def build_one(plan: dict[str, Any], death: Death) -> dict[str, Any]:
+def build_one(plan: dict[str, Any], death: DeathWhileRunning) -> dict[str, Any]:
     store = Store(Path(plan["store"]))
     (store.root / "bases").mkdir(parents=True, exist_ok=True)
     for base in Path(plan["bases"]).iterdir():
@@ -93,7 +78,7 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             os.close(reading)
-            result = build_one(plan, Death(int(line)))
+            result = build_one(plan, DeathWhileRunning(int(line)))
             os.writev(writing_end, [json.dumps(result).encode()])
             os._exit(0)
         os.close(writing_end)

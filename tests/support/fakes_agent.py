@@ -22,6 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from quiet_server import QuietServer
 
 from agent.errands import Errand, LogUpload, RunResult
 from agent.orders import DESIRED, EEPROM, ERRAND, REBOOT, UPDATE, AgentOrder, SignedOrder, signed_bytes
@@ -152,7 +153,7 @@ class ControlServer:
         )
         self.pin = hashlib.sha256(self.certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
         self.port = 0
-        self._server: http.server.ThreadingHTTPServer | None = None
+        self._server: QuietServer | None = None
         self._connections: list[socket.socket] = []
         self.changed = threading.Condition()
         # what it answers
@@ -220,18 +221,11 @@ class ControlServer:
             def log_message(self, format: str, *args: object) -> None:
                 return
 
-        class Server(http.server.ThreadingHTTPServer):
-            daemon_threads = True
-            block_on_close = False
-
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                return
-
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*self._files)
         context.load_verify_locations(cadata=self.authority.pem)
         context.verify_mode = ssl.CERT_OPTIONAL
-        self._server = Server(("127.0.0.1", self.port), Handler)
+        self._server = QuietServer(("127.0.0.1", self.port), Handler)
         self._server.socket = context.wrap_socket(
             self._server.socket, server_side=True, do_handshake_on_connect=False
         )

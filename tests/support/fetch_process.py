@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+from dying_process import Death
 from stock_sites import stock_image
 
 from imagebuilder import writing
@@ -23,28 +23,12 @@ from imagebuilder.bases.fetch import fetch_image
 from imagebuilder.bases.http import Http
 from imagebuilder.store import Store
 
-WATCHED = frozenset(
-    (
-        *("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.utime", "os.chmod"),
-        *("fcntl.flock", "shutil.rmtree", "socket.connect", "subprocess.Popen", "tempfile.mkdtemp"),
-    )
-)
 
-
-class Death:
-    """Counts operations, and ends the process at the wanted one."""
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-        self.count = 0
-
-    def step(self) -> None:
-        self.count += 1
-        if self.count == self.at:
-            os.kill(os.getpid(), signal.SIGKILL)
+class TearingDeath(Death):
+    """Counts writes as well; at the wanted one the first half reaches the file."""
 
     def watch(self) -> None:
-        sys.addaudithook(lambda event, args: self.step() if event in WATCHED else None)
+        super().watch()
         pwrite, fsync = writing.pwrite, writing.fsync
 
         def counted_pwrite(descriptor: int, data: bytes | memoryview, offset: int) -> int:
@@ -61,7 +45,7 @@ class Death:
         writing.pwrite, writing.fsync = counted_pwrite, counted_fsync
 
 
-def fetch(plan: dict[str, Any], death: Death) -> None:
+def fetch(plan: dict[str, Any], death: TearingDeath) -> None:
     image = stock_image(plan["name"], plan["fingerprint"])
     death.watch()
     with Http(wait=lambda seconds: None) as http:
@@ -81,7 +65,7 @@ def main() -> None:
         reading, writing_end = os.pipe()
         child = os.fork()
         if child == 0:
-            death = Death(at)
+            death = TearingDeath(at)
             status = 1
             try:
                 fetch(plan, death)

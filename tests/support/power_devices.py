@@ -11,6 +11,7 @@ import base64
 import hashlib
 import re
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ Fault = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass
-class Plug:
+class Plug(ABC):
     """What all of them are: outputs, a password, and what they were asked.
 
     Attributes:
@@ -52,8 +53,9 @@ class Plug:
             return await self.fault(request)
         return self.answer(request)
 
+    @abstractmethod
     def answer(self, request: web.Request) -> web.StreamResponse:
-        raise NotImplementedError
+        """What a sound device says to this request, and does."""
 
 
 class Tasmota(Plug):

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from fakes_fleet import Fleet, cluster_spec, node_spec, open_fleet
+from node_records import reimage_record
 
 from bramble.dashboard.actions import ACTIONS, Action, offered
 from fleet.lifecycle import LEAVING, State
 from fleet.refusal import RefusedError
 from fleet.reimage import progress
-from fleet.reimage.kinds import ReimageKind
-from fleet.store.records import ReimageRecord
 from fleet.store.tables import nodes
 from fleet.views import NodeView, node_view
 
@@ -35,21 +34,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 
 def put(fleet: Fleet, state: State, **known: Any) -> NodeView:
     """The node is in a state, under an order with such a progress."""
-    order = ReimageRecord(
-        number=7,
-        node=NODE.name,
-        kind=ReimageKind.REIMAGE,
-        requested_at=fleet.clock(),
-        by="ann",
-        why="",
-        image_id=None,
-        force_drain=False,
-        was=State.READY,
-        progress=known,
-        closed_at=None,
-        outcome=None,
-        reason="",
-    )
+    order = reimage_record(NODE.name, 7, requested_at=fleet.clock(), progress=known)
     with fleet.store.write() as tx:
         tx.connection.execute(sa.update(nodes).values(state=state.value, since=fleet.clock()))
         tx.add_reimage(order)

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 from fakes_fleet import Clock, open_fleet
 from fleet_story import install
+from node_records import reimage_record
 from typed_cluster import HEAD, node_line, state_of, typed, write_cluster
 
 from bramble.gc_command import gc
-from fleet.lifecycle import State
-from fleet.reimage.kinds import ReimageKind
 from fleet.spec import load_cluster
-from fleet.store.records import ReimageRecord, RolloutRecord
+from fleet.store.records import RolloutRecord
 
 pytestmark = pytest.mark.integration
 
@@ -45,21 +44,7 @@ def test_images_of_nodes_orders_and_rollouts_stay(file: Path, tmp_path: Path) ->
     spec = load_cluster(file)
     fleet = open_fleet(state_of(file), spec, Clock())
     install(fleet, spec.nodes[1])
-    order = ReimageRecord(
-        number=2,
-        node="a1",
-        kind=ReimageKind.REIMAGE,
-        requested_at=1.0,
-        by="ann",
-        why="",
-        image_id=ORDERED,
-        force_drain=False,
-        was=State.READY,
-        progress={},
-        closed_at=None,
-        outcome=None,
-        reason="",
-    )
+    order = reimage_record("a1", 2, image_id=ORDERED)
     rollout = RolloutRecord(
         number=1,
         image_id=ROLLED,

@@ -9,29 +9,14 @@ from pathlib import Path
 import fakes_fleet
 import pytest
 from fakes_fleet import NOW, cluster_spec, node_spec, open_fleet
+from node_records import reimage_record
 
-from fleet.lifecycle import State
-from fleet.reimage.kinds import Outcome, ReimageKind
+from fleet.reimage.kinds import Outcome
 from fleet.store.database import Store, StoreError
-from fleet.store.records import ReimageRecord
 
 pytestmark = pytest.mark.integration
 NODE = "pi5-1"
-ORDER = ReimageRecord(
-    number=1,
-    node=NODE,
-    kind=ReimageKind.REIMAGE,
-    requested_at=NOW,
-    by="socket",
-    why="its disk is worn",
-    image_id=None,
-    force_drain=False,
-    was=State.READY,
-    progress={},
-    closed_at=None,
-    outcome=None,
-    reason="",
-)
+ORDER = reimage_record(NODE, by="socket", why="its disk is worn")
 
 
 @pytest.fixture

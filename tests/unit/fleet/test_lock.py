@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from node_records import record
+from node_records import record, reimage_record
 
 from fleet.lifecycle import State
 from fleet.lock import Hold, find_problems, hold_of
-from fleet.reimage.kinds import Outcome, ReimageKind
+from fleet.reimage.kinds import Outcome
 from fleet.spec.model import Role
-from fleet.store.records import HoldRecord, ReimageRecord
+from fleet.store.records import HoldRecord
 
 SERVER, AGENT = Role.SERVER, Role.AGENT
 
@@ -88,21 +88,7 @@ def test_whoever_asks_in_whatever_order_the_limits_hold(
         assert len([held for held in holds if held.role is AGENT and held.stuck]) <= 1
 
 
-ORDER = ReimageRecord(
-    number=3,
-    node="pi4-1",
-    kind=ReimageKind.REIMAGE,
-    requested_at=1.0,
-    by="policy",
-    why="",
-    image_id=None,
-    force_drain=False,
-    was=State.LOST,
-    progress={},
-    closed_at=None,
-    outcome=None,
-    reason="",
-)
+ORDER = reimage_record("pi4-1", 3, by="policy", was=State.LOST)
 ROW = HoldRecord(node="pi4-1", number=3, taken_at=5.0)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from node_records import record
+from node_records import record, reimage_record
 
 from fleet.kube_objects import KubeNode
 from fleet.kube_pods import KubePod
@@ -41,22 +41,7 @@ NOW = 1_000_000.0
 
 
 def an_order(**changes: Any) -> ReimageRecord:
-    order = ReimageRecord(
-        number=7,
-        node="a1",
-        kind=ReimageKind.REIMAGE,
-        requested_at=NOW,
-        by="ana",
-        why="",
-        image_id=None,
-        force_drain=False,
-        was=State.READY,
-        progress={},
-        closed_at=None,
-        outcome=None,
-        reason="",
-    )
-    return dataclasses.replace(order, **changes)
+    return reimage_record("a1", 7, **changes)
 
 
 def a_node(state: State, role: Role = Role.AGENT) -> NodeRecord:
