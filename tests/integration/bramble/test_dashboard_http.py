@@ -200,3 +200,17 @@ def test_a_new_login_has_another_name_than_the_session_before(admin: Browser) ->
     admin.log_in()
     assert admin.cookies[COOKIE] != before.cookies[COOKIE]
     assert before.get("/").status == 303
+
+
+def test_what_a_page_asks_for_by_itself_keeps_no_session_alive(rack: Rack, admin: Browser) -> None:
+    def used() -> float:
+        session = rack.site.sessions.find(admin.cookies[COOKIE], time.time(), is_use=False)
+        assert session is not None
+        return session.used
+
+    assert admin.get("/upkeep").status == 200
+    before = used()
+    assert admin.get("/upkeep", X_Part="1").status == 200
+    assert used() == before
+    assert admin.get("/upkeep").status == 200
+    assert used() > before
