@@ -125,7 +125,9 @@ RULES = (
     ),
     _rule(
         "token_rejected",
-        r"--token is required|K3S_TOKEN is required to join a cluster",
+        # Where its settings name the file and the file is gone, it waits for that for ever and says no more.
+        r"--token is required|K3S_TOKEN is required to join a cluster"
+        r"|Waiting for \S*/bramble-token to be available",
         "k3s has no token, and no certificate with which it could do without",
         "The control server gives it a new one, and it joins again by itself.",
     ),

@@ -115,7 +115,7 @@ class RecoveryDesk:
         with self._ground.store.read() as reader:
             records = {node.name: node for node in reader.nodes()}
             running = Recovery.load(reader)
-            is_told = running is not None and records[running.founder].join_allowed
+            under_way = _under_way(running) if running and records[running.founder].join_allowed else None
         alive = await self._who_answers()
         found = list(snapshot_problems(info, spec, self._ground.k3s.ca_hash))
         chosen = founder or choose_founder(info, spec) or ""
@@ -129,15 +129,8 @@ class RecoveryDesk:
                     "server. To go back to the snapshot, switch these off first, and keep them off.",
                 )
             )
-        if running is not None and is_told:
-            found.append(
-                Problem(
-                    "under-way",
-                    f"{running.founder} restores snapshot {running.snapshot} already",
-                    "Wait for it: 'bramble recover --status'. If it can not go on, 'bramble revoke "
-                    f"{running.founder}', and order again.",
-                )
-            )
+        if under_way is not None:
+            found.append(under_way)
         age_h = (self._ground.clock() - info.taken_at) / 3600
         warnings = [
             Problem(
@@ -188,6 +181,10 @@ class RecoveryDesk:
             began_at=now,
         )
         with self._ground.store.write() as tx:
+            running = Recovery.load(tx)
+            if running is not None and tx.require_node(running.founder).join_allowed:
+                told = _under_way(running)  # while etcd was asked, which takes seconds
+                raise RefusedError(409, told.code, told.text, told.hint)
             recovery_undo.keep(tx, (*plan.servers, *plan.agents))
             for name in (*plan.servers, *plan.agents):
                 self._start_over(tx, tx.require_node(name), recovery, now)
@@ -441,6 +438,16 @@ def _installed_anew(reader: Reader, recovery: Recovery) -> frozenset[str]:
     """The founder, and who has enrolled since the recovery began: all certificates of before are void."""
     enrolled = (node.name for node in reader.nodes() if node.certificate is not None)
     return frozenset({recovery.founder, *enrolled})
+
+
+def _under_way(running: Recovery) -> Problem:
+    """Its founder may restore by now: told to start over, it would be a cluster that nobody knows of."""
+    return Problem(
+        "under-way",
+        f"{running.founder} restores snapshot {running.snapshot} already",
+        "Wait for it: 'bramble recover --status'. If it can not go on, 'bramble revoke "
+        f"{running.founder}', and order again.",
+    )
 
 
 def _too_late(recovery: Recovery) -> RefusedError:

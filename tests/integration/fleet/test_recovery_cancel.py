@@ -223,3 +223,27 @@ async def test_a_server_that_is_revoked_while_it_joins_keeps_its_node_object(tmp
         assert not room.record(S1).join_allowed
         await room.controller.recovery.round()
         assert "s1" in room.kube.seen
+
+
+async def test_none_is_ordered_over_one_whose_founder_is_told_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking for a living etcd takes seconds, in which the founder may ask."""
+    async with servers_room(tmp_path) as room:
+        snapshot = await begin(room)
+        certificate = install_blank(room, S2)
+        desk = room.controller.recovery
+        look = desk._who_answers
+
+        async def look_while_the_founder_asks() -> tuple[str, ...]:
+            assert room.controller.joins.desired(certificate).join
+            assert room.controller.joins.join_material(certificate).restore is not None
+            return await look()
+
+        monkeypatch.setattr(desk, "_who_answers", look_while_the_founder_asks)
+        with pytest.raises(RefusedError, match="s2 restores snapshot"):
+            await desk.begin(snapshot, by="bert", founder="s3")
+        view = desk.status()
+        assert view is not None
+        assert view.founder == "s2"
+        assert room.controller.joins.desired(certificate).join  # it goes on

@@ -84,6 +84,7 @@ WAITING = "Waiting to retrieve agent configuration; server is not ready: "
         ),
         ("bootstrap data already found and encrypted with different token", "token_rejected"),
         ('level=fatal msg="Error: --token is required"', "token_rejected"),
+        ('level=info msg="Waiting for /etc/rancher/k3s/bramble-token to be available\\n"', "token_rejected"),
         ("starting kubernetes: preparing server: K3S_TOKEN is required to join a cluster", "token_rejected"),
         ("this server is a not a member of the etcd cluster. Found [a b], expect: c", "ip_changed"),
         (
