@@ -95,7 +95,8 @@ class Owner:
         """Make debts that nobody sees to this server's; their nodes.
 
         Args:
-            names: Nodes that this server may switch.
+            names: Nodes that this server may switch, and for which it has no order under way: a debt of its
+                own is then one whose end could not be written down.
             at_start: Also those that a server gave up, as it told: a new one tries once more.
         """
         known = set(names)
@@ -103,7 +104,7 @@ class Owner:
         for key in sorted(tx.values(PREFIX)):
             name = key.removeprefix(PREFIX)
             history = History.load(tx, name)
-            if name not in known or not history.owed or history.owner == self.me:
+            if name not in known or not history.owed:
                 continue
             if self.is_anothers(tx, history, now) or (history.owner == NOBODY and not at_start):
                 continue

@@ -198,7 +198,7 @@ class PowerDesk:
             owed = self._owner.take_over(tx, ours, now, at_start=at_start)
             for name in owed:
                 record = tx.require_node(name)
-                text = "the server ended while it was power-cycled; it is switched on"
+                text = "how its power-cycle ended is not on record; it is switched on"
                 tx.add_event(Entry(kind=Kind.POWER, text=text), now, node=name, board=record.board_id)
         for name in owed:
             by = "the server's start" if at_start else "another server's end"

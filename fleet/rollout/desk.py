@@ -88,7 +88,9 @@ class RolloutDesk:
             RefusedError: There is no such image; or something stands against it and it is no dry run.
         """
         current = self._images.describe(None)
-        facts = await self._newest(current) if image is None else self._images.describe(image)
+        newest = await self._newest(current)
+        facts = newest if image is None else self._images.describe(image)
+        is_of_file = facts.id == newest.id
         allowed = self._ground.spec.policy.reimage.max_parallel
         parallel = allowed if max_parallel is None else max_parallel
         with self._ground.store.read() as reader:
@@ -100,7 +102,7 @@ class RolloutDesk:
                 allowed_parallel=allowed,
             )
             problems = (*_open_problems(reader), *made.problems)
-        warnings = made.warnings if image is None else (*made.warnings, *_current_problems(facts, current))
+        warnings = made.warnings if is_of_file else (*made.warnings, *_current_problems(facts, current))
         if made.canary:
             shown = await self._reimages.preview(made.canary, image=facts.id, by=by)
             warnings += tuple(
@@ -117,7 +119,7 @@ class RolloutDesk:
             return answer
         if problems:
             raise _refusal(problems)
-        if image is None and facts != current:
+        if is_of_file and facts != current:  # also where it was named, as who saw the plan names it
             self._redeclare()
         rollout = self._write_new(made, facts, parallel, soak_s, by)
         answer["message"] = (

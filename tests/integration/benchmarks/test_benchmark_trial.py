@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.cases.dashboard import PAGES
+
 pytestmark = pytest.mark.integration
 
 CHECKOUT = Path(__file__).parents[3]
@@ -52,7 +54,7 @@ def test_the_dashboard_is_measured_with_a_browser_and_its_pages_keep_to_their_si
     assert result.returncode == 0, result.stderr
     rows = [match.groups() for match in ROW.finditer(result.stdout)]
     ours = [figure for name, figure, *_rest in rows if name.startswith("bramble")]
-    assert len(ours) == 1 + 1 + 8
+    assert len(ours) == 1 + 1 + len(PAGES)
     assert all(float(figure) > 0 for figure in ours), rows
     assert list(tmp_path.iterdir()) == []
 

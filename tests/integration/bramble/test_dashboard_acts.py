@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,6 +31,12 @@ def rack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rack]:
     with live_rack(tmp_path_factory.mktemp("rack"), attic()) as rack:
         furnish(rack)
         yield rack
+
+
+@pytest.fixture(autouse=True)
+def _lines_of_the_log_are_made(caplog: pytest.LogCaptureFixture) -> None:
+    """As in a service: a line that cannot be made takes the answer with it."""
+    caplog.set_level(logging.INFO)
 
 
 @pytest.fixture

@@ -163,6 +163,20 @@ async def test_without_an_id_it_is_the_newest_image_of_the_file_in_force(play: P
     assert play.desk.view()["image"] == NEW
 
 
+async def test_the_newest_image_by_its_id_is_that_of_the_file_in_force(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command line shows a plan without an id, and orders the image of that plan."""
+    redeclared: list[bool] = []
+    monkeypatch.setattr(play.desk, "_redeclare", lambda: redeclared.append(True))
+    play.room.fleet.images.built = NEW
+    shown = await play.start(image=NEW, dry_run=True)
+    assert "not-current" not in [warning["code"] for warning in shown["warnings"]]
+    assert redeclared == []
+    await play.start(image=NEW)
+    assert redeclared == [True]
+
+
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
