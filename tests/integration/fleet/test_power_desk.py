@@ -202,7 +202,7 @@ def test_board_that_a_killed_server_left_dark_is_switched_on_at_the_next_start(t
             async with working(second.controller.power):
                 await until(lambda: plug.outputs[1])
                 await ended(second.controller.power, "worker")
-            assert any("the server ended while" in text for text in texts(second, "worker"))
+            assert any("ended is not on record" in text for text in texts(second, "worker"))
             second.store.close()
             third = open_fleet(tmp_path, cluster_spec(*nodes(power)), first.clock)
             async with working(third.controller.power):

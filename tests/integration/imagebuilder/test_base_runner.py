@@ -77,7 +77,7 @@ def test_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     script = f"trap '' TERM; echo $$ > {tmp_path}/pid; while :; do sleep 0.1; done"
     with pytest.raises(CommandFailed):
         run(["sh", "-c", script], timeout_s=2.0)
-    assert _is_gone(int((tmp_path / "pid").read_text()))
+    _wait_until(lambda: _is_gone(int((tmp_path / "pid").read_text())))
 
 
 def test_stream_hands_over_lines_while_the_command_runs(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_error_in_the_reader_ends_the_command(tmp_path: Path) -> None:
     script = f"echo $$ > {tmp_path}/pid; echo line; exec sleep 60"
     with pytest.raises(ValueError, match="line"):
         stream(["sh", "-c", script], on_line=on_line)
-    assert _is_gone(int((tmp_path / "pid").read_text()))
+    _wait_until(lambda: _is_gone(int((tmp_path / "pid").read_text())))
 
 
 def test_keyboard_interrupt_ends_the_command(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ except KeyboardInterrupt:
         child.send_signal(signal.SIGINT)
         out, _ = child.communicate(timeout=60)
     assert out == "interrupted\n"
-    assert _is_gone(int(pid_file.read_text()))
+    _wait_until(lambda: _is_gone(int(pid_file.read_text())))
 
 
 def test_commands_run_side_by_side_from_threads() -> None:
