@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from dashboard_client import Answer, Browser, admin_of, is_revoked
-from dashboard_rack import NEW, OLD, Rack, attic, furnish, live_rack
+from dashboard_rack import NEW, OLD, Rack, live_rack
 from fakes_fleet import cluster_spec, node_spec
 
 from agent.errands import LogUpload
@@ -26,22 +26,10 @@ from fleet.tokens import TokenRole
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(scope="module")
-def rack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rack]:
-    with live_rack(tmp_path_factory.mktemp("rack"), attic()) as rack:
-        furnish(rack)
-        yield rack
-
-
 @pytest.fixture(autouse=True)
 def _lines_of_the_log_are_made(caplog: pytest.LogCaptureFixture) -> None:
     """As in a service: a line that cannot be made takes the answer with it."""
     caplog.set_level(logging.INFO)
-
-
-@pytest.fixture
-def admin(rack: Rack) -> Browser:
-    return admin_of(rack)
 
 
 def test_what_destroys_needs_the_name_and_is_put_on_record(tmp_path: Path) -> None:

@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dashboard_client import PAGES, Browser, admin_of, is_revoked
-from dashboard_rack import Rack, attic, furnish, live_rack
+from dashboard_client import PAGES, Browser, is_revoked
+from dashboard_rack import Rack, attic, live_rack
 
 from bramble.dashboard.guard import COOKIE
 from fleet.admin_client import FleetReader
 from fleet.tokens import TokenRole
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def rack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rack]:
-    with live_rack(tmp_path_factory.mktemp("rack"), attic()) as rack:
-        furnish(rack)
-        yield rack
-
-
-@pytest.fixture
-def admin(rack: Rack) -> Browser:
-    return admin_of(rack)
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/nodes/pi5-master-1/confirm/revoke", "/nowhere"])

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from dashboard_client import PAGES, Browser, admin_of
-from dashboard_rack import Rack, attic, furnish, live_rack, report
+from dashboard_client import PAGES, Browser
+from dashboard_rack import live_rack, report
 from fakes_fleet import cluster_spec, node_spec
 from fleet_story import enrol, install
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def rack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rack]:
-    with live_rack(tmp_path_factory.mktemp("rack"), attic()) as rack:
-        furnish(rack)
-        yield rack
-
-
-@pytest.fixture
-def admin(rack: Rack) -> Browser:
-    return admin_of(rack)
 
 
 @pytest.mark.parametrize("path", PAGES)

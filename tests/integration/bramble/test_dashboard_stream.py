@@ -5,27 +5,14 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dashboard_client import Browser, Stream, admin_of, touch
-from dashboard_rack import Rack, attic, furnish, live_rack
+from dashboard_client import Browser, Stream, touch
+from dashboard_rack import Rack, attic, live_rack
 from fakes_fleet import node_spec
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def rack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rack]:
-    with live_rack(tmp_path_factory.mktemp("rack"), attic()) as rack:
-        furnish(rack)
-        yield rack
-
-
-@pytest.fixture
-def admin(rack: Rack) -> Browser:
-    return admin_of(rack)
 
 
 def test_the_stream_tells_what_changed_and_nothing_else(rack: Rack, admin: Browser) -> None:
