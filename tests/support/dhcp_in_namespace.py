@@ -94,6 +94,14 @@ def main() -> None:
     print(json.dumps({**result, "log": rest.split()}))
 
 
+def settled(*, running: bool) -> bool:
+    """What the kernel tells of the carrier, at most 5 s later: it notes a change up to a second late."""
+    deadline = time.monotonic() + 5
+    while network.is_running("client0") != running and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return network.is_running("client0")
+
+
 def be_client(server: subprocess.Popen[str], words: list[str]) -> dict[str, object]:
     if server.stdin is None or server.stdout is None:
         raise RuntimeError("no pipes")
@@ -101,14 +109,11 @@ def be_client(server: subprocess.Popen[str], words: list[str]) -> dict[str, obje
     run("ip", "link", "add", "client0", "address", MAC, "type", "veth", "peer", "name", "server0")
     run("ip", "link", "set", "server0", "netns", str(server.pid))
     network.set_link_up("client0")
-    deadline = time.monotonic() + 5
-    while network.is_running("client0") and time.monotonic() < deadline:
-        time.sleep(0.01)  # the kernel notes the missing carrier a moment later
-    result: dict[str, object] = {"running_before": network.is_running("client0")}
+    result: dict[str, object] = {"running_before": settled(running=False)}
     server.stdin.write("go\n")
     server.stdin.flush()
     server.stdout.readline()
-    result["running"] = network.is_running("client0")
+    result["running"] = settled(running=True)
     try:
         if "silent" in words:
             network.acquire_lease("client0", MAC, 7, timeout_s=1.5)

@@ -362,7 +362,7 @@ def test_sidecars_of_every_form(
 
 def test_own_url_is_proven_by_the_digest_that_the_user_gave(site: Site, store: Store, packed: bytes) -> None:
     site.put("/own.img.xz", packed)
-    url = f"{site.url.replace('127', 'user:secret@127')}own.img.xz"
+    url = f"{site.url.replace('//', '//user:secret@')}own.img.xz"
     digest = hashlib.sha256(packed).hexdigest()
     fetched = fetch_url(url, digest, store=store, http=client())
     assert fetched.origin.proof is Proof.DIGEST
