@@ -5,13 +5,17 @@ TEST_ARGS ?=
 PYTEST := $(BIN)/python -m pytest -q -ra --require-tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo test test-fast test-integration test-qemu test-clusters test-boards test-k3s test-tutorial test-machine fmt lint type fuzz soak bench screenshots docs deb wheel lock clean
+.PHONY: help setup setup-tests base demo test test-fast test-integration test-qemu test-clusters test-boards test-k3s test-tutorial test-machine fmt lint type fuzz soak bench screenshots docs deb wheel lock clean
 
 help: ## Print this help
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## (.*)/  \1|\2/' | column -t -s '|'
 
-setup: ## Install system packages (sudo where needed) and the Python environment
+setup: ## Install the system packages that Bramble runs (sudo where needed) and the Python environment
 	@scripts/setup-system
+	@$(MAKE) --no-print-directory .venv/.done
+
+setup-tests: ## The same, and what the tests run: a browser, databases, foreign clients and servers
+	@scripts/setup-system --tests
 	@$(MAKE) --no-print-directory .venv/.done
 
 .venv/.done: requirements.lock pyproject.toml
@@ -23,7 +27,7 @@ setup: ## Install system packages (sudo where needed) and the Python environment
 demo: setup ## Three virtual boards: blank disks to a Ready cluster, then one boots from its own disk
 	@$(BIN)/bramble lab demo
 
-test: setup lint type test-fast base test-integration test-qemu ## Everything that CI runs
+test: setup-tests lint type test-fast base test-integration test-qemu ## Everything that CI runs
 
 base: setup ## The Debian base that the demo and the tests start from; minutes once, then found
 	@$(BIN)/bramble base build debian-trixie
@@ -47,13 +51,13 @@ test-clusters: ## Half of test-qemu: clusters that boot, are installed again, ar
 test-boards: ## The other half: single boards
 	$(PYTEST) -m e2e $(BOARDS) $(TEST_ARGS)
 
-test-k3s: setup ## The contract of joining and draining against a real k3s, K3S=DIR with a release's files
+test-k3s: setup-tests ## The contract of joining and draining against a real k3s, K3S=DIR with a release's files
 	K3S=$(abspath $(K3S)) $(PYTEST) -m 'integration or e2e' tests/k3s $(TEST_ARGS)
 
-test-tutorial: setup ## Follow the tutorials on virtual boards, with the lines that the pages show
+test-tutorial: setup-tests ## Follow the tutorials on virtual boards, with the lines that the pages show
 	$(PYTEST) -m e2e tests/tutorial $(TEST_ARGS)
 
-test-machine: setup ## Bramble's server on a virtual board: its package, systemd, a restart (15 min; needs PyPI)
+test-machine: setup-tests ## Bramble's server on a virtual board: its package, systemd, a restart (15 min; needs PyPI)
 	$(PYTEST) -m e2e tests/machine $(TEST_ARGS)
 
 fmt: ## Format the code

@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--require-tools",
         action="store_true",
-        help="Fail a test that would be skipped because a tool is missing: after 'make setup' none is.",
+        help="Fail a test that would be skipped because a tool is missing: after 'make setup-tests' none is.",
     )
 
 

@@ -124,7 +124,7 @@ class Page:
 def pages() -> tuple[Page, ...]:
     """Every document of the checkout that people read, the README first."""
     found = sorted((ROOT / "docs").rglob("*.md"))
-    return tuple(map(Page.load, (ROOT / "README.md", *found)))
+    return tuple(map(Page.load, (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *found)))
 
 
 def _parse(lines: list[str]) -> Iterator[Block | Span]:

@@ -22,7 +22,7 @@ def need(*tools: str) -> None:
     """Skip the test where one of these is missing."""
     for tool in tools:
         if shutil.which(tool, path=_PATH) is None:
-            pytest.skip(f"{tool} is not installed: run scripts/setup-system")
+            pytest.skip(f"{tool} is not installed: run 'make setup-tests'")
 
 
 def command(script: str, *arguments: object) -> list[str]:
