@@ -6,6 +6,7 @@ tracker, FW is raspberrypi/firmware's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from fleet.spec.model import DhcpMode
@@ -15,6 +16,7 @@ from pxe.diagnosis.scene import Clue, Rule, Scene
 from pxe.events import (
     AddressConflict,
     AddressDeclined,
+    ContentRefused,
     DhcpAck,
     DhcpDiscover,
     DhcpNak,
@@ -31,6 +33,9 @@ from pxe.events import (
 REPEATS: Final = 4  # of a DISCOVER; one or two are lost anywhere
 REPEATS_S: Final = 10.0  # a bootloader repeats after DHCP_REQ_TIMEOUT, 4 s by default
 FILES_DUE_S: Final = 12.0  # after the address; the first file request follows within a second
+ROUNDS: Final = 2  # with an address of ours and without a file; one may have ended by a power cut
+ASKED_HERE: Final = (*FILE_EVENTS, TransferDone, ContentRefused)
+"""Signs that the board knows this server as its boot server."""
 NAKS: Final = 3
 RESTART_S: Final = 30.0  # a healthy board asks 10 to 15 s after it restarted: firmware, then 3 s for the link
 UNATTENDED_S: Final = 150.0  # later than this somebody has switched it on
@@ -38,7 +43,7 @@ UNATTENDED_S: Final = 150.0  # later than this somebody has switched it on
 
 def _discovers(attempt: Attempt) -> list[Observation]:
     """The bootloader's DISCOVERs, where it repeated them in vain; else nothing."""
-    seen = [one for one, event in attempt.events(DhcpDiscover) if event.board.is_pi]
+    seen = _requests(attempt)
     if not seen or attempt.has(*FILE_EVENTS, TransferDone):
         return []
     repeated = sum(one.count for one in seen) >= REPEATS
@@ -72,20 +77,50 @@ def no_address_server(scene: Scene) -> Clue | None:
     if scene.attempt.has(ForeignServerChosen) or _foreign_addresses(scene.attempt):
         return None
     return Clue(
-        "the board is told where to boot from, but no DHCP server gives it an address",
+        "the board is told where to boot from, and no DHCP server was heard that gives it an address",
         "With 'dhcp: proxy' the router's DHCP server has to answer as well: is it on, has its pool a free "
-        "address, does it hear this network? Where there is none, set 'dhcp: full'.",
+        "address, does it hear this network? Where there is none, set 'dhcp: full'. If the router's log says "
+        "that it did offer one, the boot offer is what the board misses or does not believe: DHCP snooping "
+        "on the switch, or a PXE_OPTION43 in the EEPROM.",
         (*seen, *offers),
     )
 
 
+def boot_offer_unheard(scene: Scene) -> Clue | None:
+    """Beside another server whose offers were heard: the board takes none of them, for it waits until it has
+    an address and a boot server (EE#60, EE#182, EE#826)."""
+    seen, offers = _discovers(scene.attempt), scene.attempt.of(DhcpOffer)
+    addresses = _foreign_addresses(scene.attempt)
+    if scene.setting.dhcp is not DhcpMode.PROXY or not seen or not offers or not addresses:
+        return None
+    if scene.attempt.has(ForeignServerChosen):
+        return None
+    return Clue(
+        "the board is offered an address and told where to boot from, and repeats its request: this server's "
+        "half of the answer does not reach it, or is not believed",
+        "DHCP snooping on the switch drops the offers of all but the router: trust this server's port. Is "
+        "there a firewall here that drops packets from port 67 ('bramble doctor' looks)? Does PXE_OPTION43 "
+        "in the EEPROM say something else than 'Raspberry Pi Boot'? Remove that line.",
+        (*seen, *addresses, *offers),
+    )
+
+
 def boot_offer_ignored(scene: Scene) -> Clue | None:
-    """It takes the router's address and asks for no file: our half of the answer was not believed (EE#60)."""
+    """It takes an address and asks for no file: where to boot from was not believed, or the board has its own
+    idea of it (EE#60; Raspberry Pi documentation, TFTP_IP)."""
+    match scene.setting.dhcp:
+        case DhcpMode.PROXY:
+            return _other_address_unused(scene)
+        case DhcpMode.FULL:
+            return _own_address_unused(scene)
+        case DhcpMode.OFF:
+            return None  # what happens before the first file is not seen then
+
+
+def _other_address_unused(scene: Scene) -> Clue | None:
     attempt = scene.attempt
     taken, offers = attempt.of(ForeignServerChosen), attempt.of(DhcpOffer)
-    if scene.setting.dhcp is not DhcpMode.PROXY or not taken or not offers:
-        return None
-    if attempt.has(*FILE_EVENTS, TransferDone) or scene.now - taken[-1].last_at < FILES_DUE_S:
+    if not offers or attempt.has(*ASKED_HERE) or not _in_vain(_requests(attempt), taken, scene.now, 1):
         return None
     if not any(event.board.is_pi for _seen, event in attempt.events(ForeignServerChosen)):
         return None
@@ -98,6 +133,47 @@ def boot_offer_ignored(scene: Scene) -> Clue | None:
         "names another machine.",
         (*offers, *taken),
     )
+
+
+def _own_address_unused(scene: Scene) -> Clue | None:
+    """Here only where the board came round again: one lease without a file is a power cut as well."""
+    asked: list[Observation] = []
+    given: list[Observation] = []
+    for attempt in reversed(scene.history.attempts):
+        if attempt.has(*ASKED_HERE, ForeignServerChosen):
+            break
+        asked += _requests(attempt)
+        given += [seen for seen, event in attempt.events(DhcpAck) if event.boots and event.board.is_pi]
+    if not _in_vain(asked, given, scene.now, ROUNDS):
+        return None
+    return Clue(
+        f"the board was given an address here {sum(one.count for one in given)} times, and never asked this "
+        "server for a file",
+        "Does TFTP_IP in the EEPROM name another machine, or PXE_OPTION43 something else than 'Raspberry Pi "
+        "Boot'? Remove those lines ('bramble eeprom config' prints a whole configuration). If neither, a "
+        "firewall here or on the way drops UDP port 69: 'bramble doctor' looks at this machine's.",
+        (*asked, *given),
+    )
+
+
+def _in_vain(asked: Sequence[Observation], given: Sequence[Observation], now: float, rounds: int) -> bool:
+    """Whether the board was given an address so often and went on to nothing.
+
+    The newest time counts once it is old enough; a board that comes round faster is judged by those before.
+    """
+    if not asked or not given:
+        return False
+    done = min(sum(one.count for one in asked), sum(one.count for one in given))
+    first, last = min(one.first_at for one in given), max(one.last_at for one in given)
+    is_over = now - last >= FILES_DUE_S
+    if not is_over:
+        done -= 1
+    return done >= rounds and (last - first >= FILES_DUE_S or (is_over and rounds == 1))
+
+
+def _requests(attempt: Attempt) -> list[Observation]:
+    """DISCOVERs of the bootloader."""
+    return [seen for seen, event in attempt.events(DhcpDiscover) if event.board.is_pi]
 
 
 def other_server_won(scene: Scene) -> Clue | None:
@@ -276,6 +352,7 @@ def _foreign_addresses(attempt: Attempt) -> list[Observation]:
 RULES: Final = (
     Rule("offers-unheard", Severity.ERROR, "offers do not reach the board", offers_unheard),
     Rule("no-address-server", Severity.ERROR, "proxy mode without a DHCP server", no_address_server),
+    Rule("boot-offer-unheard", Severity.ERROR, "boot offer not heard or not believed", boot_offer_unheard),
     Rule("boot-offer-ignored", Severity.ERROR, "address taken, no file asked for", boot_offer_ignored),
     Rule("other-server-won", Severity.ERROR, "another DHCP server was faster", other_server_won),
     Rule("no-address-left", Severity.ERROR, "the pool is used up", no_address_left),

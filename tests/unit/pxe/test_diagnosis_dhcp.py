@@ -12,6 +12,7 @@ from fleet.spec.model import DhcpMode
 from pxe.events import (
     AddressConflict,
     AddressDeclined,
+    ContentRefused,
     DhcpNak,
     ForeignNak,
     ForeignOffer,
@@ -63,7 +64,20 @@ def test_proxy_mode_with_a_server_that_was_overheard_has_another_cause() -> None
     bench = Bench(dhcp=DhcpMode.PROXY)
     bench.see(foreign_offer(bench))
     ask_in_vain(bench)
-    assert "no-address-server" not in bench.rules
+    assert bench.rules == {"boot-offer-unheard"}
+    finding = bench.finding("boot-offer-unheard")
+    assert "PXE_OPTION43" in finding.mend
+    assert any("offers the address 10.0.0.99" in evidence.text for evidence in finding.evidence)
+
+
+def test_a_boot_offer_that_is_heard_at_the_second_request_is_no_problem() -> None:
+    bench = Bench(dhcp=DhcpMode.PROXY)
+    bench.see(foreign_offer(bench))
+    bench.discover(4.0)
+    bench.take_address()
+    bench.read_all()
+    bench.wait(5)
+    assert bench.rules == set()
 
 
 def test_proxy_mode_and_the_boot_offer_is_not_believed() -> None:
@@ -72,6 +86,73 @@ def test_proxy_mode_and_the_boot_offer_is_not_believed() -> None:
     bench.wait(30)
     assert bench.rules == {"boot-offer-ignored"}
     assert "PXE_OPTION43" in bench.finding("boot-offer-ignored").mend
+
+
+def take_address_in_vain(bench: Bench, times: int, pause_s: float) -> None:
+    for _ in range(times):
+        bench.take_address()
+        bench.wait(pause_s)
+
+
+@pytest.mark.parametrize("pause_s", [20, 45, 3600], ids=["same-attempt", "after-timeout", "after-a-restart"])
+def test_full_mode_and_the_board_asks_another_machine_for_its_files(pause_s: float) -> None:
+    bench = Bench()
+    take_address_in_vain(bench, 2, pause_s)
+    assert bench.rules == {"boot-offer-ignored"}
+    finding = bench.finding("boot-offer-ignored")
+    assert "given an address here 2 times" in finding.cause
+    for word in ("TFTP_IP", "PXE_OPTION43", "port 69"):
+        assert word in finding.mend
+    assert any("has the address 10.0.0.21" in evidence.text for evidence in finding.evidence)
+
+
+@pytest.mark.parametrize("dhcp", [DhcpMode.FULL, DhcpMode.PROXY], ids=str)
+def test_a_board_that_comes_round_every_six_seconds_is_found_while_it_does(dhcp: DhcpMode) -> None:
+    """Another machine says at once that it has no such file."""
+    bench = Bench(dhcp=dhcp)
+    take_address_in_vain(bench, 5, 6)
+    assert bench.rules == {"boot-offer-ignored"}
+
+
+def test_full_mode_and_one_address_without_a_file_is_a_power_cut() -> None:
+    bench = Bench()
+    take_address_in_vain(bench, 1, 170)
+    assert bench.rules == set()
+    bench.install()
+    assert bench.rules == set()
+
+
+def test_full_mode_and_a_request_that_was_repeated_is_one_round() -> None:
+    """The ACK got lost: REQUEST comes again, within seconds and without another DISCOVER."""
+    bench = Bench()
+    bench.take_address()
+    for _ in range(4):
+        bench.wait(4)
+        bench.ack()
+    bench.wait(60)
+    assert bench.rules == set()
+
+
+def test_full_mode_and_an_operating_system_that_renews_is_no_bootloader() -> None:
+    bench = Bench()
+    bench.boot_from_disk()
+    for _ in range(3):
+        bench.wait(1800)
+        bench.ack(boots=False)
+    bench.wait(60)
+    assert bench.rules == set()
+
+
+def test_full_mode_and_http_boot_that_was_refused_did_ask_here() -> None:
+    bench = Bench()
+    for _ in range(2):
+        bench.take_address()
+        refused = ContentRefused(
+            at=bench.now, board=bench.board, node="one", name="boot.sig", reason="installed"
+        )
+        bench.see(refused)
+        bench.wait(45)
+    assert "boot-offer-ignored" not in bench.rules
 
 
 def test_full_mode_and_another_server_was_faster() -> None:

@@ -69,7 +69,9 @@ def node(tree: Mapping[str, bytes], intent: int | None) -> BootTable:
     )
 
 
-def power_on(server: CoreServer, profile: EepromProfile, *, has_disk: bool) -> BootFiles | None:
+def power_on(
+    server: CoreServer, profile: EepromProfile, *, has_disk: bool, settings: bytes = b""
+) -> BootFiles | None:
     """One power-on and what the board starts; None where it found nothing."""
     model = {"cm4": BoardModel.CM4, "cm5": BoardModel.CM5}.get(profile.name) or (
         BoardModel.PI4 if profile.family is Family.BCM2711 else BoardModel.PI5
@@ -77,7 +79,7 @@ def power_on(server: CoreServer, profile: EepromProfile, *, has_disk: bool) -> B
     hardware = Hardware(
         board=BoardIdentity(model=model, serial=SERIAL, mac=MAC, revision=model.revision_codes[0]),
         profile=profile,
-        eeprom_config=ORDER,
+        eeprom_config=ORDER + settings,
         disks={DiskKind.SD: InstalledDisk()} if has_disk else {},
     )
     rom = Bootrom(hardware, random_bits=lambda bits: 7, now=0.0)
@@ -134,3 +136,18 @@ def test_a_file_that_is_missing_is_found(
     server.pass_time(200)
 
     assert (rule in {diagnosis.finding.rule for diagnosis in server.said}) == (profile.family in families)
+
+
+@BOTH_MODES
+@EVERY_ERA
+def test_an_eeprom_that_names_another_boot_server_is_found(profile: EepromProfile, mode: DhcpMode) -> None:
+    server = CoreServer(node(TREE, 7), mode)
+    server.unplugged_at = 200.0
+    with contextlib.suppress(UnpluggedError):
+        power_on(server, profile, has_disk=False, settings=b"TFTP_IP=10.77.0.9\n")
+    server.pass_time(200)
+
+    assert not any(isinstance(event, BootFile | BootFileMissing) for event in server.events)
+    said = [diagnosis.finding.rule for diagnosis in server.said]
+    assert said.count("boot-offer-ignored") == 1, said
+    assert "no-address-server" not in said
