@@ -231,8 +231,11 @@ def _of_node(node: NodeView) -> Iterator[Finding]:
                 "approve",
             )
         case State.QUARANTINED:
-            hint = "Its timeline says what went wrong; 'bramble approve' lets it try again."
-            yield _about(node, "quarantined", Urgency.NOW, "quarantined", hint, "show")
+            hint = node.mend or "Its timeline says what went wrong; 'bramble approve' lets it try again."
+            text = f"quarantined: {node.complaint}" if node.complaint else "quarantined"
+            if "bramble approve" not in hint:
+                hint += f" Then 'bramble approve {node.name}' lets it try again."
+            yield _about(node, "quarantined", Urgency.NOW, text, hint, "show")
         case State.LOST:
             hint = "Is it on, and its network cable in? It comes back by itself when it reports again."
             yield _about(node, "lost", Urgency.NOW, "does not report any more", hint, "show")
@@ -241,7 +244,7 @@ def _of_node(node: NodeView) -> Iterator[Finding]:
                 node, "degraded", Urgency.SOON, "is degraded", "Its timeline says since when.", "show"
             )
         case state if state.startswith("failed-"):
-            hint = "Its timeline says what failed and what to do."
+            hint = node.mend or "Its timeline says what failed and what to do."
             yield _about(node, state, Urgency.SOON, state.replace("-", " ", 1), hint, "show")
         case _:
             pass
@@ -278,8 +281,9 @@ def _of_board(board: HeldBoardView) -> Finding:
         code="held-board",
         subject=board.board,
         urgency=Urgency.SOON,
-        text=f"board {board.board} ({board.model}) is in no cluster.yaml: {board.reason}",
-        hint="Add it under 'nodes:' and run 'bramble apply', or switch it off.",
+        text=f"board {board.board} ({board.model}) is held: {board.reason or 'it belongs to no node'}",
+        hint="Add it under 'nodes:', or correct its serial or MAC there, and run 'bramble apply'; or switch "
+        "it off.",
         command=f"bramble show {board.board}",
         since=board.first_seen,
     )

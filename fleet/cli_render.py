@@ -10,6 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+MENDS: Final = 6
+"""Nodes below a table of which it is said what to do; of the others 'bramble show' tells."""
 _STYLES: Final = {
     "ready": "bold green",
     "degraded": "yellow",
@@ -36,7 +38,7 @@ def render_fleet(view: Mapping[str, Any], now: float) -> RenderableType:
             Text(node["detail"] or ", ".join(held["words"] for held in node.get("conditions", ()))),
             node["k3s"],
         )
-    parts: list[RenderableType] = [table]
+    parts: list[RenderableType] = [table, *_mends(view["nodes"])]
     if view["held"]:
         held = Table(box=None, pad_edge=False, header_style="bold")
         for name in ("held board", "model", "MAC", "last seen", "why"):
@@ -57,6 +59,18 @@ def render_fleet(view: Mapping[str, Any], now: float) -> RenderableType:
     if not view["live"]:
         parts += [Text(""), Text("No server is running; this is what the last one wrote.", style="yellow")]
     return Group(*parts)
+
+
+def _mends(nodes: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """What to do about the nodes whose installation, or the like, has failed."""
+    found = [node for node in nodes if node.get("mend")]  # a server of before does not tell
+    lines: list[RenderableType] = [Text("")] if found else []
+    for node in found[:MENDS]:
+        lines.append(Text.assemble((node["name"], "bold"), f": {node['complaint']}"))
+        lines.append(Text(f"  {node['mend']}", style="yellow"))
+    if len(found) > MENDS:
+        lines.append(Text(f"and {len(found) - MENDS} more: 'bramble show NODE'"))
+    return lines
 
 
 def render_timeline(timeline: Mapping[str, Any], now: float) -> RenderableType:

@@ -10,6 +10,7 @@ from typing import Any
 
 from agent.proofs import fingerprint
 from fleet.boards import BoardModel
+from fleet.complaints import Complaint, complaint_of
 from fleet.find import find_subject
 from fleet.health import TRAITS
 from fleet.health_desk import Held, held_by, held_by_all
@@ -35,7 +36,11 @@ class ConditionView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeView:
-    """One node for a table. `since` is UTC seconds; `k3s` is empty until its agent has told."""
+    """One node for a table. `since` is UTC seconds; `k3s` is empty until its agent has told.
+
+    Attributes:
+        complaint: What its last failure says, and in `mend` what to do about it; "" where nothing is to mend.
+    """
 
     name: str
     board: str
@@ -51,6 +56,8 @@ class NodeView:
     boots: int
     fingerprint: str | None
     conditions: tuple[ConditionView, ...] = ()
+    complaint: str = ""
+    mend: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +126,9 @@ def fleet_view(store: Store) -> FleetView:
     with store.read() as reader:
         ill = held_by_all(reader)
         return FleetView(
-            nodes=tuple(node_view(node, ill.get(node.name, ())) for node in reader.nodes()),
+            nodes=tuple(
+                node_view(node, ill.get(node.name, ()), complaint_of(reader, node)) for node in reader.nodes()
+            ),
             held=tuple(map(held_view, reader.held_boards())),
             stuck=tuple(hold.node for hold in read_holds(reader) if hold.stuck),
             rollout=rollout_view(reader.open_rollout()),
@@ -153,7 +162,7 @@ def timeline_view(store: Store, name: str, since: int = 0) -> Timeline | None:
                 earlier = reader.timeline(board=key, since=since)
                 own |= {event.id: event for event in earlier if event.node in (None, node.name)}
             events = sorted(own.values(), key=lambda event: (event.at, event.id))
-            view = node_view(node, held_by(reader, node.name))
+            view = node_view(node, held_by(reader, node.name), complaint_of(reader, node))
             return Timeline(node=view, board=None, facts=_facts(node), events=tuple(map(event_view, events)))
         if found is None:
             return None
@@ -166,7 +175,7 @@ def as_json(value: Any) -> Any:
     return dataclasses.asdict(value)
 
 
-def node_view(node: NodeRecord, held: Iterable[Held] = ()) -> NodeView:
+def node_view(node: NodeRecord, held: Iterable[Held] = (), complaint: Complaint | None = None) -> NodeView:
     return NodeView(
         name=node.name,
         board=node.board,
@@ -182,6 +191,8 @@ def node_view(node: NodeRecord, held: Iterable[Held] = ()) -> NodeView:
         boots=node.boots,
         fingerprint=fingerprint(node.pending_key) if node.pending_key else None,
         conditions=tuple(map(_condition_view, held)),
+        complaint=complaint.text if complaint else "",
+        mend=complaint.mend if complaint else "",
     )
 
 

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from bramble.dashboard.by_itself import ByItself
 from bramble.dashboard.rack import Card, Group
 from bramble.dashboard.vitals import Spark
 from fleet.lifecycle import FAILED_TWIN, State
 from fleet.printable import printable, size_text
 from fleet.timeline import Kind
-from fleet.views import ConditionView, EventView, Timeline
+from fleet.views import ConditionView, EventView, NodeView, Timeline
 from pxe.diagnosis.finding import Finding
 from pxe.diagnosis.history import Attempt, BoardHistory
 from pxe.events import BootFile, BootFileMissing, TransferFailed
@@ -62,7 +63,7 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodePage:
-    """Everything on the page of one subject."""
+    """Everything on the page of one subject. `by_itself`: what the policy would do with a node now."""
 
     name: str
     card: Card | None
@@ -74,6 +75,7 @@ class NodePage:
     files: tuple[FileLine, ...]
     booted_at: float | None
     sparks: Sequence[Spark]
+    by_itself: ByItself | None
 
     @property
     def more_lines(self) -> bool:
@@ -88,6 +90,7 @@ def node_page(
     history: BoardHistory | None,
     findings: Sequence[Finding],
     sparks: Sequence[Spark],
+    by_itself: ByItself | None = None,
 ) -> NodePage:
     """Put together what is known."""
     newest = list(reversed(timeline.events))
@@ -102,14 +105,16 @@ def node_page(
         stops=stops_of(State(node.state)) if node is not None else (),
         troubles=(
             *_of_findings(findings),
+            *_of_complaint(node),
             *_of_conditions(node.conditions if node else ()),
-            *_said(card, lines),
+            *_said(card, lines, node.complaint if node else ""),
         ),
         lines=tuple(lines[:LINES]),
         console=tuple(reversed(console)),
         files=tuple(files_of(attempt)) if attempt is not None else (),
         booted_at=attempt.started_at if attempt is not None else None,
         sparks=sparks,
+        by_itself=by_itself,
     )
 
 
@@ -215,11 +220,20 @@ def _of_conditions(conditions: Iterable[ConditionView]) -> list[Trouble]:
     ]
 
 
-def _said(card: Card | None, lines: Sequence[EventView]) -> list[Trouble]:
-    """Why a node needs a person, in the words of its newest entry that says what to do."""
+def _of_complaint(node: NodeView | None) -> list[Trouble]:
+    """What its last failure says, also when it has gone on since: then it is tried again unmended."""
+    if node is None or not node.complaint:
+        return []
+    tone = "warning" if State(node.state).is_active else "error"
+    return [Trouble(tone, f"{node.complaint[:1].upper()}{node.complaint[1:]}", node.mend, ())]
+
+
+def _said(card: Card | None, lines: Sequence[EventView], told: str) -> list[Trouble]:
+    """Why a node needs a person, in the words of its newest entry that says what to do; unless that was told
+    already."""
     if card is None or card.group is not Group.ATTENTION or card.state == State.PENDING.value:
         return []
     found = next((line for line in lines[:20] if line.hint and line.kind != Kind.DIAGNOSIS.value), None)
-    if found is None:
+    if found is None or found.text == told:
         return []
     return [Trouble("error", f"{found.text[:1].upper()}{found.text[1:]}", found.hint, ())]

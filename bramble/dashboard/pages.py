@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from bramble.dashboard.actions import offered
+from bramble.dashboard.by_itself import by_itself
 from bramble.dashboard.cluster_page import cluster_page
 from bramble.dashboard.guard import require_admin
 from bramble.dashboard.node_page import NodePage, node_page
@@ -224,7 +225,9 @@ def _subject(site: Site, name: str) -> tuple[NodePage, str]:
     findings = site.boots.findings(history, site.clock()) if history is not None else ()
     shown = node.name if node is not None else name
     card = next((one for one in site.feed.cards if node is not None and one.name == node.name), None)
-    page = node_page(shown, card, timeline, history, findings, site.vitals.sparks(shown))
+    decision = site.controller.policy.decision(shown) if node is not None else None
+    verdict = by_itself(decision) if decision is not None else None
+    page = node_page(shown, card, timeline, history, findings, site.vitals.sparks(shown), verdict)
     return page, shown
 
 

@@ -17,11 +17,13 @@ from aiohttp import web
 from fleet.api.answers import value_answer
 from fleet.api.routes import Access, Parameter, Route
 from fleet.api.schema import Page
+from fleet.complaints import complaint_of
 from fleet.controller import Controller
 from fleet.health_desk import held_by_all
 from fleet.refusal import RefusedError
 from fleet.store.access import AuditRecord
 from fleet.store.pages import boards_after, events_after, nodes_after
+from fleet.store.records import NodeRecord
 from fleet.views import EventView, HeldBoardView, NodeView, as_json, event_view, held_view, node_view
 
 DEFAULT_LIMIT: Final = 100
@@ -100,7 +102,11 @@ class ListRoutes:
         with self._controller.store.read() as reader:
             ill = held_by_all(reader)
             found = nodes_after(reader, after, limit + 1)
-        return page(found, limit, lambda one: node_view(one, ill.get(one.name, ())), lambda one: one.name)
+
+            def show(node: NodeRecord) -> NodeView:
+                return node_view(node, ill.get(node.name, ()), complaint_of(reader, node))
+
+            return page(found, limit, show, lambda one: one.name)
 
     async def boards(self, request: web.Request) -> web.Response:
         limit, after = limit_of(request), decode_cursor(request.query.get("cursor", ""), "")

@@ -7,7 +7,7 @@ whole time anew. What was ordered is in the store, as any other re-image.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
@@ -101,6 +101,19 @@ class PolicyDesk:
         with self._ground.store.read() as reader:
             return judge(self._situation(reader))
 
+    def decision(self, name: str) -> Decision | None:
+        """The same of one node; None where cluster.yaml does not name it.
+
+        What the others do counts only for who is silent, so for all but those no other record is read.
+        """
+        with self._ground.store.read() as reader:
+            node = reader.node(name)
+            if node is None or self._ground.spec.find_node(name) is None:
+                return None
+            alone = None if node.state is State.LOST else (node,)
+            found = judge(self._situation(reader, alone))
+        return next(one for one in found if one.node == name)
+
     def view(self) -> dict[str, Any]:
         """For the API: the policy in force, and every node's decision."""
         policy = self._ground.spec.policy.reimage
@@ -118,10 +131,10 @@ class PolicyDesk:
     def _kube_answers(self, now: float) -> bool:
         return self._listed_at is not None and abs(now - self._listed_at) <= KUBE_STALE_S
 
-    def _situation(self, reader: Reader) -> Situation:
+    def _situation(self, reader: Reader, of: Sequence[NodeRecord] | None = None) -> Situation:
         now, spec = self._ground.clock(), self._ground.spec
         declared = {node.name for node in spec.nodes}
-        nodes = [node for node in reader.nodes() if node.name in declared]
+        nodes = [node for node in (reader.nodes() if of is None else of) if node.name in declared]
         answered = self._kube_answers(now)
         return Situation(
             nodes=tuple(self._seen(reader, node, answered=answered, now=now) for node in nodes),

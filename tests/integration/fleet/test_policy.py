@@ -68,7 +68,9 @@ async def pass_time(room: Room, seconds: float, *dead: str) -> None:
 
 
 def decision(room: Room, name: str) -> Decision:
-    return next(one for one in room.controller.policy.decisions() if one.node == name)
+    found = next(one for one in room.controller.policy.decisions() if one.node == name)
+    assert room.controller.policy.decision(name) == found, "alone it is judged as among the others"
+    return found
 
 
 def codes(room: Room, name: str) -> list[str]:

@@ -108,6 +108,37 @@ def test_a_held_board_is_found_and_shown_by_its_serial() -> None:
     assert one.command == "bramble show d03114aa"
 
 
+def test_why_a_board_is_held_is_said_once() -> None:
+    board = HeldBoardView(
+        board="d03114aa",
+        model="Pi 4",
+        serial=None,
+        macs=(),
+        first_seen=1.0,
+        last_seen=2.0,
+        reason="not in cluster.yaml",
+    )
+    (one,) = findings(FleetView(nodes=(), held=(board,)))
+    assert one.text == "board d03114aa (Pi 4) is held: not in cluster.yaml"
+
+
+@pytest.mark.parametrize("state", ["failed-imaging", "quarantined"])
+def test_what_failed_is_said_with_its_mend(state: str) -> None:
+    failed = node("n", state, complaint="no NVMe disk found", mend="Reseat the disk.")
+    (one,) = findings(FleetView(nodes=(failed,), held=()))
+    assert one.hint.startswith("Reseat the disk.")
+    if state == "quarantined":
+        assert "no NVMe disk found" in one.text
+        assert one.hint.endswith("Then 'bramble approve n' lets it try again.")
+
+
+def test_a_mend_that_says_how_to_let_it_in_says_it_once() -> None:
+    hint = "Switch the other off; then 'bramble approve n' lets it in."
+    failed = node("n", "quarantined", complaint="a second board claimed to be it", mend=hint)
+    (one,) = findings(FleetView(nodes=(failed,), held=()))
+    assert one.hint == hint
+
+
 @pytest.mark.parametrize(
     ("states", "code"),
     [

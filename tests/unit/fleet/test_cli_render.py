@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from fleet.cli_render import age, render_fleet, render_timeline
+from fleet.cli_render import MENDS, age, render_fleet, render_timeline
 
 NODE = {
     "name": "pi5-1",
@@ -45,6 +45,17 @@ def test_table_shows_every_column_and_the_held_boards() -> None:
     for part in ("abcd0063", "2c:cf:67:00:00:0a", "5 s ago", "not in cluster.yaml"):
         assert part in text
     assert "No server is running" not in text
+
+
+def test_what_to_mend_stands_below_the_table() -> None:
+    failed = {**NODE, "state": "failed-imaging", "complaint": "no NVMe disk", "mend": "Reseat [it]."}
+    text = printed(render_fleet({"nodes": [failed], "held": [], "live": True}, 1000.0))
+    assert "pi5-1: no NVMe disk" in text
+    assert "Reseat [it]." in text
+    many = [{**failed, "name": f"n-{number}"} for number in range(MENDS + 2)]
+    text = printed(render_fleet({"nodes": many, "held": [], "live": True}, 1000.0))
+    assert text.count("Reseat [it].") == MENDS
+    assert "and 2 more: 'bramble show NODE'" in text
 
 
 def test_table_says_when_nobody_serves_and_who_waits() -> None:
