@@ -3,7 +3,8 @@
 A partition is named by the label of its file system. It is found through the disk's partition table, MBR or
 GPT. INVALIDATE destroys that table, so what is kept is written down on the disk itself before: a record in
 the sector before the marker, which stays there until the next install. Power lost at any moment leaves either
-the old table, or the record, or the new table, that names them again.
+the old table, or the record, or the new table, that names them again. Where sector 0 has no signature the
+record counts, also before a GPT: of that, a cut may have left any part.
 
     record: 0–7 magic, 8–39 SHA-256 of bytes 40–511, 40–511 JSON, padded with zeros
 
@@ -85,18 +86,18 @@ def find_kept(read: Read, disk_bytes: int, labels: Sequence[str], *, may_be_abse
     if len(labels) > MAX_KEPT:
         raise AgentError(f"{len(labels)} partitions are to be kept, an MBR has room for {MAX_KEPT}", _HINT)
     head = read(0, HEAD_BYTES)
-    if head[510:512] == SIGNATURE or head[SECTOR_BYTES:].startswith(GPT_MAGIC):
-        found = _labelled(read, _entries(head, read))
-    else:
-        recorded = decode_record(head[RECORD_OFFSET : RECORD_OFFSET + SECTOR_BYTES])
-        if recorded is None:
-            if may_be_absent:
-                return ()
-            raise AgentError(
-                f"the disk has no partition table, so {', '.join(labels)} can not be found on it",
-                "Somebody erased it. If nothing is to be kept any more, take 'keep' out of cluster.yaml.",
-            )
+    recorded = decode_record(head[RECORD_OFFSET : RECORD_OFFSET + SECTOR_BYTES])
+    if recorded is not None and head[510:512] != SIGNATURE:
         found = _labelled(read, recorded)
+    elif head[510:512] == SIGNATURE or head[SECTOR_BYTES:].startswith(GPT_MAGIC):
+        found = _labelled(read, _entries(head, read))
+    elif may_be_absent:
+        return ()
+    else:
+        raise AgentError(
+            f"the disk has no partition table, so {', '.join(labels)} can not be found on it",
+            "Somebody erased it. If nothing is to be kept any more, take 'keep' out of cluster.yaml.",
+        )
     kept = [_choose(found, label) for label in labels]
     _require_sound(kept, disk_bytes)
     return tuple(sorted(kept, key=lambda one: one.start_sector))

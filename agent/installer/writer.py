@@ -119,6 +119,8 @@ class ImageWriter:
         record = Range(RECORD_OFFSET, RECORD_OFFSET + SECTOR_BYTES)
         if self._kept:
             self._commit_bytes(record.offset, encode_record(self._kept))
+        # By itself, before what it leads to: a GPT of which power left half must not count as a damaged one.
+        self._zero(Range(0, SECTOR_BYTES), sparing=())
         self._zero(Range(0, wiped), sparing=(record,) if self._kept else ())
         self._zero(Range(size - wiped, size), sparing=[one.range for one in self._kept])
         if any(self._target.read_back(0, SECTOR_BYTES)):

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import AgentError
+from agent.installer.index import ImageIndex
 from agent.installer.kept import (
     RECORD_OFFSET,
     Kept,
@@ -23,6 +24,7 @@ from agent.installer.kept import (
     rest_of,
 )
 from agent.installer.layout import MIB, parse_partitions
+from agent.installer.writer import ImageWriter
 
 DISK = 256 * MIB
 
@@ -220,3 +222,45 @@ def test_rest_of_a_disk_is_a_partition_where_it_is_worth_one() -> None:
     (rest,) = rest_of(bytes(disk.data[:512]), DISK)
     assert (rest.start_sector, rest.start_sector + rest.sectors) == (124928, DISK // 512)
     assert rest_of(bytes(disk.data[:512]), 124928 * 512 + 63 * MIB) == ()
+
+
+class Tearing:
+    """In the target's place: what is written between two flushes may be lost sector by sector."""
+
+    def __init__(self, data: bytearray) -> None:
+        self.data = data
+        self.size_bytes = len(data)
+        self.flushed: list[list[tuple[int, bytes]]] = []
+        self._dirty: list[tuple[int, bytes]] = []
+
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        self.data[offset : offset + len(data)] = data
+        self._dirty += [(offset + at, bytes(data[at : at + 512])) for at in range(0, len(data), 512)]
+
+    def flush(self) -> None:
+        self.flushed.append(self._dirty)
+        self._dirty = []
+
+    def read_back(self, offset: int, length: int) -> memoryview:
+        return memoryview(self.data)[offset : offset + length]
+
+
+LANDED = [slice(0, 1), slice(1, 2), slice(2, 20), slice(0, 20), slice(1, None), slice(None, None, 2)]
+"""Sectors of a flush that reach the disk: some of them the table's, the GPT's header, its entries."""
+
+
+@pytest.mark.parametrize("gpt", [False, True], ids=["mbr", "gpt"])
+def test_power_lost_at_any_sector_of_invalidate_leaves_what_is_kept_known(gpt: bool) -> None:
+    disk = Disk(BOOT, ROOT, DATA, gpt=gpt)
+    kept, old = disk.find("data"), bytes(disk.data[:MIB])
+    target = Tearing(disk.data)
+    empty = ImageIndex(image_id="i", size_bytes=MIB, chunks=())
+    ImageWriter(target, empty, (), lambda _chunks: iter(()), marker=bytes(512), kept=kept).invalidate()  # type: ignore[arg-type, return-value]
+    assert sum(map(len, target.flushed)) >= 2 * 2048
+    for number, written in enumerate(target.flushed):
+        before = [one for done in target.flushed[:number] for one in done]
+        for landed in LANDED:
+            disk.data[:MIB] = old
+            for offset, sector in [*before, *written[landed]]:
+                disk.data[offset : offset + 512] = sector
+            assert disk.find("data", may_be_absent=True) == kept, f"{landed} of flush {number}"
