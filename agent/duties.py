@@ -146,7 +146,11 @@ class Duties:
         if order.number <= self._store.state.reboot:
             return
         # Before it is begun: a board that comes up in its old system again must not restart by itself.
-        self._store.save(dataclasses.replace(self._store.state, reboot=order.number))
+        try:
+            self._store.save(dataclasses.replace(self._store.state, reboot=order.number))
+        except AgentError as exc:
+            # Such a disk is what it is to be installed anew for. The server names an order to one start only.
+            log.warning("order %d to restart is carried out unnoted: %s", order.number, exc.message)
         place = self._place
         try:
             prepared = prepare(order, place.hardware, place.run, place.root)

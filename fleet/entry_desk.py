@@ -108,7 +108,7 @@ class EntryDesk:
             intent = tx.open_intent(node.name)
             number = give_order(
                 tx,
-                node.name,
+                node,
                 intent=order.number if intent is None else intent.number,
                 boot_order=boot_order(spec.board, spec),
             )

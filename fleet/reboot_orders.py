@@ -1,4 +1,9 @@
-"""Orders to restart a board into the installer: given by the way in, fetched and carried out by the agent."""
+"""Orders to restart a board into the installer: given by the way in, fetched and carried out by the agent.
+
+An agent notes the number of an order before it begins, so that it never restarts a board twice for one. Where
+the disk takes nothing any more, which is a reason to install anew, the order ends here: it is named to no
+other start of the node's system than the one that it was given to.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,8 @@ from fleet.store.records import NodeRecord
 from fleet.store.transaction import Reader, Transaction
 
 PREFIX: Final = "reboot."
-"""kv: {"number": n, "intent": n, "boot_order": "0x…", "refused": text} by node."""
+"""kv: {"number": n, "intent": n, "boot_order": "0x…", "boot_id": start, "refused": text} by node. Without a
+start, as a release of before wrote it, it is for whoever asks."""
 REFUSED: Final = "reboot_refused"
 """Problem code of an agent that did not restart its board, as `agent.duties` has it."""
 
@@ -40,11 +46,12 @@ class RebootDesk:
         )
 
 
-def give_order(tx: Transaction, name: str, *, intent: int, boot_order: str) -> int:
+def give_order(tx: Transaction, node: NodeRecord, *, intent: int, boot_order: str) -> int:
     """Write an order down; its number. After a restore it is above what the lost hours can have used."""
-    known = tx.json_value(PREFIX + name)
+    known = tx.json_value(PREFIX + node.name)
     number = max(int(known["number"]) if known else 0, epoch_of(tx) * GAP) + 1
-    tx.put_json(PREFIX + name, {"number": number, "intent": intent, "boot_order": boot_order})
+    order = {"number": number, "intent": intent, "boot_order": boot_order, "boot_id": node.boot_id}
+    tx.put_json(PREFIX + node.name, order)
     return number
 
 
@@ -73,9 +80,11 @@ def refusal_of(reader: Reader, name: str, number: int) -> str:
 
 
 def _wanted(reader: Reader, node: NodeRecord) -> dict[str, Any] | None:
-    """The newest order, if it was given for the re-image that is open: the one of an earlier installation is
-    new to the agent of this one."""
+    """The newest order, if it was given for the re-image that is open, and to the start that asks: the one of
+    an earlier installation is new to the agent of this one."""
     if node.state not in ENTERING_INSTALLER:
         return None
     found, order = reader.json_value(PREFIX + node.name), reader.open_reimage(node.name)
-    return found if found and order is not None and int(found["intent"]) >= order.number else None
+    if not found or order is None or int(found["intent"]) < order.number:
+        return None
+    return found if found.get("boot_id") in (None, node.boot_id) else None

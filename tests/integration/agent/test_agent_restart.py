@@ -170,3 +170,19 @@ def test_order_that_is_withdrawn_when_its_beginning_is_told_restarts_nothing(
         control.reboot = RebootOrder(number=6, intent=8, boot_order="0xf62")
         control.wait_for(lambda: system.restarts == 1)
     assert told() == ["reboot_begins", "reboot_withdrawn", "reboot_begins"]
+
+
+def test_node_whose_disk_takes_nothing_any_more_is_restarted_all_the_same(
+    control: ControlServer, root: Path, tmp_path: Path
+) -> None:
+    """It is what it is to be installed anew for."""
+    system = NodeWithMailbox(tmp_path / "registers.json")
+    (root / "var/lib/bramble/state.json.bramble-new").mkdir(parents=True)
+    control.reboot = RebootOrder(number=5, intent=7, boot_order="0xf62")
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: system.restarts == 1)
+        seen = len(control.statuses)
+        control.wait_for(lambda: len(control.statuses) > seen + 2)
+    assert system.restarts == 1
+    told = {problem.code for status in control.statuses for problem in status.problems}
+    assert told == {"desired", "state_not_saved", "reboot_begins"}

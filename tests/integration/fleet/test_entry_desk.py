@@ -154,6 +154,20 @@ async def test_node_that_comes_up_in_its_old_system_is_told_again_over_a_restart
         assert outlet.cuts == 1
 
 
+async def test_order_is_named_to_no_other_start_than_the_one_that_it_was_given_to(tmp_path: Path) -> None:
+    """A disk that takes nothing any more forgets that it was carried out."""
+    async with entering(tmp_path) as (room, _outlet):
+        report(room)
+        await drive(room)
+        assert report(room) == 1
+        room.fleet.clock.advance(40)
+        assert report(room, boot="boot-next") == 0
+        with pytest.raises(RefusedError, match="not to be restarted"):
+            fetch(room)
+        assert "is told to restart" in await drive(room)
+        assert report(room, boot="boot-next") == 2
+
+
 async def test_hung_node_is_power_cycled_and_what_comes_up_is_told(tmp_path: Path) -> None:
     async with entering(tmp_path, PLUGGED) as (room, outlet):
         room.fleet.clock.advance(100)
