@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +31,8 @@ PIECE_BYTES = 1 << 20
 """As much as one answer of the control server has."""
 MARK = "done"
 FETCH_PIECES = 64
-"""Of one round: the agent reports in between."""
+FETCH_S = 10.0
+"""Of one round, whichever comes first: the agent reports in between, and its watchdog waits two minutes."""
 RUN_LIMIT = "TimeoutStartSec=15min"
 
 Fetch = Callable[[str, int], bytes]
@@ -77,11 +79,12 @@ def advance(root: Path, run: Runner, fetch: Fetch, restore: Restore) -> str:
 def _fetch_all(data: Path, fetch: Fetch, restore: Restore) -> str:
     """Fetch what is missing; what is waited for, or "" when the file is whole and right."""
     data.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    end = time.monotonic() + FETCH_S
     with data.open("ab") as stream:
         os.chmod(stream.fileno(), 0o600)  # noqa: PTH101  the descriptor, not a name
-        for _ in range(FETCH_PIECES):
+        for number in range(FETCH_PIECES):
             have = stream.tell()
-            if have >= restore.size_bytes:
+            if have >= restore.size_bytes or (number and time.monotonic() >= end):
                 break
             piece = fetch(restore.id, have)
             if not piece:

@@ -194,12 +194,19 @@ class Service:
     def _work(self) -> float:
         self._renew_trust()
         problems: list[Problem] = []
+        waiting: _Waiting | None = None
         for _ in range(MAX_ROUNDS):
             observed = self._observe()
             actions = plan(observed)
             if not actions or self._stop.is_set():
                 break
-            if not self._apply_all(actions, problems):
+            try:
+                if not self._apply_all(actions, problems):
+                    break
+            except _Waiting as exc:
+                if not self._enrolled:
+                    raise
+                waiting = exc  # the server is to hear of this node all the same
                 break
             self._manager.tell("WATCHDOG=1")
         observed = self._observe()
@@ -216,6 +223,8 @@ class Service:
         behind |= accepted.reboot > self._store.state.reboot
         self._newest_reboot = accepted.reboot
         self._duties.restart_if_due(accepted.reboot)
+        if waiting is not None:
+            raise waiting
         self._status(
             f"{self._config.node}: k3s {observed.k3s.value}, order {self._store.state.generation} done"
         )
@@ -252,7 +261,8 @@ class Service:
         """Carry the actions out; False when one failed and planning again would only repeat it.
 
         A call that fails is a problem to report like others: only the report itself tells whether the server
-        is away. What a person ordered beside the desired state does not hold up what is behind it.
+        is away. Neither what a person ordered beside the desired state nor a used ticket that a read-only
+        disk keeps holds up what is behind it.
         """
         done = True
         for action in actions:
@@ -270,7 +280,7 @@ class Service:
                 if isinstance(action, Enrol):
                     raise
                 done = False
-                if not isinstance(action, WriteEeprom | DoErrand | Reboot):
+                if not isinstance(action, ForgetTicket | WriteEeprom | DoErrand | Reboot):
                     break
         return done
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
 import time
@@ -20,6 +21,7 @@ from agent.client import AuthorityTrust, ControlClient, Untrusted
 from agent.commands import CommandError, Completed
 from agent.errands import LOGS, Errand
 from agent.protocol import Desired, EepromOrder, JoinMaterial, K3sState, NodeFile, Outcome, ProofKind, Verdict
+from agent.recovery import Restore
 from agent.state import JoinRecord, parse_state
 
 pytestmark = pytest.mark.integration
@@ -283,6 +285,35 @@ def test_order_that_can_not_be_opened_does_not_hold_up_the_others(
         seen = len(control.statuses)
         control.wait_for(lambda: len(control.statuses) > seen + 1)
     assert codes(control) == expected
+
+
+def test_ticket_that_can_not_be_removed_does_not_hold_up_what_is_ordered(
+    control: ControlServer, root: Path, system: FakeSystem
+) -> None:
+    (root / "etc/bramble/node.json.bramble-new").mkdir()  # as a disk that the kernel made read-only
+    control.desired = Desired(generation=9, join=False)
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: bool(control.statuses) and control.statuses[-1].generation == 9)
+    assert codes(control) == {"state_not_saved"}
+
+
+def test_node_is_heard_while_a_snapshot_is_restored(
+    control: ControlServer, root: Path, system: FakeSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.service.RESTORE_INTERVAL_S", 0.01)
+    content, place = b"snapshot", "/var/lib/rancher/bramble-restore/etcd.db"
+    (root / place[1:]).parent.mkdir(parents=True)
+    (root / place[1:]).write_bytes(content)
+    drop_in = "/etc/rancher/k3s/config.yaml.d/60-bramble-restore.yaml"
+    restore = Restore("r1", hashlib.sha256(content).hexdigest(), len(content), place, drop_in)
+    control.desired = Desired(generation=2, join=True)
+    control.material = replace(MATERIAL, restore=restore)
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: control.material_requests >= 3)
+        seen = len(control.statuses)
+        control.wait_for(lambda: len(control.statuses) >= seen + 3)
+    assert codes(control) == set()
+    assert not any(call[:2] == ("systemctl", "start") for call in system.calls), "k3s waits for its data"
 
 
 def test_missing_memory_cgroup_holds_the_join_back(

@@ -165,3 +165,14 @@ def test_an_order_that_names_other_places_is_refused(node: Node) -> None:
     with pytest.raises(AgentError, match="only files below"):
         node.advance(order(path="/etc/shadow"))
     assert node.commands == []
+
+
+def test_a_slow_snapshot_takes_several_rounds_too(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.restore.FETCH_S", 0.0)
+    node.content = bytes(PIECE) * 3
+    whole = order(node.content)
+    assert [node.advance(whole) for _ in range(3)] == [
+        "fetches the snapshot, 33 %",
+        "fetches the snapshot, 66 %",
+        "k3s restores the snapshot",
+    ]
