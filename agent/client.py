@@ -261,22 +261,21 @@ class ControlClient:
                 # The server may have closed an idle connection; every message of the protocol may be
                 # repeated.
                 self.close()
-        failures = []
+        failures: list[Unreachable | Untrusted] = []
         for endpoint in list(self._endpoints):
             try:
                 self._connection = self._connect(endpoint)
                 answer = self._exchange(self._connection, method, path, body, limit)
-            except Unreachable as exc:
+            except (Unreachable, Untrusted) as exc:
+                # Another machine may have got the address of one that is gone: it was told nothing.
                 self.close()
                 failures.append(exc)
                 continue
-            except Untrusted:
-                self.close()
-                raise
             self._endpoints.remove(endpoint)
             self._endpoints.insert(0, endpoint)
             return answer
-        raise failures[0]
+        # That one is not trusted weighs more: waiting does not mend it.
+        raise next((exc for exc in failures if isinstance(exc, Untrusted)), failures[0])
 
     def _connect(self, endpoint: Endpoint) -> _Connection:
         connection = _Connection(endpoint, self._trust, self._trust.context())

@@ -35,6 +35,10 @@ CARRIER_TIMEOUT_S = 40.0
 ONBOARD_HEAD_START_S = 6.0
 """How long another interface's carrier waits for the on-board one's."""
 LEASE_TIMEOUT_S = 60.0
+RENEWAL_TIMEOUT_S = 8.0
+"""Four requests; whatever the installer does waits meanwhile."""
+RENEWAL_PAUSE_S = 60.0
+"""Between two renewals at least. Source: RFC 2131 §4.4.5."""
 _POLL_S = 0.1
 
 _IFREQ = struct.Struct("16s24s")
@@ -109,25 +113,53 @@ def acquire_lease(interface: str, mac: str, xid: int, *, timeout_s: float = LEAS
 
 
 class Connection:
-    """An interface with a leased address. Refreshing is left to the owner: the installer has no background
-    task."""
+    """An interface with a leased address. Keeping it is left to the owner, who looks often: the installer has
+    no background task.
 
-    def __init__(self, interface: str, mac: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        say: told when the address changes, or can not be confirmed.
+    """
+
+    def __init__(
+        self,
+        interface: str,
+        mac: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._interface = interface
         self._mac = mac
         self._clock = clock
+        self._say = say
         self._due_at = 0.0
+        self._address: IPv4Address | None = None
 
-    def refresh(self, xid: int) -> Lease:
+    def refresh(self, xid: int, *, timeout_s: float = LEASE_TIMEOUT_S) -> Lease:
         """Get an address and set it. The server gives the same one again while it knows the board."""
-        lease = acquire_lease(self._interface, self._mac, xid)
+        lease = acquire_lease(self._interface, self._mac, xid, timeout_s=timeout_s)
         configure(self._interface, lease)
-        self._due_at = self._clock() + lease.renew_after_s
+        self._address = lease.address
+        self._due_at = self._clock() + max(lease.renew_after_s, RENEWAL_PAUSE_S)
         return lease
 
-    def refresh_when_due(self, xid: int) -> None:
-        if self._clock() >= self._due_at:
-            self.refresh(xid)
+    def keep(self, xid: int) -> None:
+        """Ask for the address again when half of its time is over.
+
+        One that nobody confirms stays in use: who hands it to another would have answered, and an
+        installation that is given up leaves a disk without a system.
+        """
+        if self._clock() < self._due_at:
+            return
+        before = self._address
+        try:
+            lease = self.refresh(xid, timeout_s=RENEWAL_TIMEOUT_S)
+        except (AgentError, OSError) as exc:
+            self._due_at = self._clock() + RENEWAL_PAUSE_S
+            self._say(f"{exc}; {before} stays in use")
+            return
+        if lease.address != before:
+            self._say(f"{self._interface} has {lease.address} now, before it was {before}")
 
 
 def _send(sock: socket.socket, datagram: bytes) -> None:

@@ -58,7 +58,8 @@ class Surroundings:
     say: Callable[[str], None] = field(default_factory=lambda: Consoles().say)
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
-    before_wait: Callable[[], None] = field(default=lambda: None)
+    keep_address: Callable[[], None] = field(default=lambda: None)
+    """Called often, whatever goes on; costs nothing before half of the lease is over."""
     prove_device: ProveDevice = prove_nothing
     boot_arg1: int | None = None
     is_supply_low: Callable[[], bool | None] = field(default=lambda: None)
@@ -93,12 +94,17 @@ class _Progress:
         self._around.say(f"[{self.step.value}] {message}")
         self._report(message)
 
+    def check(self) -> None:
+        """What has to be looked at now and then; raises what the server answered if it closed the install."""
+        self._reporter.check()
+        self._around.keep_address()
+
     def meter(self) -> OnProgress:
         """A callback for the current step that says percent, amount and rate, and stops a closed install."""
         started = self._around.clock()
 
         def on_progress(done: int, total: int) -> None:
-            self._reporter.check()
+            self.check()
             self.percent = 100.0 * done / total if total else 100.0
             now = self._around.clock()
             rate = done / (now - started) if now > started else 0.0
@@ -152,7 +158,7 @@ def install(config: InstallerConfig, client: ControlClient, around: Surroundings
         say=around.say,
         sleep=around.sleep,
         clock=around.clock,
-        before_wait=around.before_wait,
+        keep_address=around.keep_address,
         prove_device=around.prove_device,
         boot_arg1=around.boot_arg1,
     )
@@ -204,7 +210,7 @@ def _install_once(
                 await_supply(
                     around.is_supply_low,
                     note=progress.note,
-                    check=reporter.check,
+                    check=progress.check,
                     sleep=around.sleep,
                     clock=around.clock,
                 )
@@ -331,7 +337,7 @@ def _install_here(config: InstallerConfig, say: Callable[[str], None]) -> None:
     hardware = read_hardware()
     say(f"{hardware.model}, serial {hardware.serial}")
     interface = network.choose_interface(read_interfaces())
-    connection = network.Connection(interface.name, interface.mac)
+    connection = network.Connection(interface.name, interface.mac, say=say)
     lease = connection.refresh(secrets.randbits(32))
     say(f"{interface.name} has {lease.address} from {lease.server}")
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -340,7 +346,7 @@ def _install_here(config: InstallerConfig, say: Callable[[str], None]) -> None:
         hardware=hardware,
         boot_id=boot_id,
         say=say,
-        before_wait=lambda: connection.refresh_when_due(secrets.randbits(32)),
+        keep_address=lambda: connection.keep(secrets.randbits(32)),
         prove_device=DeviceKey(commands.run).prove,
         boot_arg1=read_boot_arg(),
         is_supply_low=Supply().is_low,

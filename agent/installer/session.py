@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from agent.backoff import Backoff
-from agent.client import ControlClient, Refused, Unreachable
+from agent.client import ControlClient, Refused, Unreachable, Untrusted
 from agent.device_key import ProveDevice, prove_nothing
 from agent.errors import AgentError
 from agent.proofs import fingerprint
@@ -63,7 +63,7 @@ class InstallSession:
     Args:
         say: prints a line on the board's console.
         sleep, clock: seconds; injected by tests.
-        before_wait: called before each wait for an approval (keeps the DHCP lease alive).
+        keep_address: called before each wait: an approval, or a server that is away, may take days.
         prove_device: has the board's firmware sign the conversation; None where it can not.
         boot_arg1: what the board was restarted with; None where it has no such register.
     """
@@ -79,7 +79,7 @@ class InstallSession:
         sleep: Callable[[float], None],
         clock: Callable[[], float],
         backoff: Backoff | None = None,
-        before_wait: Callable[[], None] = lambda: None,
+        keep_address: Callable[[], None] = lambda: None,
         prove_device: ProveDevice = prove_nothing,
         boot_arg1: int | None = None,
     ) -> None:
@@ -91,7 +91,7 @@ class InstallSession:
         self._sleep = sleep
         self._clock = clock
         self._backoff = backoff or Backoff(first_s=1.0, cap_s=20.0)
-        self._before_wait = before_wait
+        self._keep_address = keep_address
         self._prove_device = prove_device
         self._boot_arg1 = boot_arg1
         self._key = SessionKey()
@@ -118,7 +118,7 @@ class InstallSession:
                 self._say(f"waiting for approval, fingerprint {self._key.fingerprint} ({verdict.reason})")
                 self._say(f"approve with: bramble approve {verdict.node or self._hardware.serial}")
                 said_waiting = True
-            self._before_wait()
+            self._keep_address()
             self._sleep(min(max(verdict.retry_after_s, MIN_RETRY_S), MAX_RETRY_S))
 
     def fetch_plan(self) -> InstallPlan:
@@ -155,12 +155,12 @@ class InstallSession:
         return True
 
     def complete(self, report: InstallComplete) -> None:
-        """Tell the server; a refusal or a server that stays away is said, and changes nothing on the disk."""
+        """Tell the server; one that refuses, is away or shows another key keeps no board from its disk."""
         try:
             self._persist(lambda: self._client.send("/v1/install/complete", report), COMPLETE_PATIENCE_S)
         except Refused as exc:
             self._say(f"the server did not take the completion report: {exc.message}")
-        except Unreachable as exc:
+        except (Unreachable, Untrusted) as exc:
             self._say(f"the server could not be told that the install is complete: {exc.message}")
 
     def _ask(self) -> Verdict:
@@ -195,5 +195,6 @@ class InstallSession:
                 if self._clock() + delay_s > deadline:
                     raise
                 self._say(f"{exc.message}; trying again in {delay_s:.0f} s")
+                self._keep_address()
                 self._sleep(delay_s)
         raise AgentError("the waiting times ended", "This is a bug of the installer.")

@@ -99,6 +99,7 @@ def run_installer(
     say: Callable[[str], None] | None = None,
     is_supply_low: Callable[[], bool | None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
+    keep_address: Callable[[], None] = lambda: None,
 ) -> InstallComplete:
     device = Disk(path=disk, kind="nvme", size_bytes=disk.stat().st_size, model="file", serial="F1")
     around = Surroundings(
@@ -109,6 +110,7 @@ def run_installer(
         sleep=lambda _: None,
         is_supply_low=is_supply_low,
         clock=clock,
+        keep_address=keep_address,
     )
     config = InstallerConfig(control_urls=(control.url,), pin=control.pin, intent=1)
     client = ControlClient(config.control_urls, PinnedTrust(config.pin))
@@ -121,9 +123,11 @@ def run_installer(
 def test_board_is_installed_and_every_step_is_reported(
     control: ControlServer, content: ContentServer, disk: Path
 ) -> None:
-    report = run_installer(control, disk)
+    looked: list[int] = []
+    report = run_installer(control, disk, keep_address=lambda: looked.append(len(control.progress)))
     assert_installed(disk, content.image)
     assert control.completed == [report]
+    assert len(looked) >= 2 * len(content.image.chunks), "after each piece, or the lease might end"
     assert report.bytes_verified == report.bytes_written > 10 * MIB
     steps = list(dict.fromkeys(progress.step for progress in control.progress))
     assert steps == list(InstallStep)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from agent.client import ControlClient, Endpoint, PinnedTrust, _Connection
+from agent.client import ControlClient, Endpoint, PinnedTrust, Unreachable, Untrusted, _Connection
 from agent.protocol import InstallProgress, InstallStep
 
 DEADLINE_S = 10.0
@@ -69,3 +69,32 @@ def test_a_message_leaves_in_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
     assert head.startswith(b"POST /v1/node/status HTTP/1.1\r\n")
     assert b"\r\nContent-Length: 14" in head
     assert body == b'{"sequence":1}'
+
+
+def reach(monkeypatch: pytest.MonkeyPatch, answers: dict[str, Exception | None]) -> list[str]:
+    """Ask a control server at these addresses, each of which fails to connect or answers; who answered."""
+    client = ControlClient(tuple(f"https://{host}" for host in answers), PinnedTrust("00" * 32))
+    answered = []
+
+    def connect(endpoint: Endpoint) -> object:
+        fault = answers[endpoint.host]
+        if fault is not None:
+            raise fault
+        answered.append(endpoint.host)
+        return object()
+
+    monkeypatch.setattr(client, "_connect", connect)
+    monkeypatch.setattr(client, "_exchange", lambda *_: b"{}")
+    client.send("/complete", InstallProgress(intent=1, step=InstallStep.DONE, percent=100.0))
+    return answered
+
+
+def test_stranger_at_one_address_does_not_keep_from_the_server_at_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert reach(monkeypatch, {"10.0.0.1": Untrusted("another's"), "10.0.0.2": None}) == ["10.0.0.2"]
+
+
+def test_where_nobody_answers_the_stranger_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Untrusted, match="another's"):
+        reach(monkeypatch, {"10.0.0.1": Unreachable("away"), "10.0.0.2": Untrusted("another's")})
