@@ -255,7 +255,7 @@ def test_power_lost_at_any_sector_of_invalidate_leaves_what_is_kept_known(gpt: b
     kept, old = disk.find("data"), bytes(disk.data[:MIB])
     target = Tearing(disk.data)
     empty = ImageIndex(image_id="i", size_bytes=MIB, chunks=())
-    ImageWriter(target, empty, (), lambda _chunks: iter(()), marker=bytes(512), kept=kept).invalidate()  # type: ignore[arg-type, return-value]
+    ImageWriter(target, empty, (), lambda _chunks: iter(()), marker=bytes(512), kept=kept).invalidate()  # type: ignore[arg-type]
     assert sum(map(len, target.flushed)) >= 2 * 2048
     for number, written in enumerate(target.flushed):
         before = [one for done in target.flushed[:number] for one in done]
