@@ -13,6 +13,7 @@ from typing import Final
 
 from fleet.lifecycle import FAILED_TWIN, LEAVING, State
 from fleet.quorum import quorum_of
+from fleet.reimage.views import UnsteadyView
 from fleet.spec.model import Role
 from fleet.views import ConditionView, FleetView, HeldBoardView, NodeView, RolloutView
 
@@ -111,6 +112,7 @@ def findings(
         *_of_quorum(view),
         *_of_rollout(view.rollout),
         *map(_of_stuck, view.stuck),
+        *map(_of_unsteady, view.unsteady),
         *(each for node in view.nodes for each in _of_node(node)),
     ]
     found += map(_of_board, view.held)
@@ -209,6 +211,21 @@ def _of_stuck(name: str) -> Finding:
         "re-imaged",
         hint=f"Mend it, decommission it, or 'bramble lock release {name}'.",
         command="bramble lock show",
+    )
+
+
+def _of_unsteady(one: UnsteadyView) -> Finding:
+    minutes = max(1, round((one.last - one.since) / 60))
+    return Finding(
+        code="unsteady",
+        subject=one.node,
+        urgency=Urgency.NOW,
+        text=f"{one.node}: {one.step} was taken up {one.count} times in {minutes} min and is not done: "
+        f"{one.said}, and then not, and then again",
+        hint="It goes on by itself whenever it can. What comes and goes needs somebody: the servers' network "
+        "and power, and how fast their disks write.",
+        command="bramble etcd show",
+        since=one.since,
     )
 
 

@@ -36,6 +36,8 @@ from fleet.spec.model import ClusterSpec
 from fleet.store.database import NoRecordError, Store, StoreError
 
 POLL_S: Final = 0.3
+SILENT_S: Final = 2 * 3600.0
+"""A server says once an hour what it keeps."""
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 
 
@@ -118,6 +120,8 @@ def list_snapshots(file: Path, as_json: bool) -> None:
             table.add_row(one.id, age, size, " ".join(one.servers), one.by)
     for kept in others:
         where = f"kept on {kept.host}, in {kept.directory}"
+        if kept.seen_at is not None and (silent := time.time() - kept.seen_at) > SILENT_S:
+            where += f"; not heard of for {_age(silent)}"
         table.add_row(kept.id, _age(time.time() - kept.taken_at), "-", "-", where)
     Console().print(table)
 
@@ -208,18 +212,19 @@ def prune(keep: int | None, dry_run: bool, file: Path, as_json: bool) -> None:
     spec = load_cluster(file)
     files = files_of(file)
     place = store_place(spec)
-    wanted: frozenset[str] = frozenset()
-    if not isinstance(place, Path) or place.exists():
+
+    def wanted() -> frozenset[str]:
+        if isinstance(place, Path) and not place.exists():
+            return frozenset()
         store = Store.open_readonly(place)
         try:
             with store.read() as reader:
-                wanted = in_use(reader)
+                return in_use(reader)
         finally:
             store.close()
-    gone = files.surplus(keep or spec.policy.snapshots.keep, wanted)
-    if not dry_run:
-        for one in gone:
-            files.remove(one)
+
+    number = keep or spec.policy.snapshots.keep
+    gone = files.surplus(number, wanted()) if dry_run else files.prune(number, wanted)
     if as_json:
         click.echo(json.dumps({"deleted": list(gone), "dry_run": dry_run}))
         return
@@ -228,6 +233,27 @@ def prune(keep: int | None, dry_run: bool, file: Path, as_json: bool) -> None:
         click.echo(f"{one} {verb}")
     if not gone:
         click.echo("nothing to delete")
+
+
+@snapshot.command()
+@click.argument("host")
+@click.option("--directory", metavar="DIR", help="One of its directories; all of them unless given.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@file_option
+@_json
+def forget(host: str, directory: str | None, yes: bool, file: Path, as_json: bool) -> None:
+    """Forget the snapshots that machine HOST is said to keep: it is gone, or has another name now.
+
+    Where several control servers share a PostgreSQL, each tells what it keeps. One that is not heard of for a
+    month is forgotten by itself. No file is touched.
+
+    \b
+    bramble snapshot forget rack-1
+    """
+    require_yes(f"Forget what {host} keeps?", yes=yes)
+    order = {"host": host, "directory": directory}
+    answer = reader_of(file).ask("POST", "/v1/snapshots/forget", order)
+    click.echo(json.dumps(answer) if as_json else answer["message"])
 
 
 @click.group(cls=HelpfulGroup)

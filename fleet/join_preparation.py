@@ -154,6 +154,18 @@ class JoinPreparation:
         old = listing.get(node.name)
         if old is None or (node.status or {}).get("k3s") not in _NEVER_STARTED:
             return
+        unknown = [name for name in untold_of(listing) if name != node.name]
+        if unknown:
+            raise RefusedError(
+                409,
+                "unknown-votes",
+                f"the old etcd member of {node.name} can not be removed: Kubernetes does not tell whether "
+                f"{', '.join(unknown)} vote(s) in etcd, as it does of the others, so how many votes are "
+                "needed is not known",
+                f"A server that joins is told of in seconds; its k3s may be older than v1.25.16, where the "
+                f"others' is not: upgrade it. Or look with 'bramble etcd show', and 'kubectl delete node "
+                f"{node.name}' where more than half of all others are well.",
+            )
         problem = removal_problem(members_of(listing), [node.name])
         if problem is not None:
             raise RefusedError(
@@ -193,11 +205,23 @@ def needs_token(node: NodeRecord, join: JoinState) -> bool:
 def members_of(listing: Mapping[str, KubeNode]) -> list[Member]:
     """The servers as etcd's members: those of which Kubernetes says whether they vote.
 
-    Old releases say it of nobody; every server with etcd's role votes then.
+    Old releases say it of nobody; every server with etcd's role votes then. Where it is said of some only,
+    the rest are counted as voters, and how many votes there are is not known (`untold_of`).
     """
-    told = any(node.votes is not None for node in listing.values())
     return [
-        Member(name=node.name, votes=bool(node.votes) if told else True, healthy=node.ready)
+        Member(name=node.name, votes=node.votes is not False, healthy=node.ready)
         for node in listing.values()
-        if (node.votes is not None if told else ETCD_ROLE in node.labels)
+        if node.votes is not None or ETCD_ROLE in node.labels
     ]
+
+
+def untold_of(listing: Mapping[str, KubeNode]) -> tuple[str, ...]:
+    """Servers with etcd's role of which nobody says whether they vote, though it is said of others.
+
+    They run an older release than those, or joined a moment ago.
+    """
+    if all(node.votes is None for node in listing.values()):
+        return ()
+    return tuple(
+        sorted(node.name for node in listing.values() if node.votes is None and ETCD_ROLE in node.labels)
+    )

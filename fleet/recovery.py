@@ -180,7 +180,7 @@ class RecoveryDesk:
             by=by,
             began_at=now,
         )
-        with self._ground.store.write() as tx:
+        with self._snapshots.holding(info), self._ground.store.write() as tx:
             running = Recovery.load(tx)
             if running is not None and tx.require_node(running.founder).join_allowed:
                 told = _under_way(running)  # while etcd was asked, which takes seconds

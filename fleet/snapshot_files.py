@@ -22,7 +22,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +41,7 @@ MANIFEST: Final = "manifest.json"
 ID: Final = r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}"
 MAX_MANIFEST_BYTES: Final = 1 << 20
 _UNFINISHED: Final = ".new-"
+_LOCK: Final = ".lock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,10 @@ class Damaged:
 
 class NoSnapshotError(FleetError):
     """There is no snapshot of that id."""
+
+
+class BusyError(FleetError):
+    """Another process decides at this moment which snapshots are used and which go."""
 
 
 def new_id(now: float, random: str) -> str:
@@ -149,6 +154,51 @@ class SnapshotFiles:
         return tuple(one for one in found if one not in wanted)
 
     @contextlib.contextmanager
+    def deciding(self) -> Iterator[None]:
+        """While the block runs nobody else decides what becomes of a snapshot: whoever begins to use one
+        writes that into the record within, whoever deletes some reads the record within. It is short.
+
+        Raises:
+            BusyError: Somebody else is at it.
+            FleetError: The disk refuses.
+        """
+        path = self.directory / _LOCK
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _refused(path, error) from error
+        try:
+            give_to_owner_of(self.directory, path)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BusyError(
+                    f"another process is deciding which snapshots in {self.directory} go",
+                    "That takes a moment; try again.",
+                ) from error
+            except OSError as error:
+                raise _refused(path, error) from error
+            yield
+        finally:
+            os.close(descriptor)
+
+    def prune(self, keep: int, wanted: Callable[[], Collection[object]]) -> tuple[str, ...]:
+        """Delete the surplus; the ids that are gone. `wanted` reads the record, and may be asked once.
+
+        Raises:
+            BusyError: One of them may be about to be used: the next time will do.
+            FleetError: The disk refuses.
+        """
+        if not self.directory.is_dir():
+            return ()
+        with self.deciding():
+            gone = self.surplus(keep, wanted())
+            hidden = [self._hide(one) for one in gone]
+        for doomed in filter(None, hidden):
+            _delete(doomed)
+        return gone
+
+    @contextlib.contextmanager
     def staged(self) -> Iterator[Path]:
         """A directory to make a snapshot in; it is gone afterwards, or was put in place by `keep`.
 
@@ -182,16 +232,24 @@ class SnapshotFiles:
         sync_directory(self.directory)
 
     def remove(self, snapshot_id: str) -> None:
-        """Delete one: out of sight first, so that a crash leaves no half of it under its name."""
-        place = self.place(snapshot_id)
+        """Delete one, whoever may need it."""
+        self.place(snapshot_id)
+        doomed = self._hide(snapshot_id)
+        if doomed is not None:
+            _delete(doomed)
+
+    def _hide(self, snapshot_id: str) -> Path | None:
+        """Out of sight, so that a crash leaves no half of it under its name; None: it is gone already."""
+        place = self.directory / snapshot_id
         doomed = place.with_name(f"{_UNFINISHED}doomed-{snapshot_id}")
         try:
-            with contextlib.suppress(FileNotFoundError):  # another process removes it, too
+            with contextlib.suppress(FileNotFoundError):
                 place.rename(doomed)
                 sync_directory(self.directory)
-                shutil.rmtree(doomed)
+                return doomed
         except OSError as error:
             raise _refused(place, error) from error
+        return None
 
     def bring_in(self, place: Path) -> SnapshotInfo:
         """Copy a snapshot from elsewhere to the others, unless it is there; its files and nothing else.
@@ -223,6 +281,14 @@ def _locked(directory: Path) -> Iterator[Path]:
                 stack.enter_context(_lock_on(staged, fcntl.LOCK_EX))
             is_mine = staged.is_dir()
         yield staged
+
+
+def _delete(doomed: Path) -> None:
+    try:
+        with contextlib.suppress(FileNotFoundError):  # another process takes it for left behind
+            shutil.rmtree(doomed)
+    except OSError as error:
+        raise _refused(doomed, error) from error
 
 
 def _remove_ownerless(left: Path) -> None:

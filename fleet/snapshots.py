@@ -12,13 +12,13 @@ import contextlib
 import hashlib
 import logging
 import platform
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from fleet.errors import FleetError
-from fleet.etcd.errors import EtcdError
+from fleet.etcd.errors import BadSnapshotError, EtcdError
 from fleet.etcd.snapshot import save_snapshot
 from fleet.etcd.view import hex_id
 from fleet.etcd_door import EtcdDoor
@@ -30,11 +30,13 @@ from fleet.kube import KubeError
 from fleet.kube_door import KubeDoor
 from fleet.lifecycle import State
 from fleet.recovery_state import Recovery
+from fleet.refusal import RefusedError
 from fleet.reimage import progress
 from fleet.reimage.server_checks import KeptSnapshot
 from fleet.snapshot_files import (
     DATA,
     KEYS,
+    BusyError,
     Damaged,
     NoSnapshotError,
     SnapshotFiles,
@@ -43,7 +45,16 @@ from fleet.snapshot_files import (
     pack_keys,
     verify,
 )
-from fleet.snapshot_places import KeptElsewhere, Place, elsewhere, find_elsewhere
+from fleet.snapshot_places import (
+    RENEW_S,
+    KeptElsewhere,
+    Place,
+    elsewhere,
+    find_elsewhere,
+    forget,
+    forget_unseen,
+    read_mark,
+)
 from fleet.spec.model import Role
 from fleet.store.glance import nodes_of_role
 from fleet.store.transaction import Reader
@@ -111,7 +122,8 @@ class SnapshotDesk:
         self._kube = kube
         self.files = SnapshotFiles(directory)
         self.place = place_of(directory)
-        self._noted: tuple[str, ...] | None = None
+        self._noted: tuple[tuple[str, ...], float] | None = None
+        """Ids that the record has, and when they were written down."""
         self._busy = asyncio.Lock()
         self._failed_at = float("-inf")
         self._failure = ""
@@ -239,26 +251,70 @@ class SnapshotDesk:
 
     def prune(self, keep: int) -> tuple[str, ...]:
         """Delete all but the newest `keep`, and what is in use; the ids that are gone."""
-        with self._ground.store.read() as reader:
-            gone = self.files.surplus(keep, in_use(reader))
-        for one in gone:
-            with contextlib.suppress(NoSnapshotError):  # 'bramble snapshot prune' came first
-                self.files.remove(one)
+        gone = self.files.prune(keep, self._in_use)
         self.note_place()
         if gone:
             log.info("old snapshots were deleted", extra={"snapshots": ",".join(gone)})
         return gone
 
+    @contextlib.contextmanager
+    def holding(self, info: SnapshotInfo) -> Iterator[None]:
+        """Within the block nobody deletes it; afterwards the record says that it is in use.
+
+        Raises:
+            RefusedError: It was deleted, or became another one, while etcd was asked; or some are being
+                deleted.
+        """
+        try:
+            with self.files.deciding():
+                if self.files.info(info.id) != info:
+                    raise BadSnapshotError(f"snapshot {info.id} is another one than a moment ago")
+                yield
+        except BusyError as error:
+            raise RefusedError(409, "busy", error.message, error.hint) from error
+        except NoSnapshotError as error:
+            raise RefusedError(
+                409, "snapshot", f"snapshot {info.id} was deleted meanwhile", error.hint
+            ) from error
+        except BadSnapshotError as error:
+            raise RefusedError(409, "snapshot", error.message, error.hint) from error
+
+    def _in_use(self) -> frozenset[str]:
+        with self._ground.store.read() as reader:
+            return in_use(reader)
+
     def note_place(self) -> None:
         """Tell the other servers on this record, if there may be any, what is kept here."""
         if not self._ground.store.is_shared:
             return
-        kept = self.files.sound()
+        kept, now = self.files.sound(), self._ground.clock()
         ids = tuple(info.id for info in kept)
-        if ids != self._noted:
-            with self._ground.store.write() as tx:
-                self.place.note(tx, kept)
-            self._noted = ids
+        if self._noted is not None and self._noted[0] == ids and 0 <= now - self._noted[1] < RENEW_S:
+            return
+        if kept and not self.place.mark:
+            self.place = self.place.marked(self.files.directory)
+        with self._ground.store.write() as tx:
+            if self.place.mark:
+                self.place.note(tx, kept, now)
+            gone = forget_unseen(tx, self.place, now)
+        for place in gone:
+            log.info(
+                "a place of snapshots is forgotten: its server was not heard of for long", extra=asdict(place)
+            )
+        self._noted = ids, now
+
+    def forget_place(self, host: str, directory: str | None) -> str:
+        """Forget what a machine is said to keep; what was done, for people.
+
+        Raises:
+            RefusedError: Nothing is known of such a place.
+        """
+        with self._ground.store.write() as tx:
+            gone = forget(tx, self.place, host, directory)
+        named = ", ".join(f"{place.host} ({place.directory})" for place in gone)
+        return (
+            f"what {named} keeps is forgotten; a server that is alive there tells of it again within an hour"
+        )
 
     def elsewhere(self) -> tuple[KeptElsewhere, ...]:
         """What other servers' machines keep, the newest first."""
@@ -342,7 +398,8 @@ class SnapshotDesk:
         if newest is not None and 0 <= now - newest.taken_at < policy.every_s:
             return None
         info = await self.take(SCHEDULE)
-        await asyncio.to_thread(self.prune, policy.keep)
+        with contextlib.suppress(BusyError):  # a recovery begins, or a person prunes: the next one will do
+            await asyncio.to_thread(self.prune, policy.keep)
         return info
 
     def _needs_none_yet(self, now: float) -> bool:
@@ -362,7 +419,7 @@ class SnapshotDesk:
 
 def place_of(directory: Path) -> Place:
     """A directory of this machine, as the record names it."""
-    return Place(platform.node(), str(directory.absolute()))
+    return Place(platform.node(), str(directory.absolute()), read_mark(directory))
 
 
 def in_use(reader: Reader) -> frozenset[str]:

@@ -16,6 +16,7 @@ from fleet.health import TRAITS
 from fleet.health_desk import Held, held_by, held_by_all
 from fleet.lock import read_holds
 from fleet.printable import printable, size_text
+from fleet.reimage.views import UnsteadyView, unsteady_views
 from fleet.store.database import Store
 from fleet.store.records import BoardRecord, EventRecord, NodeRecord, RolloutRecord, board_id
 
@@ -95,6 +96,8 @@ class FleetView:
     held: tuple[HeldBoardView, ...]
     stuck: tuple[str, ...] = ()
     """Nodes whose re-image came to nothing: they keep others of their role from being taken down."""
+    unsteady: tuple[UnsteadyView, ...] = ()
+    """Re-images with a step that is neither done nor given up, again and again."""
     rollout: RolloutView | None = None
     """The rollout that has not ended."""
 
@@ -131,6 +134,7 @@ def fleet_view(store: Store) -> FleetView:
             ),
             held=tuple(map(held_view, reader.held_boards())),
             stuck=tuple(hold.node for hold in read_holds(reader) if hold.stuck),
+            unsteady=unsteady_views(reader),
             rollout=rollout_view(reader.open_rollout()),
         )
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from fleet.attention import Finding, findings
 from fleet.lock import read_holds
+from fleet.reimage.views import unsteady_views
 from fleet.store.transaction import Reader
 from fleet.views import FleetView, RolloutView, rollout_view
 
@@ -51,5 +52,6 @@ class ClusterGlances:
         """Nodes are left out: what each of them needs stands on its own card."""
         rollout = rollout_view(reader.open_rollout())
         stuck = tuple(hold.node for hold in read_holds(reader) if hold.stuck)
-        view = FleetView(nodes=(), held=(), stuck=stuck, rollout=rollout)
+        unsteady = unsteady_views(reader)
+        view = FleetView(nodes=(), held=(), stuck=stuck, unsteady=unsteady, rollout=rollout)
         return ClusterGlance(findings(view, self._told), rollout)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Final
 
 from aiohttp import web
 
+from fleet.api.agents import read_object
 from fleet.api.answers import value_answer
 from fleet.api.guard import CALLER, add_to_audit
 from fleet.api.routes import MESSAGE, Access, Parameter, Route
@@ -34,6 +35,12 @@ _MEMBER = Parameter(
     schema={"type": "string", "pattern": "^[0-9a-f]{1,16}$"},
     is_required=True,
 )
+
+
+_PLACE: Final[dict[str, Any]] = {
+    "host": {"type": "string", "description": "The machine's name, as the list has it."},
+    "directory": {"type": ["string", "null"], "description": "One of its directories; all unless given."},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +108,15 @@ class SnapshotRoutes:
             raise RefusedError(404, "order", "there is no such order of a snapshot", "Order another one.")
         return value_answer(as_json(found))
 
+    async def forget(self, request: web.Request) -> web.Response:
+        value = await read_object(request)
+        host, directory = value.get("host"), value.get("directory")
+        if not isinstance(host, str) or not isinstance(directory, str | None) or value.keys() - _PLACE.keys():
+            raise RefusedError(400, "place", "host and directory are texts, directory may be missing")
+        message = self._controller.snapshots.forget_place(host, directory)
+        add_to_audit(request, host=host[:80])
+        return value_answer({"message": message})
+
     async def etcd(self, _request: web.Request) -> web.Response:
         view = await observed(self._controller.etcd.client())
         return value_answer(as_json(status_of(view, self._servers())))
@@ -156,6 +172,22 @@ class SnapshotRoutes:
             parameters=(_NUMBER,),
             answer=Taking,
             refusals=(404,),
+        ),
+        Route(
+            method="POST",
+            path="/v1/snapshots/forget",
+            name="forgetSnapshotPlace",
+            summary="Forget what a machine that is gone is said to keep.",
+            access=Access.ADMIN,
+            handler=forget,
+            request={
+                "type": "object",
+                "required": ["host"],
+                "additionalProperties": False,
+                "properties": _PLACE,
+            },
+            answer=MESSAGE,
+            refusals=(404, 409),
         ),
         Route(
             method="GET",

@@ -6,6 +6,7 @@ A value that a step needs which cannot be taken back is written before that step
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from fleet.lifecycle import LEAVING, State
@@ -33,6 +34,9 @@ WITHDRAWN: Final = "removal_withdrawn"
 since."""
 OUTAGE: Final = "outage"
 """What keeps a step that failed from being tried again, outside of it; when that is over it is taken up."""
+TAKEN_UP: Final = "taken_up"
+"""A step that was taken up after an outage: `{"state", "count", "since", "last", "said"}`, how often, when
+first and last (UTC seconds), and what had kept it back last."""
 SNAPSHOT: Final = "snapshot"
 ENTERED: Final = "entered"
 """When its intent was opened, UTC seconds: from there on only a fresh join leads to Ready."""
@@ -48,6 +52,23 @@ SERIAL: Final = "serial"
 STEPS: Final = "steps"
 """State → when it was entered, UTC seconds: what each part took."""
 CORDON_ANNOTATION: Final = "bramble.dev/cordon"
+
+
+MANY_TAKE_UPS: Final = 4
+"""So often a step is taken up, in vain but for the last time, before somebody is told."""
+LONG_S: Final = 1800.0
+"""And no longer than this, where outages are long and it is taken up a second time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsteady:
+    """What keeps a step back comes and goes: it is neither done nor given up. Times are UTC seconds."""
+
+    state: str
+    count: int
+    since: float
+    last: float
+    said: str
 
 
 def text(record: ReimageRecord, name: str) -> str:
@@ -87,6 +108,30 @@ def one_more_retry(record: ReimageRecord, state: str) -> dict[str, Any]:
     known = record.progress.get(RETRIES)
     counts = dict(known) if isinstance(known, Mapping) else {}
     return {RETRIES: {**counts, state: retries(record, state) + 1}}
+
+
+def taken_up(record: ReimageRecord, state: str, now: float) -> dict[str, Any]:
+    """The progress when an outage is over and a step is tried again."""
+    known = record.progress.get(TAKEN_UP)
+    before = known if isinstance(known, Mapping) and known.get("state") == state else {}
+    made = {
+        "state": state,
+        "count": before.get("count", 0) + 1,
+        "since": before.get("since", now),
+        "last": now,
+        "said": text(record, OUTAGE),
+    }
+    return {OUTAGE: None, FAILURE: None, TAKEN_UP: made}
+
+
+def unsteady(record: ReimageRecord) -> Unsteady | None:
+    """Whether a step was taken up so often, or for so long, that a person has to look; None: not so."""
+    known = record.progress.get(TAKEN_UP)
+    if not isinstance(known, Mapping):
+        return None
+    found = Unsteady(**known)
+    is_long = found.count > 1 and found.last - found.since >= LONG_S
+    return found if is_long or found.count >= MANY_TAKE_UPS else None
 
 
 def step_entered(record: ReimageRecord, state: str, now: float) -> dict[str, Any]:

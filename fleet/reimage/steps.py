@@ -156,9 +156,9 @@ def next_step(order: ReimageRecord, node: NodeRecord, observed: Observed, now: f
                 {progress.FAILURE: f"{_TWIN_OF[state]}: {why}"},
             )
         case State.FAILED_MEMBER_REMOVED:
-            return _take_up(order, state, observed.obstacle)
+            return _take_up(order, state, observed.obstacle, now)
         case State.FAILED_NODE_DELETED:
-            return _take_up(order, state, "" if observed.answers else _silent_api().why)
+            return _take_up(order, state, "" if observed.answers else _silent_api().why, now)
         case State.FAILED_REBOOT_TO_INSTALLER:
             return _give_up_entering(order, node)
         case State.READY | State.DEGRADED:
@@ -283,9 +283,10 @@ def _delete_node(order: ReimageRecord, observed: Observed) -> Step:
     return Move(Happening.NODE_GONE, gone)
 
 
-def _take_up(order: ReimageRecord, state: State, obstacle: str) -> Step:
+def _take_up(order: ReimageRecord, state: State, obstacle: str, now: float) -> Step:
     """Try a step again that can not be called off; as long as it could not succeed no try is used up, and
-    when that is over it goes on without a person.
+    when that is over it goes on without a person. Where that comes and goes it does so without an end, and
+    people are told (`progress.unsteady`).
     """
     if obstacle:
         if not progress.text(order, progress.OUTAGE):
@@ -293,7 +294,7 @@ def _take_up(order: ReimageRecord, state: State, obstacle: str) -> Step:
         return Wait(f"{obstacle}; {_TWIN_OF[state]} is taken up by itself when that is over")
     if progress.text(order, progress.OUTAGE):
         text = f"{_TWIN_OF[state]} is taken up again: what kept it back is over"
-        return Move(Happening.RETRIED, text, {progress.OUTAGE: None, progress.FAILURE: None})
+        return Move(Happening.RETRIED, text, progress.taken_up(order, _TWIN_OF[state].value, now))
     return _try_again(order, state)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fleet.lifecycle import FAILED_TWIN, State
 from fleet.reimage import progress
 from fleet.store.records import ReimageRecord
 from fleet.store.transaction import Reader
@@ -38,6 +39,23 @@ class ReimageView:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnsteadyView:
+    """A step of an order that is neither done nor given up, because what keeps it back comes and goes.
+
+    Attributes:
+        count: How often it was taken up, from `since` to `last`, UTC seconds.
+        said: What kept it back last.
+    """
+
+    node: str
+    step: str
+    count: int
+    since: float
+    last: float
+    said: str
+
+
 def reimage_view(order: ReimageRecord, state: str) -> ReimageView:
     steps = order.progress.get(progress.STEPS)
     return ReimageView(
@@ -63,3 +81,24 @@ def reimage_views(reader: Reader, node: str | None, limit: int) -> list[ReimageV
     records = reader.nodes() if node is None else filter(None, [reader.node(node)])
     states = {record.name: record.state.value for record in records}
     return [reimage_view(order, states[order.node]) for order in reader.reimages(node, limit=limit)]
+
+
+def unsteady_views(reader: Reader) -> tuple[UnsteadyView, ...]:
+    """Open orders whose step a person has to look at, though it goes on by itself."""
+    found = []
+    for name, order in reader.open_reimages().items():
+        unsteady, node = progress.unsteady(order), reader.node(name)
+        if unsteady is None or node is None:
+            continue
+        if node.state.value in (unsteady.state, FAILED_TWIN[State(unsteady.state)].value):
+            found.append(
+                UnsteadyView(
+                    node=name,
+                    step=unsteady.state,
+                    count=unsteady.count,
+                    since=unsteady.since,
+                    last=unsteady.last,
+                    said=unsteady.said,
+                )
+            )
+    return tuple(found)

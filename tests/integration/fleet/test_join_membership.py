@@ -14,6 +14,7 @@ from fleet_story import state_of, texts
 from join_cluster import A1, S1, S2, S3, Cluster, open_cluster, reinstall, three_servers
 
 from agent.protocol import K3sState, Problem
+from fleet.kube_objects import ETCD_ROLE
 from fleet.lifecycle import State
 from fleet.refusal import RefusedError
 
@@ -67,6 +68,24 @@ def test_old_member_stays_where_the_others_could_not_bear_it(cluster: Cluster) -
             reinstall(cluster, S3)
             with pytest.raises(RefusedError, match="only 1 of 3 servers are healthy"):
                 await cluster.prepare(S3)
+            assert not [change for change in cluster.kube.changes if change.startswith("DELETE")]
+
+    asyncio.run(story())
+
+
+def test_old_member_stays_where_nobody_tells_whether_another_server_votes(cluster: Cluster) -> None:
+    """An old k3s beside newer ones, and dead: not counted, a removal would leave one of two voters alive."""
+
+    async def story() -> None:
+        async with cluster.running():
+            three_servers(cluster)
+            cluster.kube.ready["s2"] = False
+            del cluster.kube.voters["s2"]
+            cluster.kube.metadata["s2"] = {"labels": {ETCD_ROLE: "true"}}
+            reinstall(cluster, S3)
+            with pytest.raises(RefusedError, match="does not tell whether s2 vote") as refused:
+                await cluster.prepare(S3)
+            assert "v1.25.16" in refused.value.hint
             assert not [change for change in cluster.kube.changes if change.startswith("DELETE")]
 
     asyncio.run(story())

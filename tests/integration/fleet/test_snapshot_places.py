@@ -4,12 +4,13 @@ servers that share one record and not their disks.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from servers_room import S1, S2, S3, ServersRoom, servers_room
 from fleet.cli_snapshot import snapshot as command
 from fleet.etcd.errors import BadSnapshotError
 from fleet.refusal import RefusedError
-from fleet.snapshot_files import DATA, KEYS, MANIFEST, SnapshotFiles, verify
-from fleet.snapshot_places import Place
+from fleet.snapshot_files import DATA, KEYS, MANIFEST, SnapshotFiles, SnapshotInfo, verify
+from fleet.snapshot_places import Place, elsewhere, forget, forget_unseen
 from fleet.snapshots import SnapshotDesk
+from fleet.store.database import Store
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
 
@@ -166,7 +168,13 @@ async def test_another_server_tells_where_a_snapshot_is_and_how_to_bring_it(
             assert f"rsync -a first:/var/lib/bramble/attic/snapshots/{taken.id} ." in refused.value.hint
             assert f"bramble recover --snapshot ./{taken.id}" in refused.value.hint
             assert _listed(monkeypatch, tmp_path, place.url)["elsewhere"] == [
-                {"id": taken.id, "taken_at": taken.taken_at, "host": here.host, "directory": here.directory}
+                {
+                    "id": taken.id,
+                    "taken_at": taken.taken_at,
+                    "host": here.host,
+                    "directory": here.directory,
+                    "seen_at": room.fleet.clock(),
+                }
             ]
             for name in ("s1", "s2", "s3"):
                 room.etcd.set_health(name, False)
@@ -179,6 +187,14 @@ async def test_another_server_tells_where_a_snapshot_is_and_how_to_bring_it(
             view = second.controller.recovery.status()
             assert view is not None
             assert "needs it here" not in " ".join(view.waits_for)
+            room.fleet.clock.advance(3601.0)
+            room.controller.snapshots.note_place()
+            assert [kept.seen_at for kept in desk.elsewhere()] == [room.fleet.clock()], "once an hour"
+            assert "within an hour" in desk.forget_place("first", None)
+            assert desk.elsewhere() == ()
+            room.fleet.clock.advance(3601.0)
+            room.controller.snapshots.note_place()
+            assert [kept.host for kept in desk.elsewhere()] == ["first"], "who is alive tells again"
             room.controller.snapshots.files.remove(taken.id)
             room.controller.snapshots.note_place()
             assert desk.elsewhere() == ()
@@ -205,9 +221,103 @@ def _listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str) -> dict[s
     return found
 
 
+DAY_S = 86400.0
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store.open(tmp_path / "record" / "control.db")
+    yield opened
+    opened.close()
+
+
+def an_info(info: SnapshotInfo, number: int) -> SnapshotInfo:
+    return dataclasses.replace(info, id=f"{info.id[:-1]}{number}")
+
+
+async def test_a_machine_that_gets_another_name_is_the_same_place(room: ServersRoom, store: Store) -> None:
+    info = await room.controller.snapshots.take("anna")
+    directory = room.controller.snapshots.files.directory
+    before = Place("rack-1", str(directory)).marked(directory)
+    with store.write() as tx:
+        before.note(tx, [info], 0.0)
+        after = Place("rack-2", str(directory)).marked(directory)
+        assert after.mark == before.mark
+        after.note(tx, [info], 1.0)
+        assert elsewhere(tx, after) == ()
+        (seen,) = elsewhere(tx, Place("other", "/elsewhere", "0" * 32))
+        assert (seen.host, seen.seen_at) == ("rack-2", 1.0)
+        after.note(tx, [], 2.0)
+        assert elsewhere(tx, Place("other", "/elsewhere", "0" * 32)) == ()
+    assert room.controller.snapshots.everything() == [info], "the mark is no snapshot"
+    copy = directory.with_name("copy")
+    shutil.copytree(directory, copy)
+    assert Place("rack-3", str(copy)).marked(copy).mark not in ("", after.mark)
+
+
+async def test_two_machines_of_one_name_do_not_overwrite_each_other(room: ServersRoom, store: Store) -> None:
+    info = await room.controller.snapshots.take("anna")
+    one, two = (Place("bramble", "/var/lib/bramble/attic/snapshots", mark * 32) for mark in "ab")
+    with store.write() as tx:
+        one.note(tx, [info], 0.0)
+        two.note(tx, [an_info(info, 1)], 0.0)
+        assert [kept.id for kept in elsewhere(tx, one)] == [an_info(info, 1).id]
+        assert [kept.id for kept in elsewhere(tx, two)] == [info.id]
+
+
+async def test_what_an_older_release_wrote_is_read_and_gives_way(room: ServersRoom, store: Store) -> None:
+    info = await room.controller.snapshots.take("anna")
+    here = Place("first", "/var/lib/bramble", "a" * 32)
+    with store.write() as tx:
+        tx.put_json("snapshots-at.first:/var/lib/bramble", {info.id: info.taken_at})
+        tx.put_json("snapshots-at.second:/var/lib/bramble", {info.id: info.taken_at})
+        (seen,) = elsewhere(tx, here)
+        assert (seen.host, seen.directory, seen.seen_at) == ("second", "/var/lib/bramble", None)
+        here.note(tx, [info], info.taken_at)
+        assert set(tx.values("snapshots-at.")) == {"snapshots-at.second:/var/lib/bramble"}
+
+
+@pytest.mark.parametrize("release", ["this", "older"])
+async def test_a_machine_that_is_gone_is_forgotten_in_time(
+    room: ServersRoom, store: Store, release: str
+) -> None:
+    info = await room.controller.snapshots.take("anna")
+    here, dead = Place("here", "/h", "a" * 32), Place("dead", "/d", "b" * 32)
+    with store.write() as tx:
+        if release == "this":
+            dead.note(tx, [info], info.taken_at)
+        else:
+            tx.put_json("snapshots-at.dead:/d", {info.id: info.taken_at})
+        here.note(tx, [info], info.taken_at)
+        assert forget_unseen(tx, here, info.taken_at + 29 * DAY_S) == ()
+        (gone,) = forget_unseen(tx, here, info.taken_at + 31 * DAY_S)
+        assert (gone.host, gone.directory) == ("dead", "/d")
+        assert elsewhere(tx, here) == ()
+        assert len(tx.values("snapshot-place.")) == 1, "its own stays, whatever the clock says"
+
+
+async def test_a_person_has_a_place_forgotten_by_its_name_and_no_other(
+    room: ServersRoom, store: Store
+) -> None:
+    info = await room.controller.snapshots.take("anna")
+    here, other = Place("here", "/h", "a" * 32), Place("there", "/t", "b" * 32)
+    with store.write() as tx:
+        for place in (here, other, Place("there", "/u", "c" * 32)):
+            place.note(tx, [info], 0.0)
+        with pytest.raises(RefusedError, match="no other machine nowhere") as unknown:
+            forget(tx, here, "nowhere", None)
+        assert "there (/t), there (/u)" in unknown.value.hint
+        with pytest.raises(RefusedError, match="this very server's"):
+            forget(tx, here, "here", None)
+        assert [place.directory for place in forget(tx, here, "there", "/u")] == ["/u"]
+        assert [kept.directory for kept in elsewhere(tx, here)] == ["/t"]
+        assert [place.directory for place in forget(tx, here, "there", None)] == ["/t"]
+        assert elsewhere(tx, here) == ()
+
+
 async def test_a_server_that_has_its_record_to_itself_writes_down_no_place(room: ServersRoom) -> None:
     await room.controller.snapshots.take("anna")
     room.controller.snapshots.note_place()
     assert room.controller.snapshots.elsewhere() == ()
     with room.fleet.store.read() as reader:
-        assert reader.values("snapshots-at.") == {}
+        assert reader.values("snapshot-place.") == {}

@@ -9,6 +9,7 @@ import pytest
 from bramble.dashboard.rack import Group, group_of
 from fleet.attention import NEEDS_A_PERSON, EtcdFault, Finding, Urgency, findings, quorum_in
 from fleet.lifecycle import State
+from fleet.reimage.views import UnsteadyView
 from fleet.views import ConditionView, FleetView, HeldBoardView, NodeView, RolloutView
 
 
@@ -76,6 +77,15 @@ def test_what_needs_a_person_on_the_dashboard_is_a_finding_in_status_and_nothing
     is_found = bool(findings(FleetView(nodes=(node("n", state.value),), held=())))
     assert is_found is (state in NEEDS_A_PERSON)
     assert is_found is (group_of(state) is Group.ATTENTION)
+
+
+def test_a_step_that_is_neither_done_nor_given_up_needs_somebody_whatever_its_state_is() -> None:
+    one = UnsteadyView(node="s1", step="member-removed", count=5, since=60.0, last=1260.0, said="no leader")
+    for state in ("member-removed", "failed-member-removed"):
+        view = FleetView(nodes=(node("s1", state, "server"),), held=(), unsteady=(one,))
+        told = found(view)["unsteady/s1"]
+        assert (told.urgency, told.since, told.command) == (Urgency.NOW, 60.0, "bramble etcd show")
+        assert "member-removed was taken up 5 times in 20 min" in told.text
 
 
 def test_approval_shows_the_fingerprint_that_is_to_be_compared() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.join_preparation import members_of
+from fleet.join_preparation import members_of, untold_of
 from fleet.kube_objects import ETCD_ROLE, KubeNode
 from fleet.quorum import Member, quorum_of, removal_problem
 from fleet.registration import ServerSeen, choose_server
@@ -105,6 +105,15 @@ def test_where_nobody_says_who_votes_every_server_with_etcd_does() -> None:
     assert members_of({node.name: node for node in nodes}) == [member("s1"), member("s2", healthy=False)]
 
 
-def test_where_it_is_said_who_votes_the_others_are_no_members() -> None:
-    nodes = [listed("s1", votes=True), listed("s2", votes=False), listed("s3"), listed("a1", etcd=False)]
-    assert members_of({node.name: node for node in nodes}) == [member("s1"), member("s2", votes=False)]
+def test_where_it_is_said_who_votes_nodes_without_etcd_are_no_members() -> None:
+    nodes = [listed("s1", votes=True), listed("s2", votes=False), listed("a1", etcd=False)]
+    listing = {node.name: node for node in nodes}
+    assert members_of(listing) == [member("s1"), member("s2", votes=False)]
+    assert untold_of(listing) == ()
+
+
+def test_a_server_of_an_old_release_beside_newer_ones_makes_the_count_of_votes_unknown() -> None:
+    nodes = [listed("s1", votes=True), listed("s2", votes=True), listed("s3"), listed("a1", etcd=False)]
+    assert untold_of({node.name: node for node in nodes}) == ("s3",)
+    old = [listed("s1"), listed("s2")]
+    assert untold_of({node.name: node for node in old}) == ()

@@ -162,6 +162,41 @@ def test_an_outage_uses_no_try_up_and_its_end_takes_the_step_up_again(state: Sta
     assert isinstance(next_step(order, a_node(state, Role.SERVER), back, NOW), Wait | Note)
 
 
+def test_an_outage_that_comes_and_goes_is_told_and_the_step_goes_on() -> None:
+    """etcd that finds and loses its leader lets a step alternate for ever: nobody was told."""
+    state, away, back = State.FAILED_MEMBER_REMOVED, Observed(obstacle="no leader"), Observed()
+    order, node = an_order(progress={progress.ASKED: NOW}), a_node(state, Role.SERVER)
+    for count in range(1, progress.MANY_TAKE_UPS + 3):
+        now = NOW + count * 200.0
+        noted = next_step(order, node, away, now)
+        assert isinstance(noted, Note)
+        order = dataclasses.replace(order, progress={**order.progress, **noted.note})
+        move = next_step(order, node, back, now + 10.0)
+        assert isinstance(move, Move)
+        assert move.happening is Happening.RETRIED
+        order = dataclasses.replace(order, progress={**order.progress, **move.note})
+        found = progress.unsteady(order)
+        assert (found is not None) is (count >= progress.MANY_TAKE_UPS)
+    assert found is not None
+    assert (found.state, found.count, found.since, found.said) == (
+        "member-removed",
+        count,
+        NOW + 210.0,
+        "no leader",
+    )
+
+
+@pytest.mark.parametrize(("between_s", "is_told"), [(300.0, False), (progress.LONG_S, True)])
+def test_two_long_outages_are_told_as_well(between_s: float, is_told: bool) -> None:
+    order = an_order(progress={progress.OUTAGE: "no leader"})
+    order = dataclasses.replace(order, progress=progress.taken_up(order, "member-removed", NOW))
+    assert progress.unsteady(order) is None
+    order = dataclasses.replace(order, progress=progress.taken_up(order, "member-removed", NOW + between_s))
+    assert (progress.unsteady(order) is not None) is is_told
+    other = progress.taken_up(order, "node-deleted", NOW + between_s)
+    assert progress.unsteady(dataclasses.replace(order, progress=other)) is None
+
+
 # --- stories
 
 BOARDS_ROAD = {
