@@ -290,8 +290,8 @@ class ReimageDesk:
                 f"Let it end, or call it off: 'bramble cancel {node.name}'.",
             )
         if node.state not in LEAVING and allows(node.state, Happening.RETRIED):
-            fresh = {progress.RETRIES: {}, progress.TAKEN_UP: None, progress.FAILURE: None}
-            tx.note_reimage(order, **fresh, **{progress.ENTRY: None})
+            forgotten = dict.fromkeys((progress.TAKEN_UP, progress.FAILURE, progress.ENTRY))
+            tx.note_reimage(order, **{progress.RETRIES: {}, **forgotten})
             tx.move(node, Happening.RETRIED, events.reimage_step(f"tried again by {by}"), now)
             return f"{node.name} goes on where it stopped"
         if node.state is State.QUARANTINED:

@@ -16,12 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from servers_room import S1, S2, S3, SERVERS, ServersRoom, servers_room, with_vip
 
+from fleet.attention import findings
 from fleet.join_state import JoinState
 from fleet.kube_vip import LEASE
 from fleet.lifecycle import State
 from fleet.refusal import RefusedError
+from fleet.reimage import progress
 from fleet.reimage.kinds import Outcome
 from fleet.reimage.server_steps import K3S_TIME_S
+from fleet.views import fleet_view
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
 MAX_ROUNDS = 80
@@ -191,6 +194,34 @@ async def test_a_peer_that_dies_with_the_removal_ends_no_order_and_it_goes_on_by
         room.netboot(S1)
         assert (await room.until_closed(S1)).outcome is Outcome.DONE
         assert room.controller.lock.holds() == ()
+
+
+async def test_an_etcd_that_comes_and_goes_is_told_of_and_the_order_ends_when_it_stays(
+    tmp_path: Path,
+) -> None:
+    def told() -> list[str]:
+        found = findings(fleet_view(room.fleet.store))
+        return [one.key for one in found if one.code == "unsteady"]
+
+    async with servers_room(tmp_path) as room:
+        room.controller.reimages.request("s1", by="socket")
+        await drive(room, "s1", State.MEMBER_REMOVED)
+        room.etcd.forgetful = True
+        await room.round()
+        for _ in range(progress.MANY_TAKE_UPS):
+            assert told() == []
+            room.etcd.set_health("s3", False)
+            room.fleet.clock.advance(150.0)
+            await drive(room, "s1", State.FAILED_MEMBER_REMOVED)
+            await room.round()
+            room.etcd.set_health("s3", True)
+            await drive(room, "s1", State.MEMBER_REMOVED)
+        assert told() == ["unsteady/s1"]
+        room.restart()
+        assert told() == ["unsteady/s1"], "it is in the record"
+        room.etcd.forgetful = False
+        await drive(room, "s1", State.REBOOT_TO_INSTALLER)
+        assert told() == []
 
 
 async def test_an_etcd_that_was_set_up_anew_without_the_member_has_let_it_go(tmp_path: Path) -> None:
