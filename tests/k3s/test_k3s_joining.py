@@ -145,7 +145,7 @@ def test_a_server_with_a_foreign_pin_does_not_join(hosts: Hosts) -> None:
     token = f"K10{'0' * 64}::server:{password}"
     stranger = hosts.start("s9", "--server", hosts.url("s1"), "--token", token)
     stranger.wait_for_log("token CA hash does not match the Cluster CA certificate hash", 60)
-    stranger.wait_for_cause("ca_mismatch", 10)
+    stranger.wait_for_cause("ca_mismatch", 60)
     stranger.stop()
     assert hosts.members() == {"s1": True}
 

@@ -247,7 +247,7 @@ class ControlServer:
         with self.changed:
             self._unknown_certificates = set(self._seen_certificates)
 
-    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
         """Block until a request made `condition` true."""
         with self.changed:
             if not self.changed.wait_for(condition, timeout_s):

@@ -56,7 +56,7 @@ def tiny_kernel(psci_function: int) -> bytes:
     return bytes(header) + code
 
 
-def in_private_network(function: Callable[..., Result], *args: Any, timeout_s: float = 60.0) -> Result:
+def in_private_network(function: Callable[..., Result], *args: Any, timeout_s: float = 180.0) -> Result:
     """Run a module-level function in a fresh process with a private network; its error fails the test."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()

@@ -31,7 +31,7 @@ class Release:
     program: tuple[str, ...]
     version: K3sVersion
     environ: Mapping[str, str] = field(default_factory=dict)
-    ready_s: float = 60.0
+    ready_s: float = 150.0
 
     @property
     def eviction_version(self) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fabric import PREFIX, Fabric, laid
+from free_ports import claim
 from k3s_sim_processes import Admin, Lab, Simulated, running_lab, wait_until
 
 PORT = 6443
@@ -47,7 +48,8 @@ def own_network() -> str:
                 probe.bind((f"{prefix}.254", PORT))
             except OSError:
                 continue
-            return prefix
+            if claim(f"network-{prefix}"):
+                return prefix
 
 
 @dataclass

@@ -23,11 +23,20 @@ ANSWER_S = 30.0
 
 
 def wait_until(condition: Callable[[], object], what: str, deadline_s: float = WAIT_S) -> None:
-    """Poll until `condition` is true; fail with `what` after the deadline."""
+    """Poll until `condition` is true; fail with `what` after the deadline.
+
+    Whoever does not answer a question of `condition` is asked again.
+    """
     deadline = time.monotonic() + deadline_s
-    while not condition():
+    while True:
+        why = ""
+        try:
+            if condition():
+                return
+        except OSError as error:
+            why = f", {error!r}"
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {deadline_s:.0f} s: {what}")
+            raise AssertionError(f"not within {deadline_s:.0f} s: {what}{why}")
         time.sleep(0.05)
 
 

@@ -3,7 +3,8 @@
 ``unshare --user --map-root-user --net --mount python netboot_in_namespace.py SCENARIO DIRECTORY``
 
 Prints one JSON object a line on stdout: first ``{"ready": true}``, then every event; commands come on stdin:
-an argument list in JSON is run in the clients' namespace and answered with ``{"exit": …, "output": …}``.
+an argument list in JSON is run in the clients' namespace and answered with ``{"exit": …, "output": …}``. What
+the TFTP worker reports of a command's transfers may come after that answer.
 """
 
 from __future__ import annotations
@@ -117,7 +118,6 @@ async def serve(scenario: str, directory: Path, clients_pid: int) -> None:
             stderr=subprocess.STDOUT,
         )
         output, _none = await process.communicate()
-        await asyncio.sleep(0.1)  # events of the worker come in batches every 50 ms
         say(exit=process.returncode, output=output.decode(errors="replace"))
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):

@@ -26,7 +26,7 @@ def exchange(
     sock: socket.socket, frames: socket.socket, message: DhcpMessage, wanted: MessageType, ways: list[str]
 ) -> DhcpMessage:
     """Broadcast a message and wait for its reply; how that came goes into `ways`."""
-    for _attempt in range(3):
+    for _attempt in range(10):
         sock.sendto(message.encode(), ("255.255.255.255", 67))
         deadline = time.monotonic() + 3
         while time.monotonic() < deadline:
@@ -38,6 +38,8 @@ def exchange(
             if datagram.target_port != 68:
                 continue
             reply = parse_reply(datagram.payload)
+            if reply.xid == message.xid and reply.message_type is MessageType.NAK:
+                raise SystemExit("refused")
             if reply.xid == message.xid and reply.message_type is wanted:
                 ways.append({0: "unicast", 1: "broadcast"}.get(sender[2], "other"))
                 return reply

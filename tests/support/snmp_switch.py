@@ -78,7 +78,7 @@ def running_switch(directory: Path) -> Iterator[Switch]:
         yield Switch(port, file)
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
         log.close()
 
 

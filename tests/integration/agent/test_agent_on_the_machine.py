@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -61,15 +62,13 @@ def test_disk_reads_back_what_was_written_at_any_alignment(tmp_path: Path) -> No
 
 
 def test_disk_without_direct_io_is_read_too() -> None:
-    path = Path("/dev/shm/bramble-test-disk")
-    path.write_bytes(bytes(8192))
-    try:
-        with TargetDisk(path) as disk:
+    with tempfile.NamedTemporaryFile(dir="/dev/shm", prefix="bramble-test-") as file:
+        file.write(bytes(8192))
+        file.flush()
+        with TargetDisk(Path(file.name)) as disk:
             disk.write_at(100, b"x" * 5000)
             disk.flush()
             assert bytes(disk.read_back(100, 5000)) == b"x" * 5000
-    finally:
-        path.unlink()
 
 
 def test_full_disk_is_an_error_with_a_place() -> None:

@@ -331,12 +331,12 @@ def test_power_cut_at_any_moment_leaves_no_partition_table_and_the_next_attempt_
         ) -> None:
             if position + 65536 > place:
                 reached.set()
-                resume.wait(30)
+                resume.wait(120)
 
         content.faults.on_bytes = hold
         process = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL)
         try:
-            assert reached.wait(30)
+            assert reached.wait(120)
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait(30)

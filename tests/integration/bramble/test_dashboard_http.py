@@ -76,7 +76,8 @@ def test_what_is_no_token_opens_nothing(rack: Rack, token: str) -> None:
     assert COOKIE not in browser.cookies
 
 
-def test_logins_are_slowed_down(tmp_path: Path) -> None:
+def test_logins_are_slowed_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bramble.dashboard.login.LOGINS_PER_SECOND", 1e-6)
     with live_rack(tmp_path, attic(1)) as own:
         statuses = [Browser(own).post("/login", {"token": "x"}).status for _ in range(12)]
     assert statuses == [401] * 10 + [429] * 2

@@ -43,7 +43,8 @@ from agent.protocol import (
 )
 from agent.wire import MAX_BODY_BYTES, decode, encode
 from fleet.admin_client import FleetReader
-from fleet.api.control import MAX_ANONYMOUS_BODY_BYTES
+from fleet.api.control import ANONYMOUS_BURST, MAX_ANONYMOUS_BODY_BYTES
+from fleet.api.guard import Limits
 from fleet.errors import FleetError
 from fleet.kube import KubeNode
 from fleet.lifecycle import State
@@ -249,12 +250,14 @@ def test_hostile_bodies_get_an_error_answer(server: Running, body: bytes, status
     assert set(json.loads(answer.body)) == {"error", "message", "hint", "request_id"}
 
 
-def test_node_that_asks_without_end_is_slowed_down(server: Running) -> None:
-    install(server)
-    node = enrol(server)
-    answers = [node.ask("GET", "/v1/node/eeprom").status for _ in range(100)]
-    assert set(answers[:60]) == {404}
-    assert 429 in answers
+def test_node_that_asks_without_end_is_slowed_down(tmp_path: Path) -> None:
+    limits = Limits(node_burst=20, node_per_second=1e-6)
+    with running(tmp_path / "state", cluster_spec(SERVER), limits) as server:
+        install(server)
+        node = enrol(server)
+        answers = [node.ask("GET", "/v1/node/eeprom").status for _ in range(25)]
+        assert set(answers[:-5]) == {404}
+        assert set(answers[-5:]) == {429}
 
 
 def test_body_without_a_length_is_refused_where_it_becomes_too_long(server: Running) -> None:
@@ -280,12 +283,16 @@ def test_other_paths_do_not_exist(server: Running, path: str) -> None:
     assert server.caller().ask("GET", path).status == 404
 
 
-def test_flood_of_hellos_is_slowed_down_and_others_go_on(server: Running) -> None:
-    caller = server.caller()
-    hello = installer_hello(hardware_of(SERVER), KEY)
-    answers = [caller.post("/v1/hello", hello).status for _ in range(40)]
-    assert 429 in answers
-    assert caller.ask("GET", "/v1/node/desired").status == 401
+def test_flood_of_hellos_is_slowed_down_and_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fleet.api.control.ANONYMOUS_PER_SECOND", 1e-6)
+    with running(tmp_path / "state", cluster_spec(SERVER)) as server:
+        caller = server.caller()
+        hello = installer_hello(hardware_of(SERVER), KEY)
+        answers = [caller.post("/v1/hello", hello).status for _ in range(ANONYMOUS_BURST + 5)]
+        assert answers == [200] * ANONYMOUS_BURST + [429] * 5
+        assert caller.ask("GET", "/v1/node/desired").status == 401
 
 
 def test_an_eeprom_order_goes_from_a_person_to_the_nodes_agent(server: Running, tmp_path: Path) -> None:

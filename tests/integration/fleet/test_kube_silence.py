@@ -21,7 +21,7 @@ from fleet.kube import KubeApi, KubeError
 
 pytestmark = pytest.mark.integration
 
-PATIENCE_S = 10.0
+PATIENCE_S = 20.0
 """asyncio itself waits half a minute for the end of TLS."""
 
 

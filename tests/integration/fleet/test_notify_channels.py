@@ -210,7 +210,7 @@ async def test_a_server_that_nobody_vouches_for_gets_nothing(authority: Authorit
         (500, {}, "answered 500", 0.0),
         (404, {}, "answered 404", 0.0),
         (429, {"Retry-After": "90"}, "answered 429", 90.0),
-        (503, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, "answered 503", 0.0),
+        (503, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, "answered 503", 0.0),
         (302, {"Location": "http://127.0.0.1:1/"}, "Redirects are not followed", 0.0),
     ],
 )
@@ -322,6 +322,7 @@ def mailbox(authority: Authority) -> Iterator[tuple[Mailbox, int]]:
         require_starttls=True,
         authenticator=_login,
         auth_required=True,
+        ready_timeout=60.0,
     )
     # aiosmtpd's own start() connects to the port that it was given, which for 0 is none: take a free one.
     server.port = free_port()

@@ -152,7 +152,7 @@ async def test_a_mistake_in_a_look_ends_nothing(fleet: Fleet, monkeypatch: pytes
 
     task = asyncio.create_task(desk(fleet, Post(), spec).run())
     try:
-        await asyncio.wait_for(twice.wait(), 10)
+        await asyncio.wait_for(twice.wait(), 60)
         assert not task.done()
     finally:
         task.cancel()

@@ -25,7 +25,7 @@ from fleet.reimage.kinds import Outcome
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
 
 CLUSTER = HEAD + node_line("s1", 1, role="server") + node_line("a1", 2) + node_line("a2", 3)
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 @pytest.fixture

@@ -169,5 +169,6 @@ def test_a_board_that_restarts_its_order_stops_when_the_plug_is_pulled(tmp_path:
 def test_waiting_in_vain_tells_what_the_board_did_instead(tmp_path: Path) -> None:
     with _board(tmp_path, boot_order=0xF6) as board:
         board.power_on()
+        board.wait_for(EventKind.MODE_FAILED, timeout_s=60)
         with pytest.raises(WaitTimeoutError, match="mode-failed: NVME: no such device"):
             board.wait_for(EventKind.KERNEL_STARTED, timeout_s=0.3)

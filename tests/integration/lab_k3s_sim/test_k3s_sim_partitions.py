@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from k3s_sim_etcd import EtcdCluster, cluster_on_fabric
@@ -49,8 +50,16 @@ def asked_on_its_own_host(cluster: EtcdCluster, server: str) -> str:
 
 
 def names(cluster: EtcdCluster, through: str) -> set[str]:
-    found = cluster.admin(through).call("GET", "/api/v1/namespaces/default/configmaps")[1]
-    return {item["metadata"]["name"] for item in found["items"]}
+    """As one server lists them; who was cut off may have to hear of the leader first."""
+    told: list[dict[str, Any]] = []
+
+    def ask() -> bool:
+        status, found = cluster.admin(through).call("GET", "/api/v1/namespaces/default/configmaps")
+        told.append(found)
+        return status == 200
+
+    wait_until(ask, f"{through} lists", ELECTION_S)
+    return {item["metadata"]["name"] for item in told[-1]["items"]}
 
 
 def test_a_server_that_is_cut_off_answers_no_write_and_catches_up_afterwards(cluster: EtcdCluster) -> None:

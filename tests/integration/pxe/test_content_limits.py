@@ -103,7 +103,7 @@ async def test_dripping_a_request_does_not_buy_time(tmp_path: Path) -> None:
 
 @pytest.mark.asyncio
 async def test_a_connection_that_was_served_may_ask_again_but_not_stay_for_ever(tmp_path: Path) -> None:
-    door = Door(first_request_s=30, next_request_s=0.3)
+    door = Door(first_request_s=30, next_request_s=1.0)
     async with serving(tmp_path, door) as port:
         reader, writer = await asyncio.open_connection(str(LOOPBACK), port)
         for _ in range(3):

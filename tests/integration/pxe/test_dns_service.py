@@ -34,10 +34,10 @@ async def dig(port: int, *words: str) -> str:
     """What dig prints; `+short` gives the records only."""
     result = await asyncio.to_thread(
         subprocess.run,
-        ["dig", "@127.0.0.1", "-p", str(port), "+time=2", "+tries=1", *words],
+        ["dig", "@127.0.0.1", "-p", str(port), "+time=20", "+tries=1", *words],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     return result.stdout.strip()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from fakes_pxe import LOOPBACK, installing_node, running_server, udp_socket
+from process_children import tftp_workers
 from tftp_reader import read_file
 
 from pxe.boot.table import BootTable, BootTree
@@ -27,13 +28,6 @@ GROWTH_BYTES = 6 << 20
 IDLE_DESCRIPTORS = 40  # of both workers
 PREFIX = "91cdf03d"
 KERNEL = os.urandom(300_000)
-
-
-def tree_of(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text("ascii").split()]
-    return found
 
 
 def resident_bytes(pids: list[int]) -> int:
@@ -86,7 +80,8 @@ async def test_memory_and_descriptors_do_not_grow(tmp_path: Path) -> None:
     (tree / "kernel8.img").write_bytes(KERNEL)
     table = BootTable((installing_node(BootTree(tree)),))
     async with running_server(table, tmp_path / "state", tftp_workers=2) as server:
-        workers = tree_of(os.getpid())
+        workers = tftp_workers()
+        assert len(workers) == 2
         started = time.monotonic()
         ends_at = started + SOAK_S
         clients = [asyncio.create_task(asyncio.to_thread(use, server, ends_at, seed)) for seed in range(3)]
