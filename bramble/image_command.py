@@ -98,7 +98,9 @@ def node(name: str, file: Path, output: Path, delta_only: bool, release: Path | 
         click.echo(json.dumps(result))
         return
     what = "delta" if delta_only else "image"
-    click.echo(f"{what}      {output}, {output.stat().st_size / 1e6:.3g} MB, in {seconds:.1f} s")
+    size = output.stat().st_size
+    shown = f"{size / 1e3:.1f} kB" if delta_only else f"{size / 1e6:.0f} MB"
+    click.echo(f"{what}      {output}, {shown}, in {seconds:.1f} s")
     click.echo(f"of         {image.id}")
     click.echo(
         "It holds a single-use ticket of the node: keep it to yourself, and remove it when it is on the card."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fleet.cli_names import default_file
 from imagebuilder.cli import ProgressLine, agent_package, apt_access, store
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("image", type=_DIRECTORY, required=False, metavar="[DIR]")
-@click.option("-c", "--cluster", type=_FILE, help="Show the image of this cluster instead of one in DIR.")
+@click.option("-c", "--cluster", type=_FILE, help="Show this cluster's image. Default: ./cluster.yaml.")
 @click.option("--changes", is_flag=True, help="List every file that differs from the base.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole manifest as JSON.")
 def show(image: Path | None, cluster: Path | None, changes: bool, as_json: bool) -> None:
@@ -27,7 +28,7 @@ def show(image: Path | None, cluster: Path | None, changes: bool, as_json: bool)
 
     \b
     Examples:
-      bramble image show -c cluster.yaml
+      bramble image show
       bramble image show exported/ --changes
       bramble image show -c cluster.yaml --json | jq .inputs
     """
@@ -50,7 +51,7 @@ def show(image: Path | None, cluster: Path | None, changes: bool, as_json: bool)
 
 @click.command()
 @click.argument("image", type=_DIRECTORY, required=False, metavar="[DIR]")
-@click.option("-c", "--cluster", type=_FILE, help="Verify the image of this cluster in the store.")
+@click.option("-c", "--cluster", type=_FILE, help="Verify this cluster's image. Default: ./cluster.yaml.")
 @click.option("--key", type=_FILE, metavar="PEM", help="Public key that must have signed the provenance.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def verify(image: Path | None, cluster: Path | None, key: Path | None, as_json: bool) -> None:
@@ -88,19 +89,22 @@ def verify(image: Path | None, cluster: Path | None, key: Path | None, as_json: 
 
 
 def _directory(image: Path | None, cluster: Path | None) -> Path:
-    if (image is None) == (cluster is None):
-        raise click.UsageError("Give either a DIR or --cluster FILE.")
     if image is not None:
+        if cluster is not None:
+            raise click.UsageError("Give either a DIR or --cluster FILE.")
         return image
+    file = cluster or default_file()
+    if not file.is_file():
+        raise click.UsageError("There is no cluster.yaml here. Give a DIR, or --cluster FILE.")
     from fleet.spec import load_cluster
     from imagebuilder.build import find_image
     from imagebuilder.errors import ImageBuilderError
 
-    spec = load_cluster(cluster or Path())
+    spec = load_cluster(file)
     found = find_image(spec, store=store(), agent_package=agent_package(), apt=apt_access())
     if found is None:
         raise ImageBuilderError(
-            f"the image of {cluster}, as it is now, has not been built", f"Build it: bramble build {cluster}"
+            f"the image of {file}, as it is now, has not been built", f"Build it: bramble build {file}"
         )
     return found.root
 

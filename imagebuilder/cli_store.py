@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -19,7 +20,9 @@ from imagebuilder.sizes import parse_size
 from imagebuilder.store import Store
 
 _CLUSTER = click.Path(exists=True, dir_okay=False, path_type=Path)
-_AGE = re.compile(r"(\d+)([dhw])")
+NOTES: Final = frozenset({"base-origins", "digests"})
+"""Kinds of entries of a few hundred bytes, of which there can be hundreds."""
+_AGE: Final = re.compile(r"(\d+)([dhw])")
 
 
 def _parse_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -167,12 +170,14 @@ def store_commands() -> None:
 
 
 @store_commands.command(name="list")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def store_list(as_json: bool) -> None:
+@click.option("--all", "everything", is_flag=True, help="Also each note of a digest or an origin.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result, all of it, as JSON.")
+def store_list(everything: bool, as_json: bool) -> None:
     """List what is in the cache, with what it takes on the disk and when it was last used.
 
     \b
     bramble store list
+    bramble store list --all
     """
     from imagebuilder.store_gc import survey
 
@@ -197,8 +202,14 @@ def store_list(as_json: bool) -> None:
         return
     now = time.time()
     for item in items:
-        note = f"  {item.faulty}" if item.faulty else ""
-        click.echo(f"{_mb(item.size_bytes):>9}  {_ago(now - item.last_used):>5}  {item.kind}/{item.id}{note}")
+        if everything or item.kind not in NOTES:
+            note = f"  {item.faulty}" if item.faulty else ""
+            used = _ago(now - item.last_used)
+            click.echo(f"{_mb(item.size_bytes):>9}  {used:>5}  {item.kind}/{item.id}{note}")
+    notes = [item for item in items if item.kind in NOTES]
+    if notes and not everything:
+        size = _mb(sum(item.size_bytes for item in notes))
+        click.echo(f"{size:>9}         {len(notes)} notes of digests and origins ('--all' lists them)")
     click.echo(f"{_mb(sum(item.size_bytes for item in items)):>9}  in {store().root}")
 
 

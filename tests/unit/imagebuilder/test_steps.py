@@ -163,6 +163,15 @@ def test_user_data_makes_the_user_and_holds_nothing_of_one_node(templates: str) 
     assert "packages" not in at_build, "they are in the image already"
 
 
+@pytest.mark.parametrize("templates", ["debian", "raspios-trixie", "ubuntu"])
+def test_user_data_of_a_cluster_without_keys_has_no_empty_list_of_them(templates: str) -> None:
+    spec = make_spec()
+    image = replace(spec.image, user=replace(spec.image.user, ssh_authorized_keys=()))
+    (user,) = yaml.safe_load(render_user_data(replace(spec, image=image), templates))["users"]
+    assert "ssh_authorized_keys" not in user, "cloud-init takes a list with keys, or none"
+    assert user["name"] == "pi"
+
+
 def test_a_value_cannot_change_the_structure_of_user_data() -> None:
     spec = make_spec()
     wicked = 'x"\nruncmd: [reboot]\n#'
