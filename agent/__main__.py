@@ -19,6 +19,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         # Imported where it is used: the service carries no installer and no parser of options in memory.
         if list(arguments) == ["service"]:
+            from agent.spare import spare_memory
+
+            spare_memory()
             _launch_release()
             from agent.service import main as serve
 

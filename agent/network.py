@@ -23,7 +23,6 @@ from agent.hardware import Interface
 SIOCADDRT = 0x890B
 SIOCGIFFLAGS = 0x8913
 SIOCSIFFLAGS = 0x8914
-SIOCGIFADDR = 0x8915
 SIOCSIFADDR = 0x8916
 SIOCSIFNETMASK = 0x891C
 IFF_UP = 0x1
@@ -180,16 +179,6 @@ def is_running(interface: str) -> bool:
     """True with a carrier (IFF_RUNNING: operationally up)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         return bool(_read_flags(sock, interface) & IFF_RUNNING)
-
-
-def read_address(interface: str) -> IPv4Address | None:
-    """The interface's primary IPv4 address; None when it has none."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            answer = fcntl.ioctl(sock, SIOCGIFADDR, _IFREQ.pack(interface.encode(), b""))
-        except OSError:
-            return None
-    return IPv4Address(answer[20:24])
 
 
 def configure(interface: str, lease: Lease) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 
 from agent import __version__, clock
 from agent.actions import configure, finish_join, place_material, start_unit
+from agent.addresses import read_address
 from agent.backoff import Backoff
 from agent.client import AuthorityTrust, ControlClient, Refused, Unreachable, Untrusted
 from agent.device_key import DeviceKey
@@ -31,7 +32,6 @@ from agent.health import Places, is_clock_synchronised, read_health
 from agent.host import RELEASE_VARIABLE, Host, own_digest, read_image_id
 from agent.join_gates import find_data_disk, find_gates, measure_sync_ms
 from agent.k3s import K3s
-from agent.network import read_address
 from agent.notify import ServiceManager, parse_environment
 from agent.orders import DESIRED, SignedOrder
 from agent.plan import (
@@ -427,7 +427,7 @@ class Service:
 
     def _addresses(self) -> tuple[str, ...]:
         found = (read_address(interface.name) for interface in read_interfaces(self._host.root))
-        return tuple(str(address) for address in found if address is not None)
+        return tuple(address for address in found if address is not None)
 
     def _is_synchronised(self) -> bool:
         return is_clock_synchronised(self._host.root)

@@ -25,6 +25,8 @@ AGENT: Final = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import pathlib
+from agent.spare import spare_memory
+spare_memory()
 from agent.notify import ServiceManager
 from agent.host import Host
 from agent.service import Service

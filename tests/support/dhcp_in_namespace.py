@@ -15,6 +15,7 @@ import sys
 import time
 
 from agent import network
+from agent.addresses import read_address
 from agent.dhcp import MessageType
 from agent.errors import AgentError
 
@@ -121,7 +122,7 @@ def be_client(server: subprocess.Popen[str], words: list[str]) -> dict[str, obje
         lease = connection.refresh(7)
         connection.refresh(8)  # a second lease on a configured interface
         result |= {"lease": str(lease.address), "lease_s": lease.lease_s}
-        result |= {"address": str(network.read_address("client0"))}
+        result |= {"address": str(read_address("client0"))}
         result |= {"netmask": netmask(), "route": default_route()}
     except AgentError as exc:
         result["error"] = exc.message

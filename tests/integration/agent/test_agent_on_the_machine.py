@@ -156,6 +156,8 @@ def test_service_stays_small(tmp_path: Path, pyz: Path) -> None:
     program = f"""
 import sys
 sys.path.insert(0, {str(pyz)!r})
+from agent.spare import spare_memory
+spare_memory()
 import pathlib, agent.service
 from agent.client import AuthorityTrust
 from agent.health import read_health
@@ -163,8 +165,12 @@ from agent.hardware import read_hardware
 root = pathlib.Path({str(root)!r})
 read_health(root), read_hardware(root)
 AuthorityTrust(ca_pem={control.authority.pem!r}).context()
-assert not [name for name in sys.modules if name.startswith("agent.installer")]
+unwanted = ("agent.installer", "agent.network", "agent.dhcp", "ast", "dis")
+assert not [name for name in sys.modules if name.startswith(unwanted)]
 print(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")))
+import dataclasses
+assert dataclasses.inspect.isfunction(read_health) and "ast" in sys.modules
+assert sys.modules["inspect"].signature(read_health).parameters
 """
     done = subprocess.run(
         [sys.executable, "-I", "-c", program], capture_output=True, text=True, timeout=60, check=False
