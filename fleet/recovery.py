@@ -65,6 +65,7 @@ class RecoveryView:
 
     Attributes:
         waits_for: What is to be done next, or by whom; empty where nothing is.
+        can_be_cancelled: Its founder was not told to restore yet.
     """
 
     snapshot: str
@@ -74,6 +75,7 @@ class RecoveryView:
     began_at: float
     by: str
     waits_for: tuple[str, ...]
+    can_be_cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -411,7 +413,12 @@ class RecoveryDesk:
             began_at=recovery.began_at,
             by=recovery.by,
             waits_for=self._waits_for(recovery),
+            can_be_cancelled=self._can_be_cancelled(recovery),
         )
+
+    def _can_be_cancelled(self, recovery: Recovery) -> bool:
+        with self._ground.store.read() as reader:
+            return recovery.phase is Phase.FOUNDING and recovery_undo.is_possible(reader)
 
     def _waits_for(self, recovery: Recovery) -> tuple[str, ...]:
         with self._ground.store.read() as reader:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from bramble.dashboard.rack import Card, card_of
+from bramble.dashboard.rack import Card, Group, card_of
 from bramble.dashboard.snapshots_part import (
     SHOWN,
     RecoveryShown,
@@ -19,7 +19,7 @@ from bramble.dashboard.snapshots_part import (
 from fleet.attention import MEMBERS
 from fleet.controller import Controller
 from fleet.errors import FleetError
-from fleet.etcd.view import EtcdView
+from fleet.etcd.view import EtcdMember, EtcdView, hex_id
 from fleet.joining import FOUNDED, FOUNDER
 from fleet.lifecycle import State
 from fleet.quorum import Member, quorum_of, removal_problem
@@ -157,9 +157,18 @@ def cluster_page(controller: Controller, etcd: EtcdSeen) -> ClusterPage:
         if node.state in MEMBERS
     ]
     healthy = sum(member.healthy for member in members)
-    quorum = quorum_of(len(members)) if members else 0
+    lost = _ghosts(controller, etcd.view)
+    # A ghost counts for the quorum and never helps it.
+    voting = [
+        *members,
+        *(Member(name=hex_id(one.id), votes=True, healthy=False) for one in lost if not one.is_learner),
+    ]
+    quorum = quorum_of(len(voting)) if members else 0
     degraded = sum(node.state is State.DEGRADED for node in servers)
-    tone, verdict = verdict_of(len(members), healthy, degraded)
+    recovery = recovery_shown(controller.recovery.status())
+    tone, verdict = verdict_of(len(voting) if members else 0, healthy, degraded)
+    if recovery is not None and recovery.is_open:
+        tone, verdict = Group.WORKING.value, "The cluster is brought back from a snapshot."
     cards = {glance.name: card_of(glance) for glance in seen}
     agents = [one for one in seen if one.role == Role.AGENT and one.state is not State.DECOMMISSIONED]
     names = {member.name for member in members}
@@ -169,7 +178,7 @@ def cluster_page(controller: Controller, etcd: EtcdSeen) -> ClusterPage:
         name=spec.name,
         version=spec.k3s.version,
         versions=tuple(sorted(versions)),
-        servers=tuple(_line(controller, node, cards[node.name], members) for node in servers),
+        servers=tuple(_line(controller, node, cards[node.name], voting) for node in servers),
         voters=len(members),
         healthy=healthy,
         quorum=quorum,
@@ -185,8 +194,8 @@ def cluster_page(controller: Controller, etcd: EtcdSeen) -> ClusterPage:
         snapshots=controller.snapshots.health(),
         kept=tuple(snapshot_line(one, names) for one in kept),
         taking=controller.snapshots.latest_order,
-        recovery=recovery_shown(controller.recovery.status()),
-        ghosts=_ghosts(controller, etcd.view),
+        recovery=recovery,
+        ghosts=tuple(map(ghost_problem, lost)),
     )
 
 
@@ -229,10 +238,8 @@ def _line(controller: Controller, node: NodeRecord, card: Card, members: list[Me
     )
 
 
-def _ghosts(controller: Controller, view: EtcdView | None) -> tuple[Problem, ...]:
-    if view is None:
-        return ()
-    return tuple(map(ghost_problem, ghosts(view, [node.name for node in controller.spec.servers])))
+def _ghosts(controller: Controller, view: EtcdView | None) -> tuple[EtcdMember, ...]:
+    return () if view is None else ghosts(view, [node.name for node in controller.spec.servers])
 
 
 def _address(controller: Controller, node: NodeRecord) -> str:

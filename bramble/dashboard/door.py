@@ -10,7 +10,7 @@ from typing import Final
 
 from aiohttp import web
 
-from bramble.dashboard import doing, pages, stream, upkeep
+from bramble.dashboard import doing, pages, recover, stream, upkeep
 from bramble.dashboard.guard import MAX_FORM_BYTES, add_headers, admit, show_errors
 from bramble.dashboard.login import LoginPages
 from bramble.dashboard.logs import LogPages
@@ -60,6 +60,10 @@ def make_app(site: Site, *, silence: Silence | None = None) -> web.Application:
             web.get("/nodes/{name}/log", logs.show),
             web.post("/nodes/{name}/log", logs.ask),
             web.post("/cluster/snapshot", doing.take_snapshot),
+            web.get("/cluster/recover", recover.plan),
+            web.post("/cluster/recover", recover.begin),
+            web.get("/cluster/recover/cancel", recover.confirm_cancel),
+            web.post("/cluster/recover/cancel", recover.cancel),
             web.get("/upkeep", upkeep.show),
             web.get("/upkeep/rollout", upkeep.plan_rollout),
             web.post("/upkeep/rollout", upkeep.begin_rollout),

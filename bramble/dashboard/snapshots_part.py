@@ -83,9 +83,11 @@ class RecoveryStop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveryShown:
-    """A recovery that is under way, or the one that ended last."""
+    """A recovery that is under way, or the one that ended last; `ending` says how that was."""
 
     is_open: bool
+    can_be_cancelled: bool
+    ending: str
     title: str
     stops: Sequence[RecoveryStop]
     snapshot: str
@@ -103,11 +105,14 @@ def recovery_shown(view: RecoveryView | None) -> RecoveryShown | None:
     if view is None:
         return None
     phase = Phase(view.phase)
-    here = _STOPS.index(phase)
-    titles = (f"{view.founder} restores the snapshot", "The other servers join it", "The cluster is back")
+    is_open = phase not in (Phase.DONE, Phase.CANCELLED)
+    here = _STOPS.index(phase) if phase in _STOPS else -1
+    titles = [f"{view.founder} restores the snapshot", "The other servers join it", "The cluster is back"]
     return RecoveryShown(
-        is_open=phase is not Phase.DONE,
-        title=titles[here],
+        is_open=is_open,
+        can_be_cancelled=view.can_be_cancelled,
+        ending="was called off" if phase is Phase.CANCELLED else "" if is_open else "is done",
+        title=titles[max(here, 0)],
         stops=[
             RecoveryStop(
                 title,

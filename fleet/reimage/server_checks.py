@@ -170,13 +170,14 @@ def ghost_problem(member: EtcdMember) -> Problem:
     kind = "a learner" if member.is_learner else "a voter"
     name = member.name or "without a name"
     where = ", ".join(member.peer_urls) or "no address"
+    ways = [f"'bramble etcd remove {hex_id(member.id)}'"]
+    if member.node:
+        ways.insert(0, f"'kubectl delete node {member.node}'")
     return Problem(
         "ghost",
         f"etcd has a member that no declared server stands behind: {name} ({hex_id(member.id)}, {kind}, "
         f"{where})",
-        "If that machine is gone for good: "
-        + (f"'kubectl delete node {member.node}', " if member.node else "")
-        + f"or 'bramble etcd remove {hex_id(member.id)}'. If not, declare it in cluster.yaml.",
+        f"If that machine is gone for good: {', or '.join(ways)}. If not, declare it in cluster.yaml.",
     )
 
 

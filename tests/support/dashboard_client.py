@@ -23,6 +23,7 @@ PAGES = (
     "/nodes/pi5-master-1",
     "/nodes/pi5-master-1/log",
     "/cluster",
+    "/cluster/recover",
     "/upkeep",
     "/upkeep/rollout",
     "/images",

@@ -6,18 +6,20 @@ The server runs in a thread with its own loop; tests do things to boards with `R
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fakes_bramble import make_image
 from fakes_cluster import ClusterMemory
 from fakes_diagnosis import PI5_FILES, SERVER, Profile
+from fakes_etcd import database
 from fakes_fleet import AgentKey, Clock, Fleet, cluster_spec, hardware_of, node_spec, open_fleet
 from fleet_story import ask_to_install, complete, enrol, install, let_in, require_token, see
 from server_thread import serving
@@ -32,10 +34,13 @@ from bramble.kept_images import KeptImage, kept_image
 from fleet.api.doors import serve_admin
 from fleet.boards import BoardModel, MacAddress
 from fleet.boots import BootReport, BootStage
+from fleet.etcd.client import EtcdClient
 from fleet.etcd.errors import EtcdError
 from fleet.etcd.view import EtcdMember, EtcdView
+from fleet.etcd_door import MakeEtcd
+from fleet.k3s import open_k3s
 from fleet.lifecycle import State
-from fleet.snapshot_files import SnapshotInfo, new_id
+from fleet.snapshot_files import DATA, KEYS, SnapshotInfo, new_id
 from fleet.snapshots import SCHEDULE
 from fleet.spec.model import ClusterSpec, DhcpMode, FirstBoot, NodeSpec, Role
 from fleet.tokens import TokenRole
@@ -70,6 +75,7 @@ class Rack:
     site: Site
     observer: Observer
     kube: ClusterMemory
+    etcd: EtcdMemory
     images: list[KeptImage]
     port: int
     loop: asyncio.AbstractEventLoop
@@ -217,16 +223,29 @@ def attic(count: int = 8) -> ClusterSpec:
 
 @dataclass
 class EtcdMemory:
-    """etcd of the servers that are Ready; the first one leads."""
+    """etcd of the servers that are Ready; the first one leads.
 
-    fleet: Fleet
+    Attributes:
+        fleet: None until there is one.
+        ghosts: Nodes of members that no declared server stands behind; "": one that never started.
+        answers: Whether any member does.
+    """
+
+    fleet: Fleet | None = None
+    ghosts: Sequence[str] = ()
+    answers: bool = True
+
+    def make(self, _nodes: object, _identity: object) -> Any:
+        """In the place of `EtcdClient`."""
+        return self
 
     async def observe(self) -> EtcdView:
+        assert self.fleet is not None
         with self.fleet.store.read() as reader:
             names = [
                 node.name for node in reader.nodes() if node.role is Role.SERVER and node.state is State.READY
             ]
-        if not names:
+        if not names or not self.answers:
             raise EtcdError("no member of etcd answers", "Bring a server back.")
         members = tuple(
             EtcdMember(
@@ -236,8 +255,19 @@ class EtcdMemory:
                 healthy=True,
                 db_bytes=23 << 20,
                 raft_index=184_203,
+                version="3.5.21",
             )
             for number, name in enumerate(names, 1)
+        )
+        members += tuple(
+            EtcdMember(
+                id=0xDEAD + number,
+                name=f"{name}-4d5e6f70" if name else "",
+                node=name,
+                peer_urls=(f"https://10.77.0.{200 + number}:2380",),
+                problem="no answer in time",
+            )
+            for number, name in enumerate(self.ghosts)
         )
         return EtcdView(cluster_id=0xA77C, leader_id=1, members=members)
 
@@ -251,14 +281,20 @@ def make_observer(fleet: Fleet) -> Observer:
     return Observer(Diagnostician(Setting(DhcpMode.FULL, SERVER)), record)
 
 
-def live_rack(state: Path, spec: ClusterSpec) -> AbstractContextManager[Rack]:
-    """Serve on a free port of loopback, in a thread; ended and joined afterwards."""
+def live_rack(state: Path, spec: ClusterSpec, *, asks_etcd: bool = False) -> AbstractContextManager[Rack]:
+    """Serve on a free port of loopback, in a thread; ended and joined afterwards.
+
+    Args:
+        asks_etcd: The controller asks the same etcd as the page; else the servers' addresses, in vain.
+    """
 
     async def serve(ready: Callable[[Rack], None], stop: asyncio.Event) -> None:
         clock = WallClock()
         clock.back = 4 * 3600.0
         kube = ClusterMemory()
-        fleet = open_fleet(state, spec, clock, kube.connect)
+        etcd = EtcdMemory()
+        make_etcd: MakeEtcd = etcd.make if asks_etcd else EtcdClient
+        fleet = etcd.fleet = open_fleet(state, spec, clock, kube.connect, make_etcd)
         clock.back = 0.0
         fleet.pki.ensure_server_certificate([IPv4Address("127.0.0.1")], ["bramble.invalid"], time.time())
         observer = make_observer(fleet)
@@ -268,14 +304,14 @@ def live_rack(state: Path, spec: ClusterSpec) -> AbstractContextManager[Rack]:
         ]
         fleet.images.known[NEW] = fleet.images.known[OLD]
         site = make_site(fleet.controller, ObservedBoots(observer), lambda: images)
-        site = replace(site, etcd=EtcdGlance(EtcdMemory(fleet), time.time, site.feed.poke))
+        site = replace(site, etcd=EtcdGlance(etcd, time.time, site.feed.poke))
         try:
             async with AsyncExitStack() as stack:
                 tls = make_context(fleet.pki, None)
                 port = await stack.enter_async_context(serve_dashboard(site, "127.0.0.1", 0, tls))
                 await stack.enter_async_context(serve_admin(fleet.controller, state / "control.sock"))
                 fleet.controller.login_links.url = f"https://127.0.0.1:{port}"
-                ready(Rack(fleet, site, observer, kube, images, port, asyncio.get_running_loop()))
+                ready(Rack(fleet, site, observer, kube, etcd, images, port, asyncio.get_running_loop()))
                 while not stop.is_set():
                     observer.look(time.time())
                     kube.settle()
@@ -318,6 +354,35 @@ def keep_snapshot(fleet: Fleet, age_s: float, by: str = SCHEDULE) -> None:
             ca_hash="0" * 64,
         )
         files.keep(staged, info)
+
+
+def keep_sound_snapshot(fleet: Fleet, servers: Sequence[str]) -> str:
+    """A whole snapshot of this very cluster, taken two hours ago; its id."""
+    snapshots = fleet.controller.snapshots
+    data, keys, taken_at = database(), b"{}", time.time() - 7200.0
+    material = open_k3s(snapshots.files.directory.parent / "k3s", fleet.controller.spec.name, taken_at)
+    with snapshots.files.staged() as staged:
+        (staged / DATA).write_bytes(data)
+        (staged / KEYS).write_bytes(keys)
+        info = SnapshotInfo(
+            id=new_id(taken_at, "50abcd"),
+            cluster=fleet.controller.spec.name,
+            cluster_id="a77c",
+            taken_at=taken_at,
+            by=SCHEDULE,
+            node=servers[0],
+            servers=tuple(servers),
+            removing=(),
+            k3s_version=fleet.controller.spec.k3s.version,
+            etcd_version="3.5.21",
+            revision=184_203,
+            size_bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            keys_sha256=hashlib.sha256(keys).hexdigest(),
+            ca_hash=material.ca_hash,
+        )
+        snapshots.files.keep(staged, info)
+    return info.id
 
 
 def furnish(rack: Rack) -> dict[str, str]:

@@ -26,6 +26,8 @@ from agent.protocol import (
 )
 from fleet.boards import BoardModel, DiskKind, MacAddress, Serial
 from fleet.controller import Controller
+from fleet.etcd.client import EtcdClient
+from fleet.etcd_door import MakeEtcd
 from fleet.images import ImageFacts, unknown_image
 from fleet.installs import ControlInfo, PlannedImage, PlanRequest
 from fleet.k3s import open_k3s
@@ -205,7 +207,11 @@ def lose_store(state: Path) -> None:
 
 
 def open_fleet(
-    state: Path, spec: ClusterSpec, clock: Clock | None = None, connect: Connect | None = None
+    state: Path,
+    spec: ClusterSpec,
+    clock: Clock | None = None,
+    connect: Connect | None = None,
+    connect_etcd: MakeEtcd = EtcdClient,
 ) -> Fleet:
     """A controller over a state directory; close its store when done."""
     clock = clock or Clock()
@@ -223,6 +229,7 @@ def open_fleet(
         random_hex=random_hex,
         on_boot_change=lambda: changes.append(clock()),
         connect=connect,
+        connect_etcd=connect_etcd,
     )
     return Fleet(controller, store, clock, images, pki, changes)
 

@@ -29,6 +29,7 @@ PAGES = (
     "/nodes/abcd004d",
     "/nodes/pi5-master-1/log",
     "/cluster",
+    "/cluster/recover",
     "/upkeep",
     "/upkeep/rollout",
     "/images",

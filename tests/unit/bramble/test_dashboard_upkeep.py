@@ -300,6 +300,7 @@ def test_what_becomes_of_a_snapshot_that_was_ordered_is_said(order: Taking | Non
         ("founding", "here ahead ahead", True),
         ("joining", "done here ahead", True),
         ("done", "done done done", False),
+        ("cancelled", "ahead ahead ahead", False),
     ],
 )
 def test_a_recovery_shows_where_it_is(phase: str, standings: str, is_open: bool) -> None:
@@ -317,6 +318,7 @@ def test_a_recovery_shows_where_it_is(phase: str, standings: str, is_open: bool)
     assert found is not None
     assert " ".join(stop.standing for stop in found.stops) == standings
     assert found.is_open is is_open
+    assert bool(found.ending) is not is_open
 
 
 def test_no_recovery_is_none() -> None:
