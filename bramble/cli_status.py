@@ -125,7 +125,9 @@ def _under_way(nodes: Sequence[Mapping[str, Any]], now: float) -> Iterator[Rende
 def _awaited(names: Sequence[str]) -> Iterator[RenderableType]:
     """Whose boards were never heard of: nobody's fault, but they do not come by themselves."""
     if names:
-        yield Text.assemble(("awaited  ", "bold"), f"{_listed(names)}: switch them on")
+        yield Text.assemble(
+            ("awaited  ", "bold"), f"{_listed(names)}: switch {'it' if len(names) == 1 else 'them'} on"
+        )
 
 
 def _findings(found: Sequence[Mapping[str, Any]], now: float) -> Iterator[RenderableType]:

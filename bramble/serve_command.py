@@ -14,6 +14,7 @@ from bramble.paths import agent_package, apt_access, state_layout, store
 from bramble.proofs import require_proven
 from fleet.cli_names import cluster_file
 from fleet.cli_places import STORE_VARIABLE
+from fleet.printable import counted
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec, DhcpMode
 from imagebuilder.build import Image, find_image
@@ -63,7 +64,7 @@ def serve(file: Path, proven_only: bool, store_url: str | None) -> None:
 
     def say_ready() -> None:
         click.echo(_ready_text(spec, image, server.control.url))
-        manager.tell("READY=1", f"STATUS=serving {len(spec.nodes)} nodes of {spec.name}")
+        manager.tell("READY=1", f"STATUS=serving {counted(len(spec.nodes), 'node')} of {spec.name}")
 
     asyncio.run(serve_until_signal(server, say_ready, manager))
     manager.tell("STOPPING=1")
@@ -91,7 +92,7 @@ def _ready_text(spec: ClusterSpec, image: Image, control_url: str) -> str:
         "'bramble dhcp settings' prints how",
     }[spec.network.dhcp]
     return (
-        f"{spec.name}: serving {len(spec.nodes)} nodes on {spec.network.interface}; {how}.\n"
+        f"{spec.name}: serving {counted(len(spec.nodes), 'node')} on {spec.network.interface}; {how}.\n"
         f"image {image.id[:12]}, control {control_url}\n"
         "Switch boards on. 'bramble nodes --watch' shows them."
     )

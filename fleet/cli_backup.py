@@ -16,6 +16,7 @@ from fleet.cli_names import NODE, cluster_argument
 from fleet.cli_places import STORE_VARIABLE
 from fleet.cli_progress import ProgressLine
 from fleet.errors import FleetError, InputError
+from fleet.printable import counted
 from fleet.secret import Secret
 from fleet.spec import load_cluster
 
@@ -209,7 +210,7 @@ def _print(file: Path, manifest: Manifest, size: int, *, as_json: bool) -> None:
         click.echo(json.dumps(values, indent=2))
         return
     locked = "encrypted" if manifest.is_encrypted else "not encrypted"
+    nodes, files = counted(manifest.nodes, "node"), counted(len(manifest.members), "file")
     click.echo(
-        f"{file}: cluster {manifest.cluster}, {manifest.nodes} nodes, {len(manifest.members)} files, "
-        f"made {made}, {size / 1024:.0f} KiB, {locked}"
+        f"{file}: cluster {manifest.cluster}, {nodes}, {files}, made {made}, {size / 1024:.0f} KiB, {locked}"
     )

@@ -17,6 +17,7 @@ from fleet.cli_names import DEFAULT_FILE, cluster_argument, cluster_file
 from fleet.cli_questions import is_terminal
 from fleet.errors import FleetError, InputError
 from fleet.host_network import HostNetwork, read_host_networks
+from fleet.printable import counted
 from fleet.spec import values
 from fleet.spec.export import effective_values, to_document
 from fleet.spec.load import CheckedCluster, check_cluster, check_text, loader_surroundings
@@ -54,15 +55,11 @@ def check(context: click.Context, file: Path, as_json: bool, show: bool) -> None
 def summarise(checked: CheckedCluster) -> str:
     """The closing line: `attic: 8 nodes (3 servers, 5 agents), 0 errors, 1 warning`."""
     spec = checked.spec
-    counts = f"{_count(len(checked.errors), 'error')}, {_count(len(checked.warnings), 'warning')}"
+    counts = f"{counted(len(checked.errors), 'error')}, {counted(len(checked.warnings), 'warning')}"
     if spec is None:
         return f"{checked.path}: {counts}"
-    roles = f"{_count(len(spec.servers), 'server')}, {_count(len(spec.agents), 'agent')}"
-    return f"{spec.name}: {_count(len(spec.nodes), 'node')} ({roles}), {counts}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    roles = f"{counted(len(spec.servers), 'server')}, {counted(len(spec.agents), 'agent')}"
+    return f"{spec.name}: {counted(len(spec.nodes), 'node')} ({roles}), {counts}"
 
 
 def _report(checked: CheckedCluster, show: bool) -> dict[str, Any]:

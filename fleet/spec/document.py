@@ -21,6 +21,33 @@ _MAX_VALUES: Final = 200_000
 """Bounds what aliases of aliases can unfold to."""
 _TYPED_SUBTREES: Final = {("cluster", "k3s", "config"), ("cluster", "k3s", "registries")}
 _MERGE_TAG: Final = "tag:yaml.org,2002:merge"
+_ITEM: Final = (
+    "a list's item begins in another column than those before it",
+    "Begin all '- ' in one column.",
+)
+_KEY: Final = ("a key begins in another column than the keys beside it", "Begin them in one column.")
+_SLIPS: Final[tuple[tuple[str, tuple[str, str]], ...]] = (
+    ("but found '-'", _ITEM),
+    ("but found '<block sequence start>'", _ITEM),
+    ("but found '<block mapping start>'", _KEY),
+    (
+        "mapping values are not allowed",
+        (
+            "a key or a ': ' stands where there can be none",
+            "Is it indented too far? Does the line above lack its ':'? Text that holds ': ' needs quotes.",
+        ),
+    ),
+    (
+        "expected ',' or ']'",
+        ("a '[' above has no ']'", "Put ']' behind its last item, and commas between them."),
+    ),
+    (
+        "expected ',' or '}'",
+        ("a '{' above has no '}'", "Put '}' behind its last key, and commas between them."),
+    ),
+    ("cannot start any token", ("a value begins with a character of YAML's own", "Put it into quotes.")),
+)
+"""What PyYAML says of the usual slips → what it is, and how to mend it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +128,9 @@ def _syntax_fault(text: str, error: yaml.YAMLError) -> Fault:
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
     context = getattr(error, "context", None)
     told = f"{context}, {problem}" if context else str(problem)
-    return Fault((), line, f"the YAML cannot be read: {told}", "Look at this line and the one above it.")
+    hint = "Look at this line and the one above it."
+    told, hint = next((slip for sign, slip in _SLIPS if sign in told), (told, hint))
+    return Fault((), line, f"the YAML cannot be read: {told}", hint)
 
 
 class _Builder:

@@ -168,7 +168,7 @@ def test_the_service_runs_under_systemd_with_its_two_capabilities(server: Server
     assert "Setting up bramble" in server.said["install"]
     assert "0 errors" in server.said["check"]
     assert (status["installed"], status["enabled"], status["running"]) == (True, True, True), status
-    assert status["says"].startswith("serving 1 nodes of attic")
+    assert status["says"].startswith("serving 1 node of attic")
     assert status["restarts"] == 0
     held = machine.type(f"grep -E '^(Cap(Eff|Bnd|Amb)|NoNewPrivs|Uid)' /proc/{status['pid']}/status")
     values = dict(line.split(":\t", 1) for line in held.splitlines())
@@ -193,7 +193,7 @@ def test_the_other_commands_find_its_state_with_root(server: Server) -> None:
 
 def test_its_log_is_the_journals(server: Server) -> None:
     lines = server.machine.type("sudo journalctl -t bramble -o cat --no-pager").splitlines()
-    assert any(line.startswith("attic: serving 1 nodes") for line in lines)
+    assert any(line.startswith("attic: serving 1 node") for line in lines)
 
 
 def test_a_board_boots_from_it_before_and_after_a_restart_of_the_machine(server: Server) -> None:

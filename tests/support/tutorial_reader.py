@@ -76,14 +76,14 @@ class Reader:
             self.shell.wait_until(lambda: bool(fingerprints(self.shell, name)), f"a fingerprint of {name}")
 
     def _add(self, text: str) -> None:
-        """`nodes` stands last in the file."""
+        """As it stands on the page: a reader copies it. `nodes` stands last in the file."""
         with (self.shell.work / SPEC).open("a") as file:
-            file.writelines(f"  {line}\n" for line in text.splitlines())
+            file.write(f"{text}\n")
 
     def _put(self, name: str, text: str) -> None:
         path = self.shell.work / SPEC
         before = path.read_text()
-        after = re.sub(rf"^  - \{{name: {re.escape(name)},.*$", f"  {text}", before, flags=re.MULTILINE)
+        after = re.sub(rf"^  - \{{name: {re.escape(name)},.*$", text, before, flags=re.MULTILINE)
         assert after != before, f"{SPEC} has no line of {name} that could be replaced"
         path.write_text(after)
 

@@ -134,6 +134,7 @@ def test_a_fresh_cluster_is_told_what_comes_next(monkeypatch: pytest.MonkeyPatch
     assert "all right" not in result.output
     assert result.output.splitlines()[0] == "nothing needs a person; not every node is Ready yet"
     assert "awaited  pi5-1, pi4-1: switch them on" in result.output
+    assert "awaited  pi5-1: switch it on" in typed(monkeypatch, {**fresh, "awaited": ["pi5-1"]}).output
 
 
 def test_who_is_at_work_is_named_with_how_far_it_is() -> None:

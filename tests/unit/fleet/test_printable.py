@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.printable import printable
+from fleet.printable import counted, printable
 from fleet.timeline import Entry, Kind
 
 
@@ -24,3 +24,7 @@ def test_ordinary_text_is_left_alone(text: str) -> None:
 def test_every_entry_is_cleaned() -> None:
     entry = Entry(kind=Kind.BOOT, text="\x1b]0;title\x07name", hint="line\nline")
     assert (entry.kind, entry.text.isprintable(), entry.hint.isprintable()) == (Kind.BOOT, True, True)
+
+
+def test_one_is_not_many() -> None:
+    assert [counted(number, "node") for number in (0, 1, 2)] == ["0 nodes", "1 node", "2 nodes"]
