@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from bramble.dashboard.rack import Group
 from fleet.policy.judge import Decision, Verdict, would_act
 from fleet.policy.words import span_text
+
+_WORDS: Final[Mapping[str, str]] = {
+    "busy": "what is under way with it ends by itself",
+    "no-member": "it is no member of the cluster",
+}
+"""In place of reasons that name the state: the page says that above, and in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +29,9 @@ class ByItself:
 def by_itself(decision: Decision) -> ByItself:
     """The policy's decision in words."""
     tone, answer = _answer(decision)
-    return ByItself(tone.value, answer, tuple((one.text, one.hint) for one in decision.reasons))
+    return ByItself(
+        tone.value, answer, tuple((_WORDS.get(one.code, one.text), one.hint) for one in decision.reasons)
+    )
 
 
 def _answer(decision: Decision) -> tuple[Group, str]:

@@ -43,6 +43,13 @@ def test_every_reason_is_told_with_what_to_do() -> None:
     )
 
 
+def test_a_state_is_not_told_by_its_name_in_the_record() -> None:
+    busy = Problem("busy", "it is reimage-requested, which ends by itself")
+    assert by_itself(decision(Verdict.BUSY, busy)).reasons == (
+        ("what is under way with it ends by itself", ""),
+    )
+
+
 @pytest.mark.parametrize("verdict", list(Verdict))
 def test_every_verdict_has_an_answer(verdict: Verdict) -> None:
     assert by_itself(decision(verdict)).answer
