@@ -15,7 +15,7 @@ from fleet.admin_client import FleetReader
 from fleet.cli import reader_of
 from fleet.cli_names import NODE, cluster_file
 from fleet.cli_questions import require_yes
-from fleet.cli_snapshot import files_of
+from fleet.cli_snapshot import bring_in
 from fleet.errors import FleetError
 from fleet.etcd.errors import BadSnapshotError
 from fleet.snapshot_files import ID
@@ -24,7 +24,7 @@ POLL_S: Final = 2.0
 
 
 @click.command()
-@click.option("--snapshot", metavar="ID|DIR", help="From 'bramble snapshot list', or a copy of one.")
+@click.option("--snapshot", metavar="ID|PATH", help="From 'bramble snapshot list', or a copy of one.")
 @click.option("--founder", type=NODE, help="The server to begin with; chosen unless given.")
 @click.option("--with-agents", is_flag=True, help="Install all agents anew too, not the servers only.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, and what stands against it.")
@@ -102,19 +102,21 @@ def _cancel(reader: FleetReader, *, with_others: bool, yes: bool, as_json: bool)
 
 
 def _bring_in(file: Path, named: str) -> str:
-    """The id of the snapshot; one that is given as a directory is copied to the others first.
+    """The id of the snapshot; one that is given as a directory, or as a file of k3s, is copied to the others
+    first.
 
     Raises:
-        BadSnapshotError: The directory holds no sound snapshot.
+        BadSnapshotError: It is no sound snapshot of this cluster.
     """
     if re.fullmatch(ID, named):
         return named
     place = Path(named)
-    if not place.is_dir():
+    if not place.exists():
         raise BadSnapshotError(
-            f"{named} is no id of a snapshot, and no directory", "'bramble snapshot list' shows the ids."
+            f"{named} is no id of a snapshot, and no directory or file",
+            "'bramble snapshot list' shows the ids.",
         )
-    return files_of(file).bring_in(place).id
+    return bring_in(file, place, None).id
 
 
 def _print_plan(plan: dict[str, Any]) -> None:

@@ -28,7 +28,9 @@ from fleet.cli_names import cluster_file, file_option
 from fleet.cli_questions import require_yes
 from fleet.errors import FleetError
 from fleet.etcd.errors import BadSnapshotError
+from fleet.k3s import K3sMaterial
 from fleet.snapshot_files import Damaged, SnapshotFiles, SnapshotInfo, verify
+from fleet.snapshot_import import Ours, import_snapshot
 from fleet.snapshot_places import KeptElsewhere, elsewhere
 from fleet.snapshots import in_use, place_of
 from fleet.spec import load_cluster
@@ -103,9 +105,14 @@ def list_snapshots(file: Path, as_json: bool) -> None:
             "snapshots": sound,
             "damaged": damaged,
             "elsewhere": [asdict(one) for one in others],
+            "strays": list(files.strays()),
         }
         click.echo(json.dumps(document, indent=2))
         return
+    for name in files.strays():
+        click.echo(
+            f"{files.directory / name} is no snapshot as they are kept: 'bramble snapshot import'", err=True
+        )
     if not found and not others:
         click.echo(f"No snapshot is kept in {files.directory} yet; 'bramble snapshot take' takes one.")
         return
@@ -124,6 +131,47 @@ def list_snapshots(file: Path, as_json: bool) -> None:
             where += f"; not heard of for {_age(silent)}"
         table.add_row(kept.id, _age(time.time() - kept.taken_at), "-", "-", where)
     Console().print(table)
+
+
+def bring_in(file: Path, place: Path, release: str | None) -> SnapshotInfo:
+    """Copy a person's snapshot to those of the cluster that `file` declares.
+
+    Raises:
+        FleetError: It is none, or is another cluster's, or the disk refuses.
+    """
+    spec = load_cluster(file)
+    state = state_directory(spec.name)
+    ours = Ours(name=spec.name, material=K3sMaterial(state / "k3s"))
+    return import_snapshot(_files_of(spec), place, ours, release=release)
+
+
+@snapshot.command("import")
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--k3s-version", "release", metavar="VERSION", help="Of the k3s that wrote a file; found in it."
+)
+@file_option
+@_json
+def import_(path: Path, release: str | None, file: Path, as_json: bool) -> None:
+    """Bring a snapshot here, so that 'bramble recover' can start from it. Needs no server.
+
+    PATH is the directory of a snapshot that a control server of this cluster kept, or a file that k3s itself
+    wrote on a server or to S3, plain or zipped. It is read through and held against its digests. A file has
+    to be of this cluster: what k3s keeps in etcd under the cluster's token is looked for in it. What is
+    imported is deleted by 'bramble snapshot prune --imported' only.
+
+    \b
+    bramble snapshot import /mnt/nas/20261126T031500Z-0a1b2c
+    bramble snapshot import /mnt/nas/etcd-snapshot-pi5-master-1-1764126000.zip
+    """
+    info = bring_in(file, path, release)
+    if as_json:
+        click.echo(json.dumps(asdict(info), indent=2))
+        return
+    click.echo(
+        f"snapshot {info.id} is kept ({info.size_bytes / (1 << 20):.1f} MiB, sha256 {info.sha256}, "
+        f"k3s {info.k3s_version})"
+    )
 
 
 @snapshot.command()
@@ -199,10 +247,11 @@ def verify_snapshots(ids: tuple[str, ...], everything: bool, file: Path, as_json
 @click.option(
     "--keep", type=click.IntRange(1), metavar="N", help="How many; 'policy.snapshots.keep' unless given."
 )
+@click.option("--imported", is_flag=True, help="Also all that people brought here.")
 @click.option("--dry-run", is_flag=True, help="Only say which.")
 @cluster_file
 @_json
-def prune(keep: int | None, dry_run: bool, file: Path, as_json: bool) -> None:
+def prune(keep: int | None, imported: bool, dry_run: bool, file: Path, as_json: bool) -> None:
     """Delete all but the newest snapshots. One that a re-image or a recovery under way needs is kept.
 
     \b
@@ -224,7 +273,11 @@ def prune(keep: int | None, dry_run: bool, file: Path, as_json: bool) -> None:
             store.close()
 
     number = keep or spec.policy.snapshots.keep
-    gone = files.surplus(number, wanted()) if dry_run else files.prune(number, wanted)
+    if dry_run:
+        needed = wanted()
+        gone = files.surplus(number, needed) + (files.brought_in(needed) if imported else ())
+    else:
+        gone = files.prune(number, wanted, imported=imported)
     if as_json:
         click.echo(json.dumps({"deleted": list(gone), "dry_run": dry_run}))
         return

@@ -3,6 +3,7 @@
     <state>/snapshots/<id>/etcd.db        etcd's data with etcd's own digest (`fleet.etcd.snapshot`)
                            keys.json      the CAs, the server token and the agent token that it needs
                            manifest.json  whose it is, when it was taken, and the digest of both
+                           brought-in     empty: a person brought it here (`fleet.snapshot_import`)
 
 Without the token and the CAs a snapshot restores nothing: k3s keeps its bootstrap data in etcd, encrypted
 with the token. So whoever has this directory is admin of the cluster.
@@ -38,6 +39,7 @@ FORMAT: Final = 1
 DATA: Final = "etcd.db"
 KEYS: Final = "keys.json"
 MANIFEST: Final = "manifest.json"
+BROUGHT_IN: Final = "brought-in"
 ID: Final = r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}"
 MAX_MANIFEST_BYTES: Final = 1 << 20
 _UNFINISHED: Final = ".new-"
@@ -124,8 +126,20 @@ class SnapshotFiles:
         with contextlib.suppress(FileNotFoundError):
             for path in sorted(self.directory.iterdir(), reverse=True):
                 if re.fullmatch(ID, path.name) and path.is_dir():
-                    found.append(_read(path))
+                    found.append(_read_under_its_name(path))
         return found
+
+    def strays(self) -> tuple[str, ...]:
+        """Names of what lies among the snapshots and is none, by name: nothing here touches it."""
+        try:
+            names = sorted(path.name for path in self.directory.iterdir())
+        except FileNotFoundError:
+            return ()
+        return tuple(name for name in names if not name.startswith(".") and not re.fullmatch(ID, name))
+
+    def is_brought_in(self, snapshot_id: str) -> bool:
+        """Whether a person brought it here: no schedule counts it, and it goes when a person says so."""
+        return (self.directory / snapshot_id / BROUGHT_IN).exists()
 
     def sound(self) -> list[SnapshotInfo]:
         """Those whose manifest can be read, the newest first."""
@@ -141,12 +155,14 @@ class SnapshotFiles:
         return read_info(self.place(snapshot_id))
 
     def surplus(self, keep: int, wanted: Collection[object] = ()) -> tuple[str, ...]:
-        """Ids of all but the newest `keep` sound ones, without those that are `wanted`.
+        """Ids of all but the newest `keep` sound ones, without those that are `wanted` or were brought in.
 
         A damaged one counts for nothing, and is surplus once `keep` sound ones are newer than it.
         """
         sound, found = 0, []
         for one in self.everything():
+            if self.is_brought_in(one.id):
+                continue
             if sound >= keep:
                 found.append(one.id)
             elif isinstance(one, SnapshotInfo):
@@ -182,8 +198,17 @@ class SnapshotFiles:
         finally:
             os.close(descriptor)
 
-    def prune(self, keep: int, wanted: Callable[[], Collection[object]]) -> tuple[str, ...]:
-        """Delete the surplus; the ids that are gone. `wanted` reads the record, and may be asked once.
+    def brought_in(self, wanted: Collection[object]) -> tuple[str, ...]:
+        """Ids of those that a person brought in, without those that are `wanted`."""
+        return tuple(
+            one.id for one in self.everything() if self.is_brought_in(one.id) and one.id not in wanted
+        )
+
+    def prune(
+        self, keep: int, wanted: Callable[[], Collection[object]], *, imported: bool = False
+    ) -> tuple[str, ...]:
+        """Delete the surplus, and with `imported` all that were brought in; the ids that are gone. `wanted`
+        reads the record, once.
 
         Raises:
             BusyError: One of them may be about to be used: the next time will do.
@@ -192,7 +217,8 @@ class SnapshotFiles:
         if not self.directory.is_dir():
             return ()
         with self.deciding():
-            gone = self.surplus(keep, wanted())
+            needed = wanted()
+            gone = self.surplus(keep, needed) + (self.brought_in(needed) if imported else ())
             hidden = [self._hide(one) for one in gone]
         for doomed in filter(None, hidden):
             _delete(doomed)
@@ -259,14 +285,42 @@ class SnapshotFiles:
             FleetError: The disk refuses.
         """
         info = verify(place)
-        if not (self.directory / info.id).exists():
-            with self.staged() as staged:
-                for name in (DATA, KEYS, MANIFEST):
-                    shutil.copyfile(place / name, staged / name)
-                    (staged / name).chmod(0o600)
-                verify(staged)
-                self.keep(staged, info)
+        if self._is_kept(info):
+            return self.info(info.id)
+        with self.staged() as staged:
+            for name in (DATA, KEYS, MANIFEST):
+                shutil.copyfile(place / name, staged / name)
+                (staged / name).chmod(0o600)
+            verify(staged)
+            write_private(staged / BROUGHT_IN, b"")
+            return self.keep_unless_there(staged, info)
+
+    def keep_unless_there(self, staged: Path, info: SnapshotInfo) -> SnapshotInfo:
+        """Keep one that was brought in; the one that is kept. In place of a damaged one of its id, not of a
+        sound one.
+
+        Raises:
+            BadSnapshotError: Another one of its id is kept.
+        """
+        if self._is_kept(info):
+            return self.info(info.id)
+        with contextlib.suppress(NoSnapshotError):
+            self.remove(info.id)
+        self.keep(staged, info)
         return info
+
+    def _is_kept(self, info: SnapshotInfo) -> bool:
+        """Whether it is here, and sound."""
+        try:
+            known = verify(self.place(info.id))
+        except (NoSnapshotError, BadSnapshotError):
+            return False
+        if known.sha256 != info.sha256:
+            raise BadSnapshotError(
+                f"another snapshot {info.id} is kept in {self.directory}",
+                "Two snapshots can not have one id: was a manifest written by hand?",
+            )
+        return True
 
 
 @contextlib.contextmanager
@@ -360,6 +414,13 @@ def pack_keys(material: K3sMaterial) -> bytes:
         "files": {path: content.reveal() for path, content in material.tls_files().items()},
     }
     return json.dumps(document, indent=1, sort_keys=True).encode()
+
+
+def _read_under_its_name(place: Path) -> SnapshotInfo | Damaged:
+    found = _read(place)
+    if isinstance(found, SnapshotInfo) and found.id != place.name:
+        return Damaged(place.name, f"it is snapshot {found.id} under another name")
+    return found
 
 
 _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {

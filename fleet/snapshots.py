@@ -328,7 +328,7 @@ class SnapshotDesk:
 
     def health(self) -> SnapshotHealth:
         """For metrics and status; reads a few small files."""
-        sound, now = self.files.sound(), self._ground.clock()
+        sound, now = self._own(), self._ground.clock()
         newest = max((info.taken_at for info in sound), default=None)
         policy = self._ground.spec.policy.snapshots
         problem = self._failure
@@ -393,7 +393,7 @@ class SnapshotDesk:
         policy, now = self._ground.spec.policy.snapshots, self._ground.clock()
         if not policy.is_on or not self._has_cluster() or now - self._failed_at < RETRY_S:
             return None
-        newest = await asyncio.to_thread(self.newest)
+        newest = next(iter(await asyncio.to_thread(self._own)), None)
         # A clock that was set back must not stop the schedule.
         if newest is not None and 0 <= now - newest.taken_at < policy.every_s:
             return None
@@ -401,6 +401,13 @@ class SnapshotDesk:
         with contextlib.suppress(BusyError):  # a recovery begins, or a person prunes: the next one will do
             await asyncio.to_thread(self.prune, policy.keep)
         return info
+
+    def _own(self) -> list[SnapshotInfo]:
+        """Those that were taken here, of this cluster, the newest first: others keep no schedule."""
+        pin = self._ground.k3s.ca_hash
+        return [
+            one for one in self.files.sound() if one.ca_hash == pin and not self.files.is_brought_in(one.id)
+        ]
 
     def _needs_none_yet(self, now: float) -> bool:
         """Whether it is no reason for alarm that there never was one: the cluster is new, or simulated (the

@@ -154,7 +154,7 @@ async def _receive(
         async for piece in connection.snapshot(SILENCE_S):
             total = done + len(piece.blob) + piece.remaining_bytes
             if not done:
-                _require_room(directory, total)
+                require_room(directory, total)
             done += len(piece.blob)
             waiting += piece.blob
             if done > MAX_BYTES:
@@ -166,7 +166,12 @@ async def _receive(
     await asyncio.to_thread(stream.write, bytes(waiting))
 
 
-def _require_room(directory: Path, size: int) -> None:
+def require_room(directory: Path, size: int) -> None:
+    """Let no snapshot be begun that the disk can not hold.
+
+    Raises:
+        EtcdError: It has not the room.
+    """
     free = shutil.disk_usage(directory).free
     if free < size + SPARE_BYTES:
         raise EtcdError(
