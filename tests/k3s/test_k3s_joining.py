@@ -22,6 +22,8 @@ from fleet.join_secrets import BootstrapToken, accepts_password, bootstrap_token
 from fleet.k3s_config import JoinServer
 from fleet.k3s_versions import Feature, has
 from fleet.secret import Secret
+from fleet.snapshot_files import SnapshotFiles
+from fleet.snapshot_import import Ours, import_snapshot
 
 pytestmark = pytest.mark.integration
 
@@ -246,6 +248,11 @@ def test_a_second_server_joins_leaves_and_joins_again_under_its_name(hosts: Host
         assert view.leader is not None
         saved = await save_snapshot(client, view, tmp_path / "etcd.db")
         assert check_file(tmp_path / "etcd.db") == (saved.size_bytes, saved.sha256)
+        ours = Ours(name=hosts.spec.name, material=hosts.keys)
+        kept = import_snapshot(
+            SnapshotFiles(tmp_path / "kept"), tmp_path / "etcd.db", ours, release=str(hosts.release.version)
+        )
+        assert kept.sha256 == saved.sha256
         return view.leader.node
 
     assert hosts.run(lead_and_save()) == "s2"
@@ -268,6 +275,12 @@ def test_a_second_server_joins_leaves_and_joins_again_under_its_name(hosts: Host
     view = hosts.observe()
     assert view is not None
     assert view.strangers == ()
+    if hosts.release.founds_when_removed:
+        hosts.start_node("s2")
+        hosts.wait_ready("s2")
+        assert hosts.members("s2") == {"s2": True}, "a second cluster, under the CA that all nodes trust"
+        assert hosts.members("s1") == {"s1": True}
+        hosts.servers["s2"].stop()
     hosts.data("s2").rename(hosts.data("s2").with_name("s2-wiped"))
     hosts.lay("s2", material.files)
     last = hosts.keep_up("s2")
