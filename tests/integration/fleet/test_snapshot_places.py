@@ -24,7 +24,7 @@ from servers_room import S1, S2, S3, ServersRoom, servers_room
 from fleet.cli_snapshot import snapshot as command
 from fleet.etcd.errors import BadSnapshotError
 from fleet.refusal import RefusedError
-from fleet.snapshot_files import DATA, KEYS, MANIFEST, SnapshotFiles, SnapshotInfo, verify
+from fleet.snapshot_files import BROUGHT_IN, DATA, KEYS, MANIFEST, SnapshotFiles, SnapshotInfo, verify
 from fleet.snapshot_places import Place, elsewhere, forget, forget_unseen
 from fleet.snapshots import SnapshotDesk
 from fleet.store.database import Store
@@ -95,7 +95,7 @@ async def test_of_a_copy_only_the_snapshots_own_files_are_brought_in(
     place = elsewhere.place(info.id)
     assert verify(place) == info
     assert {path.name: path.stat().st_mode & 0o777 for path in place.iterdir()} == dict.fromkeys(
-        (DATA, KEYS, MANIFEST), 0o600
+        (DATA, KEYS, MANIFEST, BROUGHT_IN), 0o600
     )
     assert elsewhere.bring_in(copy) == info, "again is no mistake"
 
