@@ -38,7 +38,9 @@ class ObservedBoots:
 def make_site(controller: Controller, boots: Boots, images: Images) -> Site:
     """The dashboard over a running controller."""
     assets = Assets(HERE / "static")
-    clusters = ClusterGlances(lambda: controller.snapshots.health().problem, time.monotonic)
+    clusters = ClusterGlances(
+        lambda: controller.snapshots.health().problem, lambda: controller.etcd_watch.faults, time.monotonic
+    )
     feed = Feed(controller.store, controller.boots.flush, secrets.token_hex, clusters, time.monotonic)
     return Site(
         controller=controller,

@@ -3,7 +3,7 @@
 The feed keeps the newest value of each card with the number of the look in which it changed. A browser is
 sent what changed after the number that it has seen, so there is no queue: a slow one is told less often, and
 always of the newest; one that was away for a while continues where it was. A look that finds no commit since
-the one before reads nothing.
+the one before, and etcd as it was, reads nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, Final
 from bramble.dashboard.alerts import ClusterGlance, ClusterGlances
 from bramble.dashboard.paces import Paces
 from bramble.dashboard.rack import DENSE, Card, Headline, by_name, card_of, headline, percent_of
+from fleet.attention import EtcdFault
 from fleet.errors import FleetError
 from fleet.health_desk import held_by_all
 from fleet.store.database import Store
@@ -69,7 +70,7 @@ class Feed:
         self._flush = flush
         self.name = random_hex(4)
         self._looks = 0
-        self._mark: tuple[int, str] | None = None
+        self._mark: tuple[int, str, tuple[EtcdFault, ...]] | None = None
         self._cards: dict[str, Card] = {}
         self._changed_in: dict[str, int] = {}
         self._held: tuple[BoardRecord, ...] = ()
@@ -125,7 +126,7 @@ class Feed:
         Raises:
             StoreError: It cannot be read; what was known stays.
         """
-        mark = (self._store.commits, self._store.change_mark())
+        mark = (self._store.commits, self._store.change_mark(), self._clusters.etcd_faults())
         if mark == self._mark:
             return False
         self._clusters.ask()
@@ -151,7 +152,7 @@ class Feed:
         now = self._clock()
         self._paces.keep([node.name for node in nodes])
         for node in nodes:
-            yield node, self._paces.look(node.name, node.detail, percent_of(node.detail), now)
+            yield node, self._paces.look(node.name, node.detail, percent_of(node.state, node.detail), now)
 
     def _take(
         self, cards: list[Card], held: tuple[BoardRecord, ...], cluster: ClusterGlance, event: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -150,8 +150,7 @@ def set_cookie(response: web.StreamResponse, name: str, session: Session) -> Non
 
 def local_path(text: str) -> str:
     """A path of this site to go back to; the front page where it is none."""
-    parts = urlsplit(text)
-    is_ours = text.startswith("/") and not text.startswith(("//", "/\\")) and not parts.netloc
+    is_ours = text.startswith("/") and not text.startswith(("//", "/\\"))
     return text if is_ours and text.isprintable() and len(text) <= MAX_FIELD else "/"
 
 
@@ -190,6 +189,8 @@ async def _read_form(request: web.Request) -> dict[str, str]:
             found = await request.post()
     except TimeoutError as error:
         raise RefusedError(408, "timeout", "The form did not arrive in time.", "Send it again.") from error
+    except (UnicodeDecodeError, LookupError, web.RequestPayloadError) as error:
+        raise RefusedError(400, "form", "The form cannot be read: it has to be plain UTF-8.") from error
     return {name: text.strip()[:MAX_FIELD] for name, text in found.items() if isinstance(text, str)}
 
 

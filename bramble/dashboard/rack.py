@@ -134,9 +134,9 @@ class Card:
         ]
 
 
-def percent_of(detail: str) -> int | None:
-    """How far it is, 0–100; None where nothing is measured."""
-    found = _PERCENT.search(detail)
+def percent_of(state: State, detail: str) -> int | None:
+    """How far it is, 0–100; None where nothing is measured. What ails a node may name a percentage, too."""
+    found = _PERCENT.search(detail) if state.is_active else None
     return min(int(found[1]), 100) if found else None
 
 
@@ -149,7 +149,7 @@ def card_of(node: NodeGlance, held: Sequence[Held] = (), left: str = "") -> Card
         state=node.state.value,
         words=words_of(node.state),
         detail=node.detail,
-        percent=percent_of(node.detail),
+        percent=percent_of(node.state, node.detail),
         mark="" if mark == node.detail else mark,
         model=model_title(node.board),
         role=node.role,

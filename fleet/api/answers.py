@@ -64,6 +64,8 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return answer
     except web.HTTPException as error:
         return error_answer(request, error.status, "http", error.reason)
+    except web.RequestPayloadError:
+        return error_answer(request, 400, "body", "the body cannot be unpacked, or did not arrive whole")
     except FleetError as error:
         log.warning("request failed: %s", error.message, extra=_fields(request))
         return error_answer(request, 503, "unavailable", error.message, error.hint)

@@ -57,7 +57,7 @@ class Browser:
     rack: Rack
     cookies: dict[str, str] = field(default_factory=dict)
 
-    def ask(self, method: str, path: str, body: str | None = None, **headers: str) -> Answer:
+    def ask(self, method: str, path: str, body: str | bytes | None = None, **headers: str) -> Answer:
         tls = ssl.create_default_context(cadata=self.rack.fleet.pki.ca_pem)
         connection = http.client.HTTPSConnection("127.0.0.1", self.rack.port, context=tls, timeout=TIMEOUT_S)
         sent = {name.replace("_", "-"): value for name, value in headers.items()}

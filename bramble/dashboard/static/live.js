@@ -40,6 +40,7 @@
   // Parts of the page are made by the server alone: fetched again, and put in place where they differ --------
   let partTimer = 0;
   let lastParts = 0;
+  let isBehind = false;
   const isInUse = (part) => part.contains(document.activeElement) && document.activeElement !== document.body;
   const END_PX = 40;
   const toEnd = (list) => { list.scrollTop = list.scrollHeight; };
@@ -61,6 +62,8 @@
     let text;
     try {
       const answer = await fetch(location.href, { headers: { "X-Part": "1" }, credentials: "same-origin" });
+      // Logged out: the page itself leads to the login, and from there back to where one was.
+      if (answer.status === 401) location.reload();
       if (!answer.ok) return;
       text = await answer.text();
     } catch {
@@ -70,7 +73,8 @@
     fresh.querySelectorAll("[data-part]").forEach((part) => {
       const old = document.getElementById(part.id);
       if (!old || (ids && !ids.includes(part.id))) return;
-      if (old.outerHTML !== part.outerHTML && (!isInUse(old) || isTail())) put(old, part);
+      if (old.outerHTML === part.outerHTML) return;
+      if (isInUse(old) && !isTail()) isBehind = true; else put(old, part);
     });
     document.title = fresh.title;
     tellAll();
@@ -88,6 +92,12 @@
       loadParts(now);
     }, wait);
   };
+  // What was left alone because somebody was at it is made up for when they go on.
+  document.addEventListener("focusout", () => {
+    if (!isBehind) return;
+    isBehind = false;
+    loadPartsSoon(null);
+  });
   document.querySelectorAll("[data-tail]").forEach(toEnd);
   // What is not in the server's record, and so not in the stream, is looked at again while it is awaited.
   setInterval(() => {
@@ -164,6 +174,8 @@
   };
   const showLine = ([id, at, who, kind, text]) => {
     const list = document.getElementById("lines");
+    // A server that began anew tells everything again.
+    if (list.querySelector(`[data-id="${id}"]`)) return;
     const line = document.getElementById("line").content.cloneNode(true).firstElementChild;
     const time = line.querySelector("time");
     time.dateTime = new Date(at * 1000).toISOString();
@@ -231,8 +243,11 @@
     source.onopen = alive;
     source.onerror = () => {
       lost();
-      // A refusal is final for the browser: ask again ourselves.
-      if (source && source.readyState === EventSource.CLOSED) retry = setTimeout(open, RETRY_MS);
+      // A refusal is final for the browser: ask again ourselves, and find out whether we are logged out.
+      if (source && source.readyState === EventSource.CLOSED) {
+        retry = setTimeout(open, RETRY_MS);
+        loadPartsSoon(null);
+      }
     };
     source.addEventListener("rack", (event) => { after = event.lastEventId; alive(); onRack(JSON.parse(event.data)); });
     source.addEventListener("stale", (event) => { after = event.lastEventId; alive(); loadPartsSoon(null); });

@@ -281,11 +281,13 @@ def test_a_lost_connection_is_said_and_what_was_missed_is_made_up_for(admin: Wat
     page = admin.page
     admin.go("/")
     expect(page.locator("#pulse")).to_have_text("live")
+    page.evaluate("document.querySelector('#lines .line').isOfBefore = true")
     page.route("**/live?*", lambda route: route.abort())
     rack.do(rack.cut)
     expect(page.locator("#offline")).to_contain_text("The connection is lost")
 
     def meanwhile() -> None:
+        rack.site.feed.name = "0badcafe"  # as after a restart: it tells everything again
         with rack.fleet.store.write() as tx:
             tx.update_node(tx.require_node("pi4-worker-4"), detail="what was missed")
 
@@ -293,7 +295,38 @@ def test_a_lost_connection_is_said_and_what_was_missed_is_made_up_for(admin: Wat
     page.unroute("**/live?*")
     expect(page.locator("#pulse")).to_have_text("live")
     expect(page.locator("#n-pi4-worker-4")).to_contain_text("what was missed")
+    lines = "[...document.querySelectorAll('#lines .line')]"
+    assert page.evaluate(f"{lines}.some((line) => line.isOfBefore)"), "no line is told twice"
     expect(page.locator("#offline")).to_be_hidden()
+
+
+def test_a_page_whose_session_went_with_the_server_leads_to_the_login(browser: Browser, rack: Rack) -> None:
+    with visitor(browser, rack.url) as person:
+        come_in(person, rack)
+
+        def restart() -> None:
+            for cookie in person.page.context.cookies():
+                session = rack.site.sessions.find(str(cookie.get("value")), rack.site.clock())
+                if session is not None:
+                    rack.site.sessions.close(session)
+            rack.cut()
+
+        rack.do(restart)
+        person.page.wait_for_url(f"{rack.url}/login?next=%2F")
+        person.complaints = [text for text in person.complaints if "401" not in text]
+
+
+def test_what_changed_where_somebody_was_at_it_is_made_up_for(admin: Watched, rack: Rack) -> None:
+    page, name = admin.page, "pi4-worker-6"
+    admin.go(f"/nodes/{name}")
+    revoke = page.get_by_role("link", name="Revoke…")
+    revoke.focus()
+    expect(page.locator("#pulse")).to_have_text("live")
+    rack.do(lambda: rack.fleet.controller.people.revoke(name))
+    expect(page.get_by_role("button", name="Lift the revocation")).to_be_visible()
+    expect(revoke).to_be_focused()
+    page.locator(".brand").focus()
+    expect(revoke).to_have_count(0)
 
 
 def test_a_board_that_appears_is_on_the_page_at_once(admin: Watched, rack: Rack) -> None:

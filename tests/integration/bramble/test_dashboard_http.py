@@ -58,7 +58,7 @@ def test_a_login_with_a_token_leads_where_one_was_going(rack: Rack) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["https://evil.invalid/", "//evil.invalid", "/\\evil.invalid", "nodes", ""]
+    "target", ["https://evil.invalid/", "//evil.invalid", "/\\evil.invalid", "//[", "nodes", ""]
 )
 def test_a_login_never_leads_to_another_site(rack: Rack, target: str) -> None:
     answer = Browser(rack).post("/login", {"token": rack.token(), "next": target})
@@ -137,6 +137,22 @@ def test_a_form_of_another_site_does_nothing(admin: Browser, headers: dict[str, 
     form = {"csrf": admin.get("/").csrf, "typed": name}
     assert admin.post(f"/nodes/{name}/do/revoke", form, **headers).status in (403, 415)
     assert not is_revoked(admin.rack, name)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (b"token=%ff&next=\xff", {}),
+        (b"token=x", {"Content_Type": "application/x-www-form-urlencoded; charset=klingon"}),
+        (b"no gzip", {"Content_Encoding": "gzip"}),
+    ],
+    ids=["bytes", "charset", "gzip"],
+)
+def test_a_form_that_cannot_be_read_is_the_senders_mistake(
+    rack: Rack, body: bytes, headers: dict[str, str]
+) -> None:
+    kind = {"Content_Type": "application/x-www-form-urlencoded"}
+    assert Browser(rack).ask("POST", "/login", body, **{**kind, **headers}).status == 400
 
 
 def test_a_form_that_is_too_large_is_not_read(admin: Browser) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from dashboard_client import PAGES, Browser
-from dashboard_rack import live_rack, report
+from dashboard_rack import Rack, live_rack, report
 from fakes_fleet import cluster_spec, node_spec
 from fleet_story import enrol, install
+
+from fleet.attention import EtcdFault
 
 pytestmark = pytest.mark.integration
 
@@ -81,6 +83,17 @@ def test_what_a_board_says_is_text_in_a_page(tmp_path: Path) -> None:
         page = admin.get("/nodes/pi-1").text
         assert "<img" not in page
         assert "&lt;img" in page
+
+
+def test_what_is_wrong_with_etcd_is_said_on_the_first_page(rack: Rack, admin: Browser) -> None:
+    fault = EtcdFault(subject="", text="etcd has no leader", hint="Look at the servers' network.")
+    watch = rack.fleet.controller.etcd_watch
+    rack.do(lambda: setattr(watch, "faults", (fault,)))
+    try:
+        assert "Etcd has no leader." in admin.get("/").text
+    finally:
+        rack.do(lambda: setattr(watch, "faults", ()))
+    assert "Etcd has no leader." not in admin.get("/").text
 
 
 def test_no_page_holds_a_secret(admin: Browser) -> None:

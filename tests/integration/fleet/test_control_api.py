@@ -276,6 +276,7 @@ def test_packed_body_is_measured_unpacked(server: Running) -> None:
     assert node.ask("POST", "/v1/node/status", bomb, {"Content-Encoding": "gzip"}).status == 413
     small = gzip.compress(encode(status_report(hardware_of(SERVER), 1)))
     assert node.ask("POST", "/v1/node/status", small, {"Content-Encoding": "gzip"}).status == 200
+    assert node.ask("POST", "/v1/node/status", b"no gzip", {"Content-Encoding": "gzip"}).status == 400
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/admin", "/v1/node/../admin"])

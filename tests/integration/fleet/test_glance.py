@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from fakes_fleet import Fleet, hardware_of, status_report
@@ -10,6 +10,7 @@ from fleet_story import AGENT, SERVER, enrol, install, see
 
 from bramble.dashboard.alerts import EVERY_S, ClusterGlances
 from bramble.dashboard.feed import Feed
+from fleet.attention import EtcdFault
 from fleet.boots import BootStage
 from fleet.lifecycle import State
 from fleet.login_links import LIFE_S
@@ -78,8 +79,12 @@ def test_the_audit_is_read_backwards(fleet: Fleet) -> None:
         assert [line.what for line in audit_before(reader, 2, before=first[-1].id)] == ["deed0"]
 
 
-def make_feed(fleet: Fleet, snapshot_problem: Callable[[], str] = lambda: "") -> Feed:
-    clusters = ClusterGlances(snapshot_problem, fleet.clock)
+def make_feed(
+    fleet: Fleet,
+    snapshot_problem: Callable[[], str] = lambda: "",
+    etcd_faults: Callable[[], Sequence[EtcdFault]] = lambda: (),
+) -> Feed:
+    clusters = ClusterGlances(snapshot_problem, etcd_faults, fleet.clock)
     return Feed(fleet.store, fleet.controller.boots.flush, lambda size: "ab" * size, clusters, fleet.clock)
 
 
@@ -101,6 +106,23 @@ def test_a_feed_tells_what_is_the_matter_with_the_cluster_and_when_it_is_over(fl
     feed.look()
     assert feed.cluster.findings == ()
     assert b'"cluster":true' in feed.rack_since(before)
+
+
+def test_what_is_wrong_with_etcd_is_told_although_nothing_is_written(fleet: Fleet) -> None:
+    faults: list[EtcdFault] = []
+    feed = make_feed(fleet, etcd_faults=lambda: faults)
+    feed.look()
+    assert feed.headline().text != "The cluster needs you"
+    before = feed.cursor
+    faults.append(EtcdFault(subject="", text="etcd has no quorum", hint="Bring servers back."))
+    assert feed.look()
+    assert [one.code for one in feed.cluster.findings] == ["etcd"]
+    assert feed.headline().text == "The cluster needs you"
+    assert b'"cluster":true' in feed.rack_since(before)
+    faults.clear()
+    assert feed.look()
+    assert feed.cluster.findings == ()
+    assert not feed.look()
 
 
 def test_snapshots_that_cannot_be_read_end_no_feed(fleet: Fleet) -> None:

@@ -49,6 +49,11 @@ def test_the_percentage_is_read_from_the_detail(detail: str, percent: int | None
     assert card_of(glance(state=State.IMAGING, detail=detail)).percent == percent
 
 
+def test_a_percentage_in_what_ails_a_node_is_no_progress() -> None:
+    card = card_of(glance(state=State.DEGRADED, detail="imagefs is 91 % full"))
+    assert (card.detail, card.percent) == ("imagefs is 91 % full", None)
+
+
 def test_a_condition_that_does_not_degrade_is_a_mark_on_a_ready_card() -> None:
     held = [Held(condition=Condition.THROTTLED, since=0.0, evidence="throttled 0x4")]
     card = card_of(glance(), held)
