@@ -304,9 +304,11 @@ def test_a_page_whose_session_went_with_the_server_leads_to_the_login(browser: B
     with visitor(browser, rack.url) as person:
         come_in(person, rack)
 
+        names = [str(cookie.get("value")) for cookie in person.page.context.cookies()]
+
         def restart() -> None:
-            for cookie in person.page.context.cookies():
-                session = rack.site.sessions.find(str(cookie.get("value")), rack.site.clock())
+            for name in names:
+                session = rack.site.sessions.find(name, rack.site.clock())
                 if session is not None:
                     rack.site.sessions.close(session)
             rack.cut()
