@@ -104,7 +104,7 @@ class NodeName(click.ParamType[str]):
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """A name as it was typed; no node has one that cannot be shown, nor one that is no UTF-8."""
         if not value.isprintable():
-            self.fail(f"{ascii(value)} is no name of a node or a board.", param, ctx)
+            self.fail(f"{value!a} is no name of a node or a board.", param, ctx)
         return value
 
     def shell_complete(

@@ -336,7 +336,7 @@ def test_an_unknown_command_is_answered_with_the_nearest() -> None:
 def test_a_name_that_cannot_be_shown_is_wrong_usage(name: str) -> None:
     result = CliRunner().invoke(bramble, ["reimage", name])
     assert result.exit_code == 2
-    assert f"{ascii(name)} is no name of a node or a board." in result.output
+    assert f"{name!a} is no name of a node or a board." in result.output
 
 
 def test_an_unknown_option_is_answered_with_the_nearest() -> None:
