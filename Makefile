@@ -19,6 +19,7 @@ setup-tests: ## The same, and what the tests run: a browser, databases, foreign 
 	@$(MAKE) --no-print-directory .venv/.done
 
 .venv/.done: requirements.lock pyproject.toml
+	@echo "setup: making .venv, one or two minutes"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install -qq --require-hashes --requirement requirements.lock
 	@$(BIN)/pip install -qq --no-deps --no-build-isolation --editable .

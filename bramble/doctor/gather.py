@@ -26,7 +26,7 @@ from imagebuilder.runner import find_tool, run
 from pxe.dhcp.probe import HeardServer
 from pxe.errors import PxeError
 from pxe.net.dhcp_probe import find_servers
-from pxe.net.interfaces import find_address
+from pxe.net.interfaces import find_address, find_state
 from pxe.net.link_delay import measure_link_delay
 from pxe.net.ports import find_holder
 from pxe.net.spanning_tree import Bpdu, listen_for_bpdus
@@ -111,22 +111,27 @@ def bounce_link(interface: str, limit_s: float = LINK_DELAY_S) -> LinkDelay:
 
 
 def read_link(name: str) -> LinkFacts:
-    """An interface in /sys. Source: Documentation/ABI/testing/sysfs-class-net of Linux."""
+    """An interface: its state by ioctl, the rest from /sys, where that shows it (not in the lab's namespace).
+
+    Source: Documentation/ABI/testing/sysfs-class-net of Linux.
+    """
     known = tuple(interface for _index, interface in socket.if_nameindex())
-    if name not in known:
+    state = find_state(name)
+    if name not in known or state is None:
         return LinkFacts(name=name, exists=False, known=known)
     folder = SYS / name
-    flags = int(_text(folder / "flags") or "0", 16)
     carrier, speed = _text(folder / "carrier"), _number(folder / "speed")
+    if carrier is None and state.is_up and not folder.exists():
+        carrier = "1" if state.is_running else "0"
     address = find_address(name)
     return LinkFacts(
         name=name,
-        is_up=bool(flags & 1),
+        is_up=state.is_up,
         has_carrier=None if carrier is None else carrier == "1",
         is_wireless=(folder / "wireless").exists() or (folder / "phy80211").exists(),
         speed_mbit=speed if speed is not None and speed > 0 else None,
         is_full_duplex={"full": True, "half": False}.get(_text(folder / "duplex") or ""),
-        mtu=_number(folder / "mtu") or 0,
+        mtu=state.mtu,
         changes=_number(folder / "carrier_changes") or 0,
         addresses=(address,) if address is not None else (),
         known=known,

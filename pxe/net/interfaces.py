@@ -11,8 +11,11 @@ from typing import Final
 
 from pxe.errors import PxeError
 
-SIOCGIFADDR: Final = 0x8915  # linux/sockios.h
+SIOCGIFFLAGS: Final = 0x8913  # linux/sockios.h
+SIOCGIFADDR: Final = 0x8915
 SIOCGIFMTU: Final = 0x8921
+IFF_UP: Final = 0x1  # linux/if.h
+IFF_RUNNING: Final = 0x40
 _IFREQ: Final = struct.Struct("16s24s")
 
 
@@ -22,6 +25,15 @@ class Interface:
 
     name: str
     address: IPv4Address
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """What the kernel says of an interface of this network namespace; the MTU in bytes."""
+
+    is_up: bool
+    is_running: bool
     mtu: int
 
 
@@ -54,6 +66,17 @@ def find_address(name: str) -> IPv4Address | None:
         return None
     # struct ifreq: 0–15 name · 16–17 family · 18–19 port · 20–23 address
     return IPv4Address(answer[20:24])
+
+
+def find_state(name: str) -> LinkState | None:
+    """An interface's state, or None where it is not there. Unlike /sys, which shows the namespace that it was
+    mounted in, this is of the caller's own."""
+    try:
+        # struct ifreq: 0–15 name · 16–17 flags
+        (flags,) = struct.unpack_from("H", _ask(name, SIOCGIFFLAGS), 16)
+        return LinkState(bool(flags & IFF_UP), bool(flags & IFF_RUNNING), _mtu(name))
+    except OSError:
+        return None
 
 
 def _mtu(name: str) -> int:

@@ -77,6 +77,17 @@ def test_the_list_of_rules() -> None:
     assert [rule["rule"] for rule in json.loads(result.output)] == [rule.id for rule in RULES]
 
 
+def test_an_interface_that_sys_does_not_show_is_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the lab's shell: its network namespace is its own, /sys that of the machine."""
+    shown = read_link("lo")
+    monkeypatch.setattr("bramble.doctor.gather.SYS", tmp_path)
+    link = read_link("lo")
+    assert (link.exists, link.is_up, link.has_carrier, link.mtu) == (True, True, True, shown.mtu)
+    assert link.mtu == int(Path("/sys/class/net/lo/mtu").read_text())
+
+
 def test_this_machine_can_be_read() -> None:
     assert read_link("lo").exists
     assert read_rights().lowest_port >= 0
