@@ -18,7 +18,8 @@ from agent.files import write_atomically
 from agent.protocol import EepromOrder, Hardware
 
 TOOL = "rpi-eeprom-config"
-APPLY_TIMEOUT_S = 180.0
+APPLY_TIMEOUT_S = 100.0
+"""Below the two minutes of the service's watchdog: whoever is ended by that tells nobody."""
 MAX_BYTES = 2024
 """What the EEPROM has room for (rpi-eeprom-config)."""
 _SECTION = re.compile(r"\[([^\]]*)\]")

@@ -7,6 +7,7 @@ linux/if.h, linux/route.h).
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import select
 import socket
@@ -46,7 +47,7 @@ _RTENTRY = struct.Struct("@L16s16s16sHhLPhPLLH")
 
 
 def choose_interface(
-    interfaces: Sequence[Interface],
+    find: Callable[[], Sequence[Interface]],
     *,
     has_carrier: Callable[[str], bool] | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -54,24 +55,33 @@ def choose_interface(
 ) -> Interface:
     """Bring all wired interfaces up and take the best that gets a carrier.
 
+    Args:
+        find: those that there are now, the best first; one whose driver comes late counts as well.
+
     Raises:
         AgentError: there is no wired interface, or none gets a carrier within `CARRIER_TIMEOUT_S`.
     """
-    wired = [interface for interface in interfaces if not interface.wireless]
-    if not wired:
-        raise AgentError(
-            "the board shows no wired network interface",
-            "The installer's kernel may lack the driver; look at the console for 'eth0' or 'end0'.",
-        )
-    for interface in wired:
-        set_link_up(interface.name)
     probe = has_carrier or is_running
+    brought_up: set[str] = set()
     start = clock()
-    while clock() - start < CARRIER_TIMEOUT_S:
+    while True:
+        wired = [interface for interface in find() if not interface.wireless]
+        for interface in wired:
+            if interface.name not in brought_up:
+                with contextlib.suppress(AgentError):  # gone again, or it has another name by now
+                    set_link_up(interface.name)
+                    brought_up.add(interface.name)
         ready = [interface for interface in wired if probe(interface.name)]
         if ready and (ready[0] == wired[0] or clock() - start >= ONBOARD_HEAD_START_S):
             return ready[0]
+        if clock() - start >= CARRIER_TIMEOUT_S:
+            break
         sleep(_POLL_S)
+    if not wired:
+        raise AgentError(
+            f"the board shows no wired network interface after {CARRIER_TIMEOUT_S:g} s",
+            "The installer's kernel may lack the driver; look at the console for 'eth0' or 'end0'.",
+        )
     names = ", ".join(interface.name for interface in wired)
     raise AgentError(f"no link on {names} after {CARRIER_TIMEOUT_S:g} s", "Check cable and switch port.")
 

@@ -410,6 +410,7 @@ class Service:
             disk_sync_ms=self._disk_sync_ms(),
             agent_release=self._host.release,
         )
+        self._manager.tell("WATCHDOG=1")  # a disk that hangs, and servers that do, would be too much together
         accepted = self._client.post("/v1/node/status", status, StatusAccepted)
         self._duties.was_heard()
         self._notes = self._notes[len(notes) :]

@@ -203,6 +203,11 @@ def _install_once(
             )
             # One descriptor from the look to the last write: what was looked at is what is written.
             with TargetDisk(disk.path) as target:
+                if disk not in around.find_disks():  # a bus that was reset gives names anew
+                    raise AgentError(
+                        f"{disk.describe()} went away or became another disk when it was opened",
+                        "Check its cable and the power supply; nothing was changed.",
+                    )
                 finding = inspect_head(bytes(target.read_back(0, min(HEAD_BYTES, target.size_bytes))))
                 # The reporter has nothing to send yet: the client belongs to one thread at a time.
                 if not session.may_overwrite(progress.found(disk, finding)):
@@ -336,7 +341,7 @@ def _install_here(config: InstallerConfig, say: Callable[[str], None]) -> None:
     say(f"installer for {config.node or 'this board'}, intent {config.intent}")
     hardware = read_hardware()
     say(f"{hardware.model}, serial {hardware.serial}")
-    interface = network.choose_interface(read_interfaces())
+    interface = network.choose_interface(read_interfaces)
     connection = network.Connection(interface.name, interface.mac, say=say)
     lease = connection.refresh(secrets.randbits(32))
     say(f"{interface.name} has {lease.address} from {lease.server}")

@@ -24,6 +24,7 @@ from agent.client import ControlClient, PinMismatch, PinnedTrust, Refused
 from agent.errors import AgentError
 from agent.hardware import Disk
 from agent.installer.cmdline import InstallerConfig
+from agent.installer.device import TargetDisk
 from agent.installer.layout import parse_partitions
 from agent.installer.occupant import MARKER_OFFSET, encode_marker
 from agent.installer.run import Surroundings, install
@@ -100,12 +101,13 @@ def run_installer(
     is_supply_low: Callable[[], bool | None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
     keep_address: Callable[[], None] = lambda: None,
+    serial: Callable[[], str] = lambda: "F1",
 ) -> InstallComplete:
     device = Disk(path=disk, kind="nvme", size_bytes=disk.stat().st_size, model="file", serial="F1")
     around = Surroundings(
         hardware=HARDWARE,
         boot_id="boot-1",
-        find_disks=lambda: [device],
+        find_disks=lambda: [replace(device, serial=serial())],
         say=say or (console if console is not None else []).append,
         sleep=lambda _: None,
         is_supply_low=is_supply_low,
@@ -133,6 +135,26 @@ def test_board_is_installed_and_every_step_is_reported(
     assert steps == list(InstallStep)
     assert not any(progress.failed for progress in control.progress)
     assert content.faults.requests == 2  # the index, and one range that runs over the holes
+
+
+def test_disk_that_is_another_one_when_it_is_opened_is_left_alone(
+    control: ControlServer, content: ContentServer, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = disk.read_bytes()
+    opened: list[Path] = []
+
+    class Renamed(TargetDisk):
+        """The bus was reset between the look at it and this."""
+
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            opened.append(path)
+
+    monkeypatch.setattr("agent.installer.run.TargetDisk", Renamed)
+    with pytest.raises(AgentError, match="became another disk"):
+        run_installer(control, disk, serial=lambda: "F2" if opened else "F1")
+    assert disk.read_bytes() == before
+    assert control.progress[-1].failed
 
 
 def test_truncated_answers_are_resumed(control: ControlServer, content: ContentServer, disk: Path) -> None:
