@@ -9,7 +9,10 @@ from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from dashboard_rack import Rack
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from fleet.tokens import TokenRole
 
 WAIT_MS = 60_000
 Theme = Literal["light", "dark"]
@@ -69,6 +72,21 @@ def visitor(browser: Browser, url: str, **context: Any) -> Iterator[Watched]:
         watched.require_content()
     finally:
         profile.close()
+
+
+def come_in(person: Watched, rack: Rack, role: TokenRole = TokenRole.ADMIN) -> None:
+    """Log in by a link, and wait until the page is live."""
+    person.page.goto(rack.link(role))
+    person.page.get_by_role("button", name="Open the dashboard").click()
+    expect(person.page.locator("#pulse")).to_have_text("live", timeout=WAIT_MS)
+
+
+@contextmanager
+def at_a_desk(browser: Browser, rack: Rack) -> Iterator[Watched]:
+    """An admin who has logged in, at a desk's screen."""
+    with visitor(browser, rack.url, viewport={"width": 1360, "height": 900}) as admin:
+        come_in(admin, rack)
+        yield admin
 
 
 def violations(page: Page) -> list[str]:

@@ -36,6 +36,8 @@ from fleet_story import (
 from agent.protocol import InstallProgress, InstallStep, K3sState, Outcome, Proof, ProofKind
 from fleet.boots import BootStage
 from fleet.controller import Controller
+from fleet.etcd.client import EtcdClient
+from fleet.etcd_door import MakeEtcd
 from fleet.installs import ControlInfo
 from fleet.k3s import open_k3s
 from fleet.lifecycle import State
@@ -64,6 +66,9 @@ class Room:
 
     def restart(self) -> None:
         """The controller's process ended, and another one starts on the same record."""
+        self._start_controller()
+
+    def _start_controller(self, connect_etcd: MakeEtcd = EtcdClient) -> None:
         fleet = self.fleet
         self.fleet.controller = Controller(
             fleet.store,
@@ -74,6 +79,7 @@ class Room:
             ControlInfo((), ""),
             clock=fleet.clock,
             connect=self.kube.connect,
+            connect_etcd=connect_etcd,
         )
 
     def record(self, node: NodeSpec = A1) -> NodeRecord:

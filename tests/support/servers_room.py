@@ -25,10 +25,7 @@ from reimage_room import Room
 
 from agent.protocol import InstallProgress, InstallStep, K3sState, Proof, ProofKind
 from fleet.boots import BootStage
-from fleet.controller import Controller
-from fleet.installs import ControlInfo
 from fleet.joining import FOUNDED
-from fleet.k3s import open_k3s
 from fleet.lifecycle import State
 from fleet.spec.model import ClusterSpec, NodeSpec, Role
 
@@ -50,18 +47,7 @@ class ServersRoom(Room):
     def restart(self) -> None:
         """The controller's process ended, and another one starts on the same record."""
         self.etcd.calls_left = self.kube.calls_left = None
-        fleet = self.fleet
-        fleet.controller = Controller(
-            fleet.store,
-            self.spec,
-            fleet.pki,
-            open_k3s(self.state / "k3s", "attic", fleet.clock()),
-            fleet.images,
-            ControlInfo((), ""),
-            clock=fleet.clock,
-            connect=self.kube.connect,
-            connect_etcd=self.etcd.make,
-        )
+        self._start_controller(self.etcd.make)
 
     def report(self, node: NodeSpec) -> None:
         """All is well, and every order was carried out."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from agent_images import ContentServer, FakeImage, make_image
 from agent_nodes import FakeSystem, make_node_root
 from fakes_agent import TICKET, ControlServer, running
 
@@ -27,3 +28,16 @@ def root(tmp_path: Path, control: ControlServer) -> Path:
     return make_node_root(
         tmp_path / "root", control_urls=[control.url], ca_pem=control.authority.pem, ticket=TICKET
     )
+
+
+@pytest.fixture(scope="session")
+def image() -> FakeImage:
+    return make_image()
+
+
+@pytest.fixture
+def content(image: FakeImage) -> Iterator[ContentServer]:
+    """Serves the image; what goes wrong with that is in its `faults`."""
+    server = ContentServer(image)
+    with running(server):
+        yield server

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from agent_images import DELTA, HARDWARE, MIB, ContentServer, FakeImage, make_image
+from agent_images import DELTA, HARDWARE, MIB, ContentServer, FakeImage
 from fakes_agent import ControlServer, Refusal, make_plan, running
 
 from agent.client import ControlClient, PinMismatch, PinnedTrust, Refused
@@ -37,18 +37,6 @@ SUPPORT = Path(__file__).parents[2] / "support"
 DISK_BYTES = 40 * MIB + 512
 OCCUPANT = Occupant(cluster="attic", node="pi-1", image_id="cafe0123", installation="1a" * 16)
 """What `make_plan` leaves on a disk."""
-
-
-@pytest.fixture(scope="module")
-def image() -> FakeImage:
-    return make_image()
-
-
-@pytest.fixture
-def content(image: FakeImage) -> Iterator[ContentServer]:
-    server = ContentServer(image)
-    with running(server):
-        yield server
 
 
 @pytest.fixture

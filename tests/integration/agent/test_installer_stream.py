@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from agent_images import MIB, ContentServer, FakeImage, make_image
-from fakes_agent import running
+from agent_images import MIB, ContentServer, FakeImage
 
 from agent.errors import AgentError
 from agent.installer.device import VIEWS_KEPT, TargetDisk
@@ -24,18 +22,6 @@ pytestmark = pytest.mark.integration
 
 MARKER = encode_marker(Occupant("attic", "pi-1", "cafe0123", "1a" * 16))
 DEADLINE_S = 60.0
-
-
-@pytest.fixture(scope="module")
-def image() -> FakeImage:
-    return make_image()
-
-
-@pytest.fixture
-def content(image: FakeImage) -> Iterator[ContentServer]:
-    server = ContentServer(image)
-    with running(server):
-        yield server
 
 
 @pytest.fixture

@@ -6,7 +6,16 @@ import hashlib
 from collections.abc import Iterator
 
 import pytest
-from dashboard_browser import WAIT_MS, Theme, Watched, chromium, sideways, violations, visitor
+from dashboard_browser import (
+    Theme,
+    Watched,
+    at_a_desk,
+    chromium,
+    come_in,
+    sideways,
+    violations,
+    visitor,
+)
 from dashboard_rack import Rack, attic, furnish, live_rack
 from fakes_cluster import pod
 from fakes_fleet import node_spec
@@ -61,15 +70,8 @@ def browser(rack: Rack) -> Iterator[Browser]:
 
 @pytest.fixture
 def admin(browser: Browser, rack: Rack) -> Iterator[Watched]:
-    with visitor(browser, rack.url, viewport={"width": 1360, "height": 900}) as admin:
-        come_in(admin, rack)
+    with at_a_desk(browser, rack) as admin:
         yield admin
-
-
-def come_in(visitor: Watched, rack: Rack, role: TokenRole = TokenRole.ADMIN) -> None:
-    visitor.page.goto(rack.link(role))
-    visitor.page.get_by_role("button", name="Open the dashboard").click()
-    expect(visitor.page.locator("#pulse")).to_have_text("live", timeout=WAIT_MS)
 
 
 def test_a_held_server_is_approved_by_its_fingerprint(admin: Watched, rack: Rack) -> None:

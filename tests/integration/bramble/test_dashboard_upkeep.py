@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from dashboard_browser import Theme, Watched, chromium, sideways, violations, visitor
+from dashboard_browser import (
+    Theme,
+    Watched,
+    at_a_desk,
+    chromium,
+    come_in,
+    sideways,
+    violations,
+    visitor,
+)
 from dashboard_rack import NEW, Rack, live_rack
 from fakes_fleet import cluster_spec, node_spec
 from playwright.sync_api import Browser, expect
@@ -35,15 +44,8 @@ def browser(rack: Rack) -> Iterator[Browser]:
 
 @pytest.fixture
 def admin(browser: Browser, rack: Rack) -> Iterator[Watched]:
-    with visitor(browser, rack.url, viewport={"width": 1360, "height": 900}) as admin:
-        come_in(admin, rack)
+    with at_a_desk(browser, rack) as admin:
         yield admin
-
-
-def come_in(person: Watched, rack: Rack) -> None:
-    person.page.goto(rack.link())
-    person.page.get_by_role("button", name="Open the dashboard").click()
-    expect(person.page.locator("#pulse")).to_have_text("live")
 
 
 def test_a_rollout_is_begun_and_watched_without_a_reload(admin: Watched, rack: Rack) -> None:
