@@ -349,6 +349,8 @@ class ReimageDriver:
         present, record = tx.open_reimage(node.name), tx.require_node(node.name)
         if present is None or present.number != order.number or record.state is not node.state:
             return None
+        if present.kind is not order.kind:  # a person has it decommissioned, or gave it another board
+            return None
         if progress.is_cancelled(present) and not progress.is_cancelled(order) and node.state in LEAVING:
             return None
         return present, record

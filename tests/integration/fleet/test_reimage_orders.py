@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes_cluster import CORDON, pod
@@ -15,12 +16,14 @@ from agent.protocol import InstallProgress, InstallStep, Occupant
 from agent.protocol import Outcome as Verdict
 from fleet.boots import BootStage, NodeBoot
 from fleet.entry import Tried
-from fleet.lifecycle import LEAVING, REIMAGING, State, limit_s
+from fleet.lifecycle import LEAVING, REIMAGING, Happening, State, limit_s
 from fleet.refusal import RefusedError
 from fleet.reimage import progress
 from fleet.reimage.kinds import Outcome, ReimageKind
 from fleet.reimage.problems import Problem
+from fleet.reimage.steps import Move, Step, next_step
 from fleet.restored import mark_restored, observe
+from fleet.store.records import ReimageRecord
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
 
@@ -357,6 +360,25 @@ async def test_a_decommission_takes_over_what_left_its_cluster(tmp_path: Path) -
         order = await room.until_closed()
         assert (order.kind, order.outcome) == (ReimageKind.DECOMMISSION, Outcome.DONE)
         assert room.state_of() is State.DECOMMISSIONED
+
+
+async def test_a_decommission_that_comes_between_decision_and_record_is_none_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver had decided to open the installer for a re-image: its disk would have been written."""
+    async with open_room(tmp_path) as room:
+        await begin(room, State.NODE_DELETED)
+
+        def decide(order: ReimageRecord, *facts: Any) -> Step:
+            step = next_step(order, *facts)
+            if isinstance(step, Move) and step.happening is Happening.NODE_GONE:
+                room.controller.reimages.decommission("a1", by="ana")
+            return step
+
+        monkeypatch.setattr("fleet.reimage.driver.next_step", decide)
+        await room.until_closed()
+        assert room.state_of() is State.DECOMMISSIONED
+        assert intent_of(room.fleet, A1) is None
 
 
 # --- a record from a backup
