@@ -123,6 +123,7 @@ class Controller:
         ground = Ground(
             store=store,
             spec=spec,
+            written=spec,
             pki=pki,
             k3s=k3s,
             clock=clock,
@@ -130,7 +131,6 @@ class Controller:
             on_boot_change=self._tell_boot_change,
         )
         self._ground = ground
-        self._written = spec
         with store.read() as reader:
             ground.spec = spec = overlay(spec, reader)
         self._on_declare: Callable[[ClusterSpec], None] = _ignore
@@ -258,15 +258,15 @@ class Controller:
         Raises:
             StoreError: It could not be recorded; the present one stays in force.
         """
-        before, written = self.spec, self._written
+        ground, before, written = self._ground, self.spec, self._ground.written
         with self.store.read() as reader:
-            self._written, spec = spec, overlay(spec, reader)
-        self.spec = self._ground.spec = spec
+            ground.written, spec = spec, overlay(spec, reader)
+        self.spec = ground.spec = spec
         try:
             self._sync_declared()
         except BaseException:
-            self.spec = self._ground.spec = before
-            self._written = written
+            self.spec = ground.spec = before
+            ground.written = written
             raise
         self._on_declare(spec)
         self._tell_boot_change()
@@ -274,7 +274,7 @@ class Controller:
 
     def _redeclare(self) -> None:
         """A node became another board: the same file means something else."""
-        self.declare(self._written)
+        self.declare(self._ground.written)
 
     def _sync_declared(self) -> None:
         """Bring the store's nodes in line with cluster.yaml."""

@@ -51,6 +51,8 @@ class Ground:
 
     Attributes:
         spec: Replaced as a whole when another cluster.yaml is applied; nobody keeps parts of it.
+        written: cluster.yaml as people wrote it; `spec` has the boards that were replaced since in their
+            places (`fleet.reimage.rebind`).
         clock: UTC seconds since 1970.
         random_hex: That many random bytes, as hex.
         on_boot_change: Called after a change of what a node may boot; must not raise or block.
@@ -59,6 +61,7 @@ class Ground:
 
     store: Store
     spec: ClusterSpec
+    written: ClusterSpec
     pki: ControlPki
     k3s: K3sMaterial
     clock: Callable[[], float]

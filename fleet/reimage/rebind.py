@@ -56,7 +56,8 @@ def rebind(tx: Transaction, serial: Serial, node: NodeRecord, ground: Ground, no
 
     The old disk holds the node's password: it gets another, so that k3s turns the old disk away too.
     """
-    spec = ground.require_spec(node.name)
+    # What the file says, and not a board that took its place before: of two replacements the last one counts.
+    spec = ground.written.find_node(node.name) or ground.require_spec(node.name)
     override = {
         "old_serial": spec.serial.text if spec.serial else None,
         "old_mac": str(spec.mac) if spec.mac else None,
@@ -87,7 +88,8 @@ def rebind(tx: Transaction, serial: Serial, node: NodeRecord, ground: Ground, no
         status_sequence=0,
         status_at=None,
     )
-    old = spec.serial.text if spec.serial else str(spec.mac)
+    before = ground.require_spec(node.name)
+    old = before.serial.text if before.serial else str(before.mac)
     hint = f"Write 'serial: {serial.text}' for {node.name} in cluster.yaml, without the old serial and MAC."
     entry = events.reimage_step(f"board {serial.text} takes the place of {old}", hint)
     tx.add_event(entry, now, node=node.name, board=node.board_id)

@@ -249,6 +249,25 @@ async def test_the_file_counts_again_when_it_names_the_new_board(tmp_path: Path)
         assert room.controller.spec.find_node("a1") == third
 
 
+async def test_a_new_board_that_is_dead_too_is_replaced_while_the_file_still_names_the_first(
+    tmp_path: Path,
+) -> None:
+    async with open_room(tmp_path) as room:
+        third = node_spec("a1", 10)
+        assert NEW.serial is not None
+        assert third.serial is not None
+        put(room, State.LOST)
+        room.controller.reimages.replace("a1", NEW.serial.text, by="ana")
+        await room.rounds(State.REBOOT_TO_INSTALLER)
+        room.controller.reimages.replace("a1", third.serial.text, by="ana")
+        for _ in range(2):
+            assert room.controller.spec.find_node("a1") == dataclasses.replace(A1, serial=third.serial)
+            assert room.record().serial == third.serial.text
+            room.restart()  # cluster.yaml still names the first board
+        assert ask_to_install(room.fleet, A1).outcome is not Verdict.ADMITTED
+        assert ask_to_install(room.fleet, NEW).outcome is not Verdict.ADMITTED
+
+
 @pytest.mark.parametrize(
     ("serial", "code"),
     [("", "serial"), ("xyz", "serial"), ("10000000abcd0002", "serial"), ("10000000abcd0003", "serial")],
