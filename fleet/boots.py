@@ -15,7 +15,7 @@ from typing import Any, Final
 from fleet import events
 from fleet.boards import MacAddress, Revision, Serial
 from fleet.enrolment import Recognition
-from fleet.ground import Ground, Repeats, is_usable
+from fleet.ground import KEEPS_INTENT, Ground, Repeats, is_usable
 from fleet.images import wanted_images
 from fleet.lifecycle import MAX_ATTEMPTS, Happening, State, allows
 from fleet.roster import recognise
@@ -289,7 +289,8 @@ def _node_boot(
     expires: float | None = None
     reason = str(record.state)
     if intent is not None and is_usable(intent, now) and not record.state.is_installed:
-        number, expires = intent.number, intent.expires
+        # The content server would refuse the rest of an image to an installer in the middle of it.
+        number, expires = intent.number, None if record.state in KEEPS_INTENT else intent.expires
         reason = f"intent {number} is open"
     elif record.state.awaits_install:
         # An intent that expired and is still open is extended by the node's next sign.

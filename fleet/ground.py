@@ -18,6 +18,9 @@ from fleet.store.transaction import Transaction
 from fleet.timeline import Entry
 
 INTENT_TTL_S: Final = 24 * 3600.0
+KEEPS_INTENT: Final = frozenset({State.IMAGING, State.PENDING})
+"""An installer at work, or one that waits for a person: its intent outlives its time, and the state's own
+limit without progress watches over it."""
 REPEAT_WINDOW_S: Final = 600.0
 MAX_REMEMBERED: Final = 4096
 

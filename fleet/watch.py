@@ -9,7 +9,7 @@ from typing import Final
 from agent.protocol import K3sState
 from fleet import events
 from fleet.founding import note_founded
-from fleet.ground import Ground, is_usable
+from fleet.ground import KEEPS_INTENT, Ground, is_usable
 from fleet.health_desk import held_by_all, is_kept_degraded
 from fleet.join_preparation import JoinPreparation
 from fleet.joining import FOUNDER, JoinDesk
@@ -184,14 +184,10 @@ class Watch:
 
 
 def _expired_intents(reader: Reader, now: float) -> list[tuple[NodeRecord, IntentRecord]]:
-    """Open intents whose time is over.
-
-    Not those of an installer at work or one that waits for a person: its own limit without progress watches
-    over it.
-    """
+    """Open intents whose time is over, but for those that an installer still needs."""
     expired = [intent for intent in reader.open_intents().values() if not is_usable(intent, now)]
     owned = [(reader.require_node(intent.node), intent) for intent in expired]
-    return [(node, intent) for node, intent in owned if node.state not in (State.IMAGING, State.PENDING)]
+    return [(node, intent) for node, intent in owned if node.state not in KEEPS_INTENT]
 
 
 def _waits_for_ready(node: NodeRecord) -> bool:

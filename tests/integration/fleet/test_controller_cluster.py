@@ -16,18 +16,20 @@ from fakes_fleet import (
 from fleet_story import (
     AGENT,
     SERVER,
+    complete,
     enrol,
     install,
     intent_of,
     kube_ready,
+    let_in,
+    require_token,
     see,
     state_of,
     texts,
 )
 
-from agent.protocol import (
-    K3sState,
-)
+from agent.protocol import InstallProgress, InstallStep, K3sState
+from fleet.ground import INTENT_TTL_S
 from fleet.kube import KubeNode
 from fleet.lifecycle import State
 from fleet.refusal import RefusedError
@@ -255,6 +257,24 @@ def test_expired_intent_closes_and_the_next_power_on_opens_another(fleet: Fleet)
     assert "intent 1 closed: expired" in texts(fleet, "pi4-1")
     see(fleet, AGENT)
     assert intent_of(fleet, AGENT) == 2
+
+
+def test_installer_that_is_let_in_as_its_intent_ends_reads_the_whole_image(fleet: Fleet) -> None:
+    def end() -> float | None:
+        return next(boot.expires for boot in fleet.controller.boot_states() if boot.name == AGENT.name)
+
+    see(fleet, AGENT)
+    assert end() == fleet.clock() + INTENT_TTL_S
+    fleet.clock.advance(INTENT_TTL_S - 60)
+    token = require_token(let_in(fleet, AGENT))
+    assert end() is None, "what the content server was told then holds on"
+    plan = fleet.controller.installs.plan(token)
+    fleet.clock.advance(120)
+    fleet.controller.tick()
+    fleet.controller.installs.progress(token, InstallProgress(1, InstallStep.WRITE, 42.0))
+    assert intent_of(fleet, AGENT) == 1
+    fleet.controller.installs.complete(token, complete(plan))
+    assert state_of(fleet, AGENT) is State.FIRST_BOOT
 
 
 def test_secrets_stand_in_no_event_and_no_view(fleet: Fleet) -> None:
