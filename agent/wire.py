@@ -17,6 +17,9 @@ from typing import Any, NoReturn, TypeVar
 MAX_BODY_BYTES = 64 * 1024
 """Largest JSON body that either side accepts."""
 
+MAX_DIGITS = 20
+"""Of an integer: what 64 bits hold."""
+
 LATER = types.MappingProxyType({"later": True})
 """Metadata of a message's own field that a server of before refuses as unknown; it defaults to None."""
 
@@ -43,6 +46,13 @@ def _later(kind: Any) -> tuple[str, ...]:
     return tuple(entry.name for entry in dataclasses.fields(kind) if "later" in entry.metadata)
 
 
+def _parse_int(text: str) -> int:
+    """No count or size has more digits, and `float` of one with hundreds of them raises."""
+    if len(text.removeprefix("-")) > MAX_DIGITS:
+        raise ProtocolError(f"a number is too large: it has more than {MAX_DIGITS} digits")
+    return int(text)
+
+
 def _refuse_constant(name: str) -> NoReturn:
     """NaN and infinities are no JSON (RFC 8259 §6), and no measurement either."""
     raise ProtocolError(f"the body holds {name}, which is no JSON number")
@@ -64,7 +74,7 @@ def decode(kind: type[Message], body: bytes, *, newer_peer: bool = False) -> Mes
     if len(body) > MAX_BODY_BYTES:
         raise ProtocolError(f"the body has {len(body)} bytes, the limit is {MAX_BODY_BYTES}")
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
+        value = json.loads(body, parse_constant=_refuse_constant, parse_int=_parse_int)
     except ProtocolError:
         raise
     except (ValueError, RecursionError) as exc:  # ValueError also of integers with thousands of digits

@@ -9,6 +9,8 @@ from fleet.store.transaction import Reader
 
 def find_subject(reader: Reader, text: str) -> NodeRecord | BoardRecord | None:
     """The node of that name, else the node or the board with that serial (8 or 16 digits) or MAC address."""
+    if not text.isprintable():  # nobody is called so, and PostgreSQL takes no NUL in a text
+        return None
     node = reader.node(text)
     if node is not None:
         return node

@@ -101,6 +101,10 @@ class Feed:
                 if not self.is_failing:
                     log.error("the dashboard cannot see what changes: %s", error.message)
                 self.is_failing = True
+            except Exception:  # a mistake of ours must not let every open page stand still for ever
+                if not self.is_failing:
+                    log.exception("the dashboard cannot see what changes")
+                self.is_failing = True
             else:
                 self.is_failing = False
 

@@ -128,8 +128,8 @@ async def subject(request: web.Request) -> web.Response:
 async def events(request: web.Request) -> web.Response:
     """The timelines of all, the newest first."""
     site, query = request.app[SITE], request.query
-    kind, text = query.get("kind", ""), query.get("q", "").strip()[:MAX_FILTER]
-    node, before = query.get("node", "").strip()[:MAX_FILTER], query.get("before", "")
+    kind, before = query.get("kind", ""), query.get("before", "")
+    node, text = _filter(query.get("node", "")), _filter(query.get("q", ""))
     see_what_is_new(site)
     with site.controller.store.read() as reader:
         found = find_events(
@@ -138,7 +138,7 @@ async def events(request: web.Request) -> web.Response:
             before=local_number(before),
             node=node or None,
             kinds=(kind,) if kind in _KINDS else (),
-            text="".join(char for char in text if char.isprintable()),
+            text=text,
         )
     chosen = {"node": node, "kind": kind, "q": text}
     older = {**chosen, "before": found[PAGE - 1].id} if len(found) > PAGE else None
@@ -240,6 +240,11 @@ def see_what_is_new(site: Site) -> None:
 def local_number(text: str) -> int | None:
     """A number of an entry, or of a page, from an address; None for what is none."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
+
+
+def _filter(text: str) -> str:
+    """What to look for, without what nothing has in it."""
+    return "".join(char for char in text if char.isprintable()).strip()[:MAX_FILTER]
 
 
 def _page_number(request: web.Request, count: int) -> int:

@@ -80,6 +80,8 @@ class Vitals:
                 self.read()
             except FleetError as error:
                 log.debug("nodes' reports cannot be read: %s", error.message)
+            except Exception:  # a mistake of ours must not end the curves of all
+                log.exception("nodes' reports cannot be read")
             await asyncio.sleep(EVERY_S)
 
     def read(self) -> None:

@@ -26,6 +26,7 @@ from fleet.store.glance import (
     reports_since,
 )
 from fleet.tokens import TokenRole
+from fleet.views import timeline_view
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("backend")]
 
@@ -67,6 +68,11 @@ def test_images_in_use_and_reports_that_are_new(fleet: Fleet) -> None:
         assert (name, told) == (AGENT.name, at)
         assert status is not None
         assert reports_since(reader, at) == []
+
+
+@pytest.mark.parametrize("name", ["pi4-1\0", "\0", "\udcff"], ids=ascii)
+def test_a_name_that_no_database_takes_is_nobodys(fleet: Fleet, name: str) -> None:
+    assert timeline_view(fleet.store, name) is None
 
 
 def test_the_audit_is_read_backwards(fleet: Fleet) -> None:

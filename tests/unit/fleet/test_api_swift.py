@@ -109,3 +109,17 @@ def test_number_that_is_no_measurement_is_refused_by_both(number: str, field: st
     assert isinstance(refused, str)
     assert "too large" in refused or "not JSON" in refused
     assert isinstance(told(slowly, Status, body.replace(number.encode(), b"1e9")), Status)
+
+
+@pytest.mark.parametrize(("digits", "is_taken"), [(20, True), (21, False), (400, False)])
+def test_an_integer_that_no_count_has_is_refused_by_both(digits: int, is_taken: bool) -> None:
+    """Whoever reads it as a float would end with an OverflowError: metrics and curves of all nodes."""
+    hardware = {"serial": "", "model": "1" * 30, "macs": ["m"], "memory_bytes": -int("9" * digits)}
+    health = {"uptime_s": 1, "load1": 0.5, "memory_available_bytes": 1, "root_free_bytes": 1}
+    health["clock_synchronised"] = True
+    said = {"hardware": hardware, "health": health, "addresses": [], "k3s": "running"}
+    body = json.dumps({"sequence": 1, "boot_id": "b", **said}).encode()
+    read = told(decode_of_any_version, Status, body)
+    assert read == told(slowly, Status, body)
+    assert isinstance(read, Status) is is_taken
+    assert is_taken or read == "a number is too large: it has more than 20 digits"
