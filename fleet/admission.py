@@ -382,7 +382,9 @@ class AdmissionDesk:
             fresh = {"generation": node.generation + 1, "join_allowed": False, "boot_id": None, "boots": 0}
             tx.move(node, Happening.ENROLLED, entry, now, **identity, **fresh, status=None, status_sequence=0)
         else:
-            tx.update_node(node, **identity)
+            # Who comes with another key may have lost more than that, and counts its reports from one again.
+            counter = {} if proof.kind is ProofKind.PREVIOUS else {"status_sequence": 0}
+            tx.update_node(node, **identity, **counter)
             tx.add_event(entry, now, node=node.name, board=node.board_id)
         return _verdict(decision, node.name, certificate_pem=issued.pem, ca_pem=self._ground.pki.ca_pem)
 

@@ -9,11 +9,13 @@ import pytest
 from fakes_fleet import (
     AgentKey,
     Fleet,
+    certificate_serial,
     cluster_spec,
     hardware_of,
     installer_hello,
     node_spec,
     open_fleet,
+    status_report,
 )
 from fleet_story import (
     AGENT,
@@ -23,10 +25,12 @@ from fleet_story import (
     ask_to_install,
     ask_without_proof,
     complete,
+    enrol,
     find_disk,
     install,
     intent_of,
     refuse_disk,
+    renew,
     require_token,
     see,
     state_of,
@@ -90,6 +94,28 @@ def test_installed_agent_without_proof_waits_and_the_timeline_says_what_to_do(fl
     assert "bramble approve pi4-1" in timeline.events[-1].hint
     fleet.controller.people.approve("pi4-1", fingerprint(key.sha256))
     assert ask_without_proof(fleet, AGENT, key).outcome is Outcome.ENROLLED
+
+
+def test_node_that_lost_its_files_and_was_approved_is_heard_again(fleet: Fleet) -> None:
+    """It counts its reports from one again, in the same start of its system."""
+    install(fleet, AGENT)
+    fleet.controller.joins.status(enrol(fleet, AGENT), status_report(hardware_of(AGENT), 500))
+    key = AgentKey()
+    assert ask_without_proof(fleet, AGENT, key).outcome is Outcome.PENDING
+    fleet.controller.people.approve(AGENT.name, fingerprint(key.sha256))
+    verdict = ask_without_proof(fleet, AGENT, key)
+    fleet.clock.advance(10)
+    certificate = certificate_serial(verdict.certificate_pem or "")
+    fleet.controller.joins.status(certificate, status_report(hardware_of(AGENT), 1))
+    with fleet.store.read() as reader:
+        node = reader.require_node(AGENT.name)
+    assert (node.status_at, node.status_sequence) == (fleet.clock(), 1)
+    # A renewal is no new beginning: what comes late is a repeat still.
+    fleet.controller.joins.status(certificate, status_report(hardware_of(AGENT), 7))
+    assert renew(fleet, AGENT, certificate).outcome is Outcome.ENROLLED
+    fleet.controller.joins.status(certificate, status_report(hardware_of(AGENT), 6))
+    with fleet.store.read() as reader:
+        assert reader.require_node(AGENT.name).status_sequence == 7
 
 
 def test_agent_does_not_replace_the_installers_key_that_waits(tmp_path: Path) -> None:
