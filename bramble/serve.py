@@ -203,17 +203,19 @@ class Server:
                 self._schedule_refresh()
 
     async def _watch_store(self) -> None:
-        """What other servers of this cluster wrote: an intent that one closed is closed for all."""
+        """What other servers of this cluster wrote: an intent that one closed is closed for all, and a board
+        that took another's place is the node for all.
+        """
         seen = ""
         while True:
             try:
                 found = await asyncio.to_thread(self._store.change_mark)
-            except FleetError as error:
-                log.error("other servers' changes cannot be seen: %s", error)
-            else:
                 if found != seen:
+                    self._controller.take_replaced()
                     seen = found
                     self._schedule_refresh()
+            except FleetError as error:
+                log.error("other servers' changes cannot be seen: %s", error)
             await asyncio.sleep(STORE_EVERY_S)
 
     def _take_declared(self, spec: ClusterSpec) -> None:

@@ -272,6 +272,18 @@ class Controller:
         self._tell_boot_change()
         self.joins.reconcile()  # last: where it fails, `fleet.watch` tries it again
 
+    def take_replaced(self) -> bool:
+        """Whether another server on this record gave a node to another board since: then it is so here, too.
+
+        Raises:
+            StoreError: The record can not be asked, or what follows from it not be recorded.
+        """
+        with self.store.read() as reader:
+            is_new = overlay(self._ground.written, reader) != self.spec
+        if is_new:
+            self._redeclare()
+        return is_new
+
     def _redeclare(self) -> None:
         """A node became another board: the same file means something else."""
         self.declare(self._ground.written)

@@ -3,7 +3,8 @@
 ``unshare --user --map-root-user --net --mount python two_servers_in_namespace.py DIRECTORY DATABASE_URL``
 
 A board may install. A person then writes its card at the first server; the second one, which nobody tells,
-has to stop serving it. Prints one JSON object: what the second server answered before, and in the end.
+has to stop serving it. Then another node gets another board there. Prints one JSON object: what the second
+server answered before and in the end, and which board it takes that node for.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from fleet.store_place import PostgresPlace
 
 ADDRESSES = {"eth0": "10.77.0.1", "eth1": "10.77.0.2"}
 WAIT_S = 90.0
+NEW_SERIAL = "10000000abcd00ff"
 DATA, ERROR = 3, 5
 """Opcodes of RFC 1350."""
 
@@ -60,7 +62,7 @@ def opcode(address: str) -> int:
 
 
 def spec_on(interface: str) -> ClusterSpec:
-    spec = cluster_spec(node_spec("one", 1))
+    spec = cluster_spec(node_spec("one", 1), node_spec("two", 2))
     address = IPv4Address(ADDRESSES[interface])
     network = replace(spec.network, interface=interface, server_address=address, dhcp=DhcpMode.OFF)
     return replace(spec, network=network)
@@ -100,7 +102,18 @@ async def main(directory: Path, place: PostgresPlace) -> None:
             if time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.1)
-        print(json.dumps({**told, "after": after}))
+        first._controller.reimages.replace("two", NEW_SERIAL, by="ana")
+        while (board := serial_of(second, "two")) != NEW_SERIAL:
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.1)
+        print(json.dumps({**told, "after": after, "two": board}))
+
+
+def serial_of(server: Server, name: str) -> str | None:
+    """The board that a server takes a node for."""
+    node = server._controller.spec.find_node(name)
+    return node.serial.text if node is not None and node.serial is not None else None
 
 
 if __name__ == "__main__":

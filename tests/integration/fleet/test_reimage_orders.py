@@ -268,6 +268,21 @@ async def test_a_new_board_that_is_dead_too_is_replaced_while_the_file_still_nam
         assert ask_to_install(room.fleet, NEW).outcome is not Verdict.ADMITTED
 
 
+async def test_a_board_that_another_server_replaced_is_the_node_here_too(tmp_path: Path) -> None:
+    async with open_room(tmp_path) as room:
+        assert NEW.serial is not None
+        other = room.controller  # on the same record
+        room.restart()
+        put(room, State.QUARANTINED)
+        assert not other.take_replaced()
+        room.controller.reimages.replace("a1", NEW.serial.text, by="ana")
+        assert other.take_replaced()
+        assert other.spec == room.controller.spec
+        assert not other.take_replaced()
+        room.fleet.controller = other
+        assert ask_to_install(room.fleet, A1).outcome is not Verdict.ADMITTED
+
+
 @pytest.mark.parametrize(
     ("serial", "code"),
     [("", "serial"), ("xyz", "serial"), ("10000000abcd0002", "serial"), ("10000000abcd0003", "serial")],
