@@ -74,7 +74,10 @@ def decode(kind: type[Message], body: bytes, *, newer_peer: bool = False) -> Mes
     if len(body) > MAX_BODY_BYTES:
         raise ProtocolError(f"the body has {len(body)} bytes, the limit is {MAX_BODY_BYTES}")
     try:
-        value = json.loads(body, parse_constant=_refuse_constant, parse_int=_parse_int)
+        value = json.loads(body.decode(), parse_constant=_refuse_constant, parse_int=_parse_int)
+        if b"\\ud" in body.lower():
+            # Half of a surrogate pair is JSON (RFC 8259 §8.2) and no text: nobody could print it.
+            value = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
     except ProtocolError:
         raise
     except (ValueError, RecursionError) as exc:  # ValueError also of integers with thousands of digits

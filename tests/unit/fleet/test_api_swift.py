@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.protocol import Hello, InstallPlan, InstallProgress, Status
+from agent.protocol import Hello, InstallPlan, InstallProgress, InstallStep, Status
 from agent.wire import MAX_BODY_BYTES, ProtocolError, decode, encode
 from fleet.api import swift
 from fleet.api.swift import decode_of_any_version
@@ -123,3 +123,26 @@ def test_an_integer_that_no_count_has_is_refused_by_both(digits: int, is_taken: 
     assert read == told(slowly, Status, body)
     assert isinstance(read, Status) is is_taken
     assert is_taken or read == "a number is too large: it has more than 20 digits"
+
+
+@pytest.mark.parametrize(
+    ("escaped", "read"),
+    [("\\ud800", "?"), ("x\\uDC80y", "x?y"), ("\\ud83c\\udf53", "\N{STRAWBERRY}"), ("na\\u00efve", "naïve")],
+    ids=["high", "low", "pair", "accent"],
+)
+def test_half_of_a_character_is_no_text(escaped: str, read: str) -> None:
+    """A page or a terminal that was to show it would fail."""
+    body = encode(InstallProgress(1, InstallStep.WRITE, 5.0, message="WORDS")).replace(
+        b"WORDS", escaped.encode()
+    )
+    found = decode_of_any_version(InstallProgress, body)
+    assert found.message == read
+    assert found == slowly(InstallProgress, body)
+
+
+def test_what_is_no_utf8_is_refused_by_both() -> None:
+    body = encode(InstallProgress(1, InstallStep.WRITE, 5.0, message="WORDS")).replace(
+        b"WORDS", b"\xed\xa0\x80"
+    )
+    assert isinstance(told(slowly, InstallProgress, body), str)
+    assert told(decode_of_any_version, InstallProgress, body) == told(slowly, InstallProgress, body)
