@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import socket
 import subprocess
 from collections.abc import Generator, Iterator
@@ -76,6 +77,18 @@ def _what_a_module_leaves_open_fails_in_it(request: pytest.FixtureRequest) -> It
         yield
     assert not left, "left open when its loop was closed:\n" + "\n".join(left)
     gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def _commands_set_up_no_log_but_their_own() -> Iterator[None]:
+    """A command that a test types sets the log up for its process, in which many other tests run."""
+    root = logging.getLogger()
+    level, known = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    for handler in [each for each in root.handlers if each not in known]:
+        if type(handler).__module__ == "bramble.logs":
+            root.removeHandler(handler)
 
 
 @pytest.fixture(autouse=True)

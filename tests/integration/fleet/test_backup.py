@@ -185,7 +185,7 @@ def test_age_itself_opens_an_encrypted_backup(tmp_path: Path) -> None:
     fleet.store.close()
     assert b"PRIVATE KEY" not in file.read_bytes()
     plain = tmp_path / "plain"
-    child = pexpect.spawn(age, ["-d", "-o", str(plain), str(file)], timeout=30)
+    child = pexpect.spawn(age, ["-d", "-o", str(plain), str(file)], timeout=120)
     child.expect("passphrase")
     child.sendline(PASSPHRASE.reveal())
     child.expect(pexpect.EOF)
@@ -205,7 +205,7 @@ def test_what_age_encrypted_is_opened(tmp_path: Path) -> None:
     plain = backup_of(fleet, tmp_path / "old", tmp_path / "plain.bramble", Clock())
     fleet.store.close()
     locked = tmp_path / "locked.bramble"
-    child = pexpect.spawn(age, ["-p", "-o", str(locked), str(plain)], timeout=60)
+    child = pexpect.spawn(age, ["-p", "-o", str(locked), str(plain)], timeout=120)
     for _ in range(2):
         child.expect("passphrase")
         child.sendline(PASSPHRASE.reveal())

@@ -121,4 +121,4 @@ def test_a_board_without_an_intent_is_at_its_next_mode_at_once(tmp_path: Path, m
     assert "not found" in outcome
     assert not any(text.startswith(EventKind.FILE_FETCHED) for text in notices)
     assert sum(text.startswith(EventKind.DHCP_DISCOVER) for text in notices) == 1
-    assert seconds < 4.0  # no timer of the firmware has run out
+    assert seconds < 20.0  # the firmware gives a file up after 30 s; a DISCOVER is repeated after 4 s
