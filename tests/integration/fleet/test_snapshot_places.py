@@ -4,6 +4,7 @@ servers that share one record and not their disks.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -16,12 +17,14 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from fakes_fleet import cluster_spec, open_fleet
 from postgres_server import PostgresServer
 from servers_room import S1, S2, S3, ServersRoom, servers_room
 
+from fleet.api.doors import serve_admin
 from fleet.cli_snapshot import snapshot as command
+from fleet.errors import FleetError
 from fleet.etcd.errors import BadSnapshotError
 from fleet.refusal import RefusedError
 from fleet.snapshot_files import BROUGHT_IN, DATA, KEYS, MANIFEST, SnapshotFiles, SnapshotInfo, verify
@@ -206,7 +209,16 @@ def _listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str) -> dict[s
     """What `bramble snapshot list` says on the machine of a server that keeps none."""
     monkeypatch.setenv("BRAMBLE_STATE_DIR", str(tmp_path / "third"))
     monkeypatch.setenv("BRAMBLE_STORE", url)
-    file = tmp_path / "cluster.yaml"
+    file = _cluster_file(tmp_path)
+    text = CliRunner().invoke(command, ["list", "-c", str(file)], catch_exceptions=False).output
+    assert "kept on first" in text
+    done = CliRunner().invoke(command, ["list", "--json", "-c", str(file)], catch_exceptions=False)
+    found: dict[str, Any] = json.loads(done.output)
+    return found
+
+
+def _cluster_file(directory: Path) -> Path:
+    file = directory / "cluster.yaml"
     file.write_text(
         "version: 1\ncluster: {name: attic, domain: attic.internal, k3s: {version: v1.33.5+k3s1}}\n"
         "image: {base: debian-trixie}\nnetwork: {interface: lo, dhcp: full, subnet: 10.77.0.0/24}\n"
@@ -214,11 +226,7 @@ def _listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str) -> dict[s
         "  - {name: s1, board: pi5, role: server, serial: 10000000abcd0001, address: 10.77.0.11}\n"
         "defaults: {disk: nvme}\n"
     )
-    text = CliRunner().invoke(command, ["list", "-c", str(file)], catch_exceptions=False).output
-    assert "kept on first" in text
-    done = CliRunner().invoke(command, ["list", "--json", "-c", str(file)], catch_exceptions=False)
-    found: dict[str, Any] = json.loads(done.output)
-    return found
+    return file
 
 
 DAY_S = 86400.0
@@ -313,6 +321,30 @@ async def test_a_person_has_a_place_forgotten_by_its_name_and_no_other(
         assert [kept.directory for kept in elsewhere(tx, here)] == ["/t"]
         assert [place.directory for place in forget(tx, here, "there", None)] == ["/t"]
         assert elsewhere(tx, here) == ()
+
+
+async def test_a_place_is_forgotten_from_the_keyboard(
+    room: ServersRoom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = await room.controller.snapshots.take("anna")
+    with room.fleet.store.write() as tx:
+        Place("dead", "/d", "b" * 32).note(tx, [info], 0.0)
+    monkeypatch.setenv("BRAMBLE_STATE_DIR", str(tmp_path))
+    file = _cluster_file(tmp_path)
+
+    async def typed(*argv: str) -> Result:
+        words = ["forget", *argv, "-c", str(file)]
+        return await asyncio.wait_for(asyncio.to_thread(CliRunner().invoke, command, words), 60)
+
+    async with serve_admin(room.controller, tmp_path / "attic" / "control.sock"):
+        assert (await typed("dead")).exit_code == 2, "nobody is there to say yes"
+        assert len(room.controller.snapshots.elsewhere()) == 1
+        done = await typed("dead", "--yes", "--json")
+        assert "what dead (/d) keeps is forgotten" in json.loads(done.output)["message"]
+        assert room.controller.snapshots.elsewhere() == ()
+        again = await typed("dead", "--yes")
+        assert isinstance(again.exception, FleetError)
+        assert "no other machine dead" in again.exception.message
 
 
 async def test_a_server_that_has_its_record_to_itself_writes_down_no_place(room: ServersRoom) -> None:
