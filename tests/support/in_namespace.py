@@ -30,7 +30,7 @@ def command(script: str, *arguments: object) -> list[str]:
     return [*UNSHARE, sys.executable, str(SUPPORT / script), *map(str, arguments)]
 
 
-def told_by(script: str, *arguments: object, timeout_s: float = 120.0) -> Any:
+def told_by(script: str, *arguments: object, timeout_s: float = 300.0) -> Any:
     """What a program of this folder printed as JSON before it ended well."""
     need("unshare", "ip")
     done = subprocess.run(
