@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import json
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -25,10 +26,17 @@ from fleet.views import as_json, fleet_view, timeline_view
 TIMEOUT_S: Final = 30.0
 """The server's commits wait for the disk, and one that others give gigabytes to may take over ten seconds
 (measured: three virtual boards that install onto one)."""
+RESTART_S: Final = 120.0
+"""A server that is updated or restarted is back by then; who looks on waits for it."""
+RETRY_S: Final = 1.0
 
 
 class NoServerError(FleetError):
     """No 'bramble serve' of this cluster is running."""
+
+
+class BrokenOffError(FleetError):
+    """The server ended before it had answered: whether it did what it was asked is not known."""
 
 
 class BusyError(FleetError):
@@ -201,6 +209,23 @@ class FleetReader:
         """
         return self._ask(method, path, None if value is None else json.dumps(dict(value)))
 
+    def look(self, path: str) -> Any:
+        """GET a route of the admin API for somebody who looks on: what was ordered outlives the server, so an
+        answer is waited for while that begins anew.
+
+        Raises:
+            NoServerError: None runs, for as long as a restart may take.
+            FleetError: It refuses.
+        """
+        ends_at = time.monotonic() + RESTART_S
+        while True:
+            try:
+                return self._ask("GET", path)
+            except (NoServerError, BrokenOffError):
+                if time.monotonic() >= ends_at:
+                    raise
+                time.sleep(RETRY_S)
+
     def tokens(self) -> list[dict[str, Any]]:
         """The tokens of the control API, without what has to be shown.
 
@@ -228,7 +253,9 @@ class FleetReader:
             NoServerError: Only a running server can.
             FleetError: None in force is called so.
         """
-        message: str = self._ask("POST", f"/v1/tokens/{quote(name, safe='')}/revoke")["message"]
+        message: str = self._ask("POST", f"/v1/tokens/{quote(name, safe='', errors='replace')}/revoke")[
+            "message"
+        ]
         return message
 
     @contextlib.contextmanager
@@ -260,6 +287,11 @@ class FleetReader:
             raise FleetError(
                 f"{self._socket} belongs to another user",
                 "Run this as the user who runs 'bramble serve', or with sudo.",
+            ) from error
+        except (ConnectionError, http.client.IncompleteRead) as error:
+            raise BrokenOffError(
+                f"the server at {self._socket} ended while it was asked: {error}",
+                "Is it started again? 'bramble status' shows what became of it.",
             ) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise FleetError(f"the server at {self._socket} does not answer as expected: {error}") from error

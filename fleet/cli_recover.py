@@ -141,7 +141,7 @@ def _tell(reader: FleetReader, view: dict[str, Any], *, as_json: bool, wait: boo
         _print_status(view)
     while wait and view["phase"] in ("founding", "joining"):
         time.sleep(POLL_S)
-        before, view = view, reader.ask("GET", "/v1/recovery")["recovery"]
+        before, view = view, reader.look("/v1/recovery")["recovery"]
         if not as_json and (view["phase"], view["waits_for"]) != (before["phase"], before["waits_for"]):
             _print_status(view)
     if as_json:

@@ -179,7 +179,7 @@ def _print(console: Console, shown: Mapping[str, Any]) -> None:
 
 
 def _find(reader: FleetReader, node: str, number: int) -> dict[str, Any]:
-    found: list[dict[str, Any]] = reader.ask("GET", f"/v1/admin/reimages?node={quote(node, safe='')}")
+    found: list[dict[str, Any]] = reader.look(f"/v1/admin/reimages?node={quote(node, safe='')}")
     return next(order for order in found if order["number"] == number)
 
 

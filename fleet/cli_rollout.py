@@ -132,7 +132,7 @@ def _follow(reader: FleetReader, *, quiet: bool) -> Any:
         is_live = console.is_terminal and not quiet
         live = stack.enter_context(Live(console=console, auto_refresh=False)) if is_live else None
         while True:
-            shown = reader.ask("GET", _PATH)["rollout"]
+            shown = reader.look(_PATH)["rollout"]
             if live is not None:
                 live.update(_table(shown, time.time()), refresh=True)
             for step in () if live is not None or quiet else shown["steps"]:
@@ -184,7 +184,7 @@ def status(file: Path, as_json: bool, watch: bool) -> None:
         return
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            shown = reader.ask("GET", _PATH)["rollout"]
+            shown = reader.look(_PATH)["rollout"]
             live.update(_table(shown, time.time()), refresh=True)
             if shown is None or shown["closed_at"] is not None:
                 return
