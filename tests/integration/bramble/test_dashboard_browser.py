@@ -393,7 +393,8 @@ def test_the_keyboard_is_enough(admin: Watched) -> None:
     expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator("main")).to_be_focused()
-    page.keyboard.press("Tab")
+    for _ in range(page.locator("#alerts a").count() + 1):  # what is wrong comes before the boards
+        page.keyboard.press("Tab")
     focused = page.evaluate("document.activeElement.closest('.card').id")
     assert focused.startswith("n-")
     page.keyboard.press("Enter")
