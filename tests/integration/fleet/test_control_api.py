@@ -346,7 +346,9 @@ def test_texts_that_no_database_keeps_alike_are_no_mistake_of_ours(server: Runni
     node = enrol(server)
     report = replace(status_report(hardware_of(SERVER), 1), k3s_version=odd, image_id=odd, agent_version=odd)
     assert node.post("/v1/node/status", report).status == 200
-    assert node.post("/v1/node/status", replace(report, sequence=2, boot_id=odd)).status == 400
+    read_as_question_mark = odd == "\ud800"  # half of a character
+    answer = node.post("/v1/node/status", replace(report, sequence=2, boot_id=odd))
+    assert answer.status == (200 if read_as_question_mark else 400)
     installer = server.caller()
     hello = replace(installer_hello(hardware_of(SERVER), KEY), image_id=odd)
     say_hello(installer, replace(hello, hardware=replace(hello.hardware, model=odd)))
