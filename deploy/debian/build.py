@@ -161,6 +161,13 @@ def lay_out(root: Path, arch: str, wheels: dict[str, list[Path]]) -> None:
         )
 
 
+PRESET: Final = """\
+# Debian 13 asks presets whether what a package brings is enabled. This one comes before 00-bramble.preset,
+# with which a node's image disables all that it does not name.
+enable {unit}
+"""
+
+
 def lay_the_rest(root: Path, pythons: Sequence[str]) -> None:
     """Command, units, user, completion, documents."""
     _write(
@@ -176,6 +183,7 @@ def lay_the_rest(root: Path, pythons: Sequence[str]) -> None:
     for name, text in ((UNIT, render_unit(spec)), (BUILD_UNIT, render_build_unit(spec))):
         note = text.replace("# Written by 'bramble service install'.", "# From the Debian package.")
         _write(root / "usr/lib/systemd/system" / name, note)
+    _write(root / "usr/lib/systemd/system-preset/00-bramble-server.preset", PRESET.format(unit=UNIT))
     for shell, place in SHELLS.items():
         _write(root / place, run([sys.executable, "-m", "bramble.cli", "completion", shell]))
     documents = root / "usr/share/doc/bramble"

@@ -38,6 +38,13 @@ say user
 inside getent passwd bramble
 say enabled
 inside ls /etc/systemd/system/multi-user.target.wants/bramble.service
+say preset
+# As Debian 13 enables it, on an image of ours.
+mkdir -p m/etc/systemd/system-preset
+echo 'disable *' >m/etc/systemd/system-preset/00-bramble.preset
+rm m/etc/systemd/system/multi-user.target.wants/bramble.service
+inside systemctl --root=/ --preset-mode=enable-only preset bramble.service 2>/dev/null
+inside ls /etc/systemd/system/multi-user.target.wants/bramble.service
 say compiled
 inside find /usr/lib/bramble/common/bramble -name 'cli.*.pyc'
 say verify

@@ -134,6 +134,7 @@ def test_the_package_installs_runs_and_checks_a_file(said: dict[str, str]) -> No
 def test_the_service_has_its_user_and_starts_with_the_machine(said: dict[str, str]) -> None:
     assert said["user"].split(":")[5:] == ["/var/lib/bramble", "/usr/sbin/nologin\n"]
     assert said["enabled"].strip().endswith("bramble.service")
+    assert said["preset"].strip().endswith("bramble.service")
     assert said["unit"] == ""
 
 
