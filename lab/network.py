@@ -21,6 +21,9 @@ from lab.runner import run
 BRIDGE: Final = "bramble0"
 SERVER_INTERFACE: Final = IPv4Interface("10.77.0.1/24")
 """The host's own address on the bridge; the server under test listens there."""
+BRIDGE_MAC: Final = "02:62:72:6d:62:6c"
+"""Fixed (locally administered): else the bridge takes the lowest of its ports' addresses, and changes it with
+a port that is added, while boards that asked before go on sending to the old one."""
 
 _CLONE_NEWUSER: Final = 0x1000_0000
 _CLONE_NEWNET: Final = 0x4000_0000
@@ -50,8 +53,8 @@ def enter_private_network() -> None:
         _become_root_inside(uid, gid)
     run(["ip", "link", "set", "lo", "up"])
     # With STP or a forward delay the bridge would drop what a board sends in its first seconds.
-    bridge = ["ip", "link", "add", "name", BRIDGE, "type", "bridge", "stp_state", "0", "forward_delay", "0"]
-    run(bridge)
+    options = ["type", "bridge", "stp_state", "0", "forward_delay", "0"]
+    run(["ip", "link", "add", "name", BRIDGE, "address", BRIDGE_MAC, *options])
     run(["ip", "address", "add", str(SERVER_INTERFACE), "dev", BRIDGE])
     run(["ip", "link", "set", BRIDGE, "up"])
 

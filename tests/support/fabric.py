@@ -55,8 +55,9 @@ class Fabric:
     def lay(self) -> None:
         """Make the bridges."""
         assert self._door.recv(200) == b"open", "no network namespace can be made here"
-        for bridge in ("side-a", "side-b"):
-            self._ip("link", "add", bridge, "type", "bridge")
+        for number, bridge in enumerate(("side-a", "side-b")):
+            # Else it takes the lowest address of its ports, and another one with a host that is added.
+            self._ip("link", "add", bridge, "address", f"02:00:00:00:00:0{number}", "type", "bridge")
             self._ip("link", "set", bridge, "up")
         self._ip("address", "add", f"{GATEWAY}/24", "dev", "side-a")
         self._ip("link", "set", "lo", "up")

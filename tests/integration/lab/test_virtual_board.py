@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import select
@@ -27,7 +28,8 @@ from lab.board import BoardConfig, VirtualBoard
 from lab.disk import VirtualDisk
 from lab.errors import LabError
 from lab.events import EventKind
-from lab.network import add_tap, enter_private_network
+from lab.network import BRIDGE, add_tap, enter_private_network
+from lab.runner import run
 from lab.tap import Tap
 
 pytestmark = pytest.mark.integration
@@ -46,6 +48,23 @@ def _files(kernel: bytes) -> dict[str, bytes]:
         "d03114aa//bcm2712-rpi-5-b.dtb": b"dtb",
         "d03114aa//cmdline.txt": b"console=serial0,115200\n",
     }
+
+
+def _address_beside_a_lower_one() -> tuple[str, str]:
+    def address() -> str:
+        (bridge,) = json.loads(run(["ip", "-json", "link", "show", "dev", BRIDGE]).stdout)
+        return str(bridge["address"])
+
+    before = address()
+    add_tap("tap0")
+    run(["ip", "link", "set", "tap0", "address", "02:00:00:00:00:01"])
+    return before, address()
+
+
+def test_the_servers_address_stays_while_boards_are_added() -> None:
+    """A bootloader asks for it once, and would send the rest of its file to nobody."""
+    before, after = in_private_network(_address_beside_a_lower_one)
+    assert after == before
 
 
 def _boot(run_dir: Path, kernel: bytes, final: EventKind, disk: VirtualDisk | None) -> list[tuple[str, str]]:
