@@ -32,6 +32,9 @@ class ScriptedReader:
             return self._begin
         return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
 
+    def look(self, path: str) -> Any:
+        return self.ask("GET", path)
+
 
 ID = "20261126T031500Z-0a1b2c"
 PLAN = {
