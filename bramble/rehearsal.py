@@ -141,7 +141,7 @@ class Rehearsal:
 
     def server_rss_bytes(self) -> int:
         """Resident memory of the server's processes together; pages that they share count for each."""
-        return 0 if self._server is None else sum(map(_rss_bytes, _process_tree(self._server.pid)))
+        return 0 if self._server is None else sum(map(_rss_bytes, process_tree(self._server.pid)))
 
     def _log_tail(self) -> str:
         return "\n".join(self.server_log.read_text("utf-8", "replace").splitlines()[-20:])
@@ -280,16 +280,29 @@ class Rehearsal:
         )
 
 
-def _process_tree(pid: int) -> list[int]:
-    """The process and all its descendants that are alive; a child belongs to the thread that started it."""
+def process_tree(pid: int) -> list[int]:
+    """The process and all its descendants that are alive; a child belongs to the thread that started it.
+
+    One that was forked and runs no program of its own yet is left out: its pages are its parent's, and would
+    count twice in that moment.
+    """
     found = [pid]
     for parent in found:
+        running = _command_line(parent)
         for children in Path(f"/proc/{parent}/task").glob("*/children"):
             try:
-                found += [int(child) for child in children.read_text("ascii").split()]
+                numbers = [int(child) for child in children.read_text("ascii").split()]
             except OSError:
                 continue
+            found += [child for child in numbers if _command_line(child) != running]
     return found
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _rss_bytes(pid: int) -> int:
