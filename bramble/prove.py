@@ -40,7 +40,7 @@ DISK_BYTES: Final = 8 * 2**30
 """Of the board's disk, sparse; larger for larger images. A power of two, as an SD card has to be."""
 MEMORY_MIB: Final = 1536
 TIMEOUT_S: Final = {MachineKind.VIRT: 900.0, MachineKind.RASPI4B: 1800.0}
-"""About twenty times what a boot takes on two idle cores (35 s and 100 s, measured), for others may be busy."""
+"""About twenty times what a boot takes on two idle cores (35 s and 100 s, measured), for they may be busy."""
 _WAIT_S: Final = 0.5
 _ENDED: Final = frozenset({EventKind.PANIC, EventKind.STUCK, EventKind.BROKEN, EventKind.POWERED_OFF})
 
