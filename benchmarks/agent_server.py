@@ -23,12 +23,12 @@ from benchmarks.errors import BenchmarkError
 from fleet.api.doors import serve_control
 from fleet.controller import Controller
 from fleet.installs import ControlInfo
-from fleet.k3s import open_k3s
-from fleet.kube import KubeNode
+from fleet.k3s.material import open_k3s
+from fleet.kube.client import KubeNode
 from fleet.lifecycle import State
-from fleet.pki import open_pki
 from fleet.spec import load_cluster
 from fleet.store.database import Store
+from fleet.trust.pki import open_pki
 
 NODE: Final = "bench-1"
 SERIAL: Final = "10000000abcdef01"

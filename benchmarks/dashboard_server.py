@@ -28,15 +28,15 @@ from bramble.dashboard.door import make_context, serve_dashboard
 from fleet.collector import settle_collector
 from fleet.controller import Controller
 from fleet.installs import ControlInfo
-from fleet.k3s import open_k3s
+from fleet.k3s.material import open_k3s
 from fleet.lifecycle import State
-from fleet.pki import open_pki
 from fleet.rollout.record import Phase, Rollout, Step, StepState, to_record
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec, DhcpMode
 from fleet.store.database import Store
 from fleet.store.tables import nodes
-from fleet.tokens import TokenRole
+from fleet.trust.pki import open_pki
+from fleet.trust.tokens import TokenRole
 from pxe.diagnosis.engine import Diagnostician
 from pxe.diagnosis.scene import Setting
 from pxe.net.observer import Observer

@@ -33,13 +33,13 @@ from fleet.api.guard import Limits
 from fleet.collector import settle_collector
 from fleet.controller import Controller
 from fleet.installs import ControlInfo
-from fleet.k3s import open_k3s
+from fleet.k3s.material import open_k3s
 from fleet.lifecycle import State
-from fleet.pki import ControlPki, open_pki
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec
 from fleet.store.database import Store
 from fleet.store.tables import nodes
+from fleet.trust.pki import ControlPki, open_pki
 
 LOOPBACK: Final = "127.0.0.1"
 BOOT_ID: Final = "3c1f0c52-7c0d-4b5e-9a0e-5a0c6d1f9e11"

@@ -19,7 +19,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.workload import Workload
 from bramble.paths import STATE_VARIABLE, StateLayout
 from bramble.rehearsal import Rehearsal
-from fleet.k3s import open_k3s
+from fleet.k3s.material import open_k3s
 
 SERVER: Final = "pi5-server"
 AGENT: Final = "cm5-agent"

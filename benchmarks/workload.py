@@ -13,8 +13,8 @@ import urllib.request
 from dataclasses import dataclass, field
 
 from benchmarks.errors import BenchmarkError
-from fleet.k3s import ClientIdentity
-from fleet.kube import KubeApi
+from fleet.k3s.material import ClientIdentity
+from fleet.kube.client import KubeApi
 
 PORT = 8088
 NAME = "web"

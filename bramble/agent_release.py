@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import agent
-from fleet.update_desk import Archive
+from fleet.updates.desk import Archive
 from imagebuilder.steps.agent import pack_agent
 
 

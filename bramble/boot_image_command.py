@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from fleet.boards import BoardError, BoardModel
-from fleet.cli_names import NODE, file_option
+from fleet.cli.names import NODE, file_option
 from fleet.errors import InputError
 from fleet.spec.model import ClusterSpec, NodeSpec
 from fleet.spec.values import suggest

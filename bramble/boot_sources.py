@@ -14,10 +14,10 @@ from bramble.boot_table import ControlAddress
 from bramble.paths import StateLayout, agent_package, make_private, state_layout, store
 from fleet.boots import NodeBoot, boots_before_the_first_start, read_boots
 from fleet.errors import FleetError
-from fleet.pki import open_pki
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec
 from fleet.store.database import NoRecordError, Store
+from fleet.trust.pki import open_pki
 from imagebuilder.build import Image, find_image
 from pxe.net.interfaces import require_interface
 

@@ -13,9 +13,9 @@ import click
 
 from bramble.service import install as installing
 from bramble.service.unit import BUILD_UNIT, CLUSTER, STATE, UNIT, USER, ServiceSpec
-from fleet.cli_groups import HelpfulGroup
-from fleet.cli_names import cluster_argument
-from fleet.cli_questions import require_yes
+from fleet.cli.groups import HelpfulGroup
+from fleet.cli.names import cluster_argument
+from fleet.cli.questions import require_yes
 from fleet.errors import InputError
 
 NOT_RUNNING = 1

@@ -14,9 +14,9 @@ from rich.live import Live
 from rich.text import Text
 
 from fleet.admin_client import FleetReader
-from fleet.cli import WATCH_INTERVAL_S, reader_of
-from fleet.cli_names import cluster_file
-from fleet.cli_render import age, state_text
+from fleet.cli.names import cluster_file
+from fleet.cli.nodes import WATCH_INTERVAL_S, reader_of
+from fleet.cli.render import age, state_text
 from fleet.errors import FleetError
 
 FINE: Final = 0

@@ -24,8 +24,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from fleet.cli_names import NodeName, file_option
-from fleet.cli_questions import is_terminal, require_yes
+from fleet.cli.names import NodeName, file_option
+from fleet.cli.questions import is_terminal, require_yes
 from imagebuilder.flash.batch import Result, flash_all
 from imagebuilder.flash.devices import Inventory, refusals
 from imagebuilder.flash.media import require_media

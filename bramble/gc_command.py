@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from bramble.paths import state_layout, store
-from fleet.cli_names import default_file
+from fleet.cli.names import default_file
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec
 from fleet.store.database import NoRecordError

@@ -1,7 +1,8 @@
 """The health of declared nodes for Prometheus.
 
-Labels are from fixed lists: names of nodes stand in cluster.yaml, conditions in `fleet.health`. A condition
-has a series while it holds, so a thousand sound nodes cost a thousand series of each reading and no more.
+Labels are from fixed lists: names of nodes stand in cluster.yaml, conditions in `fleet.health.conditions`.
+A condition has a series while it holds, so a thousand sound nodes cost a thousand series of each reading and
+no more.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any, Final
 
 from prometheus_client.core import GaugeMetricFamily
 
-from fleet.health import Condition
-from fleet.health_desk import Held, held_by_all
+from fleet.health.conditions import Condition
+from fleet.health.desk import Held, held_by_all
 from fleet.store.database import Store
 from fleet.store.records import NodeRecord
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from bramble.paths import state_layout
-from fleet.cli_names import NODE, file_option
+from fleet.cli.names import NODE, file_option
 from imagebuilder.cli import ProgressLine, build_shown
 from imagebuilder.flash.writer import NOTE_OFFSET, OnProgress, Phase
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from bramble.paths import MIRROR_VARIABLE
-from fleet.cli_groups import HelpfulGroup
+from fleet.cli.groups import HelpfulGroup
 from lab.cli import board, shell
 from lab.cli_bootrom import bootrom
 from lab.cli_k3s import k3s

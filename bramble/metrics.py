@@ -22,10 +22,10 @@ from bramble.snapshot_metrics import snapshots
 from fleet.attention import Finding
 from fleet.controller import Controller
 from fleet.errors import FleetError
-from fleet.join_failures import FAILURES, join_failures_of
+from fleet.join.failures import FAILURES, join_failures_of
 from fleet.lifecycle import State
 from fleet.notify.desk import NotifyDesk
-from fleet.snapshots import SnapshotDesk
+from fleet.snapshots.desk import SnapshotDesk
 from fleet.store.database import Store
 from pxe.metrics import PxeMetrics
 from pxe.net.dns import OUTCOMES

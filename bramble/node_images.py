@@ -19,11 +19,11 @@ from fleet.errors import FleetError
 from fleet.handout import Handout
 from fleet.images import ImageFacts
 from fleet.installs import ControlInfo, ImageProvider, PlannedImage, PlanRequest
-from fleet.k3s import open_k3s
-from fleet.pki import open_pki
+from fleet.k3s.material import open_k3s
 from fleet.spec.model import ClusterSpec, NodeSpec
 from fleet.spec.values import suggest
 from fleet.store.database import Store
+from fleet.trust.pki import open_pki
 from imagebuilder.build import Image
 from imagebuilder.render import node_values
 from pxe.net.interfaces import require_interface

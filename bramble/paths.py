@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet.cli_places import DATABASE, STATE_VARIABLE, state_directory, store_place
+from fleet.cli.places import DATABASE, STATE_VARIABLE, state_directory, store_place
 from fleet.errors import FleetError
 from fleet.spec.model import ClusterSpec
 from fleet.store_place import Place, PostgresPlace

@@ -13,8 +13,8 @@ from typing import Final
 from bramble.prove import Request
 from bramble.verdict import Expectation
 from fleet.boards import BoardModel, DiskKind, MacAddress, Serial
-from fleet.pki import open_pki
 from fleet.spec.model import ClusterSpec, NodeSpec
+from fleet.trust.pki import open_pki
 from imagebuilder.build import Image
 from imagebuilder.delta import NodeValues
 from imagebuilder.manifest import FILE_NAME, load_manifest

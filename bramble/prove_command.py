@@ -14,7 +14,7 @@ import click
 from bramble.sized_commands import build as plain_build
 from bramble.verdict import Outcome
 from fleet.boards import BoardModel
-from fleet.cli_names import NODE
+from fleet.cli.names import NODE
 from lab.events import BoardEvent, EventKind
 from lab.qemu import MachineKind
 

@@ -31,11 +31,11 @@ from fleet.collector import settle_collector
 from fleet.controller import Controller
 from fleet.errors import FleetError
 from fleet.installs import ControlInfo
-from fleet.k3s import open_k3s
+from fleet.k3s.material import open_k3s
 from fleet.notify.desk import NotifyDesk
-from fleet.pki import ControlPki, open_pki
 from fleet.spec.model import ClusterSpec
 from fleet.store.database import Store
+from fleet.trust.pki import ControlPki, open_pki
 from imagebuilder.build import Image
 from pxe.boot.identity import BoardIdentity
 from pxe.boot.table import BootTable

@@ -12,8 +12,8 @@ from agent.notify import ServiceManager, parse_environment
 from bramble.boot_sizes import warn_of_sizes
 from bramble.paths import agent_package, apt_access, state_layout, store
 from bramble.proofs import require_proven
-from fleet.cli_names import cluster_file
-from fleet.cli_places import STORE_VARIABLE
+from fleet.cli.names import cluster_file
+from fleet.cli.places import STORE_VARIABLE
 from fleet.printable import counted
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec, DhcpMode

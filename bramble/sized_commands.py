@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bramble.boot_sizes import with_size_warnings
-from fleet.cli_spec import check as _check
+from fleet.cli.spec import check as _check
 from imagebuilder.cli import build as _build
 
 check = with_size_warnings(_check, "file")

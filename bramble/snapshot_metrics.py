@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from prometheus_client.core import GaugeMetricFamily
 
-from fleet.snapshots import SnapshotDesk
+from fleet.snapshots.desk import SnapshotDesk
 
 
 def snapshots(desk: SnapshotDesk) -> Iterable[GaugeMetricFamily]:

@@ -26,7 +26,6 @@ from agent.protocol import (
 from fleet import events
 from fleet.bindings import bind, has_other_macs, has_other_serial
 from fleet.clones import suspend_cloned
-from fleet.device_keys import Shown, standing_of, verify
 from fleet.disk_pins import pin_found
 from fleet.enrolment import (
     AgentCase,
@@ -40,7 +39,6 @@ from fleet.enrolment import (
 )
 from fleet.ground import Ground
 from fleet.lifecycle import Happening, State, allows
-from fleet.pki import CsrError, csr_common_name, csr_public_key, key_sha256
 from fleet.roster import Match, recognise
 from fleet.sessions import Session, Sessions
 from fleet.sightings import held_reason, learned_identity, model_of, record_sighting
@@ -49,6 +47,8 @@ from fleet.store.records import BoardRecord, IntentRecord, NodeRecord, TicketRec
 from fleet.store.transaction import Transaction
 from fleet.store.trust import DeviceKeyRecord, KeySource
 from fleet.timeline import Entry
+from fleet.trust.device_keys import Shown, standing_of, verify
+from fleet.trust.pki import CsrError, csr_common_name, csr_public_key, key_sha256
 
 RETRY_AFTER_S: Final = 5.0
 

@@ -85,7 +85,7 @@ class Quorum:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EtcdFault:
-    """One thing that is wrong with etcd, as `fleet.etcd_watch` sees it.
+    """One thing that is wrong with etcd, as `fleet.etcd.watch` sees it.
 
     Attributes:
         subject: A node, the id of a member that is nobody's, or "" for all of etcd.

@@ -31,8 +31,6 @@ from typing import IO, Any, Final
 
 import zstandard
 
-from fleet.age import MAGIC as AGE_MAGIC
-from fleet.age import WORK_FACTOR, AgeError, AgeReader, AgeWriter
 from fleet.errors import FleetError
 from fleet.files import give_to_owner_of, sync_directory
 from fleet.restored import BACKUP, epoch_of, mark_restored, revoke_again
@@ -41,6 +39,8 @@ from fleet.store.database import Store
 from fleet.store.dump import DumpError, dump_rows, load_rows
 from fleet.store.version import LATEST
 from fleet.store_place import Place
+from fleet.trust.age import MAGIC as AGE_MAGIC
+from fleet.trust.age import WORK_FACTOR, AgeError, AgeReader, AgeWriter
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"

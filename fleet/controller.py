@@ -6,16 +6,16 @@ It owns no sockets. Everything runs on one thread (the event loop's); calls take
     admission  hello, prove                                           fleet.admission
     people     approve, reject, revoke, device keys                   fleet.people
     installs   plan, progress, complete                               fleet.installs
-    joins      status, desired, join material                         fleet.joining
-    updates    releases of the agent, in waves                        fleet.update_desk
+    joins      status, desired, join material                         fleet.join.desk
+    updates    releases of the agent, in waves                        fleet.updates.desk
     errands    log lines and single commands, for a moment            fleet.errands
     reimages   installing again, replacing, decommissioning           fleet.reimage
     lock       who is taken down beside whom                           fleet.lock_desk
     policy     re-images that nobody ordered                           fleet.policy.desk
     rollouts   another image for all, node by node                     fleet.rollout.desk
     watch      time limits, silence, Ready                            fleet.watch
-    snapshots  etcd's data, kept off its nodes                        fleet.snapshots
-    recovery   a lost cluster, back from a snapshot                   fleet.recovery
+    snapshots  etcd's data, kept off its nodes                        fleet.snapshots.desk
+    recovery   a lost cluster, back from a snapshot                   fleet.recovery.desk
 """
 
 from __future__ import annotations
@@ -30,36 +30,34 @@ from typing import Final
 
 from fleet import events
 from fleet.admission import AdmissionDesk
-from fleet.apply_desk import ApplyDesk
+from fleet.apply.changes import was_installed
+from fleet.apply.desk import ApplyDesk
 from fleet.attention import Finding, findings
 from fleet.boards import Serial
 from fleet.boots import BootDesk, BootReport, NodeBoot
-from fleet.changes import was_installed
-from fleet.eeprom_orders import EepromDesk
-from fleet.entry_desk import EntryDesk
+from fleet.eeprom.orders import EepromDesk
+from fleet.entry.desk import EntryDesk
+from fleet.entry.reboot_orders import RebootDesk
 from fleet.errands import ErrandDesk
 from fleet.errors import FleetError
 from fleet.etcd.client import EtcdClient
-from fleet.etcd_door import EtcdDoor, MakeEtcd
-from fleet.etcd_watch import EtcdWatch
-from fleet.founding import release_founder
+from fleet.etcd.door import EtcdDoor, MakeEtcd
+from fleet.etcd.watch import EtcdWatch
 from fleet.ground import Ground
 from fleet.handouts import HandoutDesk
-from fleet.heartbeats import StatusIntake
+from fleet.health.heartbeats import StatusIntake
 from fleet.installs import ControlInfo, ImageProvider, InstallDesk
-from fleet.join_preparation import JoinPreparation
-from fleet.joining import JoinDesk
-from fleet.k3s import K3sMaterial
-from fleet.kube_door import Connect, KubeDoor
+from fleet.join.desk import JoinDesk
+from fleet.join.founding import release_founder
+from fleet.join.preparation import JoinPreparation
+from fleet.k3s.material import K3sMaterial
+from fleet.kube.door import Connect, KubeDoor
 from fleet.lifecycle import Happening, Standing, State
 from fleet.lock_desk import LockDesk
-from fleet.login_links import LoginLinks
 from fleet.people import PeopleDesk
-from fleet.pki import ControlPki
 from fleet.policy.desk import PolicyDesk
 from fleet.power.desk import PowerDesk
-from fleet.reboot_orders import RebootDesk
-from fleet.recovery import RecoveryDesk
+from fleet.recovery.desk import RecoveryDesk
 from fleet.reimage.desk import ReimageDesk
 from fleet.reimage.gate import ReimageGate
 from fleet.reimage.rebind import forget_retirement, is_retired, overlay
@@ -67,15 +65,17 @@ from fleet.reimage.server_steps import EtcdServerSteps
 from fleet.rollout.desk import RolloutDesk
 from fleet.secret import Secret
 from fleet.sightings import release_declared
-from fleet.snapshots import SNAPSHOTS, SnapshotDesk
+from fleet.snapshots.desk import SNAPSHOTS, SnapshotDesk
 from fleet.spec.model import ClusterSpec, NodeSpec
 from fleet.store.database import Store, StoreError
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Transaction
 from fleet.timeline import Entry
 from fleet.timeline_limit import TimelineLimit
-from fleet.tokens import TokenDesk
-from fleet.update_desk import UpdateDesk
+from fleet.trust.login_links import LoginLinks
+from fleet.trust.pki import ControlPki
+from fleet.trust.tokens import TokenDesk
+from fleet.updates.desk import UpdateDesk
 from fleet.views import fleet_view
 from fleet.watch import Watch
 

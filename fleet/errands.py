@@ -24,8 +24,8 @@ from agent.errands import (
 from agent.orders import ERRAND, SignedOrder
 from fleet import events
 from fleet.ground import Ground
+from fleet.health.pace import MAX_INTERVAL_S
 from fleet.lifecycle import REIMAGING, State
-from fleet.pace import MAX_INTERVAL_S
 from fleet.refusal import RefusedError, no_such_node
 from fleet.spec.model import RemoteRun
 from fleet.store.records import NodeRecord

@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.protocol import Occupant, Stage
 from fleet.enrolment import WAITS, Decision
-from fleet.health import TRAITS, Condition
+from fleet.health.conditions import TRAITS, Condition
 from fleet.lifecycle import MAX_ATTEMPTS, State
 from fleet.printable import printable
 from fleet.spec.model import Role

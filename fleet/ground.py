@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from fleet.events import intent_extended, intent_opened
-from fleet.k3s import K3sMaterial
+from fleet.health.pace import SMALL_FLEET, Pace
+from fleet.k3s.material import K3sMaterial
 from fleet.lifecycle import Happening, State
-from fleet.pace import SMALL_FLEET, Pace
-from fleet.pki import ControlPki
 from fleet.spec.model import ClusterSpec, NodeSpec
 from fleet.store.database import Store
 from fleet.store.records import IntentRecord, NodeRecord
 from fleet.store.transaction import Transaction
 from fleet.timeline import Entry
+from fleet.trust.pki import ControlPki
 
 INTENT_TTL_S: Final = 24 * 3600.0
 KEEPS_INTENT: Final = frozenset({State.IMAGING, State.PENDING})

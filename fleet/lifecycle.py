@@ -315,7 +315,7 @@ _LIMITS_S: Final[Mapping[State, float]] = {
     State.MEMBER_REMOVED: 2 * _MINUTE,
     # With the time that k3s takes to delete the node's password.
     State.NODE_DELETED: 2 * _MINUTE,
-    # All ways in that `fleet.entry` knows, of five minutes each, and some for a hand.
+    # All ways in that `fleet.entry.ways` knows, of five minutes each, and some for a hand.
     State.REBOOT_TO_INSTALLER: 30 * _MINUTE,
 }
 TIMED: Final = frozenset(_LIMITS_S)

@@ -9,7 +9,7 @@ from typing import Final
 
 from fleet.attention import EtcdFault, Finding, Quorum, findings, quorum_in
 from fleet.lifecycle import FAILED_TWIN, State
-from fleet.snapshots import SnapshotHealth
+from fleet.snapshots.desk import SnapshotHealth
 from fleet.store.database import Store
 from fleet.timeline import Kind
 from fleet.views import EventView, event_view, fleet_view

@@ -10,10 +10,10 @@ from fleet.ground import Ground
 from fleet.lifecycle import Happening, State
 from fleet.refusal import RefusedError, no_such_node
 from fleet.reimage import progress
-from fleet.revocation import revoke_node
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Reader, Transaction
 from fleet.store.trust import DeviceKeyRecord, KeySource
+from fleet.trust.revocation import revoke_node
 
 
 class PeopleDesk:

@@ -24,14 +24,14 @@ from typing import Final
 
 from fleet import events
 from fleet.lifecycle import LEAVING, Happening
-from fleet.recovery_state import BEFORE
+from fleet.recovery.state import BEFORE
 from fleet.refusal import RefusedError
 from fleet.reimage import progress
 from fleet.reimage.kinds import Outcome as ReimageOutcome
-from fleet.revocation import revoke_node
 from fleet.spec.model import Role
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Reader, Transaction
+from fleet.trust.revocation import revoke_node
 
 EPOCH: Final = "store.epoch"
 """kv: how often the record came from a backup; absent for never."""

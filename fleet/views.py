@@ -12,8 +12,8 @@ from agent.proofs import fingerprint
 from fleet.boards import BoardModel
 from fleet.complaints import Complaint, complaint_of
 from fleet.find import find_subject
-from fleet.health import TRAITS
-from fleet.health_desk import Held, held_by, held_by_all
+from fleet.health.conditions import TRAITS
+from fleet.health.desk import Held, held_by, held_by_all
 from fleet.lock import read_holds
 from fleet.printable import printable, size_text
 from fleet.reimage.views import UnsteadyView, unsteady_views

@@ -8,19 +8,19 @@ from typing import Final
 
 from agent.protocol import K3sState
 from fleet import events
-from fleet.founding import note_founded
 from fleet.ground import KEEPS_INTENT, Ground, is_usable
-from fleet.health_desk import held_by_all, is_kept_degraded
-from fleet.join_preparation import JoinPreparation
-from fleet.joining import FOUNDER, JoinDesk
-from fleet.kube import KubeApi, KubeError, KubeNode
-from fleet.kube_door import KubeDoor
-from fleet.label_desk import LabelDesk
+from fleet.health.desk import held_by_all, is_kept_degraded
+from fleet.health.pace import pace_of
+from fleet.join.desk import FOUNDER, JoinDesk
+from fleet.join.founding import note_founded
+from fleet.join.preparation import JoinPreparation
+from fleet.kube.client import KubeApi, KubeError, KubeNode
+from fleet.kube.door import KubeDoor
+from fleet.kube.label_desk import LabelDesk
+from fleet.kube.node_conditions import Announcer
 from fleet.lifecycle import TIMED, Happening, State, check, limit_s
-from fleet.node_conditions import Announcer
-from fleet.pace import pace_of
 from fleet.printable import printable
-from fleet.recovery_state import restores
+from fleet.recovery.state import restores
 from fleet.spec.model import Role
 from fleet.store.records import IntentRecord, NodeRecord
 from fleet.store.transaction import Reader, Transaction

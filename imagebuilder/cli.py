@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fleet.cli_names import cluster_file
-from fleet.cli_progress import ProgressLine as ProgressLine
+from fleet.cli.names import cluster_file
+from fleet.cli.progress import ProgressLine as ProgressLine
 from imagebuilder.cli_export import ExportOptions, export_options, plan_export, write_export
 from imagebuilder.errors import ImageBuilderError
 from imagebuilder.packages.install import AptAccess

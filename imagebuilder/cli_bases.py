@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from fleet.cli_groups import HelpfulGroup
-from fleet.cli_questions import require_yes
+from fleet.cli.groups import HelpfulGroup
+from fleet.cli.questions import require_yes
 from imagebuilder.cli import MIRROR_VARIABLE, ProgressLine, show_fetch, store
 from imagebuilder.store import Store
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fleet.cli_names import default_file
+from fleet.cli.names import default_file
 from imagebuilder.cli import ProgressLine, agent_package, apt_access, store
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fleet.boards import BoardModel
-from fleet.cli_names import NODE
+from fleet.cli.names import NODE
 
 if TYPE_CHECKING:
     from imagebuilder.preflight import Expected, Finding

@@ -12,8 +12,8 @@ from typing import Final
 
 import click
 
-from fleet.cli_groups import HelpfulGroup
-from fleet.cli_names import default_file
+from fleet.cli.groups import HelpfulGroup
+from fleet.cli.names import default_file
 from imagebuilder.cli import BUDGET_VARIABLE, ProgressLine, agent_package, apt_access, store
 from imagebuilder.errors import ImageBuilderError
 from imagebuilder.sizes import parse_size

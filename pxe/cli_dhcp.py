@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from fleet.cli_groups import HelpfulGroup
-from fleet.cli_names import cluster_file
+from fleet.cli.groups import HelpfulGroup
+from fleet.cli.names import cluster_file
 from fleet.spec import load_cluster
 from pxe.dhcp_guide.render import DhcpServerKind, make_guide, render_guide
 from pxe.net.interfaces import require_interface

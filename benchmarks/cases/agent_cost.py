@@ -17,7 +17,7 @@ from benchmarks.bench import Bench
 from benchmarks.measure import Better, Row, Table
 from benchmarks.processes import LOOPBACK, Words, accepts_tcp, free_port, resident_bytes, server
 from benchmarks.programs import Program, not_installed
-from fleet.pace import STEADY_INTERVAL_S
+from fleet.health.pace import STEADY_INTERVAL_S
 
 WINDOW_S: Final = 60.0
 """One of everything that the agent does once a minute."""

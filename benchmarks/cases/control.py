@@ -24,7 +24,7 @@ from benchmarks.measure import Better, Row, Table
 from benchmarks.processes import resident_bytes, server
 from benchmarks.usage import cpu_seconds
 from fleet.api.silence import KEPT_CONNECTIONS
-from fleet.pace import pace_of
+from fleet.health.pace import pace_of
 from fleet.store.database import Store
 
 NODES: Final = KEPT_CONNECTIONS

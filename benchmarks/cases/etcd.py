@@ -19,7 +19,7 @@ from benchmarks.measure import Better, Subject, Table, interleave
 from fleet.etcd.client import EtcdClient
 from fleet.etcd.errors import EtcdError
 from fleet.etcd.view import EtcdView
-from fleet.k3s import TLS_DIRECTORY, K3sMaterial, open_k3s
+from fleet.k3s.material import TLS_DIRECTORY, K3sMaterial, open_k3s
 from lab.k3s_sim.node.etcd_client import EtcdTls
 from lab.k3s_sim.node.etcd_member import CLIENT_PORT, EtcdMember, InitialCluster
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from fleet.tokens import TokenRole
+from fleet.trust.tokens import TokenRole
 
 MAX_SESSIONS: Final = 500
 ROTATE_S: Final = 900.0

@@ -20,12 +20,12 @@ from fleet.attention import MEMBERS
 from fleet.controller import Controller
 from fleet.errors import FleetError
 from fleet.etcd.view import EtcdMember, EtcdView, hex_id
-from fleet.joining import FOUNDED, FOUNDER
+from fleet.join.desk import FOUNDED, FOUNDER
 from fleet.lifecycle import State
 from fleet.quorum import Member, quorum_of, removal_problem
 from fleet.reimage.problems import Problem
 from fleet.reimage.server_checks import ghost_problem, ghosts
-from fleet.snapshots import SnapshotHealth, Taking
+from fleet.snapshots.desk import SnapshotHealth, Taking
 from fleet.spec.model import Role
 from fleet.store.glance import glances, nodes_of_role
 from fleet.store.records import NodeRecord
@@ -45,7 +45,7 @@ class EtcdSeen:
 
 
 class Etcd(Protocol):
-    """Who can be asked for etcd's members; `fleet.etcd_door` has it."""
+    """Who can be asked for etcd's members; `fleet.etcd.door` has it."""
 
     async def observe(self) -> EtcdView: ...
 

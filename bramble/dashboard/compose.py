@@ -16,7 +16,7 @@ from bramble.dashboard.node_page import Boots
 from bramble.dashboard.site import HERE, Assets, Images, Site, make_templates
 from bramble.dashboard.vitals import Vitals
 from fleet.controller import Controller
-from fleet.pki import ControlPki
+from fleet.trust.pki import ControlPki
 from pxe.diagnosis.finding import Finding
 from pxe.diagnosis.history import BoardHistory
 from pxe.net.observer import Observer

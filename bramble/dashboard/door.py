@@ -20,8 +20,8 @@ from fleet.api.doors import PortTakenError
 from fleet.api.guard import number_requests
 from fleet.api.silence import Silence
 from fleet.errors import FleetError
-from fleet.pki import ControlPki
 from fleet.spec.model import DashboardCertificate
+from fleet.trust.pki import ControlPki
 
 SHUTDOWN_GRACE_S: Final = 1.0
 YEAR_S: Final = 365 * 86400

@@ -21,7 +21,7 @@ from bramble.dashboard.paces import Paces
 from bramble.dashboard.rack import DENSE, Card, Headline, by_name, card_of, headline, percent_of
 from fleet.attention import EtcdFault
 from fleet.errors import FleetError
-from fleet.health_desk import held_by_all
+from fleet.health.desk import held_by_all
 from fleet.store.database import Store
 from fleet.store.glance import NodeGlance, find_events, glances, newest_event, owners_of_events
 from fleet.store.records import BoardRecord

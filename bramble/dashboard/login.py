@@ -12,7 +12,7 @@ from bramble.dashboard.site import SESSION, SITE, THEME_COOKIE, THEMES
 from fleet.api.answers import REQUEST_ID
 from fleet.api.limits import RateLimit
 from fleet.refusal import RefusedError
-from fleet.tokens import TokenRole
+from fleet.trust.tokens import TokenRole
 
 LOGINS: Final = 10
 LOGINS_PER_SECOND: Final = 0.1

@@ -17,8 +17,8 @@ from typing import Any, Final
 from bramble.dashboard.alerts import ClusterGlance
 from fleet.attention import MEMBERS, NEEDS_A_PERSON
 from fleet.boards import BoardError, BoardModel
-from fleet.health import TRAITS
-from fleet.health_desk import Held
+from fleet.health.conditions import TRAITS
+from fleet.health.desk import Held
 from fleet.lifecycle import FAILED_TWIN, State
 from fleet.quorum import quorum_of
 from fleet.spec.model import Role

@@ -20,11 +20,11 @@ from bramble.dashboard.question import Plan, Question, ask
 from bramble.dashboard.site import SITE, Site
 from bramble.dashboard.words import moment
 from fleet.printable import size_text
-from fleet.recovery import Plan as RecoveryPlan
+from fleet.recovery.desk import Plan as RecoveryPlan
 from fleet.refusal import RefusedError
 from fleet.reimage.problems import Problem
-from fleet.snapshot_files import SnapshotInfo
-from fleet.snapshots import SCHEDULE
+from fleet.snapshots.desk import SCHEDULE
+from fleet.snapshots.files import SnapshotInfo
 
 PLAN_S: Final = 60.0
 """A snapshot is read through before it is planned with, and servers that are off are asked in vain."""

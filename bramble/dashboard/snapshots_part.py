@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from fleet.printable import size_text
-from fleet.recovery import RecoveryView
-from fleet.recovery_state import Phase
-from fleet.snapshot_files import Damaged, SnapshotInfo
-from fleet.snapshots import SCHEDULE, Taking
+from fleet.recovery.desk import RecoveryView
+from fleet.recovery.state import Phase
+from fleet.snapshots.desk import SCHEDULE, Taking
+from fleet.snapshots.files import Damaged, SnapshotInfo
 
 SHOWN: Final = 20
 

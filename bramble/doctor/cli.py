@@ -19,9 +19,9 @@ from bramble.doctor.render import render_board, render_checks
 from bramble.doctor.report import as_json as checks_as_json
 from bramble.doctor.report import exit_code
 from bramble.paths import state_layout, store
-from fleet.cli import fleet_reader
-from fleet.cli_names import cluster_file
-from fleet.cli_questions import require_yes
+from fleet.cli.names import cluster_file
+from fleet.cli.nodes import fleet_reader
+from fleet.cli.questions import require_yes
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec
 from pxe.diagnosis.catalogue import RULES

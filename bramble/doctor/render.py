@@ -11,7 +11,7 @@ from rich.text import Text
 
 from bramble.doctor.board import BoardReport
 from bramble.doctor.report import Check, Status
-from fleet.cli_render import age
+from fleet.cli.render import age
 from fleet.printable import printable
 
 _STYLES: Final = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red", Status.SKIP: "dim"}

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fleet.cli_names import SERVICE_FILE
-from fleet.cli_places import SERVICE_STATE
+from fleet.cli.names import SERVICE_FILE
+from fleet.cli.places import SERVICE_STATE
 
 USER: Final = "bramble"
 UNIT: Final = "bramble.service"

@@ -10,7 +10,7 @@ from fleet.api.answers import value_answer
 from fleet.api.guard import CALLER, TOKEN_ID
 from fleet.api.routes import Access, Parameter, Route
 from fleet.controller import Controller
-from fleet.tokens import TokenRole
+from fleet.trust.tokens import TokenRole
 
 _ROLE = Parameter(
     name="role",

@@ -19,7 +19,7 @@ from fleet.api.routes import Access, Parameter, Route
 from fleet.api.schema import Page
 from fleet.complaints import complaint_of
 from fleet.controller import Controller
-from fleet.health_desk import held_by_all
+from fleet.health.desk import held_by_all
 from fleet.refusal import RefusedError
 from fleet.store.access import AuditRecord
 from fleet.store.pages import boards_after, events_after, nodes_after

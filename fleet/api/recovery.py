@@ -13,9 +13,9 @@ from fleet.api.guard import CALLER, add_to_audit
 from fleet.api.peer import peer_certificate
 from fleet.api.routes import MESSAGE, Access, Handler, Parameter, Route
 from fleet.controller import Controller
-from fleet.recovery import Plan, RecoveryView
+from fleet.recovery.desk import Plan, RecoveryView
 from fleet.refusal import RefusedError
-from fleet.snapshot_files import ID
+from fleet.snapshots.files import ID
 from fleet.views import as_json
 
 _RECOVERY = Parameter(

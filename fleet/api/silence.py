@@ -27,7 +27,7 @@ MAX_CONNECTIONS: Final = 20_000
 KEPT_CONNECTIONS: Final = 500
 """Of nodes, between reports. Each costs 35 KB (OpenSSL's 24, the rest asyncio's and aiohttp's): 175 MB
 of 5,000 nodes, beside the 150 that the server takes with so many on record. To connect anew costs 1.2 ms of a
-core, beside 1 ms for the report; `fleet.pace` bounds how often that is."""
+core, beside 1 ms for the report; `fleet.health.pace` bounds how often that is."""
 
 
 class Silence:

@@ -18,9 +18,9 @@ from fleet.etcd.errors import EtcdError
 from fleet.etcd.view import EtcdMember, EtcdView, hex_id
 from fleet.refusal import RefusedError
 from fleet.reimage.server_checks import ghost_problem, ghost_removal_problem, ghosts
-from fleet.snapshot_files import SnapshotInfo
-from fleet.snapshot_places import KeptElsewhere
-from fleet.snapshots import SnapshotHealth, Taking
+from fleet.snapshots.desk import SnapshotHealth, Taking
+from fleet.snapshots.files import SnapshotInfo
+from fleet.snapshots.places import KeptElsewhere
 from fleet.views import as_json
 
 _NUMBER = Parameter(

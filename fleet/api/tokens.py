@@ -14,7 +14,7 @@ from fleet.api.guard import add_to_audit
 from fleet.api.routes import MESSAGE, Access, Parameter, Route
 from fleet.controller import Controller
 from fleet.store.access import TokenRecord
-from fleet.tokens import DEFAULT_TTL_S, MAX_TTL_S, TokenRole
+from fleet.trust.tokens import DEFAULT_TTL_S, MAX_TTL_S, TokenRole
 
 DOCUMENT: Final = web.AppKey("openapi", dict)
 

@@ -31,7 +31,7 @@ from fleet.etcd.messages import (
     StatusResponse,
 )
 from fleet.etcd.wire import WireError
-from fleet.k3s import ClientIdentity
+from fleet.k3s.material import ClientIdentity
 
 CLIENT_PORT: Final = 2379
 _CLUSTER: Final = "/etcdserverpb.Cluster"

@@ -15,7 +15,7 @@ from fleet.etcd.call import Connection, Endpoint, tls_context
 from fleet.etcd.errors import EtcdError, EtcdRefusedError, NotThisClusterError
 from fleet.etcd.messages import MemberListResponse, RawMember, StatusResponse
 from fleet.etcd.view import EtcdMember, EtcdView, hex_id, node_of
-from fleet.k3s import ClientIdentity
+from fleet.k3s.material import ClientIdentity
 from fleet.quorum import quorum_of
 
 STATUS_S: Final = 2.0

@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from fleet.ground import Ground
-from fleet.health_desk import find_write_obstacle
-from fleet.kube_objects import KubeNode
+from fleet.health.desk import find_write_obstacle
+from fleet.kube.objects import KubeNode
 from fleet.lifecycle import State
 from fleet.lock import read_holds
 from fleet.policy.evidence import Course

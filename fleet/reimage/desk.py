@@ -10,8 +10,8 @@ from fleet import events
 from fleet.boards import BoardError, Serial
 from fleet.errors import FleetError
 from fleet.ground import Ground
-from fleet.kube import KubeError
-from fleet.kube_door import KubeDoor
+from fleet.kube.client import KubeError
+from fleet.kube.door import KubeDoor
 from fleet.lifecycle import (
     ENTERING_INSTALLER,
     GONE,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
-from fleet.kube_pods import KubePod
+from fleet.kube.pods import KubePod
 from fleet.reimage.problems import Problem
 
 EVICTION_INTERVAL_S: Final = 5.0

@@ -19,10 +19,10 @@ from fleet import events
 from fleet.boards import Serial
 from fleet.errors import FleetError
 from fleet.ground import INTENT_TTL_S, Ground
-from fleet.join_secrets import node_password_name
-from fleet.k3s_versions import Feature, K3sVersion, has
-from fleet.kube import KubeApi, KubeError, KubeNode, KubeRefusedError
-from fleet.kube_door import KubeDoor
+from fleet.join.secrets import node_password_name
+from fleet.k3s.versions import Feature, K3sVersion, has
+from fleet.kube.client import KubeApi, KubeError, KubeNode, KubeRefusedError
+from fleet.kube.door import KubeDoor
 from fleet.lifecycle import LEAVING, WAY_BACK, Happening, State
 from fleet.reimage import progress
 from fleet.reimage.drain import EVICTION_INTERVAL_S, leaving, refusal_text

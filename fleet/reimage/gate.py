@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fleet.ground import Ground
-from fleet.health_desk import find_write_obstacle
+from fleet.health.desk import find_write_obstacle
 from fleet.images import ImageFacts
 from fleet.installs import ImageProvider
-from fleet.k3s_versions import K3sVersion, skew_between
+from fleet.k3s.versions import K3sVersion, skew_between
 from fleet.lock import read_holds, take
 from fleet.refusal import RefusedError
 from fleet.reimage.guards import problems, writing_problems

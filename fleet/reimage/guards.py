@@ -35,7 +35,7 @@ def problems(
 
     Args:
         by: Who orders it: a person, `policy`, or `rollout`.
-        obstacle: What forbids to write to the node, as `fleet.health_desk.find_write_obstacle` tells it.
+        obstacle: What forbids to write to the node, as `fleet.health.desk.find_write_obstacle` tells it.
     """
     policy = spec.policy.reimage
     found = [*find_problems(name, role, holds, max_parallel=policy.max_parallel), *writing_problems(obstacle)]

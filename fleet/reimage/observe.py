@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fleet.join_secrets import node_password_name
-from fleet.kube import KubeApi, KubeError, KubeNode
-from fleet.kube_pods import KubePod, is_on_the_node
+from fleet.join.secrets import node_password_name
+from fleet.kube.client import KubeApi, KubeError, KubeNode
+from fleet.kube.pods import KubePod, is_on_the_node
 from fleet.reimage.drain import Load, leaving
 from fleet.store.records import NodeRecord
 
@@ -17,7 +17,7 @@ def is_silent(node: NodeRecord, seen: KubeNode | None, now: float, started: floa
 
     Args:
         started: When this server began to listen; what was before is nobody's silence.
-        silence_s: How long an agent may keep silent (`fleet.pace`).
+        silence_s: How long an agent may keep silent (`fleet.health.pace`).
     """
     heard = max(node.status_at or 0.0, started)
     return now - heard > silence_s and (seen is None or not seen.ready)

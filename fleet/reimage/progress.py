@@ -44,7 +44,7 @@ UNSEEN: Final = "unseen"
 """The record came from a backup, and the board's installer was the first to be heard of: what its disk holds
 may be newer than the order, which is no consent to overwrite it."""
 ENTRY: Final = "entry"
-"""What was tried to get its board into the installer, as `fleet.entry.Tried.as_json` gives it."""
+"""What was tried to get its board into the installer, as `fleet.entry.ways.Tried.as_json` gives it."""
 RETRIES: Final = "retries"
 """State → how often it was tried again."""
 SERIAL: Final = "serial"

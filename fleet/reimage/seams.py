@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from fleet.kube import KubeNode
+from fleet.kube.client import KubeNode
 from fleet.reimage.drain import Load
 from fleet.reimage.kinds import ReimageKind
 from fleet.reimage.problems import Problem

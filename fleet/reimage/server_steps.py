@@ -19,16 +19,16 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from fleet.etcd.client import EtcdClient
+from fleet.etcd.door import EtcdDoor
 from fleet.etcd.errors import EtcdError, NotThisClusterError
 from fleet.etcd.view import EtcdMember, EtcdView, hex_id
-from fleet.etcd_door import EtcdDoor
 from fleet.ground import Ground
-from fleet.join_state import JoinState
-from fleet.joining import FOUNDED, FOUNDER
-from fleet.k3s_config import API_PORT
-from fleet.kube import KubeApi, KubeError, KubeNode
-from fleet.kube_door import KubeDoor
-from fleet.kube_vip import LEASE
+from fleet.join.desk import FOUNDED, FOUNDER
+from fleet.join.state import JoinState
+from fleet.k3s.config import API_PORT
+from fleet.kube.client import KubeApi, KubeError, KubeNode
+from fleet.kube.door import KubeDoor
+from fleet.kube.vip import LEASE
 from fleet.lifecycle import LEAVING, REIMAGING, State
 from fleet.reimage import progress
 from fleet.reimage.problems import Problem
@@ -42,7 +42,7 @@ from fleet.reimage.server_checks import (
     problems,
     warnings,
 )
-from fleet.snapshots import REMOVE_ANNOTATION, REMOVED_ANNOTATION, SnapshotDesk
+from fleet.snapshots.desk import REMOVE_ANNOTATION, REMOVED_ANNOTATION, SnapshotDesk
 from fleet.spec.model import Role
 from fleet.store.records import NodeRecord, ReimageRecord
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from fleet.kube_objects import KubeNode
-from fleet.kube_pods import KubePod
+from fleet.kube.objects import KubeNode
+from fleet.kube.pods import KubePod
 from fleet.lifecycle import FAILED_TWIN, LEAVING, REIMAGING, Happening, State
 from fleet.reimage import progress
 from fleet.reimage.drain import POLITE_S, leaving, names, stateful, stuck, waiting_text

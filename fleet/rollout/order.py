@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fleet.images import ImageFacts
-from fleet.k3s_versions import K3sVersion, skew_between
+from fleet.k3s.versions import K3sVersion, skew_between
 from fleet.lifecycle import State
 from fleet.reimage.problems import Problem
 from fleet.spec.model import Role

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, expect
 
 from bramble.rehearsal import Rehearsal
 from fleet.spec.model import ClusterSpec
-from fleet.tokens import TokenRole
+from fleet.trust.tokens import TokenRole
 from lab.events import EventKind
 
 pytestmark = pytest.mark.e2e

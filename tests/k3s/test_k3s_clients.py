@@ -14,7 +14,7 @@ import pytest
 from k3s_hosts import Hosts
 from k3s_objects import JSON, make_budget, make_node, make_pod
 
-from fleet.join_secrets import (
+from fleet.join.secrets import (
     BootstrapToken,
     accepts_password,
     bootstrap_token_object,
@@ -22,9 +22,9 @@ from fleet.join_secrets import (
     node_password_name,
     node_password_object,
 )
-from fleet.k3s_manifests import access_objects, object_path
-from fleet.kube import KubeApi, KubeRefusedError
-from fleet.kube_vip import LEASE
+from fleet.k3s.manifests import access_objects, object_path
+from fleet.kube.client import KubeApi, KubeRefusedError
+from fleet.kube.vip import LEASE
 from fleet.secret import Secret
 
 pytestmark = pytest.mark.integration

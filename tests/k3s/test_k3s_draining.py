@@ -17,9 +17,9 @@ from k3s_hosts import PORT, Hosts
 from k3s_objects import JSON, NAMESPACE, PODS, make_budget, make_node, make_pod
 from k3s_sim_processes import Admin, wait_until
 
-from fleet.health import Condition
-from fleet.health_desk import Held
-from fleet.node_conditions import REPEAT_S, Announcer
+from fleet.health.conditions import Condition
+from fleet.health.desk import Held
+from fleet.kube.node_conditions import REPEAT_S, Announcer
 
 pytestmark = pytest.mark.integration
 

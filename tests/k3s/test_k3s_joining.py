@@ -18,12 +18,12 @@ from fleet.etcd.client import EtcdClient
 from fleet.etcd.errors import EtcdRefusedError
 from fleet.etcd.snapshot import check_file, save_snapshot
 from fleet.etcd.view import EtcdView
-from fleet.join_secrets import BootstrapToken, accepts_password, bootstrap_token_object, node_password_object
-from fleet.k3s_config import JoinServer
-from fleet.k3s_versions import Feature, has
+from fleet.join.secrets import BootstrapToken, accepts_password, bootstrap_token_object, node_password_object
+from fleet.k3s.config import JoinServer
+from fleet.k3s.versions import Feature, has
 from fleet.secret import Secret
-from fleet.snapshot_files import SnapshotFiles
-from fleet.snapshot_import import Ours, import_snapshot
+from fleet.snapshots.files import SnapshotFiles
+from fleet.snapshots.imports import Ours, import_snapshot
 
 pytestmark = pytest.mark.integration
 

@@ -17,16 +17,16 @@ from k3s_hosts import Hosts, Server
 from agent.k3s import classify
 from agent.protocol import JoinMaterial, NodeFile
 from fleet.etcd.snapshot import save_snapshot
-from fleet.join_secrets import (
+from fleet.join.secrets import (
     BootstrapToken,
     bootstrap_token,
     bootstrap_token_object,
     node_password_object,
 )
-from fleet.k3s_config import NODE_PASSWORD_FILE, JoinServer, RestoreCluster, keeps_token
-from fleet.k3s_versions import Feature, has
-from fleet.kube import KubeApi
-from fleet.recovery_state import RESET_DROP_IN, Recovery
+from fleet.k3s.config import NODE_PASSWORD_FILE, JoinServer, RestoreCluster, keeps_token
+from fleet.k3s.versions import Feature, has
+from fleet.kube.client import KubeApi
+from fleet.recovery.state import RESET_DROP_IN, Recovery
 from fleet.spec.model import Role
 
 pytestmark = pytest.mark.integration

@@ -12,7 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from dashboard_rack import Rack
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from fleet.tokens import TokenRole
+from fleet.trust.tokens import TokenRole
 
 WAIT_MS = 60_000
 Theme = Literal["light", "dark"]

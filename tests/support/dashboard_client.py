@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from dashboard_rack import Rack
 
 from fleet.lifecycle import State
-from fleet.tokens import TokenRole
+from fleet.trust.tokens import TokenRole
 
 TIMEOUT_S = 60.0
 PAGES = (

@@ -35,15 +35,15 @@ from fleet.api.doors import serve_admin
 from fleet.boards import BoardModel, MacAddress
 from fleet.boots import BootReport, BootStage
 from fleet.etcd.client import EtcdClient
+from fleet.etcd.door import MakeEtcd
 from fleet.etcd.errors import EtcdError
 from fleet.etcd.view import EtcdMember, EtcdView
-from fleet.etcd_door import MakeEtcd
-from fleet.k3s import open_k3s
+from fleet.k3s.material import open_k3s
 from fleet.lifecycle import State
-from fleet.snapshot_files import DATA, KEYS, SnapshotInfo, new_id
-from fleet.snapshots import SCHEDULE
+from fleet.snapshots.desk import SCHEDULE
+from fleet.snapshots.files import DATA, KEYS, SnapshotInfo, new_id
 from fleet.spec.model import ClusterSpec, DhcpMode, FirstBoot, NodeSpec, Role
-from fleet.tokens import TokenRole
+from fleet.trust.tokens import TokenRole
 from pxe.boot.identity import BoardIdentity, IdentifiedBy
 from pxe.diagnosis.engine import Diagnostician
 from pxe.diagnosis.scene import Setting

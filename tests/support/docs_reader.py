@@ -47,7 +47,7 @@ class Reader:
         assert tuple(words[1:]) in shown_on(Page.load(ROOT / page)), f"{page} does not show '{command}'"
         with pytest.MonkeyPatch.context() as patch:
             if answer is not None:
-                patch.setattr("fleet.cli_questions.is_terminal", lambda: True)
+                patch.setattr("fleet.cli.questions.is_terminal", lambda: True)
             result = CliRunner().invoke(bramble, [*words[1:], *extra], input=answer)
         error: object = result.exception
         if target:

@@ -14,9 +14,9 @@ from typing import Any
 
 from fakes_kube_memory import CutOffError
 
-from fleet.kube import KubeError, KubeRefusedError
-from fleet.kube_objects import KubeNode
-from fleet.kube_pods import KubePod
+from fleet.kube.client import KubeError, KubeRefusedError
+from fleet.kube.objects import KubeNode
+from fleet.kube.pods import KubePod
 
 CORDON = "bramble.dev/cordon"
 

@@ -11,8 +11,8 @@ from fakes_fleet import AgentKey, Fleet, agent_hello, hardware_of, installer_hel
 
 from agent.proofs import device_message, fingerprint
 from agent.protocol import DeviceProof, Hardware, Hello, Proof, ProofKind, Verdict, Welcome, ticket_proof
-from fleet.pki import key_sha256
 from fleet.spec.model import NodeSpec
+from fleet.trust.pki import key_sha256
 
 
 class DeviceKey:

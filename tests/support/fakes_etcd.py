@@ -19,7 +19,7 @@ from fakes_kube_memory import CutOffError
 from fleet.etcd.errors import EtcdError, NotThisClusterError
 from fleet.etcd.messages import Header, SnapshotResponse
 from fleet.etcd.view import EtcdMember, EtcdView
-from fleet.kube import KubeRefusedError
+from fleet.kube.client import KubeRefusedError
 from fleet.quorum import quorum_of
 
 CLUSTER = 77

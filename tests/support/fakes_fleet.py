@@ -27,12 +27,11 @@ from agent.protocol import (
 from fleet.boards import BoardModel, DiskKind, MacAddress, Serial
 from fleet.controller import Controller
 from fleet.etcd.client import EtcdClient
-from fleet.etcd_door import MakeEtcd
+from fleet.etcd.door import MakeEtcd
 from fleet.images import ImageFacts, unknown_image
 from fleet.installs import ControlInfo, PlannedImage, PlanRequest
-from fleet.k3s import open_k3s
-from fleet.kube_door import Connect
-from fleet.pki import ControlPki, key_sha256, open_pki
+from fleet.k3s.material import open_k3s
+from fleet.kube.door import Connect
 from fleet.secret import Secret
 from fleet.spec.model import (
     CatalogueBase,
@@ -55,6 +54,7 @@ from fleet.spec.model import (
 )
 from fleet.store.database import Store
 from fleet.store_place import Place
+from fleet.trust.pki import ControlPki, key_sha256, open_pki
 
 NOW = 1_800_000_000.0
 

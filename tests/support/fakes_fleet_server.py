@@ -22,7 +22,7 @@ from agent.wire import encode
 from fleet.api.doors import serve_admin, serve_control
 from fleet.api.guard import Limits
 from fleet.spec.model import ClusterSpec
-from fleet.tokens import TokenRole
+from fleet.trust.tokens import TokenRole
 
 TIMEOUT_S = 60.0
 

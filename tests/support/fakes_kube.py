@@ -15,7 +15,15 @@ from aiohttp import web
 from cryptography import x509
 
 from fleet.api.connections import Connections
-from fleet.certificates import certificate_pem, key_pem, load_authority, new_key, sign_leaf, subject, utc
+from fleet.trust.certificates import (
+    certificate_pem,
+    key_pem,
+    load_authority,
+    new_key,
+    sign_leaf,
+    subject,
+    utc,
+)
 
 SECRETS = "/api/v1/namespaces/kube-system/secrets"
 

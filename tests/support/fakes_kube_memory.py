@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fleet.kube import KubeError, KubeRefusedError
-from fleet.kube_objects import KubeNode
+from fleet.kube.client import KubeError, KubeRefusedError
+from fleet.kube.objects import KubeNode
 
 
 class CutOffError(BaseException):

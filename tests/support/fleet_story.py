@@ -27,7 +27,7 @@ from agent.protocol import (
 )
 from fleet.boards import MacAddress, Serial
 from fleet.boots import BootReport, BootStage
-from fleet.kube import KubeNode
+from fleet.kube.client import KubeNode
 from fleet.lifecycle import State
 from fleet.refusal import RefusedError
 from fleet.spec.model import NodeSpec, Role

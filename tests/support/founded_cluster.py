@@ -15,10 +15,10 @@ from free_ports import free_port
 from k3s_sim_material import put
 from k3s_sim_processes import WAIT_S, running_lab
 
-from fleet.k3s import ClientIdentity, open_k3s
-from fleet.k3s_manifests import DIRECTORY
-from fleet.kube import KubeApi, KubeRefusedError
-from fleet.kube_door import KubeDoor
+from fleet.k3s.manifests import DIRECTORY
+from fleet.k3s.material import ClientIdentity, open_k3s
+from fleet.kube.client import KubeApi, KubeRefusedError
+from fleet.kube.door import KubeDoor
 from fleet.spec.model import Role
 
 SERVER = node_spec("s1", 1, role=Role.SERVER)

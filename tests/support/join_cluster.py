@@ -16,8 +16,8 @@ from fleet_story import enrol, install, kube_ready
 from agent.protocol import K3sState, Problem
 from fleet.controller import Controller
 from fleet.installs import ControlInfo
-from fleet.k3s import open_k3s
-from fleet.kube import KubeApi
+from fleet.k3s.material import open_k3s
+from fleet.kube.client import KubeApi
 from fleet.lifecycle import State
 from fleet.spec.model import ClusterSpec, NodeSpec, Role
 

@@ -31,11 +31,11 @@ from agent.protocol import JoinMaterial, NodeFile
 from fleet.etcd.client import EtcdClient
 from fleet.etcd.errors import EtcdError
 from fleet.etcd.view import EtcdView
-from fleet.join_secrets import BootstrapToken
-from fleet.k3s import ClientIdentity, K3sMaterial, open_k3s
-from fleet.k3s_config import InitialiseCluster, Way, render_join_material
-from fleet.kube import KubeApi
-from fleet.recovery_state import RESTORE_DIRECTORY
+from fleet.join.secrets import BootstrapToken
+from fleet.k3s.config import InitialiseCluster, Way, render_join_material
+from fleet.k3s.material import ClientIdentity, K3sMaterial, open_k3s
+from fleet.kube.client import KubeApi
+from fleet.recovery.state import RESTORE_DIRECTORY
 from fleet.secret import Secret
 from fleet.spec.model import ClusterSpec, NodeSpec, Role
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from k3s_sim_etcd import PACE, etcd_directory
 
-from fleet.k3s_versions import Feature, K3sVersion, has, is_since
+from fleet.k3s.versions import Feature, K3sVersion, has, is_since
 from lab.k3s_sim.release import build_release
 
 VARIABLE: Final = "K3S"

@@ -23,9 +23,17 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from k3s_sim_etcd import etcd_directory, own_network
 from k3s_sim_processes import wait_until
 
-from fleet.certificates import Authority, certificate_pem, key_pem, load_authority, new_key, subject, utc
 from fleet.etcd.client import EtcdClient
-from fleet.k3s import CLIENT_LIFETIME, K3sMaterial, open_k3s
+from fleet.k3s.material import CLIENT_LIFETIME, K3sMaterial, open_k3s
+from fleet.trust.certificates import (
+    Authority,
+    certificate_pem,
+    key_pem,
+    load_authority,
+    new_key,
+    subject,
+    utc,
+)
 
 ELECTION_MS = 1000
 

@@ -37,9 +37,9 @@ from agent.protocol import InstallProgress, InstallStep, K3sState, Outcome, Proo
 from fleet.boots import BootStage
 from fleet.controller import Controller
 from fleet.etcd.client import EtcdClient
-from fleet.etcd_door import MakeEtcd
+from fleet.etcd.door import MakeEtcd
 from fleet.installs import ControlInfo
-from fleet.k3s import open_k3s
+from fleet.k3s.material import open_k3s
 from fleet.lifecycle import State
 from fleet.spec.model import ClusterSpec, NodeSpec, Role
 from fleet.store.records import NodeRecord, ReimageRecord

@@ -25,7 +25,7 @@ from reimage_room import Room
 
 from agent.protocol import InstallProgress, InstallStep, K3sState, Proof, ProofKind
 from fleet.boots import BootStage
-from fleet.joining import FOUNDED
+from fleet.join.desk import FOUNDED
 from fleet.lifecycle import State
 from fleet.spec.model import ClusterSpec, NodeSpec, Role
 

@@ -24,8 +24,8 @@ from agent.orders import SignedOrder
 from agent.protocol import Desired, InstallComplete, JoinMaterial, Outcome, ProofKind
 from agent.trusted import TrustedAuthorities, split_bundle
 from agent.verify import OrderVerifier
-from fleet.pki import CA_CERTIFICATE, NEXT_CERTIFICATE, NEXT_KEY, longest_life_s, open_pki
-from fleet.pki_rotation import RotationError, prepare, retire, switch
+from fleet.trust.pki import CA_CERTIFICATE, NEXT_CERTIFICATE, NEXT_KEY, longest_life_s, open_pki
+from fleet.trust.pki_rotation import RotationError, prepare, retire, switch
 
 pytestmark = pytest.mark.integration
 

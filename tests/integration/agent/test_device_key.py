@@ -21,8 +21,8 @@ from agent.enrol import Applicant, Identity, ask
 from agent.errors import AgentError
 from agent.installer.session import InstallSession
 from agent.protocol import Hello, InstallComplete, Outcome, ProofKind, Welcome
-from fleet.device_keys import DeviceKeyError, read_directory, verify
 from fleet.spec.model import Role
+from fleet.trust.device_keys import DeviceKeyError, read_directory, verify
 from lab import fw_crypto_stand_in
 
 pytestmark = pytest.mark.integration

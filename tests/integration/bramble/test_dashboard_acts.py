@@ -21,7 +21,7 @@ from fleet.reimage.kinds import Outcome
 from fleet.spec.model import Role
 from fleet.spec.power import CommandPower
 from fleet.store.records import ReimageRecord
-from fleet.tokens import TokenRole
+from fleet.trust.tokens import TokenRole
 
 pytestmark = pytest.mark.integration
 

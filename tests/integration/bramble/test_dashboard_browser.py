@@ -26,7 +26,7 @@ from agent.proofs import fingerprint
 from agent.protocol import InstallProgress, InstallStep, Outcome
 from fleet.boards import MacAddress
 from fleet.boots import BootReport, BootStage
-from fleet.tokens import TokenRole
+from fleet.trust.tokens import TokenRole
 
 pytestmark = pytest.mark.integration
 

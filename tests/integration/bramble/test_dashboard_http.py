@@ -12,7 +12,7 @@ from dashboard_rack import Rack, attic, live_rack
 
 from bramble.dashboard.guard import COOKIE
 from fleet.admin_client import FleetReader
-from fleet.tokens import TokenRole
+from fleet.trust.tokens import TokenRole
 
 pytestmark = pytest.mark.integration
 

@@ -16,7 +16,7 @@ from agent.protocol import InstallProgress, InstallStep
 from fleet.boots import BootStage
 from fleet.lifecycle import MAX_ATTEMPTS, Happening, State
 from fleet.timeline import Entry, Kind
-from fleet.tokens import TokenRole
+from fleet.trust.tokens import TokenRole
 
 pytestmark = pytest.mark.integration
 

@@ -14,9 +14,9 @@ from dashboard_rack import Rack, keep_sound_snapshot, live_rack
 from fakes_fleet import cluster_spec, node_spec
 
 from fleet.lifecycle import State
-from fleet.recovery_state import BEFORE
+from fleet.recovery.state import BEFORE
 from fleet.spec.model import Role
-from fleet.tokens import TokenRole
+from fleet.trust.tokens import TokenRole
 
 pytestmark = pytest.mark.integration
 

@@ -84,7 +84,7 @@ def test_every_name_and_label_is_exported(place: str, expression: str, exported:
 
 
 def test_what_is_named_as_a_value_of_a_label_exists(exported: dict[str, set[str]]) -> None:
-    from fleet.health import Condition
+    from fleet.health.conditions import Condition
     from fleet.lifecycle import State
 
     for place, expression in EXPRESSIONS:

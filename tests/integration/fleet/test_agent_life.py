@@ -29,8 +29,8 @@ from fleet.admin_client import FleetReader
 from fleet.api.guard import Limits
 from fleet.errors import FleetError
 from fleet.spec.model import RemoteRun
-from fleet.update_desk import Archive
-from fleet.updates import SOAK_S
+from fleet.updates.desk import Archive
+from fleet.updates.waves import SOAK_S
 from imagebuilder.steps.agent import pack_agent
 
 pytestmark = pytest.mark.integration
@@ -113,7 +113,7 @@ def make_node(directory: Path, *, remote_run: bool = True) -> Iterator[Node]:
     limits = Limits(node_burst=10**6)  # here a node reports ten times a second
     with running(directory / "state", spec, limits) as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{directory / 'bin'}:{os.environ['PATH']}")
-        patch.setattr("fleet.joining.JOINING_INTERVAL_S", 0.1)
+        patch.setattr("fleet.join.desk.JOINING_INTERVAL_S", 0.1)
         node = Node(server, directory, remote_run=remote_run)
         try:
             node.start()

@@ -34,7 +34,7 @@ from fleet.errors import FleetError
 from fleet.store.access import RepeatRecord
 from fleet.store.database import Store
 from fleet.timeline import Entry, Kind
-from fleet.tokens import TokenRole
+from fleet.trust.tokens import TokenRole
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("backend")]
 

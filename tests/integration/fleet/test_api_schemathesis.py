@@ -25,7 +25,7 @@ from fleet.api.guard import Limits
 from fleet.api.routes import Access
 from fleet.api.table import openapi
 from fleet.boots import BootStage
-from fleet.tokens import TokenRole
+from fleet.trust.tokens import TokenRole
 
 pytestmark = pytest.mark.integration
 

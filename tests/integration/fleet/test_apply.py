@@ -15,7 +15,7 @@ from typed_cluster import HEAD, node_line, serving, typed, write_cluster
 from agent.protocol import K3sState
 from fleet.boards import MacAddress, Serial
 from fleet.boots import BootReport, BootStage
-from fleet.cli_apply import apply
+from fleet.cli.apply import apply
 from fleet.errors import FleetError, InputError
 from fleet.spec import load_cluster
 from fleet.spec.problems import SpecErrors

@@ -13,7 +13,7 @@ from fakes_fleet_server import Answer, Caller, Running, running
 from fleet.admin_client import FleetReader
 from fleet.spec import load_cluster
 from fleet.spec.power import SecretPlace, TasmotaPower
-from fleet.tokens import TokenRole
+from fleet.trust.tokens import TokenRole
 
 pytestmark = pytest.mark.integration
 

@@ -46,10 +46,10 @@ from fleet.admin_client import FleetReader
 from fleet.api.control import ANONYMOUS_BURST, MAX_ANONYMOUS_BODY_BYTES
 from fleet.api.guard import Limits
 from fleet.errors import FleetError
-from fleet.kube import KubeNode
+from fleet.kube.client import KubeNode
 from fleet.lifecycle import State
-from fleet.pki import open_pki
 from fleet.spec.model import FirstBoot, Role
+from fleet.trust.pki import open_pki
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("backend")]
 

@@ -30,7 +30,7 @@ from fleet_story import (
 
 from agent.protocol import InstallProgress, InstallStep, K3sState
 from fleet.ground import INTENT_TTL_S
-from fleet.kube import KubeNode
+from fleet.kube.client import KubeNode
 from fleet.lifecycle import State
 from fleet.refusal import RefusedError
 from fleet.spec.model import Role
@@ -164,7 +164,7 @@ def test_silence_loses_a_node_and_a_report_brings_it_back(fleet: Fleet) -> None:
 def test_nodes_of_a_larger_fleet_are_told_and_granted_longer_intervals(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fleet.pace.REPORTS_PER_S", 0.05)  # one node is as many as 5,000
+    monkeypatch.setattr("fleet.health.pace.REPORTS_PER_S", 0.05)  # one node is as many as 5,000
     install(fleet, SERVER)
     certificate = enrol(fleet, SERVER)
     fleet.controller.joins.status(certificate, status_report(hardware_of(SERVER), 1))

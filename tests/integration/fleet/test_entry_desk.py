@@ -15,7 +15,7 @@ from reimage_room import A1, A2, S1, Room, open_room
 
 from agent.orders import REBOOT
 from agent.protocol import K3sState, Problem, RebootOrder
-from fleet.entry import MAX_CYCLES, MAX_REBOOTS, PATIENCE_S
+from fleet.entry.ways import MAX_CYCLES, MAX_REBOOTS, PATIENCE_S
 from fleet.lifecycle import State
 from fleet.power.cycle import Pace
 from fleet.power.driver import PowerDriver, PowerError, PowerState

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from servers_room import ServersRoom, servers_room
 
-from fleet.etcd_watch import EtcdWatch
+from fleet.etcd.watch import EtcdWatch
 from fleet.overview import overview
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]

@@ -14,8 +14,8 @@ from typed_cluster import HEAD, node_line, serving, state_of, typed, write_clust
 from agent.proofs import fingerprint as fingerprint_of
 from agent.protocol import Proof, ProofKind
 from bramble.cli_status import status
-from fleet.cli import nodes, show
-from fleet.cli_people import approve
+from fleet.cli.nodes import nodes, show
+from fleet.cli.people import approve
 from fleet.controller import Controller
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec
@@ -81,7 +81,7 @@ def test_approval_is_for_the_key_that_was_compared(
         refused = typed(approve, "pi5-1", file, "--key", "0123-4567-89ab-cdef-0123")
         assert f"waits now is {fingerprint}, not 0123-4567-89ab-cdef-0123" in str(refused.exception)
         assert "--key FINGERPRINT" in typed(approve, "pi5-1", file).output
-        monkeypatch.setattr("fleet.cli_questions.is_terminal", lambda: True)
+        monkeypatch.setattr("fleet.cli.questions.is_terminal", lambda: True)
         declined = typed(approve, "pi5-1", file, answer="n\n")
         assert f"show {fingerprint}?" in declined.output
         assert declined.exit_code == 1

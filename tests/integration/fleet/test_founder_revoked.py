@@ -9,7 +9,7 @@ import pytest
 from fakes_fleet import Fleet, cluster_spec, node_spec, open_fleet
 from fleet_story import enrol, install, kube_ready, texts
 
-from fleet.founding import FOUNDED, FOUNDER
+from fleet.join.founding import FOUNDED, FOUNDER
 from fleet.refusal import RefusedError
 from fleet.spec.model import Role
 from fleet.timeline import Kind

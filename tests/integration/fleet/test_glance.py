@@ -13,7 +13,6 @@ from bramble.dashboard.feed import Feed
 from fleet.attention import EtcdFault
 from fleet.boots import BootStage
 from fleet.lifecycle import State
-from fleet.login_links import LIFE_S
 from fleet.spec.model import Role
 from fleet.store.glance import (
     audit_before,
@@ -25,7 +24,8 @@ from fleet.store.glance import (
     owners_of_events,
     reports_since,
 )
-from fleet.tokens import TokenRole
+from fleet.trust.login_links import LIFE_S
+from fleet.trust.tokens import TokenRole
 from fleet.views import timeline_view
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("backend")]

@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from fakes_fleet import Clock, Fleet, cluster_spec, hardware_of, node_spec, open_fleet, status_report
 
 from agent.protocol import K3sState, Problem, Status, StatusAccepted
-from fleet.health import BAD_SAMPLES, Condition
-from fleet.health_desk import Held, held_by
+from fleet.health.conditions import BAD_SAMPLES, Condition
+from fleet.health.desk import Held, held_by
 from fleet.refusal import RefusedError
 from fleet.secret import Secret
 from fleet.spec.model import Role
@@ -211,7 +211,7 @@ def test_a_caller_that_goes_away_takes_nothing_with_it(fleet: Fleet) -> None:
 
 
 def test_more_reports_than_a_batch_holds_are_all_taken(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fleet.heartbeats.MAX_BATCH", 4)
+    monkeypatch.setattr("fleet.health.heartbeats.MAX_BATCH", 4)
     answers = asyncio.run(send(fleet, [report_of(number) for number in range(len(NODES))]))
     assert len([one for one in answers if isinstance(one, StatusAccepted)]) == len(NODES)
     assert set(sequences(fleet)) == {1}

@@ -30,16 +30,16 @@ from hypothesis.stateful import (
 )
 
 from agent.protocol import JoinMaterial, K3sState, Problem
-from fleet import join_secrets
 from fleet.controller import Controller
 from fleet.installs import ControlInfo
-from fleet.join_failures import FAILURES
-from fleet.join_preparation import needs_token
-from fleet.join_secrets import NODE_LABEL, TOKEN_TTL_S, accepts_password, expires_at
-from fleet.join_state import JoinState
-from fleet.join_turn import WANTS_TO_JOIN
-from fleet.k3s import K3sMaterial, open_k3s
-from fleet.kube_objects import KubeNode
+from fleet.join import secrets as join_secrets
+from fleet.join.failures import FAILURES
+from fleet.join.preparation import needs_token
+from fleet.join.secrets import NODE_LABEL, TOKEN_TTL_S, accepts_password, expires_at
+from fleet.join.state import JoinState
+from fleet.join.turn import WANTS_TO_JOIN
+from fleet.k3s.material import K3sMaterial, open_k3s
+from fleet.kube.objects import KubeNode
 from fleet.lifecycle import State, limit_s
 from fleet.refusal import RefusedError
 from fleet.spec.model import Role

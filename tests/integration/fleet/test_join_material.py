@@ -19,11 +19,11 @@ from k3s_sim_processes import Lab, Simulated, running_lab
 
 from agent.k3s import classify
 from agent.protocol import JoinMaterial
-from fleet.join_secrets import bootstrap_token, bootstrap_token_object, node_password_object
-from fleet.k3s import K3sMaterial, open_k3s
-from fleet.k3s_config import InitialiseCluster, JoinServer, Way, render_join_material
-from fleet.k3s_versions import K3sVersion
-from fleet.kube import KubeApi, KubeRefusedError
+from fleet.join.secrets import bootstrap_token, bootstrap_token_object, node_password_object
+from fleet.k3s.config import InitialiseCluster, JoinServer, Way, render_join_material
+from fleet.k3s.material import K3sMaterial, open_k3s
+from fleet.k3s.versions import K3sVersion
+from fleet.kube.client import KubeApi, KubeRefusedError
 from fleet.secret import Secret
 from fleet.spec.model import NodeSpec, Role
 from lab.k3s_sim.release import build_release

@@ -14,7 +14,7 @@ from fleet_story import state_of, texts
 from join_cluster import A1, S1, S2, S3, Cluster, open_cluster, reinstall, three_servers
 
 from agent.protocol import K3sState, Problem
-from fleet.kube_objects import ETCD_ROLE
+from fleet.kube.objects import ETCD_ROLE
 from fleet.lifecycle import State
 from fleet.refusal import RefusedError
 

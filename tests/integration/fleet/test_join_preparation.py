@@ -14,8 +14,8 @@ from fleet_story import state_of, texts
 from join_cluster import A1, OLD_RELEASE, S1, S2, S3, Cluster, open_cluster
 
 from agent.protocol import K3sState, Problem
-from fleet.join_secrets import accepts_password, node_password_object
-from fleet.k3s import open_k3s
+from fleet.join.secrets import accepts_password, node_password_object
+from fleet.k3s.material import open_k3s
 from fleet.lifecycle import State
 from fleet.refusal import RefusedError
 from fleet.secret import Secret

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from fakes_fleet import NOW, AgentKey
 
-from fleet.k3s import CA_NAMES, TLS_DIRECTORY, K3sMaterialError, open_k3s
-from fleet.pki import CsrError, PkiError, open_pki
+from fleet.k3s.material import CA_NAMES, TLS_DIRECTORY, K3sMaterialError, open_k3s
+from fleet.trust.pki import CsrError, PkiError, open_pki
 
 pytestmark = pytest.mark.integration
 

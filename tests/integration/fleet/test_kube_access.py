@@ -9,8 +9,8 @@ import pytest
 from founded_cluster import Founded, founded, opened
 from k3s_sim_processes import WAIT_S
 
-from fleet.kube import KubeError, KubeRefusedError
-from fleet.kube_door import ROLE_GRACE_S
+from fleet.kube.client import KubeError, KubeRefusedError
+from fleet.kube.door import ROLE_GRACE_S
 from lab.k3s_sim.release import build_release
 
 pytestmark = pytest.mark.integration

@@ -12,8 +12,8 @@ from fakes_kube import FakeKube
 
 from fleet.controller import Controller
 from fleet.installs import ControlInfo
-from fleet.k3s import open_k3s
-from fleet.kube import KubeApi, KubeError
+from fleet.k3s.material import open_k3s
+from fleet.kube.client import KubeApi, KubeError
 from fleet.lifecycle import Happening, State
 from fleet.spec.model import Role
 from fleet.store.database import StoreError

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from real_etcd import _leaf
 
-from fleet import kube
-from fleet.certificates import certificate_pem, key_pem, load_authority, new_key
-from fleet.k3s import ClientIdentity, open_k3s
-from fleet.kube import KubeApi, KubeError
+from fleet.k3s.material import ClientIdentity, open_k3s
+from fleet.kube import client
+from fleet.kube.client import KubeApi, KubeError
+from fleet.trust.certificates import certificate_pem, key_pem, load_authority, new_key
 
 pytestmark = pytest.mark.integration
 
@@ -65,7 +65,7 @@ def silent_api(directory: Path) -> Iterator[tuple[str, ClientIdentity]]:
 def test_no_connection_outlives_the_client_that_was_not_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kube, "TIMEOUT_S", 1.0)
+    monkeypatch.setattr(client, "TIMEOUT_S", 1.0)
 
     async def story(url: str, identity: ClientIdentity) -> None:
         before = asyncio.all_tasks()

@@ -15,13 +15,13 @@ from fleet_story import AGENT, SERVER, enrol, install, kube_ready, state_of, tex
 from agent.protocol import Health, K3sState, Status
 from bramble.metrics import Metrics
 from fleet.controller import Controller
-from fleet.health import BAD_SAMPLES, GOOD_SAMPLES
-from fleet.health_desk import find_write_obstacle
+from fleet.health.conditions import BAD_SAMPLES, GOOD_SAMPLES
+from fleet.health.desk import find_write_obstacle
 from fleet.installs import ControlInfo
-from fleet.k3s import open_k3s
-from fleet.kube import KubeApi
+from fleet.k3s.material import open_k3s
+from fleet.kube.client import KubeApi
+from fleet.kube.node_conditions import REPEAT_S
 from fleet.lifecycle import State
-from fleet.node_conditions import REPEAT_S
 from fleet.views import fleet_view
 
 pytestmark = pytest.mark.integration

@@ -12,8 +12,8 @@ from fakes_fleet_server import Running
 from typed_cluster import HEAD, node_line, serving, typed, write_cluster
 
 from agent.protocol import Outcome
-from fleet.cli_dashboard import dashboard
-from fleet.cli_people import approve, devices, reject, revoke
+from fleet.cli.dashboard import dashboard
+from fleet.cli.people import approve, devices, reject, revoke
 
 pytestmark = pytest.mark.integration
 
@@ -45,7 +45,7 @@ def test_reject_turns_the_compared_key_away(
     assert typed(reject, "pi5-1", file).exit_code == 2  # there is no terminal to ask on
     wrong = typed(reject, "pi5-1", file, "--key", "0" * 20)
     assert "that waits now is" in str(wrong.exception)
-    monkeypatch.setattr("fleet.cli_questions.is_terminal", lambda: True)
+    monkeypatch.setattr("fleet.cli.questions.is_terminal", lambda: True)
     assert typed(reject, "pi5-1", file, answer="n\n").exit_code == 1
     assert ask(server) is Outcome.PENDING
     assert "is rejected" in typed(reject, "pi5-1", file, answer="y\n").output

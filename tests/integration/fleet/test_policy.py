@@ -16,7 +16,7 @@ from fleet_story import texts
 from reimage_room import A1, A2, S1, Room, open_room
 from typed_cluster import HEAD, node_line, serving, typed, write_cluster
 
-from fleet.cli_policy import lock, policy
+from fleet.cli.policy import lock, policy
 from fleet.lifecycle import Happening, State
 from fleet.policy.desk import MAX_FAILED
 from fleet.policy.judge import Decision, Verdict
@@ -25,7 +25,7 @@ from fleet.reimage.kinds import Outcome
 from fleet.spec.model import ReimagePolicy
 from fleet.spec.window_text import parse_window
 from fleet.timeline import Entry, Kind
-from fleet.tokens import TokenRole
+from fleet.trust.tokens import TokenRole
 
 pytestmark = pytest.mark.integration
 

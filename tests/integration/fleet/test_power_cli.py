@@ -14,10 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 from fakes_fleet_server import Running, running
 
-from fleet.cli_power import cycle, off, on, state
+from fleet.cli.power import cycle, off, on, state
 from fleet.power.cycle import Pace
 from fleet.spec import load_cluster
-from fleet.tokens import TokenRole
+from fleet.trust.tokens import TokenRole
 
 pytestmark = pytest.mark.integration
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from servers_room import S1, S2, S3, ServersRoom, lose, servers_room
 
 from fleet.api.doors import serve_admin
-from fleet.cli_recover import recover
+from fleet.cli.recover import recover
 from fleet.errors import FleetError
 from fleet.lifecycle import State
 

@@ -12,11 +12,11 @@ from fleet_story import see, texts
 from servers_room import S1, S2, S3, ServersRoom, install_blank, lose, servers_room
 
 from fleet.boots import BootStage
-from fleet.founding import FOUNDED_AT
-from fleet.joining import FOUNDED, FOUNDER
-from fleet.kube import KubeError
+from fleet.join.desk import FOUNDED, FOUNDER
+from fleet.join.founding import FOUNDED_AT
+from fleet.kube.client import KubeError
 from fleet.lifecycle import State
-from fleet.recovery_state import BEFORE
+from fleet.recovery.state import BEFORE
 from fleet.refusal import RefusedError
 from fleet.reimage.kinds import Outcome
 from fleet.restored import mark_restored

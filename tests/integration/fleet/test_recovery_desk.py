@@ -10,15 +10,15 @@ from fakes_etcd import PREFIX
 from fleet_story import texts
 from servers_room import S1, S2, S3, ServersRoom, install_blank, lose, servers_room
 
-from fleet.joining import FOUNDED, FOUNDER
-from fleet.kube import KubeError
+from fleet.join.desk import FOUNDED, FOUNDER
+from fleet.kube.client import KubeError
 from fleet.lifecycle import State
-from fleet.recovery import PIECE_BYTES
-from fleet.recovery_state import RESET_DROP_IN, Recovery
+from fleet.recovery.desk import PIECE_BYTES
+from fleet.recovery.state import RESET_DROP_IN, Recovery
 from fleet.refusal import RefusedError
 from fleet.reimage.kinds import Outcome
 from fleet.restored import mark_restored, unobserved
-from fleet.snapshot_files import DATA
+from fleet.snapshots.files import DATA
 from fleet.spec.model import NodeSpec
 from fleet.store.records import HoldRecord
 

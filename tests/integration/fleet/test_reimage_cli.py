@@ -17,7 +17,7 @@ from reimage_room import A1, Room, open_room
 from typed_cluster import HEAD, node_line, state_of, typed, write_cluster
 
 from fleet.api.doors import serve_admin
-from fleet.cli_reimage import cancel, decommission, reimage, replace
+from fleet.cli.reimage import cancel, decommission, reimage, replace
 from fleet.errors import FleetError
 from fleet.lifecycle import State
 from fleet.reimage.kinds import Outcome

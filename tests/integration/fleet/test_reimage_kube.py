@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from founded_cluster import Founded, founded, opened
 
-from fleet.kube import KubeApi, KubeRefusedError
-from fleet.kube_pods import is_on_the_node
+from fleet.kube.client import KubeApi, KubeRefusedError
+from fleet.kube.pods import is_on_the_node
 from fleet.reimage.drain import leaving, problems
 from fleet.reimage.observe import has_password, read_load
 from lab.k3s_sim.release import build_release

@@ -15,7 +15,7 @@ from reimage_room import A1, A2, S1, Room, open_room
 from agent.protocol import InstallProgress, InstallStep, Occupant
 from agent.protocol import Outcome as Verdict
 from fleet.boots import BootStage, NodeBoot
-from fleet.entry import Tried
+from fleet.entry.ways import Tried
 from fleet.lifecycle import LEAVING, REIMAGING, Happening, State, limit_s
 from fleet.refusal import RefusedError
 from fleet.reimage import progress

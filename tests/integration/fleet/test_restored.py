@@ -41,7 +41,7 @@ from fleet.lifecycle import State
 from fleet.refusal import RefusedError
 from fleet.restored import GAP, epoch_of, require_observed
 from fleet.spec.model import FirstBoot, Role
-from fleet.update_desk import Archive
+from fleet.updates.desk import Archive
 
 pytestmark = pytest.mark.integration
 

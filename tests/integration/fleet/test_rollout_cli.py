@@ -11,10 +11,10 @@ import pytest
 from fakes_fleet_server import Running
 from typed_cluster import HEAD, node_line, serving, typed, write_cluster
 
-from fleet.cli_rollout import rollout
+from fleet.cli.rollout import rollout
 from fleet.errors import FleetError
 from fleet.lifecycle import Standing, State
-from fleet.tokens import TokenRole
+from fleet.trust.tokens import TokenRole
 
 pytestmark = pytest.mark.integration
 

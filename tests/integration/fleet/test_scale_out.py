@@ -19,7 +19,7 @@ from etcd_fleet import CLUSTER, MORE, are_ready, begin, until
 from fakes_fleet_server import running
 from k3s_sim_etcd import PORT, EtcdCluster, running_cluster
 
-from fleet.cli_apply import apply
+from fleet.cli.apply import apply
 from fleet.spec import load_cluster
 from lab.k3s_sim.release import build_release
 

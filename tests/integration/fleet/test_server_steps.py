@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from servers_room import S1, S2, S3, SERVERS, ServersRoom, servers_room, with_vip
 
 from fleet.attention import findings
-from fleet.join_state import JoinState
-from fleet.kube_vip import LEASE
+from fleet.join.state import JoinState
+from fleet.kube.vip import LEASE
 from fleet.lifecycle import State
 from fleet.refusal import RefusedError
 from fleet.reimage import progress

@@ -17,12 +17,12 @@ from click.testing import CliRunner
 from fakes_fleet import cluster_spec
 from servers_room import S1, S2, S3, ServersRoom, lose, servers_room
 
-from fleet.cli_snapshot import snapshot as command
+from fleet.cli.snapshot import snapshot as command
 from fleet.errors import FleetError
 from fleet.etcd.errors import BadSnapshotError
-from fleet.k3s import K3sMaterial, open_k3s
-from fleet.snapshot_files import DATA, KEYS, MANIFEST, Damaged, SnapshotFiles, verify
-from fleet.snapshot_import import Ours, import_snapshot
+from fleet.k3s.material import K3sMaterial, open_k3s
+from fleet.snapshots.files import DATA, KEYS, MANIFEST, Damaged, SnapshotFiles, verify
+from fleet.snapshots.imports import Ours, import_snapshot
 from fleet.spec.model import SnapshotPolicy
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]

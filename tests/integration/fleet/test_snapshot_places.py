@@ -23,13 +23,13 @@ from postgres_server import PostgresServer
 from servers_room import S1, S2, S3, ServersRoom, servers_room
 
 from fleet.api.doors import serve_admin
-from fleet.cli_snapshot import snapshot as command
+from fleet.cli.snapshot import snapshot as command
 from fleet.errors import FleetError
 from fleet.etcd.errors import BadSnapshotError
 from fleet.refusal import RefusedError
-from fleet.snapshot_files import BROUGHT_IN, DATA, KEYS, MANIFEST, SnapshotFiles, SnapshotInfo, verify
-from fleet.snapshot_places import Place, elsewhere, forget, forget_unseen
-from fleet.snapshots import SnapshotDesk
+from fleet.snapshots.desk import SnapshotDesk
+from fleet.snapshots.files import BROUGHT_IN, DATA, KEYS, MANIFEST, SnapshotFiles, SnapshotInfo, verify
+from fleet.snapshots.places import Place, elsewhere, forget, forget_unseen
 from fleet.store.database import Store
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
 OTHER_PROCESS = """
 import sys
 from pathlib import Path
-from fleet.snapshot_files import SnapshotFiles
+from fleet.snapshots.desk.files import SnapshotFiles
 with SnapshotFiles(Path(sys.argv[1])).staged() as staged:
     (staged / "etcd.db").write_bytes(b"half")
     print(staged.name, flush=True)

@@ -9,9 +9,9 @@ import pytest
 import pytest_asyncio
 from servers_room import ServersRoom, servers_room
 
-from fleet.recovery import Plan
+from fleet.recovery.desk import Plan
 from fleet.refusal import RefusedError
-from fleet.snapshot_files import BusyError, SnapshotInfo
+from fleet.snapshots.files import BusyError, SnapshotInfo
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
 

@@ -14,14 +14,14 @@ from click.testing import CliRunner
 from fakes_fleet import cluster_spec
 from servers_room import S1, S2, S3, ServersRoom, servers_room
 
-from fleet.cli_snapshot import snapshot as command
+from fleet.cli.snapshot import snapshot as command
 from fleet.errors import FleetError
 from fleet.etcd import snapshot
 from fleet.etcd.errors import BadSnapshotError, EtcdError
-from fleet.founding import FOUNDED_AT
+from fleet.join.founding import FOUNDED_AT
 from fleet.lifecycle import State
-from fleet.snapshot_files import DATA, KEYS, MANIFEST, Damaged, SnapshotInfo, verify
-from fleet.snapshots import FIRST_S, RETRY_S, TOO_OLD_FACTOR, SnapshotDesk, Taking
+from fleet.snapshots.desk import FIRST_S, RETRY_S, TOO_OLD_FACTOR, SnapshotDesk, Taking
+from fleet.snapshots.files import DATA, KEYS, MANIFEST, Damaged, SnapshotInfo, verify
 from fleet.spec.model import SnapshotPolicy
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]

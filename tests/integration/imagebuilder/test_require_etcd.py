@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.k3s import classify
-from fleet import k3s_config
+from fleet.k3s import config as k3s_config
 from imagebuilder.resources import data_dir
 
 pytestmark = pytest.mark.integration

@@ -19,7 +19,7 @@ from agent.k3s import (
 )
 from agent.protocol import K3sState
 from agent.wire import MAX_BODY_BYTES, encode
-from fleet.join_failures import FAILURES
+from fleet.join.failures import FAILURES
 
 WAITING = "Waiting to retrieve agent configuration; server is not ready: "
 

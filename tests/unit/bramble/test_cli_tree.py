@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 from bramble.cli import EXIT_CODES, bramble
 from bramble.cli_completion import PROGRAM, SHELLS, VARIABLE
-from fleet.cli_groups import HelpfulGroup
-from fleet.cli_names import NodeName
+from fleet.cli.groups import HelpfulGroup
+from fleet.cli.names import NodeName
 from imagebuilder.flash.devices import Disk, Inventory, Use
 
 EXAMPLES: Final = Path(__file__).parents[3] / "examples"

@@ -16,7 +16,7 @@ from bramble.dashboard.access import (
     Session,
     Sessions,
 )
-from fleet.tokens import TokenRole
+from fleet.trust.tokens import TokenRole
 
 NOW = 1_800_000_000.0
 

@@ -9,8 +9,8 @@ from bramble.dashboard.pages import MAX_CARDS, local_number, sections_of
 from bramble.dashboard.rack import Card, Group, by_name, card_of, group_of, headline, model_title, words_of
 from bramble.dashboard.words import ago, span, without_login
 from fleet.boards import BoardModel
-from fleet.health import Condition
-from fleet.health_desk import Held
+from fleet.health.conditions import Condition
+from fleet.health.desk import Held
 from fleet.lifecycle import FAILED_TWIN, State
 from fleet.printable import size_text
 from fleet.store.glance import NodeGlance

@@ -21,11 +21,11 @@ from bramble.dashboard.upkeep_page import (
 )
 from bramble.kept_images import KeptImage
 from fleet.lifecycle import State
-from fleet.recovery import RecoveryView
+from fleet.recovery.desk import RecoveryView
 from fleet.refusal import RefusedError
 from fleet.rollout.record import Phase, StepState
-from fleet.snapshot_files import Damaged, SnapshotInfo
-from fleet.snapshots import Taking
+from fleet.snapshots.desk import Taking
+from fleet.snapshots.files import Damaged, SnapshotInfo
 from fleet.store.glance import NodeGlance
 
 NOW = 1_800_000_000.0

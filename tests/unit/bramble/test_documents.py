@@ -13,7 +13,7 @@ from docs_names import link_complaints, name_complaints
 from docs_pages import Block, Complaint, Page, pages
 from docs_yaml import yaml_complaints
 
-from fleet.join_failures import FAILURES
+from fleet.join.failures import FAILURES
 from fleet.lifecycle import State
 from pxe.diagnosis.catalogue import RULES
 

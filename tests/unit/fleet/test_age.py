@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.age import CHUNK, MAGIC, AgeError, AgeReader, AgeWriter
 from fleet.secret import Secret
+from fleet.trust.age import CHUNK, MAGIC, AgeError, AgeReader, AgeWriter
 
 PASSPHRASE = Secret("correct horse")
 LOW = 2

@@ -10,7 +10,7 @@ import pytest
 from fakes_spec import DELETE, changed
 from node_records import record
 
-from fleet.changes import Change, Kind, changes_image, compare
+from fleet.apply.changes import Change, Kind, changes_image, compare
 from fleet.lifecycle import State
 from fleet.spec.draft import PathKind, Surroundings
 from fleet.spec.load import check_text

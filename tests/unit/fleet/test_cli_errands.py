@@ -6,15 +6,15 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from fleet import cli_errands
 from fleet.admin_client import BusyError, FleetReader
-from fleet.cli_errands import ask
+from fleet.cli import errands
+from fleet.cli.errands import ask
 
 BUSY = BusyError("somebody waits for log lines of pi4-1", "Ask again in seconds.")
 
 
 def test_who_wants_log_lines_waits_for_who_asked_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli_errands, "POLL_S", 0.0)
+    monkeypatch.setattr(errands, "POLL_S", 0.0)
     reader = create_autospec(FleetReader, instance=True)
     reader.ask.side_effect = [BUSY, BUSY, {"number": 7}, {"done": False}, {"done": True, "lines": ["x"]}]
     assert ask(reader, "pi4-1", "logs?lines=5") == {"lines": ["x"]}
@@ -25,7 +25,7 @@ def test_who_wants_log_lines_waits_for_who_asked_before(monkeypatch: pytest.Monk
 
 
 def test_who_is_kept_waiting_for_too_long_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli_errands, "ANSWER_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(errands, "ANSWER_TIMEOUT_S", 0.0)
     reader = create_autospec(FleetReader, instance=True)
     reader.ask.side_effect = BUSY
     with pytest.raises(BusyError, match="somebody waits"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fleet.cli_progress import ProgressLine, time_left_s
+from fleet.cli.progress import ProgressLine, time_left_s
 
 
 class Clock:

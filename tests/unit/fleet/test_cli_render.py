@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from fleet.cli_render import MENDS, age, render_fleet, render_timeline
+from fleet.cli.render import MENDS, age, render_fleet, render_timeline
 
 NODE = {
     "name": "pi5-1",

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from fakes_spec import DELETE, changed, check
 
-from fleet import cli_spec
+from fleet.cli import spec as commands
 from fleet.errors import InputError
 from fleet.host_network import HostNetwork, parse_routes
 from fleet.spec import DhcpMode, load_cluster
@@ -24,7 +24,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     network = HostNetwork("enp1s0", IPv4Network("192.168.7.0/24"), IPv4Address("192.168.7.1"))
-    monkeypatch.setattr(cli_spec, "read_host_networks", lambda: (network,))
+    monkeypatch.setattr(commands, "read_host_networks", lambda: (network,))
     return tmp_path
 
 
@@ -35,7 +35,7 @@ def write(path: Path, text: str) -> Path:
 
 def test_good_file_ends_with_a_summary_and_0(home: Path) -> None:
     write(home / "cluster.yaml", changed(("nodes.0.disk", "sd")))
-    result = CliRunner().invoke(cli_spec.check, [])
+    result = CliRunner().invoke(commands.check, [])
     assert result.exit_code == 0
     assert result.output.splitlines()[-1] == "attic: 2 nodes (1 server, 1 agent), 0 errors, 1 warning"
     (warning,) = result.output.splitlines()[:-1]
@@ -44,7 +44,7 @@ def test_good_file_ends_with_a_summary_and_0(home: Path) -> None:
 
 def test_bad_file_exits_with_2_and_prints_each_problem_on_one_line(home: Path) -> None:
     file = write(home / "bad.yaml", changed(("network.dhcp", "of"), ("nodes.0.mac", "dc:a6:32:1")))
-    result = CliRunner().invoke(cli_spec.check, [str(file)])
+    result = CliRunner().invoke(commands.check, [str(file)])
     assert result.exit_code == 2
     lines = result.output.splitlines()
     assert len(lines) == 3
@@ -55,7 +55,7 @@ def test_bad_file_exits_with_2_and_prints_each_problem_on_one_line(home: Path) -
 
 def test_json_form_has_problems_and_plain_values(home: Path) -> None:
     file = write(home / "cluster.yaml", changed(("image.user", DELETE)))
-    report = json.loads(CliRunner().invoke(cli_spec.check, ["--json", "--show", str(file)]).output)
+    report = json.loads(CliRunner().invoke(commands.check, ["--json", "--show", str(file)]).output)
     assert report["ok"] is True
     assert report["problems"][0]["severity"] == "warning"
     assert report["cluster"]["nodes"][1]["serial"] == "10000000d03114aa"
@@ -65,7 +65,7 @@ def test_json_form_has_problems_and_plain_values(home: Path) -> None:
 
 def test_json_form_of_a_bad_file_has_no_cluster(home: Path) -> None:
     file = write(home / "cluster.yaml", "version: [")
-    result = CliRunner().invoke(cli_spec.check, ["--json", str(file)])
+    result = CliRunner().invoke(commands.check, ["--json", str(file)])
     assert result.exit_code == 2
     report = json.loads(result.output)
     assert report["ok"] is False
@@ -75,20 +75,20 @@ def test_json_form_of_a_bad_file_has_no_cluster(home: Path) -> None:
 
 def test_show_lists_every_value_with_its_origin(home: Path) -> None:
     write(home / "cluster.yaml", changed())
-    result = CliRunner().invoke(cli_spec.check, ["--show"])
+    result = CliRunner().invoke(commands.check, ["--show"])
     rows = {line.split()[0]: line.split() for line in result.output.splitlines() if line.strip()}
     assert rows["cluster.name"] == ["cluster.name", "line", "3", "attic"]
     assert rows["network.ports.http"] == ["network.ports.http", "default", "7080"]
 
 
 def test_missing_file_is_an_input_error(home: Path) -> None:
-    result = CliRunner().invoke(cli_spec.check, [])
+    result = CliRunner().invoke(commands.check, [])
     assert isinstance(result.exception, InputError)
     assert "does not exist" in result.exception.message
 
 
 def test_init_without_a_terminal_takes_what_it_finds_and_passes_the_check(home: Path) -> None:
-    result = CliRunner().invoke(cli_spec.init, [])
+    result = CliRunner().invoke(commands.init, [])
     assert result.exit_code == 0, result.output
     spec = load_cluster(home / "cluster.yaml")
     assert spec.network.interface == "enp1s0"
@@ -100,9 +100,9 @@ def test_init_without_a_terminal_takes_what_it_finds_and_passes_the_check(home: 
 def test_init_on_a_terminal_asks_again_until_the_answer_is_good(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli_spec, "is_terminal", lambda: True)
+    monkeypatch.setattr(commands, "is_terminal", lambda: True)
     result = CliRunner().invoke(
-        cli_spec.init, ["lab.yaml"], input="My Lab\nmy-lab\n\n10.9.0.1/24\n10.9.0.0/24\n"
+        commands.init, ["lab.yaml"], input="My Lab\nmy-lab\n\n10.9.0.1/24\n10.9.0.0/24\n"
     )
     assert result.exit_code == 0, result.output
     assert "Write 'my-lab'" in result.output
@@ -118,7 +118,7 @@ def test_init_takes_options_and_the_users_public_key(home: Path) -> None:
     (home / ".ssh").mkdir()
     write(home / ".ssh" / "id_ed25519.pub", key.image.user.ssh_authorized_keys[0] + "\n")
     options = ["--name", "shelf", "--interface", "eth9", "--subnet", "10.0.8.0/29"]
-    assert CliRunner().invoke(cli_spec.init, options).exit_code == 0
+    assert CliRunner().invoke(commands.init, options).exit_code == 0
     spec = load_cluster(home / "cluster.yaml")
     assert (spec.name, spec.network.interface) == ("shelf", "eth9")
     assert spec.image.user == key.image.user
@@ -126,17 +126,17 @@ def test_init_takes_options_and_the_users_public_key(home: Path) -> None:
 
 def test_init_makes_the_folder_that_the_service_reads_from(home: Path) -> None:
     file = home / "etc" / "bramble" / "cluster.yaml"
-    assert CliRunner().invoke(cli_spec.init, [str(file)]).exit_code == 0
+    assert CliRunner().invoke(commands.init, [str(file)]).exit_code == 0
     assert load_cluster(file).name == "attic"
 
 
 def test_init_never_overwrites_unless_told(home: Path) -> None:
     file = write(home / "cluster.yaml", "precious")
-    result = CliRunner().invoke(cli_spec.init, [])
+    result = CliRunner().invoke(commands.init, [])
     assert isinstance(result.exception, InputError)
     assert "--force" in result.exception.hint
     assert file.read_text(encoding="utf-8") == "precious"
-    assert CliRunner().invoke(cli_spec.init, ["--force"]).exit_code == 0
+    assert CliRunner().invoke(commands.init, ["--force"]).exit_code == 0
     assert load_cluster(file).name == "attic"
 
 
@@ -175,7 +175,7 @@ def test_routing_table_gives_the_network_of_the_default_route_first() -> None:
     assert parse_routes("") == ()
 
 
-@pytest.mark.parametrize("command", [cli_spec.check, cli_spec.init], ids=["check", "init"])
+@pytest.mark.parametrize("command", [commands.check, commands.init], ids=["check", "init"])
 def test_help_names_the_file_and_every_option_explains_itself(command: click.Command) -> None:
     output = CliRunner().invoke(command, ["--help"]).output
     assert "[FILE]" in output

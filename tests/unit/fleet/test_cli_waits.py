@@ -11,8 +11,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from fleet.cli_recover import recover
-from fleet.cli_rollout import rollout
+from fleet.cli.recover import recover
+from fleet.cli.rollout import rollout
 from fleet.errors import FleetError
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from fakes_fleet import node_spec
 
 from fleet.boards import BoardModel, DiskKind
-from fleet.cli_eeprom import check, config
+from fleet.cli.eeprom import check, config
 from fleet.eeprom.config import check_config
 from fleet.eeprom.recommend import boot_order, recommend, render, settings_of
 from fleet.spec.model import DiskSpec

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.boards import BoardModel
-from fleet.entry import (
+from fleet.entry.ways import (
     MAX_CYCLES,
     MAX_REBOOTS,
     OVERDUE_S,
@@ -25,7 +25,7 @@ from fleet.entry import (
     WayIn,
     way_in,
 )
-from fleet.pace import SMALL_FLEET, pace_of
+from fleet.health.pace import SMALL_FLEET, pace_of
 
 NOW = 10_000.0
 ALIVE = Agent(heard_at=NOW - 5, boot_id="old")

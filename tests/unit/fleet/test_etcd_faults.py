@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from fleet.etcd.view import EtcdMember, EtcdView
-from fleet.etcd_watch import faults_of
+from fleet.etcd.watch import faults_of
 
 NAMES = ("s1", "s2", "s3")
 MEMBERS = tuple(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.protocol import Health, K3sState
 from agent.vitals import DiskVitals
-from fleet.health import (
+from fleet.health.conditions import (
     BAD_SAMPLES,
     GOOD_SAMPLES,
     LATELY_S,

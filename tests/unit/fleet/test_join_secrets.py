@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.join_secrets import (
+from fleet.join.secrets import (
     accepts_password,
     bootstrap_token,
     bootstrap_token_object,
@@ -19,7 +19,7 @@ from fleet.join_secrets import (
     node_password_name,
     node_password_object,
 )
-from fleet.k3s_versions import K3sVersion
+from fleet.k3s.versions import K3sVersion
 from fleet.secret import Secret
 
 KEY = Secret("K10" + "a" * 64 + "::server:pw")

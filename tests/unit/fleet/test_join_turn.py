@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from node_records import record
 
-from fleet.join_preparation import needs_token
-from fleet.join_state import JoinState
-from fleet.join_turn import slow_disk_text, turn_of
+from fleet.join.preparation import needs_token
+from fleet.join.state import JoinState
+from fleet.join.turn import slow_disk_text, turn_of
 from fleet.lifecycle import State
 from fleet.spec.model import JoinPolicy, Role, SlowDisk
 from fleet.store.records import NodeRecord

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from fakes_fleet import cluster_spec, node_spec
 
-from fleet.k3s_config import (
+from fleet.k3s.config import (
     InitialiseCluster,
     JoinServer,
     drop_in,
@@ -21,8 +21,8 @@ from fleet.k3s_config import (
     tls_names,
     unit_of,
 )
-from fleet.k3s_versions import K3sVersion
-from fleet.kube import parse_node
+from fleet.k3s.versions import K3sVersion
+from fleet.kube.client import parse_node
 from fleet.spec.model import NodeSpec, Role, Taint
 
 SERVER = node_spec("pi5-1", 1, role=Role.SERVER)

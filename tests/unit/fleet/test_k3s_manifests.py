@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from fleet.k3s_manifests import access_objects, object_path, render_access
+from fleet.k3s.manifests import access_objects, object_path, render_access
 
 ROLES: dict[str, Any] = {item["kind"]: item for item in access_objects()}
 

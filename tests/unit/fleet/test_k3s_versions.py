@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fleet.k3s_versions import Feature, K3sVersion, has, skew_between
+from fleet.k3s.versions import Feature, K3sVersion, has, skew_between
 
 
 def version(text: str) -> K3sVersion:

@@ -8,8 +8,8 @@ from typing import Any
 
 from fakes_fleet import cluster_spec, node_spec
 
-from fleet.kube_vip import kube_vip_objects
-from fleet.registration import ServerSeen, choose_server
+from fleet.join.registration import ServerSeen, choose_server
+from fleet.kube.vip import kube_vip_objects
 from fleet.spec.model import K3sSpec, KubeVipSpec, Role
 
 PLAIN = cluster_spec(node_spec("s1", 1, role=Role.SERVER)).k3s

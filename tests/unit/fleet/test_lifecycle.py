@@ -148,7 +148,7 @@ def test_nothing_but_a_fresh_join_leads_back_to_ready_after_the_removal(state: S
         Happening.ENROLLED,
         # Before anybody was asked to remove its member: the order's row tells (`fleet.reimage.progress`).
         Happening.HELD_BACK,
-        # A recovery is called off: only what had not left its cluster is put back (`fleet.recovery_undo`).
+        # A recovery is called off: only what had not left its cluster is put back (`fleet.recovery.undo`).
         Happening.TAKEN_BACK,
         # After the installation: a person flashes a card, takes the node out of cluster.yaml, orders again.
         Happening.HANDED_OUT,

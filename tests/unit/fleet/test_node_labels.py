@@ -10,8 +10,8 @@ from fakes_fleet import node_spec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.kube_objects import KubeNode
-from fleet.node_labels import OWNED, desired_labels, node_patch
+from fleet.kube.node_labels import OWNED, desired_labels, node_patch
+from fleet.kube.objects import KubeNode
 from fleet.spec.model import Taint
 
 NODE = node_spec("a1", 1)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from agent.service import MAX_INTERVAL_S as AGENT_MAX_INTERVAL_S
 from fleet.api.silence import SILENCE_S
 from fleet.errands import ANSWER_TIMEOUT_S, EXPIRES_S
-from fleet.health import BAD_SAMPLES, LATELY_S
-from fleet.pace import (
+from fleet.health.conditions import BAD_SAMPLES, LATELY_S
+from fleet.health.pace import (
     JOINING_INTERVAL_S,
     MAX_INTERVAL_S,
     REPORTS_PER_S,

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from fakes_fleet import cluster_spec, node_spec
 
-from fleet.k3s import open_k3s
-from fleet.k3s_config import InitialiseCluster, RestoreCluster, render_join_material
-from fleet.recovery_checks import choose_founder, founder_problems, snapshot_problems
-from fleet.recovery_state import RESET_DROP_IN, Recovery
+from fleet.k3s.config import InitialiseCluster, RestoreCluster, render_join_material
+from fleet.k3s.material import open_k3s
+from fleet.recovery.checks import choose_founder, founder_problems, snapshot_problems
+from fleet.recovery.state import RESET_DROP_IN, Recovery
 from fleet.secret import Secret
-from fleet.snapshot_files import SnapshotInfo
+from fleet.snapshots.files import SnapshotInfo
 from fleet.spec.model import Role
 
 SERVERS = [node_spec(f"s{number}", number, role=Role.SERVER) for number in (1, 2, 3)]

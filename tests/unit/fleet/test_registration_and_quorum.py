@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.join_preparation import members_of, untold_of
-from fleet.kube_objects import ETCD_ROLE, KubeNode
+from fleet.join.preparation import members_of, untold_of
+from fleet.join.registration import ServerSeen, choose_server
+from fleet.kube.objects import ETCD_ROLE, KubeNode
 from fleet.quorum import Member, quorum_of, removal_problem
-from fleet.registration import ServerSeen, choose_server
 
 
 def seen(name: str, up: bool = True) -> ServerSeen:

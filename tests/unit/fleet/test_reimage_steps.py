@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from node_records import record, reimage_record
 
-from fleet.kube_objects import KubeNode
-from fleet.kube_pods import KubePod
+from fleet.kube.objects import KubeNode
+from fleet.kube.pods import KubePod
 from fleet.lifecycle import LEAVING, REIMAGE_FROM, WAY_BACK, Happening, State, advance, check
 from fleet.reimage import progress
 from fleet.reimage.kinds import Outcome, ReimageKind

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet.images import ImageFacts
-from fleet.k3s_versions import K3sVersion
+from fleet.k3s.versions import K3sVersion
 from fleet.lifecycle import State
 from fleet.policy.evidence import MAX_STEP_S
 from fleet.reimage.kinds import Outcome

@@ -9,10 +9,9 @@ from typing import NoReturn
 
 import pytest
 
-from fleet import cli_names, cli_places
 from fleet.admin_client import FleetReader, NoServerError
-from fleet.cli_names import default_file
-from fleet.cli_places import STATE_VARIABLE, state_directory, state_places
+from fleet.cli.names import default_file
+from fleet.cli.places import STATE_VARIABLE, state_directory, state_places
 from fleet.files import write_private
 from fleet.store.errors import NoRecordError
 
@@ -24,7 +23,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
     monkeypatch.delenv(STATE_VARIABLE, raising=False)
     monkeypatch.delenv("SUDO_USER", raising=False)
     monkeypatch.setattr("platformdirs.user_state_path", lambda _name: own)
-    monkeypatch.setattr(cli_places, "SERVICE_STATE", service)
+    monkeypatch.setattr("fleet.cli.places.SERVICE_STATE", service)
     return own, service
 
 
@@ -119,7 +118,7 @@ def test_the_services_file_is_meant_where_there_is_none_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli_names, "SERVICE_FILE", tmp_path / "etc.yaml")
+    monkeypatch.setattr("fleet.cli.names.SERVICE_FILE", tmp_path / "etc.yaml")
     assert default_file() == Path("cluster.yaml")
     (tmp_path / "etc.yaml").touch()
     assert default_file() == tmp_path / "etc.yaml"

@@ -10,7 +10,7 @@ from fakes_fleet import cluster_spec
 from fakes_spec import changed, check
 
 from bramble.paths import state_layout
-from fleet.cli_places import store_place
+from fleet.cli.places import store_place
 from fleet.spec.export import image_inputs, to_document
 from fleet.spec.model import ControlSpec
 from fleet.store_place import PlaceError, PostgresPlace, parse_postgres

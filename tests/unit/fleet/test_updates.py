@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agent.protocol import Problem
 from fleet.lifecycle import State
 from fleet.spec.model import Role
-from fleet.updates import (
+from fleet.updates.waves import (
     PATIENCE_S,
     SOAK_S,
     NodeSight,

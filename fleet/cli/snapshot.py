@@ -1,0 +1,374 @@
+"""`bramble snapshot` and `bramble etcd`: the cluster's data, kept off its nodes, and who its members are."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from fleet.cli.groups import HelpfulGroup
+from fleet.cli.names import cluster_file, file_option
+from fleet.cli.nodes import reader_of, state_directory, store_place
+from fleet.cli.questions import require_yes
+from fleet.errors import FleetError
+from fleet.etcd.errors import BadSnapshotError
+from fleet.k3s.material import K3sMaterial
+from fleet.snapshots.desk import in_use, place_of
+from fleet.snapshots.files import Damaged, SnapshotFiles, SnapshotInfo, verify
+from fleet.snapshots.imports import Ours, import_snapshot
+from fleet.snapshots.places import KeptElsewhere, elsewhere
+from fleet.spec import load_cluster
+from fleet.spec.model import ClusterSpec
+from fleet.store.database import NoRecordError, Store, StoreError
+
+POLL_S: Final = 0.3
+SILENT_S: Final = 2 * 3600.0
+"""A server says once an hour what it keeps."""
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+
+
+def files_of(file: Path) -> SnapshotFiles:
+    """The snapshots of the cluster that `file` declares, on this machine."""
+    return _files_of(load_cluster(file))
+
+
+def _files_of(spec: ClusterSpec) -> SnapshotFiles:
+    return SnapshotFiles(state_directory(spec.name) / "snapshots")
+
+
+def _kept_elsewhere(spec: ClusterSpec, files: SnapshotFiles) -> tuple[KeptElsewhere, ...]:
+    """What other control servers keep; says so where the record can not be asked."""
+    place = store_place(spec)
+    if isinstance(place, Path):
+        return ()  # one server has the record to itself
+    try:
+        store = Store.open_readonly(place)
+        try:
+            with store.read() as reader:
+                return elsewhere(reader, place_of(files.directory))
+        finally:
+            store.close()
+    except NoRecordError:
+        return ()
+    except StoreError as error:
+        click.echo(f"What other control servers keep is not known: {error.message}", err=True)
+        return ()
+
+
+@click.group(cls=HelpfulGroup)
+def snapshot() -> None:
+    """Snapshots of etcd: the whole state of the Kubernetes cluster, kept on this machine.
+
+    They are taken on a schedule ('policy.snapshots'), before a server is re-imaged, and by 'take'. Each has
+    the token and the CAs with it that a restore needs, so it is as secret as the cluster. 'bramble recover'
+    brings a cluster back from one; docs/recovery.md is the runbook.
+    """
+
+
+@snapshot.command("list")
+@cluster_file
+@_json
+def list_snapshots(file: Path, as_json: bool) -> None:
+    """List the snapshots that are kept, the newest first. Needs no running server.
+
+    Several control servers on one PostgreSQL keep their snapshots on their own machines: those of the others
+    are listed with the machine's name.
+
+    \b
+    bramble snapshot list
+    bramble snapshot list attic.yaml --json | jq -r '.snapshots[0].id'
+    """
+    spec = load_cluster(file)
+    files = _files_of(spec)
+    found, others = files.everything(), _kept_elsewhere(spec, files)
+    if as_json:
+        sound = [asdict(one) for one in found if isinstance(one, SnapshotInfo)]
+        damaged = [asdict(one) for one in found if isinstance(one, Damaged)]
+        document = {
+            "directory": str(files.directory),
+            "snapshots": sound,
+            "damaged": damaged,
+            "elsewhere": [asdict(one) for one in others],
+            "strays": list(files.strays()),
+        }
+        click.echo(json.dumps(document, indent=2))
+        return
+    for name in files.strays():
+        click.echo(
+            f"{files.directory / name} is no snapshot as they are kept: 'bramble snapshot import'", err=True
+        )
+    if not found and not others:
+        click.echo(f"No snapshot is kept in {files.directory} yet; 'bramble snapshot take' takes one.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("id", "age", "size", "servers", "taken for"):
+        table.add_column(name, no_wrap=name != "taken for")
+    for one in found:
+        if isinstance(one, Damaged):
+            table.add_row(one.id, "-", "-", "-", f"damaged: {one.reason}")
+        else:
+            age, size = _age(time.time() - one.taken_at), f"{one.size_bytes / (1 << 20):.1f} MiB"
+            table.add_row(one.id, age, size, " ".join(one.servers), one.by)
+    for kept in others:
+        where = f"kept on {kept.host}, in {kept.directory}"
+        if kept.seen_at is not None and (silent := time.time() - kept.seen_at) > SILENT_S:
+            where += f"; not heard of for {_age(silent)}"
+        table.add_row(kept.id, _age(time.time() - kept.taken_at), "-", "-", where)
+    Console().print(table)
+
+
+def bring_in(file: Path, place: Path, release: str | None) -> SnapshotInfo:
+    """Copy a person's snapshot to those of the cluster that `file` declares.
+
+    Raises:
+        FleetError: It is none, or is another cluster's, or the disk refuses.
+    """
+    spec = load_cluster(file)
+    state = state_directory(spec.name)
+    ours = Ours(name=spec.name, material=K3sMaterial(state / "k3s"))
+    return import_snapshot(_files_of(spec), place, ours, release=release)
+
+
+@snapshot.command("import")
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--k3s-version", "release", metavar="VERSION", help="Of the k3s that wrote a file; found in it."
+)
+@file_option
+@_json
+def import_(path: Path, release: str | None, file: Path, as_json: bool) -> None:
+    """Bring a snapshot here, so that 'bramble recover' can start from it. Needs no server.
+
+    PATH is the directory of a snapshot that a control server of this cluster kept, or a file that k3s itself
+    wrote on a server or to S3, plain or zipped. It is read through and held against its digests. A file has
+    to be of this cluster: what k3s keeps in etcd under the cluster's token is looked for in it. What is
+    imported is deleted by 'bramble snapshot prune --imported' only.
+
+    \b
+    bramble snapshot import /mnt/nas/20261126T031500Z-0a1b2c
+    bramble snapshot import /mnt/nas/etcd-snapshot-pi5-master-1-1764126000.zip
+    """
+    info = bring_in(file, path, release)
+    if as_json:
+        click.echo(json.dumps(asdict(info), indent=2))
+        return
+    click.echo(
+        f"snapshot {info.id} is kept ({info.size_bytes / (1 << 20):.1f} MiB, sha256 {info.sha256}, "
+        f"k3s {info.k3s_version})"
+    )
+
+
+@snapshot.command()
+@cluster_file
+@_json
+def take(file: Path, as_json: bool) -> None:
+    """Have the running server take a snapshot now, and wait for it.
+
+    \b
+    bramble snapshot take
+    bramble snapshot take --json | jq -r .snapshot
+    """
+    reader = reader_of(file)
+    order = reader.ask("POST", "/v1/snapshots")
+    with Progress(
+        TextColumn("snapshot"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=as_json or not sys.stderr.isatty(),
+    ) as progress:
+        task = progress.add_task("snapshot", total=None)
+        while order["state"] in ("waiting", "running"):
+            time.sleep(POLL_S)
+            order = reader.ask("GET", f"/v1/snapshots/orders/{order['number']}")
+            progress.update(task, completed=order["done_bytes"], total=order["total_bytes"] or None)
+    if order["state"] == "failed":
+        raise FleetError(order["message"], order["hint"])
+    if as_json:
+        click.echo(json.dumps(order))
+    else:
+        click.echo(f"snapshot {order['snapshot']} is kept ({order['total_bytes'] / (1 << 20):.1f} MiB)")
+
+
+@snapshot.command("verify")
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--all", "everything", is_flag=True, help="Every one, not the newest only.")
+@file_option
+@_json
+def verify_snapshots(ids: tuple[str, ...], everything: bool, file: Path, as_json: bool) -> None:
+    """Read snapshots and hold every byte against its digests: those named, or the newest. Needs no server.
+
+    Exits with 1 where one is damaged.
+
+    \b
+    bramble snapshot verify
+    bramble snapshot verify --all
+    """
+    files = files_of(file)
+    known = files.everything()
+    wanted = ids or tuple(one.id for one in (known if everything else known[:1]))
+    if not wanted:
+        raise FleetError(f"no snapshot is kept in {files.directory}", "'bramble snapshot take' takes one.")
+    results: list[dict[str, Any]] = []
+    for one in wanted:
+        try:
+            info = verify(files.place(one))
+            results.append({"id": one, "ok": True, "sha256": info.sha256, "message": ""})
+        except BadSnapshotError as error:
+            results.append({"id": one, "ok": False, "sha256": "", "message": error.message})
+        if not as_json:
+            click.echo(f"{one}: {results[-1]['message'] or 'whole'}")
+    if as_json:
+        click.echo(json.dumps({"snapshots": results}, indent=2))
+    if not all(result["ok"] for result in results):
+        sys.exit(1)
+
+
+@snapshot.command()
+@click.option(
+    "--keep", type=click.IntRange(1), metavar="N", help="How many; 'policy.snapshots.keep' unless given."
+)
+@click.option("--imported", is_flag=True, help="Also all that people brought here.")
+@click.option("--dry-run", is_flag=True, help="Only say which.")
+@cluster_file
+@_json
+def prune(keep: int | None, imported: bool, dry_run: bool, file: Path, as_json: bool) -> None:
+    """Delete all but the newest snapshots. One that a re-image or a recovery under way needs is kept.
+
+    \b
+    bramble snapshot prune --dry-run
+    bramble snapshot prune --keep 3
+    """
+    spec = load_cluster(file)
+    files = files_of(file)
+    place = store_place(spec)
+
+    def wanted() -> frozenset[str]:
+        if isinstance(place, Path) and not place.exists():
+            return frozenset()
+        store = Store.open_readonly(place)
+        try:
+            with store.read() as reader:
+                return in_use(reader)
+        finally:
+            store.close()
+
+    number = keep or spec.policy.snapshots.keep
+    if dry_run:
+        needed = wanted()
+        gone = files.surplus(number, needed) + (files.brought_in(needed) if imported else ())
+    else:
+        gone = files.prune(number, wanted, imported=imported)
+    if as_json:
+        click.echo(json.dumps({"deleted": list(gone), "dry_run": dry_run}))
+        return
+    verb = "would be deleted" if dry_run else "deleted"
+    for one in gone:
+        click.echo(f"{one} {verb}")
+    if not gone:
+        click.echo("nothing to delete")
+
+
+@snapshot.command()
+@click.argument("host")
+@click.option("--directory", metavar="DIR", help="One of its directories; all of them unless given.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@file_option
+@_json
+def forget(host: str, directory: str | None, yes: bool, file: Path, as_json: bool) -> None:
+    """Forget the snapshots that machine HOST is said to keep: it is gone, or has another name now.
+
+    Where several control servers share a PostgreSQL, each tells what it keeps. One that is not heard of for a
+    month is forgotten by itself. No file is touched.
+
+    \b
+    bramble snapshot forget rack-1
+    """
+    require_yes(f"Forget what {host} keeps?", yes=yes)
+    order = {"host": host, "directory": directory}
+    answer = reader_of(file).ask("POST", "/v1/snapshots/forget", order)
+    click.echo(json.dumps(answer) if as_json else answer["message"])
+
+
+@click.group(cls=HelpfulGroup)
+def etcd() -> None:
+    """The etcd that holds the cluster's state: its members, and which of them are left over."""
+
+
+@etcd.command()
+@cluster_file
+@_json
+def show(file: Path, as_json: bool) -> None:
+    """Ask every member of etcd how it is. Exits with 1 where one is not well, or is left over.
+
+    \b
+    bramble etcd show
+    bramble etcd show --json | jq -r '.members[] | select(.is_leader).node'
+    """
+    status = reader_of(file).ask("GET", "/v1/etcd")
+    members = status["members"]
+    is_well = status["is_quorate"] and not status["strangers"]
+    is_well = is_well and all(one["healthy"] and not one["ghost"] for one in members)
+    if as_json:
+        click.echo(json.dumps(status, indent=2))
+        sys.exit(0 if is_well else 1)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("member", "node", "role", "health", "database", "id"):
+        table.add_column(name, no_wrap=name != "health")
+    for one in members:
+        role = "leader" if one["is_leader"] else one["role"]
+        size = f"{one['db_bytes'] / (1 << 20):.1f} MiB" if one["db_bytes"] else "-"
+        table.add_row(one["name"] or "-", one["node"] or "-", role, one["problem"] or "well", size, one["id"])
+    Console().print(table)
+    if not status["is_quorate"]:
+        click.echo("etcd has no quorum: this is what one member remembers.")
+    for where in status["strangers"]:
+        click.echo(f"{where}: etcd of another cluster answers there")
+    for one in members:
+        if one["ghost"]:
+            click.echo(f"{one['ghost']}\n  {one['hint']}")
+    sys.exit(0 if is_well else 1)
+
+
+@etcd.command()
+@click.argument("member", metavar="ID")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@file_option
+@_json
+def remove(member: str, yes: bool, file: Path, as_json: bool) -> None:
+    """Take member ID out of etcd: one that 'bramble etcd show' calls left over, and no other.
+
+    It is refused for members of declared servers, and where the others would not be enough.
+
+    \b
+    bramble etcd remove 8e9e05c52164694d
+    """
+    require_yes(f"Take member {member} out of etcd for good?", yes=yes)
+    path = f"/v1/etcd/members/{quote(member, safe='')}/remove"
+    answer = reader_of(file).ask("POST", path)
+    click.echo(json.dumps(answer) if as_json else answer["message"])
+
+
+def _age(seconds: float) -> str:
+    if seconds < 5400:
+        return f"{max(0, round(seconds / 60))} min"
+    return f"{seconds / 3600:.0f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.0f} d"
