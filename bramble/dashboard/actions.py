@@ -256,7 +256,7 @@ def _taking_down(kind: ReimageKind) -> Callable[[Call], Awaitable[str]]:
 
 def _takedown_plan(kind: ReimageKind) -> Callable[[Call], Awaitable[Plan]]:
     async def plan(call: Call) -> Plan:
-        return Plan(*await plan_takedown(call.controller.reimages, kind, call.name, call.form, call.who))
+        return await plan_takedown(call.controller.reimages, kind, call.name, call.form, call.who)
 
     return plan
 

@@ -50,3 +50,9 @@ def require_choice(form: Mapping[str, str], name: str, choices: Sequence[Choice]
         raise RefusedError(
             409, name, f"{value[:SHORT]} is not there to choose any more", "Load the page anew, and choose."
         )
+
+
+def require_choices(form: Mapping[str, str], choices: Mapping[str, Sequence[Choice]]) -> None:
+    """The same for each field of a form, by its name."""
+    for name, offered in choices.items():
+        require_choice(form, name, offered)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from urllib.parse import quote
 
 from aiohttp import web
 
-from bramble.dashboard.access import Notice
+from bramble.dashboard.access import Notice, Session
 from bramble.dashboard.actions import Action, Call, Form, find_action
 from bramble.dashboard.guard import FORM, require_admin
 from bramble.dashboard.question import ask
@@ -37,13 +39,9 @@ async def do(request: web.Request) -> web.StreamResponse:
     call = _call(request, node, form, session.who)
     if action.types_name and form.get("typed") != node.name:
         return ask(request, await action.ask(call), form, f"Type {node.name} to go on.")
-    try:
+    with told_if_refused(session):
         action.require_choices(call)
-        text = await action.perform(call)
-    except RefusedError as error:
-        session.notice = Notice("refused", error.message, error.hint)
-    else:
-        session.notice = Notice("done", text)
+        session.notice = Notice("done", await action.perform(call))
         detail = {
             name: form[name] for name in ("key", *(one.name for one in action.fields)) if form.get(name)
         }
@@ -60,6 +58,15 @@ async def take_snapshot(request: web.Request) -> web.StreamResponse:
     session.notice = Notice("done", "a snapshot of etcd is being taken")
     put_on_record(request, session.who, "takeSnapshot", {})
     return web.Response(status=303, headers={"Location": "/cluster"})
+
+
+@contextlib.contextmanager
+def told_if_refused(session: Session) -> Iterator[None]:
+    """What a desk refuses in here is told on the next page, with its hint; the block ends there."""
+    try:
+        yield
+    except RefusedError as error:
+        session.notice = Notice("refused", error.message, error.hint)
 
 
 def put_on_record(request: web.Request, who: str, operation: str, detail: dict[str, str]) -> None:

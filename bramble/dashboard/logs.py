@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from bramble.dashboard.access import Notice
+from bramble.dashboard.doing import told_if_refused
 from bramble.dashboard.guard import require_admin
 from bramble.dashboard.site import SITE
 from fleet.errands import ErrandDesk
@@ -166,10 +166,8 @@ class LogPages:
     async def ask(self, request: web.Request) -> web.StreamResponse:
         """Have the node asked."""
         session, name = require_admin(request), _node(request)
-        try:
+        with told_if_refused(session):
             self._logs(request).ask(name)
-        except RefusedError as error:
-            session.notice = Notice("refused", error.message, error.hint)
         return web.Response(status=303, headers={"Location": f"/nodes/{quote(name)}/log"})
 
 

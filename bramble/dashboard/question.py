@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
 
 from bramble.dashboard.choices import Choice
 from bramble.dashboard.site import SITE
+from fleet.reimage.problems import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,17 @@ class Plan:
     steps: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, problems: Iterable[Problem], warnings: Iterable[Problem], steps: tuple[str, ...] = ()
+    ) -> Plan:
+        """With what the checks found, in sentences."""
+        return cls(steps, tuple(map(_sentences, warnings)), tuple(map(_sentences, problems)))
+
+
+def _sentences(problem: Problem) -> str:
+    return f"{problem.text}. {problem.hint}" if problem.hint else f"{problem.text}."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,6 @@ What would follow and what stands against it comes from the same desk, which is 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -13,16 +12,16 @@ from typing import Final
 from aiohttp import web
 
 from bramble.dashboard.access import Notice
-from bramble.dashboard.choices import Choice, require_choice
-from bramble.dashboard.doing import put_on_record
+from bramble.dashboard.choices import Choice, require_choices
+from bramble.dashboard.doing import put_on_record, told_if_refused
 from bramble.dashboard.guard import FORM, require_admin
+from bramble.dashboard.planning import in_time, show_plan
 from bramble.dashboard.question import Plan, Question, ask
 from bramble.dashboard.site import SITE, Site
 from bramble.dashboard.words import moment
 from fleet.printable import size_text
 from fleet.recovery.desk import Plan as RecoveryPlan
 from fleet.refusal import RefusedError
-from fleet.reimage.problems import Problem
 from fleet.snapshots.desk import SCHEDULE
 from fleet.snapshots.files import SnapshotInfo
 
@@ -62,13 +61,10 @@ async def begin(request: web.Request) -> web.StreamResponse:
     if form.get("typed") != site.controller.spec.name or not founder:
         found = await _plan(request, wanted)
         return _form(request, wanted, found, f"Type {site.controller.spec.name} to go on.")
-    try:
+    with told_if_refused(session):
         begun = await site.controller.recovery.begin(
             wanted.snapshot, by=session.who, founder=founder, with_agents=wanted.with_agents
         )
-    except RefusedError as error:
-        session.notice = Notice("refused", error.message, error.hint)
-    else:
         text = f"the cluster is recovered from snapshot {begun.snapshot}: {begun.founder} begins"
         session.notice = Notice("done", text)
         detail = {"snapshot": begun.snapshot, "founder": begun.founder}
@@ -100,11 +96,8 @@ async def confirm_cancel(request: web.Request) -> web.Response:
 async def cancel(request: web.Request) -> web.StreamResponse:
     """Call the recovery off; the desk refuses once its founder was told to restore."""
     session, recovery = require_admin(request), request.app[SITE].controller.recovery
-    try:
+    with told_if_refused(session):
         session.notice = Notice("done", recovery.cancel(by=session.who))
-    except RefusedError as error:
-        session.notice = Notice("refused", error.message, error.hint)
-    else:
         put_on_record(request, session.who, "cancelRecovery", {})
     return _back()
 
@@ -118,15 +111,10 @@ async def _plan(request: web.Request, wanted: Wanted) -> RecoveryPlan:
         raise RefusedError(
             400, "snapshot", "No snapshot was chosen.", "Load the page anew, and choose one of the list."
         )
-    try:
-        async with asyncio.timeout(PLAN_S):
-            return await request.app[SITE].controller.recovery.plan(
-                wanted.snapshot, founder=wanted.founder or None, with_agents=wanted.with_agents
-            )
-    except TimeoutError as error:
-        raise RefusedError(
-            503, "timeout", f"there was no plan within {PLAN_S:.0f} s", "Try again, or 'bramble recover'."
-        ) from error
+    found = request.app[SITE].controller.recovery.plan(
+        wanted.snapshot, founder=wanted.founder or None, with_agents=wanted.with_agents
+    )
+    return await in_time(found, PLAN_S, hint="Try again, or 'bramble recover'.")
 
 
 def _wanted(site: Site, said: Mapping[str, str]) -> Wanted:
@@ -135,8 +123,7 @@ def _wanted(site: Site, said: Mapping[str, str]) -> Wanted:
     Raises:
         RefusedError: It is none of what the form offers.
     """
-    for name, choices in _choices(site).items():
-        require_choice(said, name, choices)
+    require_choices(said, _choices(site))
     return Wanted(said.get("snapshot", ""), said.get("founder", ""), said.get("with_agents") == "yes")
 
 
@@ -158,25 +145,14 @@ def _snapshot_label(one: SnapshotInfo) -> str:
 def _form(
     request: web.Request, wanted: Wanted, found: RecoveryPlan | None, problem: str = ""
 ) -> web.Response:
-    site = request.app[SITE]
-    others = [name for name in found.servers if name != found.founder] if found is not None else []
-    return site.page(
+    return show_plan(
         request,
         "recover.html",
-        422 if problem else 200,
-        choices=_choices(site),
+        choices=_choices(request.app[SITE]),
         wanted=wanted.query(),
         plan=found,
-        others=others,
-        findings=Plan(problems=tuple(map(_text, found.problems)), warnings=tuple(map(_text, found.warnings)))
-        if found is not None
-        else Plan(),
+        planned=found.founder if found is not None else "",
+        others=[name for name in found.servers if name != found.founder] if found is not None else [],
+        findings=Plan.of(found.problems, found.warnings) if found is not None else Plan(),
         problem=problem,
-        form=request[FORM] if request.method == "POST" else {},
     )
-
-
-def _text(problem: Problem) -> str:
-    """A problem as a sentence of its own."""
-    text = f"{problem.text[:1].upper()}{problem.text[1:]}."
-    return f"{text} {problem.hint}" if problem.hint else text

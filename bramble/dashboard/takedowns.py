@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Final
 
+from bramble.dashboard.planning import in_time
+from bramble.dashboard.question import Plan
 from fleet.lifecycle import FAILED_TWIN, REIMAGE_FROM, REIMAGING
-from fleet.refusal import RefusedError
 from fleet.reimage.desk import OUTSIDE, Preview, ReimageDesk, refusal
 from fleet.reimage.kinds import ReimageKind
-from fleet.reimage.problems import Problem
 
 PREVIEW_S: Final = 20.0
 """The cluster is asked, and its servers may be away."""
@@ -23,16 +22,10 @@ DECOMMISSION: Final = frozenset({*REIMAGE_FROM, *OUTSIDE})
 """States in which a page offers each; the desk has the last word."""
 
 
-async def plan(
-    desk: ReimageDesk, kind: ReimageKind, name: str, form: Mapping[str, str], who: str
-) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Steps, warnings and problems, in words."""
+async def plan(desk: ReimageDesk, kind: ReimageKind, name: str, form: Mapping[str, str], who: str) -> Plan:
+    """What would follow."""
     shown = await _preview(desk, kind, name, form, who)
-    return (
-        tuple(step.replace("-", " ") for step in shown.steps),
-        tuple(map(_text, shown.warnings)),
-        tuple(map(_text, shown.problems)),
-    )
+    return Plan.of(shown.problems, shown.warnings, tuple(step.replace("-", " ") for step in shown.steps))
 
 
 async def order(desk: ReimageDesk, kind: ReimageKind, name: str, form: Mapping[str, str], who: str) -> str:
@@ -59,21 +52,12 @@ async def order(desk: ReimageDesk, kind: ReimageKind, name: str, form: Mapping[s
 async def _preview(
     desk: ReimageDesk, kind: ReimageKind, name: str, form: Mapping[str, str], who: str
 ) -> Preview:
-    try:
-        async with asyncio.timeout(PREVIEW_S):
-            return await desk.preview(
-                name,
-                kind=kind,
-                image=form.get("image") or None,
-                force_drain=form.get("force_drain") == "yes",
-                by=who,
-                serial=form.get("serial") or None,
-            )
-    except TimeoutError as error:
-        raise RefusedError(
-            503, "timeout", f"the cluster did not answer within {PREVIEW_S:.0f} s", "Try again."
-        ) from error
-
-
-def _text(problem: Problem) -> str:
-    return f"{problem.text}. {problem.hint}" if problem.hint else f"{problem.text}."
+    preview = desk.preview(
+        name,
+        kind=kind,
+        image=form.get("image") or None,
+        force_drain=form.get("force_drain") == "yes",
+        by=who,
+        serial=form.get("serial") or None,
+    )
+    return await in_time(preview, PREVIEW_S, "the cluster did not answer")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,10 +9,11 @@ from typing import Any, Final
 from aiohttp import web
 
 from bramble.dashboard.access import Notice
-from bramble.dashboard.choices import Choice, images_by_id, require_choice
-from bramble.dashboard.doing import put_on_record
+from bramble.dashboard.choices import Choice, images_by_id, require_choices
+from bramble.dashboard.doing import put_on_record, told_if_refused
 from bramble.dashboard.guard import FORM, require_admin
 from bramble.dashboard.pages import see_what_is_new
+from bramble.dashboard.planning import in_time, show_plan
 from bramble.dashboard.question import Plan, Question, ask
 from bramble.dashboard.rack import Card
 from bramble.dashboard.site import SITE, Site
@@ -22,6 +22,7 @@ from bramble.dashboard.upkeep_page import head_of, hold_line, judged, rollout_sh
 from fleet.lifecycle import State
 from fleet.policy.words import in_force_text, span_text
 from fleet.refusal import RefusedError
+from fleet.reimage.problems import Problem
 from fleet.rollout.desk import DEFAULT_SOAK_S
 
 MAX_JUDGED: Final = 50
@@ -101,12 +102,8 @@ async def begin_rollout(request: web.Request) -> web.StreamResponse:
         return _form(request, wanted, shown, problem)
     if form.get("typed") != site.controller.spec.name:
         return _form(request, wanted, shown, f"Type {site.controller.spec.name} to go on.")
-    try:
-        answer = await _start(request, wanted, session.who, dry_run=False)
-    except RefusedError as error:
-        session.notice = Notice("refused", error.message, error.hint)
-    else:
-        begun = answer["plan"]
+    with told_if_refused(session):
+        begun = (await _start(request, wanted, session.who, dry_run=False))["plan"]
         session.notice = Notice(
             "done",
             f"image {begun['image'][:12]} goes to {len(begun['nodes'])} node(s), {begun['canary']} first",
@@ -145,11 +142,8 @@ async def do(request: web.Request) -> web.StreamResponse:
     session, rollouts = require_admin(request), request.app[SITE].controller.rollouts
     word, _ = _word(request)
     act = {"pause": rollouts.pause, "resume": rollouts.resume, "abort": rollouts.abort}[word]
-    try:
+    with told_if_refused(session):
         session.notice = Notice("done", act(session.who))
-    except RefusedError as error:
-        session.notice = Notice("refused", error.message, error.hint)
-    else:
         put_on_record(request, session.who, f"{word}Rollout", {})
     return _back()
 
@@ -171,13 +165,7 @@ def _cards(site: Site) -> dict[str, Card]:
 
 async def _start(request: web.Request, wanted: Wanted, who: str, *, dry_run: bool) -> dict[str, Any]:
     rollouts = request.app[SITE].controller.rollouts
-    try:
-        async with asyncio.timeout(PREVIEW_S):
-            return await rollouts.start(**wanted.order(), by=who, dry_run=dry_run)
-    except TimeoutError as error:
-        raise RefusedError(
-            503, "timeout", f"there was no plan within {PREVIEW_S:.0f} s", "Try again."
-        ) from error
+    return await in_time(rollouts.start(**wanted.order(), by=who, dry_run=dry_run), PREVIEW_S)
 
 
 def _wanted(site: Site, said: Mapping[str, str]) -> Wanted:
@@ -186,8 +174,7 @@ def _wanted(site: Site, said: Mapping[str, str]) -> Wanted:
     Raises:
         RefusedError: It is none of what the form offers.
     """
-    for name, choices in _choices(site).items():
-        require_choice(said, name, choices)
+    require_choices(said, _choices(site))
     return Wanted(**{name: said.get(name, "") for name in _BLANKS})
 
 
@@ -217,27 +204,22 @@ def _choices(site: Site) -> dict[str, list[Choice]]:
 def _form(
     request: web.Request, wanted: Wanted, answer: Mapping[str, Any] | None, problem: str = ""
 ) -> web.Response:
-    site = request.app[SITE]
     plan = answer["plan"] if answer is not None else None
-    return site.page(
+    return show_plan(
         request,
         "rollout.html",
-        422 if problem else 200,
-        choices=_choices(site),
+        choices=_choices(request.app[SITE]),
         wanted=wanted.query(),
         plan=plan,
-        findings=Plan(
-            problems=tuple(map(_text, answer["problems"])), warnings=tuple(map(_text, answer["warnings"]))
-        )
-        if answer is not None
-        else Plan(),
+        planned=plan["image"] if plan is not None else "",
+        findings=_findings(answer) if answer is not None else Plan(),
         nodes=plan["nodes"][:MAX_ORDER] if plan is not None else (),
         hidden=max(len(plan["nodes"]) - MAX_ORDER, 0) if plan is not None else 0,
         soak=span_text(plan["soak_s"]) if plan is not None else "",
         problem=problem,
-        form=request[FORM] if request.method == "POST" else {},
     )
 
 
-def _text(problem: Mapping[str, str]) -> str:
-    return f"{problem['text']}. {problem['hint']}" if problem["hint"] else f"{problem['text']}."
+def _findings(answer: Mapping[str, Any]) -> Plan:
+    problems, warnings = ([Problem(**one) for one in answer[what]] for what in ("problems", "warnings"))
+    return Plan.of(problems, warnings)

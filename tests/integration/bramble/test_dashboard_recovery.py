@@ -62,7 +62,7 @@ def test_a_cluster_that_lives_is_not_recovered(rack: Rack, snapshot: str) -> Non
     assert "/cluster/recover" in admin.get("/cluster").text
     page = planned(admin, snapshot)
     assert page.status == 200
-    assert "Etcd answers at s-1, s-2, s-3" in page.text
+    assert "etcd answers at s-1, s-2, s-3" in page.text
     assert "Recover the cluster</button>" not in page.text
     form = {"csrf": page.csrf, "snapshot": snapshot, "planned": "s-2", "typed": "attic"}
     assert admin.post("/cluster/recover", form).status == 303
