@@ -9,6 +9,7 @@ import hashlib
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from k3s_hosts import Hosts, basic
@@ -42,12 +43,21 @@ def credentials(hosts: Hosts, kind: str) -> dict[str, str]:
 
 
 def kubelet_certificate(hosts: Hosts, node: str, password: str) -> tuple[int, str]:
-    """Ask for a kubelet's serving certificate; status and text of the answer."""
+    """Ask for a kubelet's serving certificate; status and text of the answer.
+
+    While k3s says 503 it is asked again: its own clients start some seconds after the API is ready.
+    """
     headers = {"k3s-Node-Name": node, "k3s-Node-Password": password, "k3s-Node-IP": "10.99.0.77"}
     headers |= credentials(hosts, "node token")
-    status, body = hosts.anybody().call("GET", "/v1-k3s/serving-kubelet.crt", headers=headers)
-    text = body.decode() if isinstance(body, bytes) else str(body.get("message"))
-    return status, text
+    answers: list[tuple[int, Any]] = []
+
+    def is_answered() -> bool:
+        answers.append(hosts.anybody().call("GET", "/v1-k3s/serving-kubelet.crt", headers=headers))
+        return answers[-1][0] != 503
+
+    wait_until(is_answered, "k3s says whether it gives a kubelet its certificate", JOIN_S)
+    status, body = answers[-1]
+    return status, body.decode() if isinstance(body, bytes) else str(body.get("message"))
 
 
 def test_the_token_pins_a_ca_that_was_made_before_the_server(hosts: Hosts) -> None:

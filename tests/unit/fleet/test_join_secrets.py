@@ -78,10 +78,24 @@ def test_expiry_that_can_not_be_read_counts_as_over(secret: dict[str, Any]) -> N
     assert expires_at(secret) == 0.0
 
 
+def hash_of(log_n: int) -> str:
+    """In the form of k3s, by another scrypt than the one under test."""
+    made = Scrypt(salt=SALT, length=64, n=1 << log_n, r=8, p=1).derive(PASSWORD.reveal().encode())
+    return f"$1:00112233445566aa:{log_n}:8:1:{base64.b64encode(made).decode().rstrip('=')}"
+
+
+def as_secret(text: str) -> dict[str, Any]:
+    return {"data": {"hash": base64.b64encode(text.encode()).decode()}}
+
+
 def test_hash_is_what_another_scrypt_makes_in_the_form_of_k3s() -> None:
-    other = Scrypt(salt=SALT, length=64, n=1 << 15, r=8, p=1).derive(PASSWORD.reveal().encode())
-    expected = base64.b64encode(other).decode().rstrip("=")
-    assert hash_password(PASSWORD, SALT) == f"$1:00112233445566aa:15:8:1:{expected}"
+    assert hash_password(PASSWORD, SALT) == hash_of(10)
+
+
+@pytest.mark.parametrize("log_n", [10, 15], ids=["ours", "of-k3s-and-of-older-releases"])
+def test_password_is_accepted_by_hashes_of_both_costs(log_n: int) -> None:
+    assert accepts_password(as_secret(hash_of(log_n)), PASSWORD)
+    assert not accepts_password(as_secret(hash_of(log_n)), Secret("another"))
 
 
 def test_password_object_is_named_after_the_node_and_cannot_be_changed() -> None:
@@ -106,9 +120,17 @@ def test_only_the_right_password_is_accepted() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "$1:00", "$2:00112233445566aa:15:8:1:x", "$1:zz:15:8:1:x", "$1:00:22:8:1:x", "$1:00:15:8:16:x"],
-    ids=["empty", "short", "other-version", "no-hex", "costly-n", "costly-p"],
+    [
+        "",
+        "$1:00",
+        "$2:00112233445566aa:15:8:1:x",
+        "$1:zz:15:8:1:x",
+        "$1:00:16:8:1:x",
+        "$1:00:0:8:1:x",
+        "$1:00:-1:8:1:x",
+        "$1:00:15:8:16:x",
+    ],
+    ids=["empty", "short", "other-version", "no-hex", "costly-n", "no-n", "negative-n", "costly-p"],
 )
 def test_hash_of_an_unknown_form_accepts_nobody_and_costs_nothing(text: str) -> None:
-    secret = {"data": {"hash": base64.b64encode(text.encode()).decode()}}
-    assert not accepts_password(secret, PASSWORD)
+    assert not accepts_password(as_secret(text), PASSWORD)
