@@ -255,14 +255,15 @@ class AdmissionDesk:
                 return _verdict(decision, node.name)
             if decision.burns_ticket and ticket is not None:
                 tx.burn_ticket(ticket.sha256, key, now)
+            by_ticket = standing in (TicketStanding.VALID, TicketStanding.USED_BY_CALLER)
             # Only a renewal leaves the certificate that was shown in force; all others end here.
             kept = certificate if proof.kind is ProofKind.PREVIOUS else None
             self._bind(tx, node, session, decision, shown, now, intent=None)
             learned = self._learned(node, session)
             node = tx.update_node(node, **learned) if learned else node
-            if ticket is not None:
+            if ticket is not None and by_ticket:
                 pin_found(tx, node, ticket.intent)  # the ticket is on that disk, and nowhere else
-            verdict = self._enrol(tx, node, key, proof, decision, now, kept=kept)
+            verdict = self._enrol(tx, node, key, proof, decision, now, kept=kept, by_ticket=by_ticket)
         ground.on_boot_change()
         return verdict
 
@@ -354,6 +355,7 @@ class AdmissionDesk:
         now: float,
         *,
         kept: str | None,
+        by_ticket: bool,
     ) -> Verdict:
         issued = self._ground.pki.issue_node_certificate(
             proof.csr_pem,
@@ -374,7 +376,7 @@ class AdmissionDesk:
             "approved_key": None,
         }
         # While it is being re-imaged its old system may still run, and only the new disk has a ticket.
-        is_new = proof.kind is ProofKind.TICKET or tx.open_reimage(node.name) is None
+        is_new = by_ticket or tx.open_reimage(node.name) is None
         if is_new and allows(node.state, Happening.ENROLLED):
             intent = tx.open_intent(node.name)
             if intent is not None:

@@ -265,7 +265,23 @@ def _of_node(node: NodeView) -> Iterator[Finding]:
             yield _about(node, state, Urgency.SOON, state.replace("-", " ", 1), hint, "show")
         case _:
             pass
+    if node.fingerprint and State(node.state).is_installed:
+        yield _about_another_key(node)
     yield from held
+
+
+def _about_another_key(node: NodeView) -> Finding:
+    """An installed node's agent asks with a key that nobody knows: it lost its own, or it is another's."""
+    shown = node.fingerprint
+    return Finding(
+        code="approval",
+        subject=node.name,
+        urgency=Urgency.SOON,
+        text=f"{node.name}: an agent with another key ({shown}) asks to be this node",
+        hint=f"Does 'systemctl status bramble-agent' on it show {shown}? If not, somebody else asks: "
+        f"'bramble reject {node.name}'.",
+        command=f"bramble approve {node.name}",
+    )
 
 
 def _about(node: NodeView, code: str, urgency: Urgency, text: str, hint: str, verb: str) -> Finding:

@@ -186,7 +186,9 @@ def decide_agent(case: AgentCase) -> Decision:
         )
     pins = case.device is DeviceStanding.NEW and (case.approved or case.vouched)
     if case.proof is ProofKind.TICKET:
-        return _decide_ticket(case.ticket, pins=pins)
+        by_ticket = _decide_ticket(case.ticket, pins=pins)
+        if by_ticket is not None:
+            return by_ticket
     if case.proof is ProofKind.PREVIOUS:
         if case.previous_valid:
             return Decision(Outcome.ENROLLED, "renewed with its valid certificate", pins_device=pins)
@@ -197,6 +199,10 @@ def decide_agent(case: AgentCase) -> Decision:
         return Decision(Outcome.ENROLLED, "approved by a person", pins_device=pins)
     if proven:
         return Decision(Outcome.ENROLLED, "proved its device key")
+    if case.proof is ProofKind.TICKET:
+        return Decision(
+            Outcome.PENDING, f"{WAITS}: its ticket was used before, by another key", is_alarm=True
+        )
     return _rebinding("an agent without ticket or certificate", case)
 
 
@@ -234,7 +240,13 @@ def _barred(case: InstallerCase | AgentCase) -> Decision | None:
     return None
 
 
-def _decide_ticket(standing: TicketStanding | None, *, pins: bool) -> Decision:
+def _decide_ticket(standing: TicketStanding | None, *, pins: bool) -> Decision | None:
+    """What a ticket is worth; None: nothing, so its caller is answered like one that shows nothing.
+
+    That is a used one. Who shows it may have stolen it, or be the node itself, whose key was damaged before
+    it could remove the ticket: turned away, that one would come back for ever with nothing that a person
+    could do.
+    """
     match standing:
         case TicketStanding.VALID:
             return Decision(Outcome.ENROLLED, "showed its ticket", burns_ticket=True, pins_device=pins)
@@ -242,7 +254,7 @@ def _decide_ticket(standing: TicketStanding | None, *, pins: bool) -> Decision:
             reason = "asked again with the key that used the ticket"
             return Decision(Outcome.ENROLLED, reason, pins_device=pins)
         case TicketStanding.USED:
-            return Decision(Outcome.REJECTED, "the ticket was used before, by another key", is_alarm=True)
+            return None
         case TicketStanding.VOID:
             return Decision(Outcome.REJECTED, "the ticket is of an installation that a later one replaced")
         case TicketStanding.WRONG | None:

@@ -67,7 +67,8 @@ def agent_decided(decision: Decision, fingerprint: str, name: str, *, can_be_app
     if can_be_approved:
         hint = f"If {fingerprint} is what bramble-agent's status shows there, run 'bramble approve {name}'."
     if decision.is_alarm:
-        hint = "If nobody moved this disk to another board, somebody copied it: check the boards' network."
+        copied = "If nobody moved this disk to another board, somebody copied it: check the boards' network."
+        hint = f"{hint} {copied}" if hint else copied
     return Entry(
         kind=Kind.ALARM if decision.is_alarm else Kind.ENROLMENT,
         text=f"agent {decision.outcome.value}: {decision.reason} (key {fingerprint})",

@@ -115,7 +115,9 @@ def test_two_boards_with_one_serial_both_wait_for_a_person(fleet: Fleet) -> None
     with pytest.raises(RefusedError, match="not admitted"):
         fleet.controller.installs.plan(token)
     approve(fleet, AGENT)
-    assert board.enrol(ticket=stolen).outcome is Outcome.REJECTED
+    assert board.enrol(ticket=stolen).outcome is Outcome.PENDING
+    with fleet.store.read() as reader:
+        assert reader.require_node(AGENT.name).pending_key is None, "an installer is awaited, no agent"
     again = dataclasses.replace(board, intent=2)
     assert again.install().outcome is Outcome.ADMITTED
 

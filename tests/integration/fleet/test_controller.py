@@ -29,6 +29,7 @@ from fleet_story import (
     texts,
 )
 
+from agent.proofs import fingerprint
 from agent.protocol import (
     InstallProgress,
     InstallStep,
@@ -92,17 +93,29 @@ def test_plan_asked_twice_is_the_same_plan(fleet: Fleet) -> None:
     assert len(set(fleet.images.tickets["pi4-1"])) == 1
 
 
-def test_ticket_shown_by_another_key_is_rejected_with_alarm(fleet: Fleet) -> None:
+def test_ticket_shown_by_another_key_waits_for_a_person_with_alarm(fleet: Fleet) -> None:
+    """A thief; or the node itself, whose key was damaged before it could remove its ticket."""
     install(fleet, AGENT)
-    owner = AgentKey()
-    enrol(fleet, AGENT, owner)
-    verdict = prove_ticket(fleet, AGENT, AgentKey())
-    assert verdict.outcome is Outcome.REJECTED
-    assert verdict.certificate_pem is None
+    certificate = enrol(fleet, AGENT, AgentKey())
+    other = AgentKey()
+    verdict = prove_ticket(fleet, AGENT, other)
+    assert (verdict.outcome, verdict.certificate_pem) == (Outcome.PENDING, None)
     timeline = timeline_view(fleet.store, "pi4-1")
     assert timeline is not None
-    assert timeline.events[-1].kind == "alarm"
-    assert "used before" in timeline.events[-1].text
+    told = timeline.events[-1]
+    assert told.kind == "alarm"
+    assert "used before" in told.text
+    assert "bramble approve pi4-1" in told.hint
+    assert "somebody copied it" in told.hint
+    (node,) = [one for one in fleet_view(fleet.store).nodes if one.name == "pi4-1"]
+    assert node.fingerprint == fingerprint(other.sha256)
+    assert fleet.controller.joins.desired(certificate).generation >= 1, "the node's own certificate holds"
+    fleet.controller.people.approve("pi4-1", node.fingerprint)
+    assert prove_ticket(fleet, AGENT, AgentKey()).outcome is Outcome.PENDING
+    again = prove_ticket(fleet, AGENT, other)
+    assert (again.outcome, again.reason) == (Outcome.ENROLLED, "approved by a person")
+    with pytest.raises(RefusedError, match="client certificate"):
+        fleet.controller.joins.desired(certificate)
 
 
 def test_agent_whose_answer_was_lost_gets_a_certificate_again(fleet: Fleet) -> None:

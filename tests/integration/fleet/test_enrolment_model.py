@@ -26,6 +26,7 @@ from agent.protocol import Outcome, Verdict
 from fleet.boots import BootStage
 from fleet.lifecycle import State
 from fleet.refusal import RefusedError
+from fleet.secret import Secret
 from fleet.spec.model import Role
 from fleet.views import timeline_view
 
@@ -51,7 +52,7 @@ class Known:
     certificates: list[str] = dataclasses.field(default_factory=list)
     approved: set[str] = dataclasses.field(default_factory=set)
     rejected: set[str] = dataclasses.field(default_factory=set)
-    burnt_by: dict[str, set[str]] = dataclasses.field(default_factory=dict)
+    burnt_by: dict[str, str | None] = dataclasses.field(default_factory=dict)
     is_revoked: bool = False
 
 
@@ -221,9 +222,10 @@ class Enrolment(RuleBasedStateMachine):
         assert owner != "copy", "a board that is no node got a node's certificate"
         self.hold(known, board.key.sha256, state)
         if ticket is not None:
-            owners = known.burnt_by.setdefault(ticket, set())
-            owners.add(board.key.sha256)
-            assert len(owners) == 1, "a ticket was burnt by two keys"
+            burnt_by = self.burner_of(name, ticket)
+            assert known.burnt_by.setdefault(ticket, burnt_by) == burnt_by, "a ticket was burnt by two keys"
+            is_owner = board.key.sha256 == burnt_by
+            assert is_owner or board.key.sha256 in known.approved, "another's ticket let an agent in"
         elif certificate is not None:
             assert was_valid, "a certificate that is not in force was renewed"
         else:
@@ -309,6 +311,12 @@ class Enrolment(RuleBasedStateMachine):
     def is_revoked(self, name: str) -> bool:
         with self.fleet.store.read() as reader:
             return reader.is_refused(name)
+
+    def burner_of(self, name: str, ticket: str) -> str | None:
+        """Hash of the key that used a ticket up, or why it is void."""
+        digest = Secret(ticket).sha256
+        with self.fleet.store.read() as reader:
+            return next(one.used_by for one in reader.tickets(name) if one.sha256 == digest)
 
     def works(self, certificate: str) -> bool:
         with self.fleet.store.read() as reader:

@@ -93,6 +93,17 @@ def test_approval_shows_the_fingerprint_that_is_to_be_compared() -> None:
     assert "1a2b-3c4d" in one.hint
 
 
+@pytest.mark.parametrize("state", State)
+def test_a_key_that_waits_needs_somebody_where_the_node_is_installed(state: State) -> None:
+    """On its way to its first installation the state itself says what waits."""
+    view = FleetView(nodes=(node("n", state.value, fingerprint="1a2b-3c4d"),), held=())
+    told = found(view).get("approval/n")
+    assert (told is not None) is (state.is_installed or state is State.PENDING)
+    if told is not None:
+        assert "1a2b-3c4d" in told.hint
+        assert told.command == "bramble approve n"
+
+
 @pytest.mark.parametrize("degrades", [True, False])
 def test_a_condition_stands_for_the_degraded_state_that_it_causes(degrades: bool) -> None:
     ill = ConditionView(

@@ -128,6 +128,9 @@ def shows(standing: TicketStanding) -> Callable[[AgentCase], bool]:
     return lambda case: case.proof is ProofKind.TICKET and case.ticket is standing
 
 
+is_spent = shows(TicketStanding.USED)
+
+
 def renews(case: AgentCase) -> bool:
     return case.proof is ProofKind.PREVIOUS and case.previous_valid
 
@@ -138,13 +141,13 @@ AGENT_TABLE: list[tuple[str, Callable[[AgentCase], bool], Row]] = [
     ("another board", is_doubtful, Row.PEND_ALARM),
     ("ticket", shows(TicketStanding.VALID), Row.BURN),
     ("ticket, again", shows(TicketStanding.USED_BY_CALLER), Row.ENROL),
-    ("ticket used by another key", shows(TicketStanding.USED), Row.REJECT_ALARM),
     ("ticket of an older attempt", shows(TicketStanding.VOID), Row.REJECT),
-    ("false ticket", lambda c: c.proof is ProofKind.TICKET, Row.REJECT_ALARM),
+    ("false ticket", lambda c: c.proof is ProofKind.TICKET and not is_spent(c), Row.REJECT_ALARM),
     ("certificate", renews, Row.ENROL),
     ("certificate not in force", lambda c: c.proof is ProofKind.PREVIOUS, Row.REJECT_ALARM),
     ("key approved", lambda c: c.approved, Row.ENROL),
     ("device key", lambda c: c.device is DeviceStanding.PROVEN, Row.ENROL),
+    ("ticket used by another key", shows(TicketStanding.USED), Row.PEND_ALARM),
     ("nothing shown, but enrolled", lambda c: c.proof is ProofKind.NONE and c.enrolled, Row.PEND_ALARM),
     ("nothing shown", lambda c: c.proof is ProofKind.NONE, Row.PEND),
 ]
@@ -237,8 +240,20 @@ def test_no_agent_gets_a_certificate_without_a_proof_or_a_person(case: AgentCase
         assert (
             (case.proof is ProofKind.TICKET and by_ticket)
             or (case.proof is ProofKind.PREVIOUS and case.previous_valid)
-            or (case.proof is ProofKind.NONE and (case.approved or case.device is DeviceStanding.PROVEN))
+            or (
+                (case.proof is ProofKind.NONE or is_spent(case))
+                and (case.approved or case.device is DeviceStanding.PROVEN)
+            )
         )
+
+
+@given(case=AGENTS)
+def test_a_used_ticket_gets_what_showing_nothing_gets_and_is_told_of(case: AgentCase) -> None:
+    shown = decide_agent(dataclasses.replace(case, proof=ProofKind.TICKET, ticket=TicketStanding.USED))
+    nothing = decide_agent(dataclasses.replace(case, proof=ProofKind.NONE, ticket=None))
+    assert shown.outcome is nothing.outcome
+    assert (shown.burns_ticket, shown.pins_device) == (False, nothing.pins_device)
+    assert shown.is_alarm or not nothing.is_alarm
 
 
 @given(case=CASES, state=st.sampled_from(sorted(BARRED)))
