@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fleet.lifecycle import State
+from fleet.reimage import progress
 from fleet.reimage.kinds import Outcome
 from fleet.reimage.problems import Problem
 from fleet.spec.model import Role
@@ -96,9 +97,11 @@ def hold_of(record: HoldRecord, node: NodeRecord | None, order: ReimageRecord | 
     if node is None or order is None or node.state is State.DECOMMISSIONED:
         return None
     outcome = order.outcome
-    if outcome is not None and outcome is not Outcome.ABANDONED:
+    if outcome is Outcome.DONE or (outcome is not None and node.state is State.READY):
         return None
-    if outcome is Outcome.ABANDONED and node.state is State.READY:
+    # One that was called off, or gave up before anything was removed, leaves the node as it was: well enough,
+    # unless that was what an earlier one had come to.
+    if outcome in (Outcome.CANCELLED, Outcome.FAILED) and order.progress.get(progress.AFTER) is None:
         return None
     return Hold(
         node=record.node,
@@ -106,7 +109,9 @@ def hold_of(record: HoldRecord, node: NodeRecord | None, order: ReimageRecord | 
         number=record.number,
         taken_at=record.taken_at,
         by=order.by,
-        stuck=outcome is Outcome.ABANDONED or node.state in _STUCK_STATES,
+        stuck=outcome is not None
+        or node.state in _STUCK_STATES
+        or progress.came_to_nothing(order, node.state),
         state=node.state.value,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from agent.protocol import K3sState
@@ -74,7 +75,13 @@ class Watch:
         return reader.nodes_at_risk(TIMED, _REPORTING, now - self._ground.pace.silence_s)
 
     def _is_due(self, node: NodeRecord, now: float) -> bool:
-        return check(node.standing, node.role, now) is not None or self._is_silent(node, now)
+        return self._is_overdue(node, now) or self._is_silent(node, now)
+
+    def _is_overdue(self, node: NodeRecord, now: float) -> bool:
+        # Nor could anybody get on meanwhile: after a power cut of the whole site a board that is awaited in
+        # the installer is not given up before it could ask.
+        heard = max(node.standing.progressed_at, self._started)
+        return check(replace(node.standing, progressed_at=heard), node.role, now) is not None
 
     def _is_silent(self, node: NodeRecord, now: float) -> bool:
         return node.state in _REPORTING and self._silence_s(node, now) > self._ground.pace.silence_s
@@ -84,7 +91,7 @@ class Watch:
         return now - max(node.status_at or 0.0, node.standing.since, self._started)
 
     def _apply_limits(self, tx: Transaction, node: NodeRecord, now: float) -> None:
-        if check(node.standing, node.role, now) is Happening.TIMED_OUT:
+        if self._is_overdue(node, now):
             minutes = (limit_s(node.state, node.role) or 0.0) / 60
             entry = events.timed_out(node.state, minutes)
             tx.move(node, Happening.TIMED_OUT, entry, now, detail=node.detail)

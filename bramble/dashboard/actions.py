@@ -23,6 +23,7 @@ from fleet.lock import read_holds
 from fleet.power.cycle import PowerAction
 from fleet.printable import printable
 from fleet.refusal import RefusedError
+from fleet.reimage.desk import open_order
 from fleet.reimage.kinds import ReimageKind
 from fleet.reimage.progress import can_be_called_off, is_cancelled
 from fleet.spec.power import ManualPower
@@ -222,7 +223,7 @@ _FORCE: Final = Field("force", "Do it although it harms an installation or the q
 def _can_be_taken_down(kind: ReimageKind) -> Callable[[Controller, NodeView], bool]:
     def is_offered(controller: Controller, node: NodeView) -> bool:
         with controller.store.read() as reader:
-            order = reader.open_reimage(node.name)
+            order = open_order(reader, node.name)
         return order is None and State(node.state) in kind_states(kind)
 
     return is_offered

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from fleet import events
 from fleet.boards import BoardError, Serial
@@ -35,7 +35,7 @@ from fleet.reimage.seams import Check, Findings, NoServerSteps, Situation, WaitF
 from fleet.restored import require_observed
 from fleet.spec.model import Role
 from fleet.store.records import NodeRecord, ReimageRecord
-from fleet.store.transaction import Transaction
+from fleet.store.transaction import Reader, Transaction
 
 _AGENT_STEPS: Final = (
     State.CORDONED,
@@ -248,10 +248,15 @@ class ReimageDesk:
         with self._ground.store.write() as tx:
             node = self._require(tx, name)
             present = tx.open_reimage(name)
-            if present is not None:
+            if present is not None and not progress.came_to_nothing(present, node.state):
                 return self._go_on(tx, present, node, kind, by, now)
             require_observed(tx, name)
             _require_installed(node, kind)
+            known: dict[str, Any] = {progress.SERIAL: serial} if serial else {}
+            if present is not None:
+                reason = f"it came to nothing ({node.state}), and {by} ordered anew"
+                tx.close_reimage(present, Outcome.ABANDONED, reason, now)
+                known[progress.AFTER] = present.number
             number = tx.next_intent_number(name)
             order = ReimageRecord(
                 number=number,
@@ -263,7 +268,7 @@ class ReimageDesk:
                 image_id=image,
                 force_drain=force_drain,
                 was=node.state,
-                progress={progress.SERIAL: serial} if serial else {},
+                progress=known,
                 closed_at=None,
                 outcome=None,
                 reason="",
@@ -283,11 +288,12 @@ class ReimageDesk:
     ) -> str:
         """The order that is open already: a step that gave up is tried anew."""
         if order.kind is not kind:
+            way_back = f", or call it off: 'bramble cancel {node.name}'"
             raise RefusedError(
                 409,
                 "other-order",
                 f"a {order.kind} of {node.name} is under way ({node.state})",
-                f"Let it end, or call it off: 'bramble cancel {node.name}'.",
+                f"Let it end{way_back if progress.can_be_called_off(order, node.state) else ''}.",
             )
         if node.state not in LEAVING and allows(node.state, Happening.RETRIED):
             forgotten = dict.fromkeys((progress.TAKEN_UP, progress.FAILURE, progress.ENTRY))
@@ -301,7 +307,7 @@ class ReimageDesk:
     def is_open(self, name: str, kind: ReimageKind) -> bool:
         """Whether such an order stands: the same again goes on with it, whatever stands against a new one."""
         with self._ground.store.read() as reader:
-            order = reader.open_reimage(name)
+            order = open_order(reader, name)
         return order is not None and order.kind is kind
 
     # --- what stands against it
@@ -370,6 +376,8 @@ class ReimageDesk:
         now = self._ground.clock()
         with self._ground.store.read() as reader:
             nodes, orders = tuple(reader.nodes()), reader.open_reimages()
+            if open_order(reader, node.name) is None:
+                orders.pop(node.name, None)  # it stands against no other one, and says nothing of its member
         return Situation(
             kind=kind,
             by=by,
@@ -417,6 +425,14 @@ class ReimageDesk:
                     "Read the serial on the new board's label or screen.",
                 )
         return serial
+
+
+def open_order(reader: Reader, name: str) -> ReimageRecord | None:
+    """The order that a node is under; None where it has none, or one that came to nothing."""
+    order = reader.open_reimage(name)
+    if order is None or progress.came_to_nothing(order, reader.require_node(name).state):
+        return None
+    return order
 
 
 def refusal(name: str, problems: tuple[Problem, ...]) -> RefusedError:

@@ -24,7 +24,6 @@ THEIRS: Final = "theirs"
 """Somebody else had cordoned the node: it is left so when called off, and made so again in the end."""
 NOBODYS: Final = "nobody's"
 """There was no Node object to cordon."""
-DRAIN_BEGAN: Final = "drain_began"
 MEMBER: Final = "member_id"
 CLUSTER: Final = "cluster_id"
 ASKED: Final = "removal_asked"
@@ -49,11 +48,14 @@ RETRIES: Final = "retries"
 """State → how often it was tried again."""
 SERIAL: Final = "serial"
 """Of the board that takes the place of the old one."""
+AFTER: Final = "after"
+"""Number of the order that came to nothing before: the place of the fleet lock is held for both."""
 STEPS: Final = "steps"
 """State → when it was entered, UTC seconds: what each part took."""
 CORDON_ANNOTATION: Final = "bramble.dev/cordon"
 
 
+_CAME_TO_NOTHING: Final = frozenset({State.FAILED_FIRST_BOOT, State.FAILED_JOINING, State.LOST})
 MANY_TAKE_UPS: Final = 4
 """So often a step is taken up, in vain but for the last time, before somebody is told."""
 LONG_S: Final = 1800.0
@@ -94,6 +96,12 @@ def can_be_called_off(record: ReimageRecord, state: State) -> bool:
 def has_entered(record: ReimageRecord) -> bool:
     """Its intent was opened: the node can only come back by a fresh join."""
     return record.progress.get(ENTERED) is not None
+
+
+def came_to_nothing(record: ReimageRecord, state: State) -> bool:
+    """Its installation is over and the node is not well: nothing is under way any more, and another order may
+    be given. Until then this one stands, for the case that the node comes after all."""
+    return has_entered(record) and state in _CAME_TO_NOTHING
 
 
 def retries(record: ReimageRecord, state: str) -> int:
