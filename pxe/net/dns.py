@@ -3,7 +3,8 @@
 Each forwarded query has a socket of its own, connected to the server that is asked: the kernel then takes
 answers from that address only, to a port that nobody can guess (RFC 5452). There is a bound on open ones.
 
-A datagram can not end the service, not even with a fault of this program.
+Neither a datagram nor a connection can end the service, not even with a fault of this program; and no
+connection keeps it from ending.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class DnsService:
         self._upstream_port = upstream_port
         self._forwarding = 0
         self._connections = 0
-        self._tasks: asyncio.TaskGroup | None = None
+        self._tasks = asyncio.TaskGroup()
         self._fault_log = SparseLog(log)
         self.outcomes: Counter[str] = Counter()
 
@@ -112,14 +113,15 @@ class DnsService:
     async def run(self) -> None:
         """Serve until cancelled."""
         loop = asyncio.get_running_loop()
-        server = await asyncio.start_server(self._serve_connection, sock=self._sockets.tcp)
         try:
-            async with asyncio.TaskGroup() as self._tasks, server:
+            async with self._tasks:
+                server = await asyncio.start_server(self._welcome, sock=self._sockets.tcp)
                 loop.add_reader(self._sockets.udp, self._receive)
                 try:
                     await asyncio.Event().wait()
                 finally:
                     loop.remove_reader(self._sockets.udp)
+                    server.close()  # not `wait_closed`: since Python 3.12 that waits for every client
         finally:
             self._sockets.close()
 
@@ -132,9 +134,7 @@ class DnsService:
             try:
                 self._answer_datagram(data, peer)
             except Exception:
-                self.outcomes["fault"] += 1
-                fields = {"datagram": data[:MAXIMUM_QUERY].hex()}
-                self._fault_log.write(logging.ERROR, "fault in the DNS service", fields, traceback=True)
+                self._fault(data)
 
     def _answer_datagram(self, data: bytes, peer: tuple[str, int]) -> None:
         query = self._parse(data)
@@ -145,13 +145,16 @@ class DnsService:
         match answer:
             case Reply(reply):
                 self._send(query, reply, peer)
-            case Relay() if self._tasks is not None:
+            case Relay():
                 self._tasks.create_task(self._forward_datagram(query, peer))
-            case Silence() | Relay():
+            case Silence():
                 pass
 
     async def _forward_datagram(self, query: Query, peer: tuple[str, int]) -> None:
-        self._send(query, await self._forward(query, self._ask_udp), peer)
+        try:
+            self._send(query, await self._forward(query, self._ask_udp), peer)
+        except Exception:
+            self._fault(query.data)
 
     def _send(self, query: Query, answer: bytes, peer: tuple[str, int]) -> None:
         if len(answer) > query.udp_bytes:
@@ -159,9 +162,22 @@ class DnsService:
         with contextlib.suppress(OSError):  # the client asks again
             self._sockets.udp.sendto(answer, peer)
 
+    def _fault(self, data: bytes) -> None:
+        """To be called where an exception is handled that nobody expected."""
+        self.outcomes["fault"] += 1
+        fields = {"datagram": data[:MAXIMUM_QUERY].hex()}
+        self._fault_log.write(logging.ERROR, "fault in the DNS service", fields, traceback=True)
+
+    def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._sockets.tcp.fileno() < 0:  # it was accepted in the moment in which the service ends
+            writer.close()
+        else:
+            self._tasks.create_task(self._serve_connection(reader, writer))
+
     async def _serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one TCP client, query by query (RFC 7766): 0–1 length · 2–… the message."""
         self._connections += 1
+        data = b""
         try:
             if self._connections > MAXIMUM_CONNECTIONS:
                 return
@@ -177,6 +193,8 @@ class DnsService:
                     await writer.drain()
         except (TimeoutError, EOFError, OSError):
             pass  # the client went away, or never came to the point
+        except Exception:
+            self._fault(data)
         finally:
             self._connections -= 1
             writer.close()

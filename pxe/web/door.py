@@ -78,7 +78,7 @@ class Door:
         """Look after the connections until cancelled. Also accepts: `listening` was made with
         `protocol`."""
         loop = asyncio.get_running_loop()
-        async with listening:
+        try:
             await listening.start_serving()
             while True:
                 await asyncio.sleep(LOOK_EVERY_S)
@@ -89,6 +89,8 @@ class Door:
                     if self._silent_until[connection] < now and connection.transport is not None:
                         self.shown_out += 1
                         connection.transport.abort()
+        finally:
+            listening.close()  # not `wait_closed`: since Python 3.12 that waits for every client
 
     def protocol(self, server: web.Server) -> asyncio.Protocol:
         """What asyncio makes for each connection that it accepts."""

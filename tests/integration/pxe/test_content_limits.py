@@ -115,6 +115,26 @@ async def test_a_connection_that_was_served_may_ask_again_but_not_stay_for_ever(
         writer.close()
 
 
+@pytest.mark.asyncio
+async def test_a_connection_that_is_kept_does_not_keep_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Since Python 3.12 a listening server that is waited for waits for all its connections."""
+
+    async def wait_for_clients(_server: asyncio.Server) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio.Server, "wait_closed", wait_for_clients)
+    async with asyncio.timeout(WAIT_S):
+        async with serving(tmp_path, Door()) as port:
+            reader, writer = await asyncio.open_connection(str(LOOPBACK), port)
+            writer.write(REQUEST)
+            await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(len(IMAGE))
+        assert await reader.read() == b""
+    writer.close()
+
+
 async def take_slowly(reader: asyncio.StreamReader, size: int, pieces: int) -> int:
     """Read an answer's body with pauses; how much came before the connection ended."""
     received = 0

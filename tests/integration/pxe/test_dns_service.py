@@ -181,3 +181,26 @@ async def test_garbage_ends_nothing() -> None:
         assert await dig(port, "+short", "pi5-1.attic.internal") == "192.168.86.33"
         assert service.outcomes["malformed"] > 0
         assert service.outcomes["fault"] == 0
+
+
+async def test_a_client_that_stays_connected_does_not_keep_the_service() -> None:
+    async with serving() as (_service, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        query = DNSRecord.question("pi5-1.attic.internal").pack()
+        writer.write(len(query).to_bytes(2) + query)
+        await reader.readexactly(int.from_bytes(await reader.readexactly(2)))
+    async with asyncio.timeout(dns.IDLE_S / 2):
+        assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_fault_on_a_connection_ends_that_connection_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving() as (service, port):
+        with monkeypatch.context() as patch:
+            patch.setattr(dns, "parse_query", lambda _data: 1 // 0)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"\0\1?")
+            assert await reader.read() == b""
+            writer.close()
+        assert service.outcomes["fault"] == 1
+        assert await dig(port, "+short", "+tcp", "pi5-1.attic.internal") == "192.168.86.33"
