@@ -96,6 +96,7 @@ class LeaseStore:
             for _slice in self.rewrite(self.leases):
                 pass
         except OSError as error:
+            self.close()
             raise PxeError(
                 f"the lease file {path} can not be used: {error.strerror}",
                 "Let the user that runs Bramble write there, or choose another state directory.",
@@ -137,18 +138,21 @@ class LeaseStore:
         """Replace the file by one with these leases, or leave it as it is.
 
         What is appended from now on goes into both files. The iterator yields after every slice; until it has
-        ended the old file stays in force.
+        ended the old file stays in force, and whoever drops it gives the new one up.
 
         Raises:
-            OSError: also while iterating; nothing has changed then.
+            OSError: also while iterating; what was stored stays stored, and more can be appended.
         """
         fresh = self._path.with_name(f"{self._path.name}.new")
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         work = self._rewriting = _Rewriting(fd)
-        return self._rewrite(work, fresh, leases)
+        slices = self._rewrite(work, fresh, leases)
+        next(slices)  # from here on its end, whatever it is, closes the file
+        return slices
 
     def _rewrite(self, work: _Rewriting, fresh: Path, leases: Iterable[Lease]) -> Iterator[None]:
         try:
+            yield
             lines: list[bytes] = []
             for lease in leases:
                 lines.append(encode_lease(lease))
@@ -162,7 +166,6 @@ class LeaseStore:
             work.write_added()
             os.fsync(work.fd)
             fresh.replace(self._path)
-            _sync_directory(self._path.parent)
         except BaseException:
             os.close(work.fd)
             self._rewriting = None
@@ -172,6 +175,7 @@ class LeaseStore:
         self._fd = work.fd
         self._torn = False
         self._lines = work.lines
+        _sync_directory(self._path.parent)
 
     def close(self) -> None:
         """Close the file; nothing is pending."""

@@ -16,7 +16,7 @@ from fleet.boards import MacAddress
 from fleet.spec.model import AddressPool
 from pxe.dhcp.leases import DECLINED_HELD_S, OFFER_HELD_S, Lease, LeaseState, LeaseTable
 from pxe.errors import PxeError
-from pxe.net.lease_store import LeaseStore, encode_lease, parse_lease
+from pxe.net.lease_store import COMPACT_AFTER_LINES, LeaseStore, encode_lease, parse_lease
 
 POOL = AddressPool(IPv4Address("10.0.0.10"), IPv4Address("10.0.0.13"))
 MACS = [MacAddress(bytes((2, 0, 0, 0, 0, number))) for number in range(1, 8)]
@@ -229,6 +229,37 @@ def test_rewriting_keeps_what_it_is_given(tmp_path: Path) -> None:
         for _slice in store.rewrite([lease(A)]):
             pass
         store.append([lease(B, 1)])
+    with LeaseStore(path) as again:
+        assert again.leases == [lease(A), lease(B, 1)]
+
+
+def test_a_rewriting_that_is_given_up_leaves_nothing_open(tmp_path: Path) -> None:
+    with LeaseStore(tmp_path / "leases.jsonl") as store:
+        store.append([lease(A, expires=n) for n in range(COMPACT_AFTER_LINES)])
+        before = len(os.listdir("/proc/self/fd"))
+        slices = store.rewrite([lease(A)])
+        assert not store.needs_rewrite(1)
+        del slices  # before its first step, as when the disk is full at that very moment
+        assert store.needs_rewrite(1)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_is_appended_after_a_directory_that_can_not_be_synced_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "leases.jsonl"
+
+    def fail(_path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with LeaseStore(path) as store:
+        store.append([lease(A)])
+        monkeypatch.setattr("pxe.net.lease_store._sync_directory", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            for _slice in store.rewrite([lease(A)]):
+                pass
+        store.append([lease(B, 1)])
+    monkeypatch.undo()
     with LeaseStore(path) as again:
         assert again.leases == [lease(A), lease(B, 1)]
 
