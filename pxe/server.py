@@ -401,7 +401,8 @@ class PxeServer:
             return
         if self._sockets is not None:
             found = self._sockets
-            refused = bind_again([s for s in (found.dhcp, found.boot_server, *found.tftp) if s], name)
+            bound = (found.dhcp, found.boot_server, *found.tftp, found.console)
+            refused = bind_again([sock for sock in bound if sock is not None], name)
             if self._dhcp is not None:
                 self._dhcp.attach_link()
             if refused is not None:

@@ -99,6 +99,7 @@ async def serve(scenario: str, directory: Path, clients_pid: int) -> None:
         pool=AddressPool(IPv4Address("10.77.0.100"), IPv4Address("10.77.0.101")),
         mtu=interface.mtu,
         grace_s=1.0,
+        netconsole_port=6666,
     )
     if scenario.startswith("no-raw"):
         drop_raw_sockets()

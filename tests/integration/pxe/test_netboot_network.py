@@ -21,6 +21,7 @@ pytestmark = pytest.mark.integration
 
 MENU = "0601030a0400505845091400001152617370626572727920506920426f6f74ff"
 WAIT_S = 60
+SAY_HELLO = "import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(b'hello\\n', ('10.77.0.1', 6666))"
 
 
 class Site:
@@ -204,6 +205,8 @@ def test_a_server_hears_boards_again_when_its_interface_was_away(directory: Path
         place.run(*place.here, "ip", "link", "set", "s0", "up")
         place.run(*place.here, "ip", "address", "add", "10.77.0.1/24", "dev", "s0")
         assert place.boot()["files"]["kernel"] == ["ok", 3_000_000]
+        place.run(sys.executable, "-c", SAY_HELLO)
+        assert place.wait_for_text("console-line", "hello")
 
 
 def test_a_server_hears_boards_again_when_its_address_was_away(directory: Path) -> None:
