@@ -236,12 +236,13 @@ def test_rewriting_keeps_what_it_is_given(tmp_path: Path) -> None:
 def test_a_rewriting_that_is_given_up_leaves_nothing_open(tmp_path: Path) -> None:
     with LeaseStore(tmp_path / "leases.jsonl") as store:
         store.append([lease(A, expires=n) for n in range(COMPACT_AFTER_LINES)])
-        before = len(os.listdir("/proc/self/fd"))
+        descriptors = Path("/proc/self/fd")
+        before = len(list(descriptors.iterdir()))
         slices = store.rewrite([lease(A)])
         assert not store.needs_rewrite(1)
         del slices  # before its first step, as when the disk is full at that very moment
         assert store.needs_rewrite(1)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(list(descriptors.iterdir())) == before
 
 
 def test_what_is_appended_after_a_directory_that_can_not_be_synced_is_kept(
