@@ -32,7 +32,8 @@ from lab.bootloader.signature import RsaPublicKey
 from lab.bootrom import Ending, play_on_wire, play_over_sockets
 from lab.disk import DiskFiles
 from lab.errors import LabError, UsageError
-from lab.netclient import LightResult, PacketPort, run_light_boards
+from lab.light_boards import LightResult, run_light_boards
+from lab.netclient import PacketPort
 
 EPILOG = """\b
 Examples:

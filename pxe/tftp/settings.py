@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Final
 
-from pxe.tftp.session import SessionLimits
+from pxe.tftp.options import SessionLimits
 from pxe.tftp.wire import MAXIMUM_BLKSIZE, MINIMUM_BLKSIZE
 
 HEADERS_BYTES: Final = 32  # IP 20, UDP 8, TFTP 4

@@ -26,7 +26,8 @@ from pxe.dns.wire import parse_query
 from pxe.dns.zone import Zone
 from pxe.errors import WireError
 from pxe.tftp.frames import FrameStore
-from pxe.tftp.session import ReadSession, SessionLimits
+from pxe.tftp.options import SessionLimits
+from pxe.tftp.session import ReadSession
 from pxe.tftp.wire import Request, TftpWireError, parse_packet
 
 SERVER: Final = IPv4Address("10.0.0.1")

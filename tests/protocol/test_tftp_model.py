@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pxe.boot.content import BytesContent
 from pxe.tftp.frames import FrameStore
-from pxe.tftp.session import Failed, Finished, ReadSession, SessionLimits
+from pxe.tftp.options import SessionLimits
+from pxe.tftp.session import Failed, Finished, ReadSession
 from pxe.tftp.wire import BLOCKS, Ack, Data, Error, OptionAck, Request, parse_packet
 
 PEER = ("192.0.2.7", 40084)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pxe.boot.content import BytesContent
 from pxe.tftp.frames import FrameStore
-from pxe.tftp.session import Datagrams, Failed, Finished, Outcome, Probed, ReadSession, SessionLimits
+from pxe.tftp.options import SessionLimits
+from pxe.tftp.session import Datagrams, Failed, Finished, Outcome, Probed, ReadSession
 from pxe.tftp.wire import (
     BLOCKS,
     Ack,

@@ -33,8 +33,9 @@ from pxe.diagnosis.finding import Diagnosis
 from pxe.diagnosis.scene import Setting
 from pxe.events import BoardEvent
 from pxe.tftp.frames import FrameStore
+from pxe.tftp.options import SessionLimits
 from pxe.tftp.reports import missing_event, outcome_event, progress_event
-from pxe.tftp.session import ReadSession, SessionLimits
+from pxe.tftp.session import ReadSession
 from pxe.tftp.wire import Error, ErrorCode, Request, parse_packet
 
 START = 1_800_000_000.0

@@ -20,7 +20,7 @@ from fleet.boards import BoardModel, MacAddress, Serial
 from fleet.spec.model import DhcpMode
 from lab.bootloader.profile import PI4_2021, PI5_2025, BoardIdentity, EepromProfile
 from lab.cli_bootrom import bootrom
-from lab.netclient import LightResult, run_light_boards
+from lab.light_boards import LightResult, run_light_boards
 from pxe.boot.table import BootTable, BootTree, NodeBootState
 from pxe.events import BoardEvent
 from pxe.server import PxeConfig, PxeServer

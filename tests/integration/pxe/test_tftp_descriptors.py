@@ -32,7 +32,7 @@ from pathlib import Path
 from fakes_pxe import LOOPBACK, installing_node
 from pxe.boot.table import BootTable, BootTree
 from pxe.net.ports import bind_udp
-from pxe.tftp.session import SessionLimits
+from pxe.tftp.options import SessionLimits
 from pxe.tftp.settings import WorkerSettings
 from pxe.tftp.process import run_worker
 from pxe.tftp.worker import TftpWorker
