@@ -29,6 +29,8 @@ TIMEOUT_S: Final = 30.0
 RESTART_S: Final = 120.0
 """A server that is updated or restarted is back by then; who looks on waits for it."""
 RETRY_S: Final = 1.0
+NO_EVENTS: Final = 10**18 - 1
+"""Greater than the id of any event: a node is asked for without its timeline."""
 
 
 class NoServerError(FleetError):
@@ -110,6 +112,22 @@ class FleetReader:
                 hint = nearest_hint(name, known)
                 raise FleetError(f"there is no node or board {name!r}", hint) from None
             return as_json(found)
+
+    def node(self, name: str) -> Any:
+        """A `NodeView` as JSON values, of who decides about a node: by its name, or its board's serial or MAC.
+
+        Raises:
+            NoServerError: Only a running server can carry a decision out.
+            FleetError: There is no such node.
+        """
+        path = f"/v1/admin/nodes/{quote(name, safe='')}?since={NO_EVENTS}"
+        found = self._ask("GET", path)["node"]
+        if found is None:
+            raise FleetError(
+                f"{name!r} is a board that is no node's",
+                "Add it under 'nodes:' in cluster.yaml with its serial or MAC, then run 'bramble apply'.",
+            )
+        return found
 
     def pending_fingerprint(self, name: str) -> str | None:
         """The beginning of the key of this node that waits for approval; None when none does."""

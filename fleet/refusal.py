@@ -32,8 +32,9 @@ def no_such_node(name: str, known: Iterable[str], what: str = "there is no node"
     return RefusedError(404, "node", f"{what} {name!r}", nearest_hint(name, known))
 
 
-def nearest_hint(name: str, known: Iterable[str]) -> str:
-    """`Did you mean 'pi4-worker-1'?`, and where the names are listed."""
-    near = difflib.get_close_matches(name.casefold(), list(known), n=1, cutoff=0.6)
-    question = f"Did you mean {printable(near[0])!r}? " if near else ""
-    return f"{question}'bramble nodes' lists them."
+def nearest_hint(name: str, known: Iterable[str], listed_by: str = "bramble nodes") -> str:
+    """`Did you mean 'pi4-worker-1'?`, and which command lists the names."""
+    folded = {each.casefold(): each for each in known}
+    near = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)
+    question = f"Did you mean {printable(folded[near[0]])!r}? " if near else ""
+    return f"{question}'{listed_by}' lists them."

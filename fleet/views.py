@@ -41,6 +41,7 @@ class NodeView:
 
     Attributes:
         complaint: What its last failure says, and in `mend` what to do about it; "" where nothing is to mend.
+        revoked: A person took everything back that it was given, and did not approve it again.
     """
 
     name: str
@@ -59,6 +60,7 @@ class NodeView:
     conditions: tuple[ConditionView, ...] = ()
     complaint: str = ""
     mend: str = ""
+    revoked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,10 +129,16 @@ class Timeline:
 def fleet_view(store: Store) -> FleetView:
     """All nodes and all held boards."""
     with store.read() as reader:
-        ill = held_by_all(reader)
+        ill, revoked = held_by_all(reader), reader.revoked_nodes()
         return FleetView(
             nodes=tuple(
-                node_view(node, ill.get(node.name, ()), complaint_of(reader, node)) for node in reader.nodes()
+                node_view(
+                    node,
+                    ill.get(node.name, ()),
+                    complaint_of(reader, node),
+                    revoked=node.name in revoked,
+                )
+                for node in reader.nodes()
             ),
             held=tuple(map(held_view, reader.held_boards())),
             stuck=tuple(hold.node for hold in read_holds(reader) if hold.stuck),
@@ -166,7 +174,12 @@ def timeline_view(store: Store, name: str, since: int = 0) -> Timeline | None:
                 earlier = reader.timeline(board=key, since=since)
                 own |= {event.id: event for event in earlier if event.node in (None, node.name)}
             events = sorted(own.values(), key=lambda event: (event.at, event.id))
-            view = node_view(node, held_by(reader, node.name), complaint_of(reader, node))
+            view = node_view(
+                node,
+                held_by(reader, node.name),
+                complaint_of(reader, node),
+                revoked=reader.is_refused(node.name),
+            )
             return Timeline(node=view, board=None, facts=_facts(node), events=tuple(map(event_view, events)))
         if found is None:
             return None
@@ -179,7 +192,9 @@ def as_json(value: Any) -> Any:
     return dataclasses.asdict(value)
 
 
-def node_view(node: NodeRecord, held: Iterable[Held] = (), complaint: Complaint | None = None) -> NodeView:
+def node_view(
+    node: NodeRecord, held: Iterable[Held] = (), complaint: Complaint | None = None, *, revoked: bool = False
+) -> NodeView:
     return NodeView(
         name=node.name,
         board=node.board,
@@ -197,6 +212,7 @@ def node_view(node: NodeRecord, held: Iterable[Held] = (), complaint: Complaint 
         conditions=tuple(map(_condition_view, held)),
         complaint=complaint.text if complaint else "",
         mend=complaint.mend if complaint else "",
+        revoked=revoked,
     )
 
 

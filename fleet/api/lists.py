@@ -100,11 +100,12 @@ class ListRoutes:
     async def nodes(self, request: web.Request) -> web.Response:
         limit, after = limit_of(request), decode_cursor(request.query.get("cursor", ""), "")
         with self._controller.store.read() as reader:
-            ill = held_by_all(reader)
+            ill, revoked = held_by_all(reader), reader.revoked_nodes()
             found = nodes_after(reader, after, limit + 1)
 
             def show(node: NodeRecord) -> NodeView:
-                return node_view(node, ill.get(node.name, ()), complaint_of(reader, node))
+                complaint = complaint_of(reader, node)
+                return node_view(node, ill.get(node.name, ()), complaint, revoked=node.name in revoked)
 
             return page(found, limit, show, lambda one: one.name)
 

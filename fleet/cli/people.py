@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,6 +14,7 @@ from fleet.cli.groups import HelpfulGroup
 from fleet.cli.names import NODE, cluster_file
 from fleet.cli.nodes import reader_of
 from fleet.cli.questions import require_yes
+from fleet.lifecycle import State
 from fleet.trust.device_keys import read_directory
 
 _KEY = click.option(
@@ -38,10 +41,24 @@ def approve(node: str, file: Path, key: str | None, yes: bool) -> None:
     """
     reader, compared = reader_of(file), _compared(key)
     if compared is None and not yes:
-        compared = reader.pending_fingerprint(node) or ""
-        shown = f"Does the screen of {node} show {compared}?"
-        _ask(shown if compared else f"No key of {node} waits. Let it try again?")
+        found = reader.node(node)
+        node, compared = found["name"], found["fingerprint"] or ""
+        question = _approval(found)
+        if question:
+            _ask(question)
     click.echo(reader.decide(node, "approve", compared))
+
+
+def _approval(node: Mapping[str, Any]) -> str:
+    """What approving this node comes to, as a question; "" where there is nothing to approve."""
+    name, shown = node["name"], node["fingerprint"]
+    if node.get("revoked"):  # a server of before does not tell
+        return f"{name} is revoked. Let it ask again? It gets nothing before the key is approved that it shows."
+    if node["state"] == State.QUARANTINED:
+        return f"{name} is quarantined. Let it try again? An installation is opened that overwrites its disk."
+    if shown:
+        return f"Does the screen of {name} show {shown}? Then the board with that key is let in, and no other."
+    return ""
 
 
 @click.command()
@@ -59,8 +76,10 @@ def reject(node: str, file: Path, key: str | None, yes: bool) -> None:
     """
     reader, compared = reader_of(file), _compared(key)
     if compared is None and not yes:
-        compared = reader.pending_fingerprint(node) or ""
-        _ask(f"Turn away the key {compared or 'that waits'} of {node}?")
+        found = reader.node(node)
+        node, compared = found["name"], found["fingerprint"] or ""
+        if compared:
+            _ask(f"Turn away the key {compared} of {node}? What holds it gets nothing, and is told so.")
     click.echo(reader.decide(node, "reject", compared))
 
 
@@ -79,7 +98,15 @@ def revoke(node: str, file: Path, yes: bool) -> None:
     bramble revoke pi4-worker-1
     """
     reader = reader_of(file)
-    require_yes(f"Revoke {node}? It can not report, renew or join until it is approved again.", yes=yes)
+    if not yes:
+        found = reader.node(node)
+        node = found["name"]
+        if not found.get("revoked"):
+            require_yes(
+                f"{node} is {found['state']}. Revoke it? Its certificate, its tickets and what was opened for it "
+                "end at once: it can not report, renew, join or be installed until it is approved again.",
+                yes=False,
+            )
     click.echo(reader.decide(node, "revoke"))
 
 
@@ -134,6 +161,8 @@ def forget(node: str, file: Path, yes: bool) -> None:
     bramble devices forget pi4-worker-1
     """
     reader = reader_of(file)
+    if not yes:
+        node = reader.node(node)["name"]
     question = f"Forget the device key of {node}? Until the next one is known, anybody can claim to be it."
     require_yes(question, yes=yes)
     click.echo(reader.decide(node, "forget-device"))

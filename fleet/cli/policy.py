@@ -21,6 +21,7 @@ from fleet.cli.render import age
 from fleet.policy.words import in_force_text, span_text
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+_LOCK: Final = "/v1/admin/lock"
 _STYLES: Final = {"well": "green", "failing": "yellow", "act": "bold red", "held": "red", "busy": "cyan"}
 
 
@@ -87,7 +88,7 @@ def show(file: Path, as_json: bool) -> None:
     bramble lock show
     bramble lock show --json
     """
-    holds = reader_of(file).ask("GET", "/v1/admin/lock")
+    holds = reader_of(file).ask("GET", _LOCK)
     if as_json:
         click.echo(json.dumps(holds, indent=2))
         return
@@ -117,6 +118,9 @@ def release(node: str, why: str, yes: bool, file: Path) -> None:
     \b
     bramble lock release pi4-worker-1 --why 'its board is dead, a new one is ordered'
     """
-    require_yes(f"Let other nodes be taken down while {node} is not back?", yes=yes)
-    path = f"/v1/admin/lock/{quote(node, safe='')}/release"
-    click.echo(reader_of(file).ask("POST", path, {"reason": why})["message"])
+    reader = reader_of(file)
+    if not yes and any(hold["node"] == node and hold["stuck"] for hold in reader.ask("GET", _LOCK)):
+        # Of any other node it is refused, and there is nothing to ask.
+        require_yes(f"Let other nodes be taken down while {node} is not back?", yes=False)
+    path = f"{_LOCK}/{quote(node, safe='')}/release"
+    click.echo(reader.ask("POST", path, {"reason": why})["message"])

@@ -107,8 +107,11 @@ def _order(
     file: Path, node: str, action: str, *, dry_run: bool, force: bool, as_json: bool, ask: bool
 ) -> None:
     reader = reader_of(file)
-    require_yes(f"Cut the power of {node} now?", yes=dry_run or not ask)
     value = {"action": action, "dry_run": dry_run, "force": force}
+    if ask and not dry_run:
+        # What would be refused is refused before anybody is asked.
+        steps = reader.ask("POST", _path(node), {**value, "dry_run": True})["steps"]
+        require_yes(f"Cut the power of {node} now? That is: {', then '.join(steps)}.", yes=False)
     answer = reader.ask("POST", _path(node), value)
     if dry_run:
         click.echo(

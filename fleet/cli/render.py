@@ -35,7 +35,7 @@ def render_fleet(view: Mapping[str, Any], now: float) -> RenderableType:
             node["role"],
             state_text(node["state"]),
             age(now - node["since"]),
-            Text(node["detail"] or ", ".join(held["words"] for held in node.get("conditions", ()))),
+            _detail(node),
             node["k3s"],
         )
     parts: list[RenderableType] = [table, *_mends(view["nodes"])]
@@ -61,6 +61,14 @@ def render_fleet(view: Mapping[str, Any], now: float) -> RenderableType:
     return Group(*parts)
 
 
+def _detail(node: Mapping[str, Any]) -> Text:
+    """What it does or what ails it; first of all that it is revoked (a server of before does not tell)."""
+    told = Text(node["detail"] or ", ".join(held["words"] for held in node.get("conditions", ())))
+    if not node.get("revoked"):
+        return told
+    return Text.assemble(("revoked", "bold red"), "; " if told else "", told)
+
+
 def _mends(nodes: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
     """What to do about the nodes whose installation, or the like, has failed."""
     found = [node for node in nodes if node.get("mend")]  # a server of before does not tell
@@ -80,8 +88,8 @@ def render_timeline(timeline: Mapping[str, Any], now: float) -> RenderableType:
     if node is not None:
         title = Text.assemble((node["name"], "bold"), "  ", state_text(node["state"]))
         title.append(f" for {age(now - node['since'])}")
-        if node["detail"]:
-            title.append(f"  {node['detail']}")
+        if node["detail"] or node.get("revoked"):
+            title.append("  ").append_text(_detail(node))
         parts.append(title)
     elif board is not None:
         why = f"held: {board['reason']}" if board["reason"] else "a board that was seen"

@@ -22,7 +22,7 @@ from fleet.power.driver import PowerDriver, PowerError, PowerState
 from fleet.power.limits import refusal
 from fleet.power.open import describe_outlet, is_switchable, open_driver
 from fleet.quorum import quorum_of
-from fleet.refusal import RefusedError
+from fleet.refusal import RefusedError, no_such_node
 from fleet.spec.model import NodeSpec, Role
 from fleet.spec.power import DEFAULT_OFF_S, ManualPower
 from fleet.store.database import StoreError
@@ -260,7 +260,7 @@ class PowerDesk:
     def _require_spec(self, name: str) -> NodeSpec:
         spec = self.ground.spec.find_node(name)
         if spec is None:
-            raise RefusedError(404, "node", f"there is no node {name!r}", "'bramble nodes' lists them.")
+            raise no_such_node(name, (known.name for known in self.ground.spec.nodes))
         return spec
 
     def _require_possible(

@@ -105,6 +105,11 @@ class TrustReads:
         same = sa.and_(refusals.c.node == node, refusals.c.key == key)
         return self._connection.execute(sa.select(refusals.c.at).where(same)).first() is not None
 
+    def revoked_nodes(self) -> frozenset[str]:
+        """The nodes that a person revoked, and did not approve again."""
+        query = sa.select(refusals.c.node).where(refusals.c.key == WHOLE_NODE)
+        return frozenset(self._connection.execute(query).scalars())
+
 
 class TrustWrites(TrustReads):
     """Changes."""

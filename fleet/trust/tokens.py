@@ -109,11 +109,24 @@ class TokenDesk:
         """
         now = self._ground.clock()
         with self._ground.store.write() as tx:
-            found = [one for one in tx.all_tokens() if name in (one.name, one.id) and one.is_valid(now)]
+            known = tx.all_tokens()
+            found = [one for one in known if name in (one.name, one.id) and one.is_valid(now)]
             if not found:
-                raise RefusedError(
-                    404, "token", f"no token in force is called {name!r}", "'bramble token list' lists them."
-                )
+                raise _none_in_force(name, known, now)
             for one in found:
                 tx.revoke_token(one.id, now)
         return f"token {found[0].name} ({found[0].id}) is revoked: it is refused from now on"
+
+
+def _none_in_force(name: str, known: Iterable[TokenRecord], now: float) -> RefusedError:
+    """The refusal for a name that no token has, or only such that have ended."""
+    known = list(known)
+    if any(name in (one.name, one.id) for one in known):
+        return RefusedError(
+            404,
+            "token",
+            f"token {printable(name)!r} has ended already: it is refused",
+            "'bramble token list' tells when.",
+        )
+    hint = nearest_hint(name, (one.name for one in known if one.is_valid(now)), "bramble token list")
+    return RefusedError(404, "token", f"no token is called {printable(name)!r}", hint)

@@ -13,6 +13,7 @@ from typed_cluster import HEAD, node_line, serving, typed, write_cluster
 
 from agent.protocol import Outcome
 from fleet.cli.dashboard import dashboard
+from fleet.cli.nodes import nodes
 from fleet.cli.people import approve, devices, reject, revoke
 
 pytestmark = pytest.mark.integration
@@ -59,6 +60,35 @@ def test_revoke_and_approve_that_lifts_it(server: Running, file: Path) -> None:
     assert ask(server) is Outcome.PENDING
     nobody = typed(revoke, "nobody", file, "--yes")
     assert "there is no node 'nobody'" in str(nobody.exception)
+
+
+def test_whom_it_is_about_is_looked_up_before_anybody_is_asked(
+    server: Running, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fleet.cli.questions.is_terminal", lambda: True)
+    for command in (approve, reject, revoke):
+        unknown = typed(command, "pi5-2", file, answer="")  # who is asked all the same, aborts
+        assert "there is no node or board 'pi5-2'. Did you mean 'pi5-1'?" in str(unknown.exception)
+        assert unknown.stderr == ""
+    for command in (approve, reject):
+        assert "nothing of pi5-1 waits for approval" in str(typed(command, "pi5-1", file).exception)
+    declined = typed(revoke, "pi5-1", file, answer="n\n")
+    assert "pi5-1 is declared. Revoke it? Its certificate" in declined.stderr
+    assert "is revoked" in typed(revoke, "10000000abcd0001", file, answer="y\n").output
+    assert "revoked" in typed(nodes, file).output
+    again = typed(revoke, "pi5-1", file)
+    assert "is revoked already" in str(again.exception)
+    lifted = typed(approve, "pi5-1", file, answer="y\n")
+    assert "pi5-1 is revoked. Let it ask again?" in lifted.stderr
+    assert "revoked" not in typed(nodes, file).output
+
+
+def test_without_a_server_nobody_is_asked(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fleet.cli.questions.is_terminal", lambda: True)
+    for command in (approve, reject, revoke):
+        refused = typed(command, "pi5-1", file, answer="y\n")
+        assert "no server of this cluster is running" in str(refused.exception)
+        assert refused.stderr == ""
 
 
 def test_devices_are_imported_listed_and_forgotten(server: Running, file: Path, tmp_path: Path) -> None:

@@ -47,6 +47,14 @@ def test_table_shows_every_column_and_the_held_boards() -> None:
     assert "No server is running" not in text
 
 
+def test_that_a_node_is_revoked_comes_before_what_it_does() -> None:
+    view = {"nodes": [{**NODE, "revoked": True}], "held": [], "live": True}
+    assert "revoked; write 42 %" in printed(render_fleet(view, 1000.0))
+    ready = {**NODE, "detail": "", "revoked": True}
+    shown = printed(render_timeline({"node": ready, "board": None, "facts": {}, "events": []}, 1000.0))
+    assert shown.splitlines()[0] == "pi5-1  imaging for 60 s  revoked"
+
+
 def test_what_to_mend_stands_below_the_table() -> None:
     failed = {**NODE, "state": "failed-imaging", "complaint": "no NVMe disk", "mend": "Reseat [it]."}
     text = printed(render_fleet({"nodes": [failed], "held": [], "live": True}, 1000.0))
