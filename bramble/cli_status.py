@@ -13,11 +13,11 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from fleet.admin_client import FleetReader
+from fleet.cli.looking import View, view_of
 from fleet.cli.names import cluster_file
-from fleet.cli.nodes import WATCH_INTERVAL_S, reader_of
+from fleet.cli.nodes import WATCH_INTERVAL_S
 from fleet.cli.render import age, state_text
-from fleet.errors import FleetError
+from fleet.errors import FleetError, InputError
 
 FINE: Final = 0
 NEEDS_ATTENTION: Final = 1
@@ -26,6 +26,21 @@ SHOWN: Final = 6
 """Nodes that are named in one place: the whole has to fit on a screen, also with hundreds of nodes."""
 ALIKE: Final = 3
 """Findings of one kind that are shown each by itself."""
+_UNKNOWN: Final[Mapping[str, Any]] = {
+    "live": False,
+    "error": "",
+    "hint": "",
+    "nodes": None,
+    "ready": None,
+    "states": {},
+    "findings": [],
+    "quorum": None,
+    "snapshots": None,
+    "under_way": [],
+    "awaited": [],
+    "events": [],
+}
+"""The keys of `--json`, and what they are where nobody knows: those of `Overview`, and who told."""
 
 
 @click.command()
@@ -37,7 +52,10 @@ def status(context: click.Context, file: Path, as_json: bool, watch: bool) -> No
     """Say whether everything is all right: the server, the nodes, and what needs a person.
 
     Exits with 0 where nothing needs a person, with 1 where something does, and with 2 where nobody can tell:
-    no server runs (what the last one wrote is shown then), or cluster.yaml cannot be used.
+    no server runs, or cluster.yaml cannot be used. What is known is shown then all the same.
+
+    With --json the keys are always the same. What nobody knows is null or empty, and 'error' and 'hint' say
+    why; 'live' is false where no server answered.
 
     \b
     bramble status
@@ -45,14 +63,21 @@ def status(context: click.Context, file: Path, as_json: bool, watch: bool) -> No
     bramble status --json | jq -r '.findings[].command'
     bramble status > /dev/null || mail -s 'the cluster needs you' root < /dev/null
     """
-    reader = reader_of(file)
+    try:
+        looking = view_of(file)
+    except InputError as error:
+        if not as_json:
+            raise
+        click.echo(json.dumps(_unknown(error), indent=2))
+        context.exit(CANNOT_TELL)
+    looking.warn()
     if watch and not as_json:
         with Live(console=Console(), auto_refresh=False) as live:
             while True:
-                live.update(render(_look(reader), time.time()), refresh=True)
+                live.update(render(_look(looking), time.time()), refresh=True)
                 time.sleep(WATCH_INTERVAL_S)
     while True:
-        seen = _look(reader)
+        seen = _look(looking)
         if as_json:
             click.echo(json.dumps(seen, indent=None if watch else 2))
         else:
@@ -64,26 +89,32 @@ def status(context: click.Context, file: Path, as_json: bool, watch: bool) -> No
 
 def exit_code(seen: Mapping[str, Any]) -> int:
     """FINE, NEEDS_ATTENTION or CANNOT_TELL."""
-    if not seen["live"]:
+    if not seen["live"] or seen["error"]:
         return CANNOT_TELL
     return NEEDS_ATTENTION if seen["findings"] else FINE
 
 
-def _look(reader: FleetReader) -> dict[str, Any]:
+def _look(looking: View) -> dict[str, Any]:
     """The overview, or why there is none: a person who asks for the status is answered, whatever happened."""
     try:
-        return {"error": "", "hint": "", **reader.overview()}
+        known = _UNKNOWN | looking.reader.overview()
     except FleetError as error:
-        return {"live": False, "error": error.message, "hint": error.hint, "findings": []}
+        return _unknown(error)
+    fault = looking.fault
+    return known if fault is None else {**known, "error": fault.message, "hint": fault.hint}
+
+
+def _unknown(error: FleetError) -> dict[str, Any]:
+    return {**_UNKNOWN, "error": error.message, "hint": error.hint}
 
 
 def render(seen: Mapping[str, Any], now: float) -> RenderableType:
     """The screen."""
-    if seen["error"]:
+    if seen["nodes"] is None:
         return Group(Text(f"cannot tell: {seen['error']}", style="bold red"), Text(f"  {seen['hint']}"))
     parts: list[RenderableType] = [_headline(seen), _counts(seen)]
     quorum = seen["quorum"]
-    if quorum["members"]:
+    if quorum is not None and quorum["members"]:
         spare = quorum["ready"] - quorum["needed"]
         degraded = quorum.get("degraded", 0)  # a server of before does not tell
         reserve = f"{spare} more may fail" if spare > 0 else "no more may fail" if not spare else "lost"
@@ -160,6 +191,8 @@ def _headline(seen: Mapping[str, Any]) -> Text:
     if not seen["live"]:
         text = "cannot tell: no server is running; this is what the last one wrote"
         return Text(f"{text}\n  Start 'bramble serve', or 'systemctl start bramble'.", style="yellow")
+    if seen["error"]:
+        return Text("cannot tell: cluster.yaml cannot be used; this is what the server knows", style="yellow")
     count = len(seen["findings"])
     if not count and seen["ready"] == seen["nodes"]:
         return Text("everything is all right", style="bold green")

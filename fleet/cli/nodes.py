@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 
 from fleet.admin_client import FleetReader
+from fleet.cli.looking import view_of
 from fleet.cli.names import NODE
 from fleet.cli.names import cluster_file as cluster_file
 from fleet.cli.places import state_directory as state_directory
@@ -42,14 +43,17 @@ def reader_of(file: Path) -> FleetReader:
 def nodes(file: Path, as_json: bool, watch: bool) -> None:
     """List the nodes of a cluster.yaml with their state, and the boards that are held.
 
-    Reads what the last server wrote when none is running.
+    Reads what the last server wrote when none is running. An error in cluster.yaml is told on stderr, and what
+    the server knows is shown all the same.
 
     \b
     bramble nodes
     bramble nodes --watch
     bramble nodes attic.yaml --json | jq -r '.nodes[] | select(.state != "ready") | .name'
     """
-    reader = reader_of(file)
+    looking = view_of(file)
+    looking.warn()
+    reader = looking.reader
     if as_json:
         for view in _repeat(reader.nodes, forever=watch):
             click.echo(json.dumps(view, indent=None if watch else 2))
@@ -79,7 +83,9 @@ def show(node: str, file: Path, as_json: bool, watch: bool) -> None:
     bramble show d03114aa
     bramble show 2c:cf:67:12:34:56 --watch
     """
-    reader = reader_of(file)
+    looking = view_of(file)
+    looking.warn()
+    reader = looking.reader
     timeline = reader.timeline(node)
     if as_json:
         click.echo(json.dumps(timeline, indent=2))

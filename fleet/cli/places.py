@@ -65,5 +65,13 @@ def store_place(spec: ClusterSpec, store: str | None = None) -> Place:
     Raises:
         PlaceError: It is no PostgreSQL URL, or holds a password.
     """
-    url = store or os.environ.get(STORE_VARIABLE) or spec.control.store
-    return parse_postgres(url) if url else state_directory(spec.name) / DATABASE
+    return record_place(spec.name, store or os.environ.get(STORE_VARIABLE) or spec.control.store)
+
+
+def record_place(cluster: str, url: str | None) -> Place:
+    """Where the record of a cluster of that name is: at `url`, else in its state directory.
+
+    Raises:
+        PlaceError: It is no PostgreSQL URL, or holds a password.
+    """
+    return parse_postgres(url) if url else state_directory(cluster) / DATABASE

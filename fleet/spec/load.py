@@ -11,6 +11,7 @@ from fleet.errors import InputError
 from fleet.spec.build import build_cluster
 from fleet.spec.document import MAX_DOCUMENT_BYTES, Document, dotted, parse_document
 from fleet.spec.draft import PathKind, Surroundings, draft_cluster
+from fleet.spec.glimpse import Glimpse, glimpse
 from fleet.spec.model import ClusterSpec
 from fleet.spec.problems import Problem, Severity, SpecErrors, sort_problems
 from fleet.spec.secrets import find_secrets
@@ -62,6 +63,15 @@ def check_cluster(path: Path) -> CheckedCluster:
         InputError: The file cannot be read.
     """
     return check_text(_read_text(path), path, loader_surroundings(path))
+
+
+def glimpse_cluster(path: Path) -> Glimpse:
+    """Whose file it is, as far as that can be read of one that cannot be used.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    return glimpse(_read_text(path))
 
 
 def loader_surroundings(path: Path) -> Surroundings:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final
 
 from fleet.ground import Ground
-from fleet.refusal import RefusedError
+from fleet.refusal import RefusedError, nearest_hint
 from fleet.secret import Secret
 from fleet.store.access import TokenRecord
 
@@ -125,8 +126,8 @@ def _none_in_force(name: str, known: Iterable[TokenRecord], now: float) -> Refus
         return RefusedError(
             404,
             "token",
-            f"token {printable(name)!r} has ended already: it is refused",
+            f"token {name!r} has ended already: it is refused",
             "'bramble token list' tells when.",
         )
     hint = nearest_hint(name, (one.name for one in known if one.is_valid(now)), "bramble token list")
-    return RefusedError(404, "token", f"no token is called {printable(name)!r}", hint)
+    return RefusedError(404, "token", f"no token is called {name!r}", hint)

@@ -107,9 +107,14 @@ def test_a_token_that_is_over_opens_nothing(server: Running, viewer: Caller, tmp
     reader = FleetReader(tmp_path)
     assert "is revoked" in reader.revoke_token("grafana")
     assert viewer.ask("GET", "/v1/nodes").status == 401
-    with pytest.raises(FleetError, match="no token in force"):
+    with pytest.raises(FleetError, match="token 'grafana' has ended already"):
         reader.revoke_token("grafana")
     short = server.person("short", TokenRole.VIEWER)
+    with pytest.raises(FleetError, match="no token is called 'Shrt'. Did you mean 'short'?") as refused:
+        reader.revoke_token("Shrt")
+    assert (refused.value.exit_code, "'bramble token list' lists them" in refused.value.hint) == (1, True)
+    with pytest.raises(FleetError, match="no token is called 'grafna'. 'bramble"):  # one that ended is no mend
+        reader.revoke_token("grafna")
     server.fleet.clock.advance(91 * 86400)
     assert short.ask("GET", "/v1/nodes").status == 401
     states = {one["name"]: one["revoked"] is not None for one in reader.tokens()}

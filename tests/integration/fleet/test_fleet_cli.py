@@ -108,6 +108,30 @@ def test_before_the_first_serve_the_error_says_so(file: Path) -> None:
     assert "no record of this cluster" in str(result.exception)
 
 
+def test_a_broken_file_takes_nobodys_sight_away(file: Path, spec: ClusterSpec) -> None:
+    sound = file.read_text()
+    with serving(file) as server:
+        file.write_text(sound + "  - {name: [\n")
+        for command, words in ((nodes, ["--json"]), (show, ["pi5-1"]), (status, [])):
+            name = words if command is show else []
+            seen = typed(command, *name, file, *([] if command is show else words))
+            assert "pi5-1" in seen.stdout or "1 declared" in seen.stdout
+            assert f"{file} has 1 error\n{file}:" in seen.stderr
+            assert seen.exit_code == (2 if command is status else 0), seen.output
+        server.in_loop(lambda: knock(server.fleet.controller, spec))
+        told = typed(status, file, "--json")
+        known = json.loads(told.stdout)
+        assert (told.exit_code, known["live"], known["nodes"], len(known["findings"])) == (2, True, 1, 1)
+        assert "has 1 error" in known["error"]
+        refused = typed(approve, "pi5-1", file, "--yes")
+        assert "has 1 error" in str(refused.exception), "who changes something wants a sound file"
+    assert "pending" in typed(nodes, file).stdout, "of the record"
+    file.write_text(sound.replace("attic", "cellar", 1).replace("version: 1", "version: 7"))
+    other = typed(nodes, file)
+    assert (other.stdout, getattr(other.exception, "exit_code", None)) == ("", 2)
+    assert "No record of cluster 'cellar' is here" in str(other.exception)
+
+
 @pytest.mark.parametrize("name", ["nobody", "../../etc/passwd", "a b?c#d"])
 def test_name_of_nothing_is_explained(file: Path, name: str) -> None:
     with serving(file):

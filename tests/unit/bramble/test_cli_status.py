@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -16,6 +17,7 @@ from bramble.cli import bramble
 from bramble.cli_status import render
 from fleet.admin_client import FleetReader
 from fleet.errors import FleetError
+from fleet.overview import Overview
 
 EXAMPLE = str(Path(__file__).parents[3] / "examples" / "eight-mixed-ha.yaml")
 LOST = {
@@ -91,6 +93,26 @@ def test_without_a_record_nobody_can_tell_and_json_stays_json(monkeypatch: pytes
     result = typed(monkeypatch, error, "--json")
     assert result.exit_code == 2
     assert json.loads(result.output)["error"] == "there is no record of this cluster"
+
+
+def test_json_has_the_same_keys_whatever_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    keys = {"live", "error", "hint"} | {field.name for field in dataclasses.fields(Overview)}
+    file = tmp_path / "cluster.yaml"
+    file.write_text("version: 7\n")
+    faulty = CliRunner().invoke(bramble, ["status", str(file), "--json"])
+    missing = CliRunner().invoke(bramble, ["status", str(tmp_path / "none.yaml"), "--json"])
+    answers = [
+        faulty,
+        missing,
+        typed(monkeypatch, FleetError("there is no record"), "--json"),
+        typed(monkeypatch, {"live": True, "findings": []}, "--json"),  # of an older server
+        typed(monkeypatch, seen(), "--json"),
+    ]
+    for result in answers:
+        assert json.loads(result.output).keys() == keys
+    assert [result.exit_code for result in answers] == [2, 2, 2, 0, 0]
+    assert "name cannot be read" in json.loads(faulty.output)["hint"]
+    assert "does not exist" in json.loads(missing.output)["error"]
 
 
 def test_a_faulty_file_ends_with_2_too(tmp_path: Path) -> None:
