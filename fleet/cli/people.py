@@ -53,11 +53,15 @@ def _approval(node: Mapping[str, Any]) -> str:
     """What approving this node comes to, as a question; "" where there is nothing to approve."""
     name, shown = node["name"], node["fingerprint"]
     if node.get("revoked"):  # a server of before does not tell
-        return f"{name} is revoked. Let it ask again? It gets nothing before the key is approved that it shows."
+        return (
+            f"{name} is revoked. Let it ask again? It gets nothing before the key is approved that it shows."
+        )
     if node["state"] == State.QUARANTINED:
         return f"{name} is quarantined. Let it try again? An installation is opened that overwrites its disk."
     if shown:
-        return f"Does the screen of {name} show {shown}? Then the board with that key is let in, and no other."
+        return (
+            f"Does the screen of {name} show {shown}? Then the board with that key is let in, and no other."
+        )
     return ""
 
 
