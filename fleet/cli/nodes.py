@@ -43,8 +43,8 @@ def reader_of(file: Path) -> FleetReader:
 def nodes(file: Path, as_json: bool, watch: bool) -> None:
     """List the nodes of a cluster.yaml with their state, and the boards that are held.
 
-    Reads what the last server wrote when none is running. An error in cluster.yaml is told on stderr, and what
-    the server knows is shown all the same.
+    Reads what the last server wrote when none is running. An error in cluster.yaml is told on stderr, and
+    what the server knows is shown all the same.
 
     \b
     bramble nodes

@@ -110,10 +110,10 @@ def test_a_token_that_is_over_opens_nothing(server: Running, viewer: Caller, tmp
     with pytest.raises(FleetError, match="token 'grafana' has ended already"):
         reader.revoke_token("grafana")
     short = server.person("short", TokenRole.VIEWER)
-    with pytest.raises(FleetError, match="no token is called 'Shrt'. Did you mean 'short'?") as refused:
+    with pytest.raises(FleetError, match=r"no token is called 'Shrt'\. Did you mean 'short'\?") as refused:
         reader.revoke_token("Shrt")
     assert (refused.value.exit_code, "'bramble token list' lists them" in refused.value.hint) == (1, True)
-    with pytest.raises(FleetError, match="no token is called 'grafna'. 'bramble"):  # it has ended
+    with pytest.raises(FleetError, match=r"no token is called 'grafna'\. 'bramble"):  # it has ended
         reader.revoke_token("grafna")
     server.fleet.clock.advance(91 * 86400)
     assert short.ask("GET", "/v1/nodes").status == 401
