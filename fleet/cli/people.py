@@ -107,8 +107,9 @@ def revoke(node: str, file: Path, yes: bool) -> None:
         node = found["name"]
         if not found.get("revoked"):
             require_yes(
-                f"{node} is {found['state']}. Revoke it? Its certificate, its tickets and what was opened for "
-                "it end at once: it can not report, renew, join or be installed until it is approved again.",
+                f"{node} is {found['state']}. Revoke it? Its certificate, its tickets and what was opened "
+                "for it end at once: it can not report, renew, join or be installed until it is approved "
+                "again.",
                 yes=False,
             )
     click.echo(reader.decide(node, "revoke"))
