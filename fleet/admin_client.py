@@ -114,7 +114,7 @@ class FleetReader:
             return as_json(found)
 
     def node(self, name: str) -> Any:
-        """A `NodeView` as JSON values, for a decision about a node: by its name, or its board's serial or MAC.
+        """A `NodeView` as JSON values, for a decision about it: by its name, or its board's serial or MAC.
 
         Raises:
             NoServerError: Only a running server can carry a decision out.
