@@ -55,7 +55,7 @@ def test_what_is_no_name_of_a_cluster_is_not_taken_for_one(text: str) -> None:
     assert glimpse(text).name is None
 
 
-@given(st.text(alphabet="cluster: nam{}[],-?&*!|>'\"%@`#\n\t\x00\ud800é", max_size=60))
+@given(st.text(alphabet="clusternm: {}[],-?&*!|>'\"%@`#\n\t\x00\ud800é", max_size=60))
 def test_no_text_makes_it_raise(text: str) -> None:
     glimpse(text)
     glimpse(HEAD + text)
