@@ -302,6 +302,11 @@ class FatVolume:
                 long_name = b""
                 if raw[11] & ATTR_VOLUME_ID or name in (".", ".."):
                     continue
+                if not name or "/" in name:
+                    raise FatError(
+                        f"{directory.path} holds a file called {name!r}, which no file can be",
+                        "The FAT is damaged, or made to write elsewhere: fetch or build the image again.",
+                    )
                 high, low, size = struct.unpack_from("<H", raw, 20)[0], *struct.unpack_from("<HI", raw, 26)
                 yield FatEntry(
                     path=f"{prefix}/{name}",

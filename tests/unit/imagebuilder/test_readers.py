@@ -45,6 +45,15 @@ def entry(name: bytes, cluster: int, size: int, *, attributes: int = 0x20, case:
     return struct.pack("<11sBB7xH4xHI", name, attributes, case, high, low, size)
 
 
+def long_entry(short: bytes, name: str) -> bytes:
+    """A long name of at most 12 characters, in front of the entry with its short name."""
+    checksum = 0
+    for byte in short:
+        checksum = ((checksum & 1) << 7) + (checksum >> 1) + byte & 0xFF
+    units = f"{name}\0".encode("utf-16-le").ljust(26, b"\xff")
+    return bytes((0x41,)) + units[:10] + bytes((0x0F, 0, checksum)) + units[10:22] + bytes(2) + units[22:]
+
+
 def test_a_scattered_file_is_read_in_the_order_of_its_chain() -> None:
     content = bytes(range(256)) * 5
     volume = fat_volume(
@@ -91,6 +100,27 @@ def test_a_broken_chain_is_an_error_and_never_a_hang(chains: dict[int, int], mes
     fat = FatVolume(MemorySource(fat_volume(chains, entry(b"DATA       ", 10, 2000), {})), 0)
     with pytest.raises(FatError, match=message):
         fat.read("/data")
+
+
+@pytest.mark.parametrize(
+    "directory",
+    [
+        long_entry(b"HARMLESSTXT", "../../victim") + entry(b"HARMLESSTXT", 0, 0),
+        entry(b"ETC/RC  TXT", 0, 0),
+        entry(b"           ", 0, 0),
+    ],
+    ids=["long", "short", "empty"],
+)
+def test_a_name_that_leads_elsewhere_is_an_error(directory: bytes) -> None:
+    fat = FatVolume(MemorySource(fat_volume({}, entry(b"A          ", 0, 0) + directory, {})), 0)
+    with pytest.raises(FatError, match="which no file can be"):
+        list(fat.walk())
+
+
+def test_a_long_name_is_read() -> None:
+    directory = long_entry(b"HARMLESSTXT", "harmless.txt") + entry(b"HARMLESSTXT", 0, 0)
+    fat = FatVolume(MemorySource(fat_volume({}, directory, {})), 0)
+    assert [found.path for found in fat.walk()] == ["/harmless.txt"]
 
 
 @given(st.binary(min_size=512, max_size=2048))
