@@ -168,8 +168,7 @@ class Inventory:
         self, entry: Path, mounts: Mapping[str, Sequence[str]], swaps: Sequence[str], depth: int = 0
     ) -> Iterator[Use]:
         """Uses of a device, of its partitions, and of what the kernel builds on them (RAID, LVM, crypt)."""
-        number = _text(entry / "dev")
-        for place in mounts.get(number, ()):
+        for place in (*mounts.get(_text(entry / "dev"), ()), *mounts.get(entry.name, ())):
             yield Use(f"mounted on {place}", place in SYSTEM_MOUNTS)
         if entry.name in swaps:
             yield Use("swap", is_system=True)
@@ -185,13 +184,21 @@ class Inventory:
 
 
 def parse_mounts(mountinfo: str) -> dict[str, list[str]]:
-    """``major:minor`` → where it is mounted. Fields: 3 the device, 5 the mount point with octal escapes."""
+    """Where devices are mounted, by their number (``8:1``), or by their name (``sda1``) where the filesystem
+    has a number of its own, as btrfs.
+
+    Fields: 3 the number, 5 the mount point with octal escapes; behind a dash: type, device, options.
+    """
     found: dict[str, list[str]] = {}
     for line in mountinfo.splitlines():
-        fields = line.split(" ")
-        if len(fields) > 4:
-            place = _OCTAL.sub(lambda match: chr(int(match[1], 8)), fields[4])
-            found.setdefault(fields[2], []).append(place)
+        mount, _, what = line.partition(" - ")
+        fields, source = mount.split(" "), what.split(" ")[1:2]
+        if len(fields) <= 4:
+            continue
+        place = _OCTAL.sub(lambda match: chr(int(match[1], 8)), fields[4])
+        is_virtual = fields[2].startswith("0:")
+        key = Path(source[0]).name if is_virtual and source and source[0].startswith("/dev/") else fields[2]
+        found.setdefault(key, []).append(place)
     return found
 
 

@@ -101,6 +101,18 @@ def test_system_disk_is_never_written(machine: Machine) -> None:
     assert reasons(machine.disks()["sda"], allow_fixed=True) == "this machine runs from it (mounted on /)"
 
 
+def test_system_disk_with_btrfs_is_never_written(machine: Machine) -> None:
+    disk = machine.add("sda", bus="pci0000:00/ata1")
+    machine.partition(disk, "sda2")
+    machine.mounts += [
+        "29 1 0:27 /root / rw,relatime shared:1 - btrfs /dev/sda2 rw,subvolid=256",
+        "47 1 0:27 /home /home rw,relatime shared:2 - btrfs /dev/sda2 rw,subvolid=257",
+        "48 1 0:5 / /dev rw,nosuid shared:3 - devtmpfs devtmpfs rw",
+    ]
+    text = reasons(machine.disks()["sda"], allow_fixed=True)
+    assert text == "this machine runs from it (mounted on /, mounted on /home)"
+
+
 def test_system_disk_below_crypt_and_lvm_is_never_written(machine: Machine) -> None:
     disk = machine.add("nvme0n1", bus="pci0000:00/nvme/nvme0")
     crypt = machine.hold(machine.partition(disk, "nvme0n1p3"), "dm-0")
