@@ -249,12 +249,10 @@ class RolloutDesk:
 
     async def drive(self) -> None:
         """See what became of the nodes, and order the next ones. Cheap where none is open."""
-        rollout = self._look()
-        if rollout is None or rollout.phase is not Phase.RUNNING:
+        seen = self._look()
+        if seen is None or seen[0].phase is not Phase.RUNNING:
             return
-        now = self._ground.clock()
-        with self._ground.store.read() as reader:
-            sights = self._sights(reader)
+        now, (rollout, sights) = self._ground.clock(), seen
         self._soak = watch(self._soak, rollout, sights, now)
         following = next_nodes(rollout, sights, self._soak.watched_s)
         refused = ""
@@ -262,28 +260,28 @@ class RolloutDesk:
             refused = await self._order(rollout, name, now) or refused
         self._note(rollout, refused or following.waits_for)
 
-    def _look(self) -> Rollout | None:
-        """Write down what is seen."""
+    def _look(self) -> tuple[Rollout, dict[str, Sight]] | None:
+        """Write down what is seen. Both are of one moment: what another server orders in between is no reason
+        to take one more."""
         now = self._ground.clock()
         with self._ground.store.read() as reader:
             before = _open(reader)
             if before is None:
                 return None
-            after = self._observed(reader, before, now)
+            sights, epoch = self._sights(reader), epoch_of(reader)
+        after = before
+        if before.epoch != epoch and before.phase is Phase.RUNNING:
+            why = "the record was restored from a backup; look at the nodes, then resume it"
+            after = replace(before, phase=Phase.PAUSED, reason=why)
+        after = observe(after, sights, now)
         if after == before:
-            return after
+            return after, sights
         with self._ground.store.write() as tx:
             if _open(tx) != before:
                 return None  # another server, or a person, changed it meanwhile: the next look sees that
             tx.put_rollout(to_record(after))
             self._tell(tx, before, after)
-        return after
-
-    def _observed(self, reader: Reader, rollout: Rollout, now: float) -> Rollout:
-        if rollout.epoch != epoch_of(reader) and rollout.phase is Phase.RUNNING:
-            why = "the record was restored from a backup; look at the nodes, then resume it"
-            rollout = replace(rollout, phase=Phase.PAUSED, reason=why)
-        return observe(rollout, self._sights(reader), now)
+        return after, sights
 
     def _tell(self, tx: Transaction, before: Rollout, after: Rollout) -> None:
         if after.phase is not before.phase:

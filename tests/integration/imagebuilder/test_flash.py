@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -24,6 +25,7 @@ from fleet.spec.model import ClusterSpec
 from imagebuilder.build import Image, build_image
 from imagebuilder.disk.edit import DiskImage
 from imagebuilder.disk.mbr import parse_mbr
+from imagebuilder.errors import ImageBuilderError
 from imagebuilder.flash.batch import Result
 from imagebuilder.flash.devices import Inventory
 from imagebuilder.flash.errors import FlashError, TargetRefused
@@ -142,6 +144,33 @@ def test_medium_that_fails_is_recorded_and_its_node_may_still_be_installed(
     assert next(node["state"] for node in nodes if node["name"] == spec.nodes[0].name) == "declared"
     (record,) = (state.directory / "cards").iterdir()
     assert json.loads(record.read_text())["error"]
+
+
+def test_card_that_is_done_is_its_nodes_though_the_rest_is_interrupted(
+    cluster: tuple[ClusterSpec, Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, image = cluster
+    media = [medium(tmp_path / f"{node.name}.card", image.disk.stat().st_size) for node in spec.nodes]
+    state = StateLayout(directory=tmp_path / "state")
+
+    def interrupt(futures: list[Future[Result]]) -> None:
+        futures[0].result()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("imagebuilder.flash.batch.wait", interrupt)
+    (tmp_path / "cards").write_text("a file where a directory should be")
+    with open_handouts(spec, state) as handouts, pytest.raises(ImageBuilderError, match="record of the card"):
+        flash_nodes(
+            spec,
+            image,
+            list(zip(spec.nodes, media, strict=True)),
+            handouts,
+            records=tmp_path / "cards",
+            verify=False,
+            watcher=Quiet(),
+        )
+    states = {node["name"]: node["state"] for node in FleetReader(state.directory).nodes()["nodes"]}
+    assert states[spec.nodes[0].name] == "flashed"
 
 
 def test_busy_medium_costs_no_ticket(cluster: tuple[ClusterSpec, Image], tmp_path: Path) -> None:
