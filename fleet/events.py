@@ -457,10 +457,22 @@ def restored_from_backup(age_s: float) -> Entry:
     )
 
 
+def debt_forgiven(name: str, age_s: float | None) -> Entry:
+    since = "" if age_s is None else f" {_duration(age_s)} ago"
+    return Entry(
+        kind=Kind.POWER,
+        text=f"a power-cycle was under way{since}, when the backup was made that the record is from: how it "
+        "ended is not known, and this server does not switch the board on for it",
+        hint=f"'bramble power on {name}', if the board is dark and should not be.",
+    )
+
+
 def observed_again(what: str) -> Entry:
     return Entry(kind=Kind.STATE, text=f"observed again after the restore: {what}")
 
 
 def _duration(seconds: float) -> str:
     minutes = max(round(seconds / 60), 0)
+    if minutes >= 48 * 60:
+        return f"{round(minutes / 60 / 24)} d"
     return f"{minutes} min" if minutes < 120 else f"{round(minutes / 60)} h"

@@ -9,6 +9,8 @@ it. So a restore marks every node as *unobserved*, and
   used: no ticket is minted twice, and no node takes a new order for an old one;
 - no server is told to found the cluster before all servers were observed: the lost hours may have seen it;
 - every token of the API ends: one may have been revoked since;
+- a power-cycle whose end the backup does not tell is not made up for when it is an hour old: the board may
+  have been switched off since, by somebody at work on it;
 - a node that was revoked since is in force again, and only people know of it: they name it to the restore;
 - nothing else that cannot be taken back is done to a node (`require_observed`).
 
@@ -24,6 +26,7 @@ from typing import Final
 
 from fleet import events
 from fleet.lifecycle import LEAVING, Happening
+from fleet.power.debts import forgive_old
 from fleet.recovery.state import BEFORE
 from fleet.refusal import RefusedError
 from fleet.reimage import progress
@@ -93,6 +96,10 @@ def mark_restored(
         tx.put_value(f"{UNOBSERVED}{node.name}", mark)
         entry = events.restored_from_backup(now - backup_at)
         tx.add_event(entry, now, node=node.name, board=node.board_id)
+    for name, age_s in forgive_old(tx, now).items():
+        known = tx.node(name)
+        board = known.board_id if known else None
+        tx.add_event(events.debt_forgiven(name, age_s), now, node=name, board=board)
     revoke_again(tx, revoked, now)
     return epoch
 

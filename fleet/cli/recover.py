@@ -116,7 +116,10 @@ def _bring_in(file: Path, named: str) -> str:
             f"{named} is no id of a snapshot, and no directory or file",
             "'bramble snapshot list' shows the ids.",
         )
-    return bring_in(file, place, None).id
+    imported = bring_in(file, place, None)
+    if imported.note:
+        click.echo(imported.note, err=True)
+    return imported.info.id
 
 
 def _print_plan(plan: dict[str, Any]) -> None:

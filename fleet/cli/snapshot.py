@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -133,22 +133,49 @@ def list_snapshots(file: Path, as_json: bool) -> None:
     Console().print(table)
 
 
-def bring_in(file: Path, place: Path, release: str | None) -> SnapshotInfo:
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A person's snapshot among those of the cluster.
+
+    Attributes:
+        is_guess: Its k3s release was not told: it is the newest that its file names.
+        note: What to say of that; "" where nobody guessed.
+    """
+
+    info: SnapshotInfo
+    is_guess: bool
+
+    @property
+    def note(self) -> str:
+        if not self.is_guess:
+            return ""
+        return (
+            f"That k3s {self.info.k3s_version} wrote it is a guess: no newer release is named in it. If it "
+            "was another one, 'bramble snapshot import' it again with --k3s-version."
+        )
+
+
+def bring_in(file: Path, place: Path, release: str | None) -> Imported:
     """Copy a person's snapshot to those of the cluster that `file` declares.
 
     Raises:
         FleetError: It is none, or is another cluster's, or the disk refuses.
     """
     spec = load_cluster(file)
-    state = state_directory(spec.name)
+    state, files = state_directory(spec.name), _files_of(spec)
     ours = Ours(name=spec.name, material=K3sMaterial(state / "k3s"))
-    return import_snapshot(_files_of(spec), place, ours, release=release)
+    before = {one.id for one in files.sound()}
+    info = import_snapshot(files, place, ours, release=release)
+    return Imported(info, release is None and place.is_file() and info.id not in before)
 
 
 @snapshot.command("import")
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.option(
-    "--k3s-version", "release", metavar="VERSION", help="Of the k3s that wrote a file; found in it."
+    "--k3s-version",
+    "release",
+    metavar="VERSION",
+    help="Of the k3s that wrote a file; guessed unless given: the newest that is named in it.",
 )
 @file_option
 @_json
@@ -163,15 +190,23 @@ def import_(path: Path, release: str | None, file: Path, as_json: bool) -> None:
     \b
     bramble snapshot import /mnt/nas/20261126T031500Z-0a1b2c
     bramble snapshot import /mnt/nas/etcd-snapshot-pi5-master-1-1764126000.zip
+    bramble snapshot import /mnt/nas/on-demand-s1-1764126000 --k3s-version v1.33.5+k3s1
     """
-    info = bring_in(file, path, release)
+    if release is not None and path.is_dir():
+        raise click.UsageError(
+            "--k3s-version is for a file of k3s' own: a directory says which k3s wrote it."
+        )
+    imported = bring_in(file, path, release)
+    info = imported.info
     if as_json:
-        click.echo(json.dumps(asdict(info), indent=2))
+        click.echo(json.dumps({**asdict(info), "k3s_version_is_guess": imported.is_guess}, indent=2))
         return
     click.echo(
         f"snapshot {info.id} is kept ({info.size_bytes / (1 << 20):.1f} MiB, sha256 {info.sha256}, "
         f"k3s {info.k3s_version})"
     )
+    if imported.note:
+        click.echo(imported.note)
 
 
 @snapshot.command()

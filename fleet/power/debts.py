@@ -2,7 +2,8 @@
 
 A power-cycle is a debt from its order until the board was seen to be on, and it is one server's. Of several
 servers on one record the others leave it alone while that one lives, which a lease in the record tells; when
-the lease ran out one of them takes the debt over, in one transaction, and switches the board on.
+the lease ran out one of them takes the debt over, in one transaction, and switches the board on. A record
+from a backup may hold a debt of days ago: whether that board is to be on, people know (`forgive_old`).
 
     kv "power.<node>"        {"cuts": [UTC seconds, …], "owed": true while a board may be off that should be
                               on, "owner": the server that sees to it; "" nobody does any more}
@@ -26,6 +27,8 @@ LEASE_S: Final = 20.0
 """So long a board stays dark when its server died; clocks of servers may differ by less."""
 RENEW_S: Final = 5.0
 _FORGET_S: Final = 3600.0
+OWED_S: Final = 3600.0
+"""For so long after its cut a board is switched on for a debt that a backup tells of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,20 @@ class History:
 
     def settle(self) -> History:
         return replace(self, owed=False, owner=NOBODY)
+
+
+def forgive_old(tx: Transaction, now: float) -> dict[str, float | None]:
+    """End the debts of a record that was restored after their time; node → seconds since its cut, None where
+    that is not on record."""
+    forgiven: dict[str, float | None] = {}
+    for key in sorted(tx.values(PREFIX)):
+        name = key.removeprefix(PREFIX)
+        history = History.load(tx, name)
+        age_s = now - max(history.cuts) if history.cuts else None
+        if history.owed and (age_s is None or age_s >= OWED_S):
+            history.settle().save(tx, name)
+            forgiven[name] = age_s
+    return forgiven
 
 
 class Owner:

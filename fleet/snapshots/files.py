@@ -250,8 +250,7 @@ class SnapshotFiles:
 
     def keep(self, staged: Path, info: SnapshotInfo) -> None:
         """Give a finished one its manifest and its name."""
-        document = json.dumps({"format": FORMAT, **asdict(info)}, indent=1, sort_keys=True)
-        write_private(staged / MANIFEST, document.encode())
+        _write_manifest(staged, info)
         give_to_owner_of(self.directory, staged)
         sync_directory(staged)
         staged.rename(self.directory / info.id)
@@ -309,6 +308,10 @@ class SnapshotFiles:
         self.keep(staged, info)
         return info
 
+    def correct(self, info: SnapshotInfo) -> None:
+        """Give one that was brought in another manifest, in the place of its own: a person knows better."""
+        _write_manifest(self.place(info.id), info)
+
     def _is_kept(self, info: SnapshotInfo) -> bool:
         """Whether it is here, and sound."""
         try:
@@ -321,6 +324,11 @@ class SnapshotFiles:
                 "Two snapshots can not have one id: was a manifest written by hand?",
             )
         return True
+
+
+def _write_manifest(place: Path, info: SnapshotInfo) -> None:
+    document = json.dumps({"format": FORMAT, **asdict(info)}, indent=1, sort_keys=True)
+    write_private(place / MANIFEST, document.encode())
 
 
 @contextlib.contextmanager

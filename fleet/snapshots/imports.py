@@ -20,7 +20,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Final
 
@@ -75,10 +75,11 @@ class _Traces:
 def import_snapshot(
     files: SnapshotFiles, place: Path, ours: Ours, *, release: str | None = None
 ) -> SnapshotInfo:
-    """Copy it to the others, with its digests; the same one again changes nothing.
+    """Copy it to the others, with its digests; the same one again changes nothing but its release, if one is
+    given.
 
     Args:
-        release: Of the k3s that wrote a file; unless given it is looked for in the file.
+        release: Of the k3s that wrote a file; unless given it is guessed from what is named in the file.
 
     Raises:
         BadSnapshotError: It is none, is cut off or damaged, or is another cluster's.
@@ -144,7 +145,11 @@ def _import_file(files: SnapshotFiles, place: Path, ours: Ours, release: str | N
             keys_sha256=hashlib.sha256(keys).hexdigest(),
             ca_hash=ours.material.ca_hash,
         )
-        return files.keep_unless_there(staged, info)
+        kept = files.keep_unless_there(staged, info)
+    if release is not None and kept.k3s_version != info.k3s_version and files.is_brought_in(kept.id):
+        kept = replace(kept, k3s_version=info.k3s_version)
+        files.correct(kept)
+    return kept
 
 
 def _require_origin(place: Path, traces: _Traces, ours: Ours, release: str | None) -> K3sVersion:

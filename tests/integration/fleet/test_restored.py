@@ -38,6 +38,7 @@ from agent.protocol import InstallProgress, InstallStep, K3sState, Occupant, Out
 from fleet.backup import make_backup, restore_backup
 from fleet.boots import BootStage
 from fleet.lifecycle import State
+from fleet.power.debts import OWED_S, History
 from fleet.refusal import RefusedError
 from fleet.restored import GAP, epoch_of, require_observed
 from fleet.spec.model import FirstBoot, Role
@@ -62,11 +63,13 @@ class Story:
         make_backup("attic", self.directory / "state-0", self.fleet.store.place, file, clock=self.fleet.clock)
         return file
 
-    def lose_and_restore(self, file: Path, *, revoked: tuple[str, ...] = ()) -> Fleet:
-        """An hour later the disk is gone, and the backup is all that there is."""
+    def lose_and_restore(
+        self, file: Path, *, revoked: tuple[str, ...] = (), after_s: float = 3600.0
+    ) -> Fleet:
+        """After a while the disk is gone, and the backup is all that there is."""
         spec, clock = self.fleet.controller.spec, self.fleet.clock
         self.fleet.store.close()
-        clock.advance(3600)
+        clock.advance(after_s)
         state = self.directory / "state-1"
         place = fakes_fleet.store_place(state)
         restore_backup("attic", file, state, place, clock=clock, revoked=revoked)
@@ -215,6 +218,22 @@ def test_orders_of_the_lost_hour_do_not_hide_the_next_ones(story: Story) -> None
     report = replace(status_report(hardware_of(SERVER), 1), agent_version="0.1.0")
     fleet.controller.joins.status(certificate, report)
     assert f"order {GAP + 1}:" in fleet.controller.updates.order(["pi5-1"])
+
+
+def test_a_power_cycle_of_long_ago_switches_no_board_on(story: Story) -> None:
+    now = story.fleet.clock()
+    with story.fleet.store.write() as tx:
+        for name, cut_at in (("pi4-1", now - OWED_S / 2), ("pi5-1", now), ("pi5-2", now - 3 * 86400.0)):
+            History(cuts=(now - 4 * 86400.0, cut_at)).lend("a server of before").save(tx, name)
+        History(cuts=(now - OWED_S,)).save(tx, "gone")
+    power = story.lose_and_restore(story.save(), after_s=OWED_S / 2).controller.power
+    power._resume(at_start=True)
+    assert [name for name in ("pi4-1", "pi5-1", "pi5-2") if power.is_busy(name)] == ["pi5-1"]
+    assert any("under way 60 min ago" in text for text in texts(story.fleet, "pi4-1"))
+    assert any("under way 3 d ago" in text for text in texts(story.fleet, "pi5-2"))
+    assert not any("under way" in text for text in texts(story.fleet, "pi5-1"))
+    with story.fleet.store.read() as reader:
+        assert [len(History.load(reader, name).cuts) for name in ("pi4-1", "gone")] == [2, 1]
 
 
 def test_each_restore_is_a_new_epoch(tmp_path: Path, story: Story) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from fakes_fleet import cluster_spec
 from servers_room import S1, S2, S3, ServersRoom, lose, servers_room
 
@@ -39,6 +39,20 @@ async def room(tmp_path: Path) -> AsyncIterator[ServersRoom]:
         tmp_path / "attic", dataclasses.replace(cluster_spec(S1, S2, S3), policy=policy)
     ) as made:
         yield made
+
+
+@pytest.fixture
+def cluster_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file whose cluster is the room's, for who types a command."""
+    monkeypatch.setenv("BRAMBLE_STATE_DIR", str(tmp_path))
+    file = tmp_path / "cluster.yaml"
+    file.write_text(
+        "version: 1\ncluster: {name: attic, domain: attic.internal, k3s: {version: v1.33.5+k3s1}}\n"
+        "image: {base: debian-trixie}\nnetwork: {interface: lo, dhcp: full, subnet: 10.77.0.0/24}\n"
+        "defaults: {disk: nvme}\nnodes:\n"
+        "  - {name: s1, board: pi5, role: server, serial: 10000000abcd0001, address: 10.77.0.11}\n"
+    )
+    return file
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +189,33 @@ async def test_the_release_that_a_file_does_not_name_can_be_given(
     file = written(tmp_path / "nas", database(own_key(attic)))
     with pytest.raises(BadSnapshotError, match="'newest' is no k3s release"):
         import_snapshot(files, file, attic, release="newest")
-    assert import_snapshot(files, file, attic, release="v1.33.4+k3s1").k3s_version == "v1.33.4+k3s1"
+    info = import_snapshot(files, file, attic, release="v1.33.4+k3s1")
+    assert info.k3s_version == "v1.33.4+k3s1"
+    corrected = import_snapshot(files, file, attic, release="v1.32.9+k3s1")
+    assert corrected == dataclasses.replace(info, k3s_version="v1.32.9+k3s1")
+    assert verify(files.place(info.id)) == corrected
+    assert len(files.everything()) == 1
+
+
+async def test_that_a_release_is_guessed_is_said_and_it_can_be_named(
+    room: ServersRoom, cluster_yaml: Path, tmp_path: Path
+) -> None:
+    place = written(tmp_path / "nas", database(own_key(ours(room)), b"v1.33.4+k3s1", b"v1.33.5+k3s1"))
+
+    def typed(*words: str) -> Result:
+        return CliRunner().invoke(command, ["import", str(place), "-c", str(cluster_yaml), *words])
+
+    told = typed()
+    assert "That k3s v1.33.5+k3s1 wrote it is a guess" in told.output, told.exception
+    assert "--k3s-version" in told.output
+    assert "guess" not in typed().output, "it was said; somebody may have named another since"
+    named = json.loads(typed("--k3s-version", "v1.33.4+k3s1", "--json").output)
+    assert (named["k3s_version"], named["k3s_version_is_guess"]) == ("v1.33.4+k3s1", False)
+    again = json.loads(typed("--json").output)
+    assert (again["k3s_version"], again["k3s_version_is_guess"]) == ("v1.33.4+k3s1", False)
+    directory = room.controller.snapshots.files.place(named["id"])
+    argv = ["import", str(directory), "-c", str(cluster_yaml), "--k3s-version", "v1.33.4+k3s1"]
+    assert CliRunner().invoke(command, argv).exit_code == 2
 
 
 async def test_a_directory_of_another_cluster_is_refused_with_both_reasons(
@@ -209,7 +249,7 @@ async def test_no_schedule_counts_or_deletes_what_a_person_brought(room: Servers
 
 
 async def test_what_lies_among_the_snapshots_under_another_name_is_said(
-    room: ServersRoom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    room: ServersRoom, tmp_path: Path, cluster_yaml: Path
 ) -> None:
     files = room.controller.snapshots.files
     info = await room.controller.snapshots.take("anna")
@@ -221,14 +261,7 @@ async def test_what_lies_among_the_snapshots_under_another_name_is_said(
         Damaged(renamed, f"it is snapshot {info.id} under another name"),
     }
     assert files.strays() == ("etcd.db",)
-    monkeypatch.setenv("BRAMBLE_STATE_DIR", str(tmp_path))
-    file = tmp_path / "cluster.yaml"
-    file.write_text(
-        "version: 1\ncluster: {name: attic, domain: attic.internal, k3s: {version: v1.33.5+k3s1}}\n"
-        "image: {base: debian-trixie}\nnetwork: {interface: lo, dhcp: full, subnet: 10.77.0.0/24}\n"
-        "defaults: {disk: nvme}\nnodes:\n"
-        "  - {name: s1, board: pi5, role: server, serial: 10000000abcd0001, address: 10.77.0.11}\n"
-    )
+    file = cluster_yaml
     listed = CliRunner().invoke(command, ["list", "-c", str(file)], catch_exceptions=False)
     assert "etcd.db is no snapshot as they are kept" in listed.output
     nas = tmp_path / "nas" / "copy"
