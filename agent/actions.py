@@ -20,6 +20,7 @@ PRIVATE_ROOT = "/var/lib/rancher/k3s/server"
 """k3s makes it 0700 and relies on that for the secrets below; a directory that it finds keeps its mode."""
 ALLOWED_UNITS = ("k3s.service", "k3s-agent.service")
 _HINT = "This is a bug of the control server; please report it."
+_TOKEN_FILE = re.compile(r"^token-file: *(\S+) *$", re.MULTILINE)
 
 
 def resolve(root: Path, path: str) -> Path:
@@ -103,6 +104,35 @@ def configure(
     write_files(root, files)
     if restart:
         run(["systemctl", "restart", "--no-block", record.unit])
+
+
+def adopt(root: Path, unit: str, generation: int, files: tuple[NodeFile, ...]) -> JoinRecord:
+    """The record of a join that nobody remembers, from what is on the disk; changes nothing.
+
+    A token file is left to be removed where the settings that are in place still name it, and those that the
+    node is to keep do not.
+
+    Args:
+        generation: Of the material that the node is said to have.
+        files: What the node is to keep.
+    """
+    kept = {path for file in files for path in _TOKEN_FILE.findall(file.content)}
+    named = {path for file in files for path in _TOKEN_FILE.findall(_read(resolve(root, file.path)))}
+    left = tuple(sorted(path for path in named - kept if path.startswith(ALLOWED_ROOTS)))
+    return JoinRecord(
+        generation,
+        unit,
+        files_after_ready=files if left else (),
+        remove_after_ready=left,
+        cleaned=not left,
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def finish_join(root: Path, record: JoinRecord) -> None:

@@ -215,6 +215,7 @@ class K3s:
         self._invocation = root / "run/systemd/units" / f"invocation:{self.unit}"
         self._running: tuple[str, float] | None = None
         self._binary = root / BINARY
+        self._directory = root / "var/lib/rancher/k3s/agent"
         self._version: tuple[int, str | None] | None = None
         self._version_failures = 0
 
@@ -237,6 +238,13 @@ class K3s:
     def _ask(self) -> K3sState:
         argv = ["systemctl", "show", "-p", "LoadState,ActiveState,SubState,NRestarts", self.unit]
         return parse_unit(self._run(argv).text)
+
+    def has_joined(self) -> bool:
+        """Whether a server of a cluster has given this node its kubelet's certificate, on this disk.
+
+        k3s asks for it with the join token and the node's password, on servers and agents alike.
+        """
+        return all((self._directory / f"client-kubelet.{end}").is_file() for end in ("crt", "key"))
 
     def version(self) -> str | None:
         """First line of `k3s --version`, asked once per binary; None when it does not run (tried a few

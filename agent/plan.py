@@ -69,6 +69,14 @@ class Join:
 
 
 @dataclass(frozen=True)
+class Adopt:
+    """Take k3s as it is for joined: the record of its join was lost with the state file."""
+
+    generation: int
+    files: tuple[NodeFile, ...]
+
+
+@dataclass(frozen=True)
 class StartK3s:
     """The material is in place, but the agent ended before it told systemd."""
 
@@ -107,6 +115,7 @@ Action = (
     | DoErrand
     | FetchDesired
     | Join
+    | Adopt
     | StartK3s
     | FinishJoin
     | Configure
@@ -137,6 +146,8 @@ class Observed:
     newest_reboot: int = 0
     done_reboot: int = 0
     join: JoinRecord | None = None
+    has_joined: bool = False
+    """k3s holds what only a join gives it."""
 
 
 _TRIES = (K3sState.STARTING, K3sState.FAILED)
@@ -179,6 +190,9 @@ def _plan_join(observed: Observed, desired: Desired) -> tuple[Action, ...]:
     record = observed.join
     running = observed.k3s is K3sState.RUNNING
     newest = desired.material or desired.generation
+    if record is None and observed.has_joined and desired.files:
+        # Only who has joined is told what it is to keep: the server would give it no material.
+        return (Adopt(newest, desired.files),)
     if record is None or (record.generation < newest and not running):
         return () if observed.gates else (Join(newest, restart=record is not None),)
     if not running and (record.pending == "restart" or (record.pending and observed.k3s not in _TRIES)):
@@ -204,6 +218,7 @@ def problem_code(action: Action) -> str:
     codes = {
         Renew: "renewal",
         Join: "join",
+        Adopt: "join",
         StartK3s: "join",
         Update: "agent_update",
         FinishJoin: "join_cleanup",

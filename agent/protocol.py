@@ -44,6 +44,8 @@ TICKET_CONTEXT = b"bramble enrolment ticket proof v1\0"
 OCCUPIED = "occupied"
 """Error code: the disk holds an installation that the server has no record of."""
 
+NOT_JOINING = "not-joining"
+"""Error code of the join material's refusal to a node that does not join: it has joined, or waits."""
 CONTROL_PORT = 7443
 CONTENT_PORT = 7080
 
@@ -351,6 +353,8 @@ class StatusAccepted:
     """Number of the `Errand` that waits for this node; 0: there is none."""
     reboot: int = 0
     """Number of the newest `RebootOrder`; 0: there is none."""
+    sequence: int = 0
+    """Number of the newest report of this boot that was taken: a report with a smaller one was not."""
 
 
 @dataclass(frozen=True)

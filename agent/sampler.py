@@ -1,7 +1,7 @@
 """Samples the node's health for its reports, each reading as often as it is worth.
 
     every report   what is in a handful of small files, and new lines of the kernel's log
-    every minute   storage, links, fan, etcd, the kubelet
+    every minute   storage, links, fan, etcd, the kubelet; at once after an error of a filesystem
     when changed   certificates (by the file's time)
     six hours      SMART of NVMe disks: it takes a process with more rights than this one
 
@@ -70,6 +70,8 @@ class Sampler:
         self._probes = probes or K3sProbes()
         self._places = Places.find(root)
         self._kernel_log = KernelLog(root / "dev/kmsg")
+        self._complaints = 0
+        """Filesystem errors in the kernel's log when the minute's reading was taken."""
         self._firmware = read_firmware(root)
         self._rare: dict[str, Any] = {}
         self._rare_at = float("-inf")
@@ -87,11 +89,14 @@ class Sampler:
             AgentError: /proc is not mounted.
         """
         now = self._monotonic()
-        if now - self._rare_at >= MINUTE_S:
+        counts = self._kernel_log.read()
+        complaints = counts.filesystem_errors if counts is not None else 0
+        # A filesystem that the kernel complains of may be read-only from now on.
+        if now - self._rare_at >= MINUTE_S or complaints > self._complaints:
+            self._complaints = complaints
             self._rare_at = now
             self._rare = self._read_rare(k3s_runs=k3s_runs, is_server=is_server)
         basic = read_health(self._root, self._places)
-        counts = self._kernel_log.read()
         rare = dict(self._rare)
         if counts is not None:
             errors = rare["filesystem_errors"]

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 
 from agent import __version__, clock
-from agent.actions import configure, finish_join, place_material, start_unit
+from agent.actions import adopt, configure, finish_join, place_material, start_unit
 from agent.addresses import read_address
 from agent.backoff import Backoff
 from agent.client import AuthorityTrust, ControlClient, Refused, Unreachable, Untrusted
@@ -36,6 +36,7 @@ from agent.notify import ServiceManager, parse_environment
 from agent.orders import DESIRED, SignedOrder
 from agent.plan import (
     Action,
+    Adopt,
     Configure,
     DoErrand,
     Enrol,
@@ -56,6 +57,7 @@ from agent.plan import (
 )
 from agent.proofs import fingerprint
 from agent.protocol import (
+    NOT_JOINING,
     Desired,
     JoinMaterial,
     K3sState,
@@ -212,7 +214,8 @@ class Service:
         observed = self._observe()
         accepted = self._report(observed, problems)
         self._consider_clock()
-        behind = accepted.generation > (observed.desired.generation if observed.desired else 0)
+        behind = self._store.count_on_from(accepted.sequence)  # the report went unheard: say it again
+        behind |= accepted.generation > (observed.desired.generation if observed.desired else 0)
         self._newest_generation = max(self._newest_generation, accepted.generation)
         behind |= accepted.eeprom > self._store.state.eeprom
         self._newest_eeprom = accepted.eeprom
@@ -255,6 +258,7 @@ class Service:
             newest_reboot=self._newest_reboot,
             done_reboot=state.reboot,
             join=state.join,
+            has_joined=state.join is None and self._k3s.has_joined(),
         )
 
     def _apply_all(self, actions: tuple[Action, ...], problems: list[Problem]) -> bool:
@@ -310,7 +314,7 @@ class Service:
             self._store.save(dataclasses.replace(state, desired=newer(state.desired, offered)))
             self._newest_generation = offered.generation
         elif isinstance(action, Join):
-            material = self._client.post("/v1/node/join-material", None, JoinMaterial)
+            material = self._fetch_material()
             record = place_material(self._host.root, self._host.run, material, restart=action.restart)
             # The order's number, not the material's: a server that lags behind must not make us join twice.
             record = dataclasses.replace(record, generation=action.generation)
@@ -318,6 +322,9 @@ class Service:
             if waits:
                 raise _Waiting(waits, RESTORE_INTERVAL_S)
             self._start_k3s(record)
+        elif isinstance(action, Adopt):
+            record = adopt(self._host.root, self._k3s.unit, action.generation, action.files)
+            self._store.save(dataclasses.replace(state, join=record))
         elif isinstance(action, StartK3s):
             self._start_k3s(action.record)
         elif isinstance(action, FinishJoin):
@@ -328,6 +335,14 @@ class Service:
             configure(self._host.root, self._host.run, state.join, action.files, restart=action.restart)
         elif isinstance(action, MarkDone):
             self._store.save(dataclasses.replace(state, generation=action.generation))
+
+    def _fetch_material(self) -> JoinMaterial:
+        try:
+            return self._client.post("/v1/node/join-material", None, JoinMaterial)
+        except Refused as exc:
+            if exc.error == NOT_JOINING:  # the order is of before the node was Ready: read the present one
+                self._store.save(dataclasses.replace(self._store.state, desired=None))
+            raise
 
     def _start_k3s(self, record: JoinRecord) -> None:
         """Noted before and after: a record that is not on the disk is a join that would be begun again."""

@@ -205,6 +205,15 @@ class StateStore:
         """The number that was given out last."""
         return self._sequence
 
+    def count_on_from(self, taken: int) -> bool:
+        """Give out larger numbers than `taken`; True where that was not so.
+
+        A service that starts again on a disk that was lost or takes nothing begins with numbers of before.
+        """
+        is_behind = taken > self._sequence
+        self._sequence = max(taken, self._sequence)
+        return is_behind
+
     def _keep_previous(self) -> None:
         """A second name for the current file, replaced atomically."""
         temporary = self._previous.with_name(self._previous.name + ".link")

@@ -11,7 +11,16 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from agent.protocol import Desired, JoinMaterial, K3sState, NodeFile, Problem, Status, StatusAccepted
+from agent.protocol import (
+    NOT_JOINING,
+    Desired,
+    JoinMaterial,
+    K3sState,
+    NodeFile,
+    Problem,
+    Status,
+    StatusAccepted,
+)
 from fleet import events
 from fleet.clones import is_copied, suspend_cloned
 from fleet.eeprom.orders import number_of
@@ -165,6 +174,7 @@ class JoinDesk:
             update=update,
             errand=self._errands.number_for(node.name),
             reboot=offered(tx, node),
+            sequence=node.status_sequence,
         )
 
     def _interval_s(self, node: NodeRecord) -> float:
@@ -186,7 +196,7 @@ class JoinDesk:
         with self._ground.store.write() as tx:
             node = self._caller(tx, certificate)
             if node.state not in WANTS_TO_JOIN:
-                raise RefusedError(409, "not-joining", f"{node.name} is {node.state}, it does not join")
+                raise RefusedError(409, NOT_JOINING, f"{node.name} is {node.state}, it does not join")
             if not node.join_allowed:
                 raise RefusedError(409, "not-your-turn", f"{node.name} may not join yet")
             return node, JoinState.load(tx, node.name)

@@ -318,9 +318,9 @@ class ControlServer:
                 update = self.update.number if self.update else 0
                 errand = self.errand.number if self.errand else 0
                 reboot = self.reboot.number if self.reboot else 0
-                return encode(
-                    StatusAccepted(self.desired.generation, self.interval_s, eeprom, update, errand, reboot)
-                )
+                taken = max(status.sequence for status in self.statuses)
+                numbers = (eeprom, update, errand, reboot, taken)
+                return encode(StatusAccepted(self.desired.generation, self.interval_s, *numbers))
             case "/v1/node/eeprom" if self.eeprom is not None:
                 self.eeprom_requests += 1
                 return self._sign(EEPROM, self.eeprom)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from agent_nodes import FakeSystem
 from agent_services import make_service, serving
-from fakes_agent import ControlServer
+from fakes_agent import ControlServer, Refusal
 
+from agent.actions import write_files
 from agent.protocol import Desired, JoinMaterial, K3sState, NodeFile
 
 pytestmark = pytest.mark.integration
@@ -50,6 +51,41 @@ def test_settings_follow_without_a_restart_and_reach_one_that_does_not_come_up(
     assert (root / DROP_IN[1:]).read_text() == back.content
     assert system.units().count(RESTART) == 1
     assert control.material_requests == 1
+
+
+KUBELET = "/var/lib/rancher/k3s/agent/client-kubelet"
+
+
+def lose_state(root: Path) -> None:
+    for path in (root / "var/lib/bramble").glob("state.json*"):
+        path.unlink()
+
+
+def test_joined_node_that_lost_its_state_settles_without_material(
+    control: ControlServer, root: Path, system: FakeSystem
+) -> None:
+    control.desired, control.material = Desired(generation=2, join=True, material=2), MATERIAL
+    system.active, system.sub = "active", "running"
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: bool(control.statuses) and control.statuses[-1].generation == 2)
+    write_files(root, (NodeFile(f"{KUBELET}.crt", "0600", "c"), NodeFile(f"{KUBELET}.key", "0600", "k")))
+    lose_state(root)
+    units, seen = system.units(), len(control.statuses)
+    # It is Ready, and gets no more material: what was read before it was is read again.
+    control.refuse["/v1/node/join-material"] = Refusal(409, "not-joining", "pi-1 is ready, it does not join")
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: any(status.problems for status in control.statuses[seen:]))
+        order(control, Desired(generation=2, join=True, material=2, files=(MOVED,)))
+        control.wait_for(lambda: control.statuses[-1].generation == 2)
+        settled = len(control.statuses)
+        control.wait_for(lambda: len(control.statuses) >= settled + 3)
+    assert [(status.material, status.problems) for status in control.statuses[settled:]] == [(2, ())] * (
+        len(control.statuses) - settled
+    )
+    assert (root / DROP_IN[1:]).read_text() == MOVED.content
+    assert (system.units(), control.material_requests) == (units, 1)
+    told = {problem.code for status in control.statuses[seen:] for problem in status.problems}
+    assert told == {"join"}
 
 
 def test_newer_material_is_fetched_and_old_data_set_aside(

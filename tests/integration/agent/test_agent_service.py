@@ -423,6 +423,25 @@ def test_state_that_can_not_be_stored_is_reported(
         control.wait_for(lambda: control.statuses[-1].generation == 9)
 
 
+@pytest.mark.parametrize("refuses", [False, True], ids=["a-disk-that-is-well", "a-disk-that-takes-nothing"])
+def test_numbers_that_were_lost_go_on_behind_those_that_the_server_has(
+    control: ControlServer, root: Path, system: FakeSystem, refuses: bool
+) -> None:
+    """Without a new boot the server takes no report whose number it has seen."""
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: len(control.statuses) >= 4)
+    state = root / "var/lib/bramble/state.json"
+    for path in state.parent.glob("state.json*"):
+        path.unlink()
+    if refuses:
+        state.with_name("state.json.bramble-new").mkdir()
+    last, seen = control.statuses[-1].sequence, len(control.statuses)
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: len(control.statuses) >= seen + 3)
+    assert [status.sequence for status in control.statuses[seen : seen + 3]] == [1, last + 1, last + 2]
+    assert ("state_not_saved" in codes(control)) is refuses
+
+
 def test_disk_that_refuses_does_not_end_the_service(
     control: ControlServer, root: Path, system: FakeSystem
 ) -> None:

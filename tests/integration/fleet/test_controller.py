@@ -76,6 +76,19 @@ def test_second_power_on_boots_from_disk_and_is_told(fleet: Fleet) -> None:
     assert state_of(fleet, SERVER) is State.JOINING
 
 
+def test_agent_that_lost_its_numbers_is_told_the_one_to_go_on_from(fleet: Fleet) -> None:
+    install(fleet, SERVER)
+    certificate = enrol(fleet, SERVER)
+    joins, hardware = fleet.controller.joins, hardware_of(SERVER)
+    assert joins.status(certificate, status_report(hardware, 4711)).sequence == 4711
+    lost = status_report(hardware, 1, k3s=K3sState.FAILED)
+    assert joins.status(certificate, lost).sequence == 4711
+    with fleet.store.read() as reader:
+        assert (reader.require_node("pi5-1").status or {})["k3s"] == K3sState.ABSENT, "it was not taken"
+    again = status_report(hardware, 1, boot_id="boot-9")
+    assert joins.status(certificate, again).sequence == 1, "with a new boot they begin anew"
+
+
 def test_complete_may_be_repeated_and_changes_nothing(fleet: Fleet) -> None:
     see(fleet, AGENT)
     token = require_token(ask_to_install(fleet, AGENT))

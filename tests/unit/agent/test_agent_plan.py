@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from agent.plan import (
+    Adopt,
     Configure,
     Enrol,
     FetchDesired,
@@ -95,6 +96,15 @@ SETTINGS = Desired(5, join=True, material=4, files=KEEP)
         ({"desired": SETTINGS, "join": RECORD, "k3s": K3sState.STARTING, "done_generation": 3}, ()),
         ({"desired": SETTINGS, "join": CLEAN, "k3s": K3sState.RUNNING, "done_generation": 5}, ()),
         ({"desired": SETTINGS}, (Join(4, restart=False),)),
+        ({"desired": SETTINGS, "has_joined": True, "k3s": K3sState.RUNNING}, (Adopt(4, KEEP),)),
+        ({"desired": SETTINGS, "has_joined": True, "k3s": K3sState.FAILED}, (Adopt(4, KEEP),)),
+        ({"desired": SETTINGS, "has_joined": True, "gates": (GATE,)}, (Adopt(4, KEEP),)),
+        ({"desired": SETTINGS, "k3s": K3sState.RUNNING}, (Join(4, restart=False),)),
+        ({"desired": JOIN, "has_joined": True, "k3s": K3sState.RUNNING}, (Join(4, restart=False),)),
+        (
+            {"desired": SETTINGS, "has_joined": True, "join": CLEAN, "k3s": K3sState.RUNNING},
+            (Configure(KEEP, restart=False), MarkDone(5)),
+        ),
     ],
     ids=[
         "a-stranger-only-enrols",
@@ -130,6 +140,12 @@ SETTINGS = Desired(5, join=True, material=4, files=KEEP)
         "settings-wait-for-the-join",
         "settings-are-in-place",
         "material-before-settings",
+        "record-was-lost",
+        "record-was-lost-and-k3s-fails",
+        "record-was-lost-and-nothing-starts",
+        "a-k3s-that-joined-nothing",
+        "joined-before-and-is-to-join",
+        "record-is-there",
     ],
 )
 def test_actions(changes: dict[str, object], actions: tuple[object, ...]) -> None:

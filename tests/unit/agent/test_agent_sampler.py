@@ -94,6 +94,21 @@ def test_cm4_whose_storage_ends(tmp_path: Path) -> None:
     assert health.firmware is None
 
 
+def test_filesystem_that_becomes_read_only_is_in_the_next_sample(tmp_path: Path) -> None:
+    root, clock = make_board_root("pi5_under_voltage", tmp_path), Clock()
+    sampler = Sampler(root, System(), monotonic=clock, probes=Probes())
+    assert sampler.sample().read_only_mounts == ()
+    clock.now += 1
+    worn = make_board_root("cm4_worn_emmc", tmp_path / "worn")
+    (root / "proc/self/mountinfo").write_bytes((worn / "proc/self/mountinfo").read_bytes())
+    assert sampler.sample().read_only_mounts == (), "read once a minute while the kernel has no complaint"
+    with (root / "dev/kmsg").open("a") as log:
+        log.write("2,101,6000000,-;EXT4-fs (nvme0n1p2): Remounting filesystem read-only\n")
+    clock.now += 1
+    health = sampler.sample()
+    assert (health.read_only_mounts, health.filesystem_errors) == (("/",), 1)
+
+
 def test_node_without_any_of_it_is_read_all_the_same(tmp_path: Path) -> None:
     health = Sampler(make_node_root(tmp_path), FakeSystem()).sample()
     assert (health.throttled, health.under_voltage, health.fan_rpm, health.io_errors) == (None,) * 4

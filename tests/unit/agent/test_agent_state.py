@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import stat
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent import clock
-from agent.actions import finish_join, place_material, resolve, start_unit, write_files
+from agent.actions import adopt, finish_join, place_material, resolve, start_unit, write_files
 from agent.backoff import Backoff
 from agent.commands import Completed
 from agent.enrol import parse_renewal_time
@@ -209,6 +210,36 @@ def test_token_reference_is_dropped_before_the_token(tmp_path: Path) -> None:
     assert not (tmp_path / TOKEN[1:]).exists()
     assert (tmp_path / CONFIG[1:]).read_text() == "clean"
     finish_join(tmp_path, record)
+
+
+KEPT = NodeFile(CONFIG, "0600", "server: https://10.0.0.1:6443\n")
+
+
+@pytest.mark.parametrize(
+    ("there", "kept", "removes"),
+    [
+        (f"token-file: {TOKEN}\nnode-name: pi-1\n", KEPT.content, (TOKEN,)),
+        (f"token-file: {TOKEN}\n", f"token-file: {TOKEN}\n", ()),
+        ("agent-token-file: /etc/rancher/k3s/bramble-agent-token\n", KEPT.content, ()),
+        ("token-file: /etc/shadow\n", KEPT.content, ()),
+        (KEPT.content, KEPT.content, ()),
+        (None, KEPT.content, ()),
+    ],
+    ids=["not-cleaned", "keeps-its-token", "another-key", "a-persons-own", "cleaned", "no-settings"],
+)
+def test_join_whose_record_was_lost_is_cleaned_up_as_far_as_it_was_not(
+    tmp_path: Path, there: str | None, kept: str, removes: tuple[str, ...]
+) -> None:
+    if there is not None:
+        write_files(tmp_path, (NodeFile(TOKEN, "0600", "t"), NodeFile(CONFIG, "0600", there)))
+    files = (dataclasses.replace(KEPT, content=kept),)
+    record = adopt(tmp_path, "k3s.service", 7, files)
+    assert (record.generation, record.unit, record.pending) == (7, "k3s.service", "")
+    assert (record.cleaned, record.remove_after_ready) == (not removes, removes)
+    finish_join(tmp_path, record)
+    if there is not None:
+        assert (tmp_path / TOKEN[1:]).exists() is not bool(removes)
+        assert (tmp_path / CONFIG[1:]).read_text() == (kept if removes else there)
 
 
 @pytest.mark.parametrize(
