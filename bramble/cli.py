@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import click
 
 from bramble.command_groups import GROUPS
+from bramble.ending import may_be_ended
 from bramble.logs import LogFormat, set_up_logging
 from fleet.cli.groups import HelpfulGroup
 
@@ -189,6 +190,7 @@ def image() -> None:
 
 def main() -> None:
     """Run the command and turn what it raises into text and an exit code."""
+    may_be_ended()
     try:
         result = bramble.main(prog_name="bramble", standalone_mode=False)
     except click.exceptions.Abort:

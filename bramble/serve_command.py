@@ -10,6 +10,7 @@ import click
 
 from agent.notify import ServiceManager, parse_environment
 from bramble.boot_sizes import warn_of_sizes
+from bramble.ending import ended_by_sigterm
 from bramble.paths import agent_package, apt_access, state_layout, store
 from bramble.proofs import require_proven
 from fleet.cli.names import cluster_file
@@ -46,11 +47,15 @@ def serve(file: Path, proven_only: bool, store_url: str | None) -> None:
     bramble serve
     bramble serve --store postgresql://bramble@db.attic.internal/bramble
     """
+    with ended_by_sigterm():
+        _serve(load_cluster(file), file, store_url, proven_only=proven_only)
+
+
+def _serve(spec: ClusterSpec, file: Path, store_url: str | None, *, proven_only: bool) -> None:
     from bramble.image_store import CachedImages
     from bramble.serve import Server, serve_until_signal
     from pxe.server import PxeConfig
 
-    spec = load_cluster(file)
     state = state_layout(spec, store_url)
     # What is wrong with the network is said before an image is built.
     PxeConfig.from_spec(spec.network, spec.domain, state.directory, boards=len(spec.nodes))

@@ -111,6 +111,23 @@ def test_the_server_is_probed_where_it_answers() -> None:
     assert mounts["cluster"] == str(CLUSTER.parent)
 
 
+def test_no_service_puts_variables_among_brambles_own() -> None:
+    # Kubernetes would set BRAMBLE_PORT, BRAMBLE_SERVICE_HOST and more for the Service of that name.
+    assert {pod(workload)["enableServiceLinks"] for workload in WORKLOADS} == {False}
+
+
+def test_the_record_is_asked_by_its_own_host_alone_and_the_server_is_there() -> None:
+    policy = DOCUMENTS["NetworkPolicy/postgres"]["spec"]
+    record, server = DOCUMENTS["StatefulSet/postgres"], DOCUMENTS["StatefulSet/bramble"]
+    assert policy["policyTypes"] == ["Ingress"]
+    assert "ingress" not in policy
+    assert policy["podSelector"] == record["spec"]["selector"]
+    assert pod(server)["hostNetwork"] is True
+    (term,) = pod(record)["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert term == {"labelSelector": server["spec"]["selector"], "topologyKey": "kubernetes.io/hostname"}
+    assert pod(record)["tolerations"] == pod(server)["tolerations"]  # else it could not follow
+
+
 def test_there_is_one_of_each_and_a_drain_of_its_host_is_not_held_up() -> None:
     assert {workload["spec"]["replicas"] for workload in WORKLOADS} == {1}
     # A budget for one pod either does nothing or lets no drain end.
