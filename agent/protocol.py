@@ -47,7 +47,6 @@ OCCUPIED = "occupied"
 NOT_JOINING = "not-joining"
 """Error code of the join material's refusal to a node that does not join: it has joined, or waits."""
 CONTROL_PORT = 7443
-CONTENT_PORT = 7080
 
 
 class Stage(str, enum.Enum):

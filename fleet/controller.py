@@ -157,18 +157,14 @@ class Controller:
         self.snapshots = SnapshotDesk(ground, self.etcd, door, k3s.directory.parent / SNAPSHOTS)
         self.preparation = JoinPreparation(ground, self.joins, door)
         self.watch = Watch(ground, self.joins, self.preparation, door)
-        self.reimages = ReimageDesk(ground, door, self._redeclare)
         self.recovery = RecoveryDesk(ground, self.etcd, door, self.snapshots)
         self.preparation.before_server = self.recovery.require_silence
-        servers = EtcdServerSteps(ground, self.etcd, door, self.snapshots)
-        self.reimages.driver.servers = servers
-        self.reimages.checks.append(servers.check)
         self.reboots = RebootDesk(store)
-        self.reimages.driver.way_in = way_in = EntryDesk(ground, self.power)
-        self.reimages.checks.append(way_in.check)
-        gate = ReimageGate(ground, images)
+        servers = EtcdServerSteps(ground, self.etcd, door, self.snapshots)
+        way_in, gate = EntryDesk(ground, self.power), ReimageGate(ground, images)
+        self.reimages = ReimageDesk(ground, door, self._redeclare, servers, way_in)
+        self.reimages.checks += [servers.check, way_in.check, gate.check]
         self.reimages.guards.append(gate.guard)
-        self.reimages.checks.append(gate.check)
         self.lock = LockDesk(ground)
         self.policy = PolicyDesk(ground, self.reimages)
         self.watch.on_listing = self.policy.take_listing

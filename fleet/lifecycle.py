@@ -81,11 +81,6 @@ class State(StrEnum):
         """The node's disk holds our image: from here on it is never installed again without an order."""
         return self in INSTALLED
 
-    @property
-    def is_leaving(self) -> bool:
-        """A re-image is under way that can still be called off: the node is a member of its cluster."""
-        return self in LEAVING
-
 
 class Happening(StrEnum):
     """What can move a node: what the servers, the installer, the agent and Kubernetes observe, and people."""

@@ -104,12 +104,6 @@ class WritePlan:
     """The same, inside the held ranges."""
     held: tuple[Range, ...]
 
-    @property
-    def bytes_now(self) -> int:
-        return sum(part.length for write in self.chunks for part in write.now) + sum(
-            len(overlay.data) for overlay in self.loose
-        )
-
 
 def plan_writes(
     chunks: Sequence[Chunk], overlays: Iterable[Overlay], held: Sequence[Range], size_bytes: int

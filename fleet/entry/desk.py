@@ -93,12 +93,10 @@ class EntryDesk:
         )
 
     def _power(self, name: str) -> ways.Power:
-        refusal = self.power.refusal_of(name) or ""
         return ways.Power(
             can_switch=is_switchable(self.ground.require_spec(name).power),
-            refusal=refusal,
+            refusal=self.power.refusal_of(name) or "",
             is_busy=self.power.is_busy(name),
-            may_work_later=bool(refusal),
         )
 
     def _tell_agent(self, order: ReimageRecord, node: NodeRecord, tried: Tried, now: float) -> NotYet:

@@ -29,8 +29,6 @@ OVERDUE_S: Final = 120.0
 """An agent that still reports from the same start so long after its order was not restarted."""
 MAX_REBOOTS: Final = 3
 MAX_CYCLES: Final = 2
-POWER_S: Final = 180.0
-"""A power-cycle takes up to two minutes between off and on, with its checks."""
 
 
 class Way(StrEnum):
@@ -112,22 +110,18 @@ class Power:
 
     Attributes:
         can_switch: Something can switch it, and knows nothing against it.
-        refusal: Why it can not be cut now; empty where it can.
+        refusal: Why it can not be cut now, which ends by itself; empty where it can.
         is_busy: An order is under way.
-        may_work_later: The refusal ends by itself.
     """
 
     can_switch: bool = False
     refusal: str = ""
     is_busy: bool = False
-    may_work_later: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RebootByAgent:
-    """Tell the agent; `one_shot`: this model's firmware can be told a boot order for one start."""
-
-    one_shot: bool
+    """Tell the agent, which knows whether its firmware can be told a boot order for one start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,18 +162,16 @@ def way_in(name: str, board: BoardModel, agent: Agent, power: Power, tried: Trie
             "could damage it; mend that first"
         )
     if alive and not tried.refused and tried.reboots < MAX_REBOOTS:
-        return RebootByAgent(one_shot=board.soc is Soc.BCM2712)
+        return RebootByAgent()
     if alive and tried.refused:
         # A cut would only start the same system again.
         return AskPerson(f"{name} can not restart into the installer: {tried.refused}")
     # A plug that does not answer may do so a little later.
     is_due = not tried.power_failed or now - tried.at >= PATIENCE_S
     if power.can_switch and is_due and tried.cycles < MAX_CYCLES:
-        if power.refusal and power.may_work_later:
+        if power.refusal:
             return WaitForNetworkBoot(f"{name}: {power.refusal}")
-        if not power.refusal:
-            why = "it comes up in its old system again and again" if alive else "it does not answer"
-            return PowerCycle(why)
+        return PowerCycle("it comes up in its old system again and again" if alive else "it does not answer")
     return AskPerson(_what_a_hand_does(name, board, power, tried, is_alive=alive))
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fleet.quorum import Member
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EtcdMember:
@@ -34,11 +32,6 @@ class EtcdMember:
     raft_index: int = 0
     revision: int = 0
     version: str = ""
-
-    @property
-    def has_started(self) -> bool:
-        """It told the cluster its name: etcd ran with it at least once."""
-        return bool(self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,13 +69,6 @@ class EtcdView:
     def of_node(self, node: str) -> tuple[EtcdMember, ...]:
         """Its members: one, or none; two only where something went wrong before."""
         return tuple(member for member in self.members if member.node == node)
-
-    def for_quorum(self) -> tuple[Member, ...]:
-        """As `fleet.quorum` counts them, by node."""
-        return tuple(
-            Member(name=member.node or hex_id(member.id), votes=not member.is_learner, healthy=member.healthy)
-            for member in self.members
-        )
 
 
 def hex_id(value: int) -> str:

@@ -30,7 +30,6 @@ HOT_C: Final = 85.0
 "frequency management"."""
 FAN_NEEDED_C: Final = 70.0
 WORN_PERCENT: Final = 80
-WORN_OUT_PERCENT: Final = 100
 PRE_EOL_WARNING, PRE_EOL_URGENT = 2, 3
 NVME_TEMPERATURE_BIT: Final = 2
 SLOW_WRITE_MS: Final = 500.0

@@ -30,7 +30,6 @@ from fleet.store.records import NodeRecord
 from fleet.store.transaction import Reader, Transaction
 
 PREFIX: Final = "health."
-_UP: Final = (State.READY, State.DEGRADED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

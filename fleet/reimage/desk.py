@@ -31,7 +31,7 @@ from fleet.reimage.kinds import Outcome, ReimageKind
 from fleet.reimage.observe import is_silent, read_load
 from fleet.reimage.problems import Problem
 from fleet.reimage.rebind import rebind, retire
-from fleet.reimage.seams import Check, Findings, NoServerSteps, Situation, WaitForBoard
+from fleet.reimage.seams import Check, Findings, ServerSteps, Situation, WayIn
 from fleet.restored import require_observed
 from fleet.spec.model import Role
 from fleet.store.records import NodeRecord, ReimageRecord
@@ -84,16 +84,21 @@ class ReimageDesk:
         guards: Asked in the order's own transaction.
     """
 
-    def __init__(self, ground: Ground, door: KubeDoor, redeclare: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        ground: Ground,
+        door: KubeDoor,
+        redeclare: Callable[[], None],
+        servers: ServerSteps,
+        way_in: WayIn,
+    ) -> None:
         self._ground = ground
         self._door = door
         self._started = ground.clock()
         self._redeclare = redeclare
         self.checks: list[Check] = [_base_check]
         self.guards: list[Guard] = []
-        self.driver = ReimageDriver(ground, door, self._assess, NoServerSteps(), WaitForBoard(), redeclare)
-        if isinstance(self.driver.servers, NoServerSteps):
-            self.checks.append(self._no_servers)
+        self.driver = ReimageDriver(ground, door, self._assess, servers, way_in, redeclare)
 
     async def drive(self) -> None:
         """One step for every open order."""
@@ -396,13 +401,6 @@ class ReimageDesk:
             ),
             now=now,
         )
-
-    async def _no_servers(self, situation: Situation) -> Findings:
-        if situation.node.role is not Role.SERVER or not isinstance(self.driver.servers, NoServerSteps):
-            return Findings()
-        return Findings((Problem("server", "this control server has no way to the cluster's etcd"),))
-
-    # ---
 
     def _require(self, tx: Transaction, name: str) -> NodeRecord:
         node = tx.node(name)

@@ -105,34 +105,3 @@ class WayIn(Protocol):
     async def enter(self, order: ReimageRecord, node: NodeRecord) -> NotYet:
         """Do the next thing, or wait; what is to be remembered is in the note."""
         ...
-
-
-class WaitForBoard:
-    """The way in that needs nothing of the board: it is awaited on the network."""
-
-    async def enter(self, order: ReimageRecord, node: NodeRecord) -> NotYet:
-        """Nothing to do here."""
-        return NotYet(f"waits for {node.name} to start from the network; restart it")
-
-
-class NoServerSteps:
-    """Stands where etcd can not be reached: servers are left alone."""
-
-    async def move_leader(self, order: ReimageRecord, node: NodeRecord) -> Done | NotYet:
-        """Never done."""
-        return _NO_STEPS
-
-    async def snapshot(self, order: ReimageRecord, node: NodeRecord) -> Done | NotYet:
-        """Never done."""
-        return _NO_STEPS
-
-    async def remove_member(self, order: ReimageRecord, node: NodeRecord) -> Done | NotYet:
-        """Never done."""
-        return _NO_STEPS
-
-    async def obstacle(self, order: ReimageRecord, node: NodeRecord) -> str:
-        """It is always there."""
-        return _NO_STEPS.why
-
-
-_NO_STEPS = NotYet("this control server has no way to the cluster's etcd")

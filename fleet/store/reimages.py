@@ -40,18 +40,21 @@ class ReimageReads:
         return None if row is None else _from_row(row)
 
     def reimages(self, node: str | None = None, *, limit: int = 100) -> list[ReimageRecord]:
-        """The newest orders first; of one node, or of all."""
-        query = sa.select(reimages).order_by(reimages.c.requested_at.desc(), reimages.c.number.desc())
-        if node is not None:
+        """The newest orders first; of one node, by number: clocks are set back. Or of all."""
+        query = sa.select(reimages)
+        if node is None:
+            query = query.order_by(reimages.c.requested_at.desc())
+        else:
             query = query.where(reimages.c.node == node)
+        query = query.order_by(reimages.c.number.desc())
         return [_from_row(row) for row in self._connection.execute(query.limit(limit)).mappings()]
 
     def newest_reimages(self) -> dict[str, ReimageRecord]:
         """Every node's newest order, open or closed."""
-        last = sa.select(reimages.c.node, sa.func.max(reimages.c.requested_at).label("at"))
+        last = sa.select(reimages.c.node, sa.func.max(reimages.c.number).label("number"))
         newest = last.group_by(reimages.c.node).subquery()
-        same = sa.and_(reimages.c.node == newest.c.node, reimages.c.requested_at == newest.c.at)
-        query = sa.select(reimages).join(newest, same).order_by(reimages.c.number)
+        same = sa.and_(reimages.c.node == newest.c.node, reimages.c.number == newest.c.number)
+        query = sa.select(reimages).join(newest, same)
         return {row["node"]: _from_row(row) for row in self._connection.execute(query).mappings()}
 
 

@@ -142,7 +142,7 @@ def test_a_learner_that_never_started_is_known_by_its_address_and_can_be_removed
     client = steady.client("s1", "s2", "s3", "s4")
     view = observe(client)
     (learner,) = view.learners
-    assert (learner.node, learner.has_started, learner.healthy) == ("s4", False, False)
+    assert (learner.node, learner.name, learner.healthy) == ("s4", "", False)
     with pytest.raises(NotThisClusterError, match="was seen in"):
         ask(client.remove_member(learner.id, view.cluster_id + 1))
     assert observe(client).learners

@@ -78,10 +78,13 @@ def test_the_reserved_number_opens_as_the_only_intent(store: Store) -> None:
     assert (intent.number, intent.expires, intent.installation) == (number, NOW + 65, "anew")
 
 
-def test_of_two_orders_of_one_moment_the_newest_has_the_higher_number(store: Store) -> None:
+@pytest.mark.parametrize("later_s", [0.0, -3600.0], ids=["one moment", "a clock that was set back"])
+def test_the_newest_order_has_the_highest_number_whatever_the_clock_said(
+    store: Store, later_s: float
+) -> None:
     with store.write() as tx:
         for number in (1, 2):
-            order = replace(ORDER, number=number)
+            order = replace(ORDER, number=number, requested_at=NOW + (number - 1) * later_s)
             tx.add_reimage(order)
             tx.close_reimage(order, Outcome.CANCELLED, "", NOW)
     with store.read() as reader:

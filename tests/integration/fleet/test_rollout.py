@@ -14,6 +14,7 @@ from rollout_room import NEW, OLD, Play, agents, open_play, servers
 
 from fleet.lifecycle import Happening, State
 from fleet.refusal import RefusedError
+from fleet.reimage.kinds import Outcome
 from fleet.restored import mark_restored
 from fleet.rollout.record import StepState
 from fleet.spec.model import ReimagePolicy
@@ -206,6 +207,45 @@ async def test_one_at_a_time(play: Play) -> None:
         play.desk.pause("ann")
     await play.start()
     assert play.desk.view()["number"] == 2
+
+
+async def test_two_servers_together_take_no_more_at_a_time_than_one(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one ordered the same node, after this one had looked at the rollout."""
+    await play.start(max_parallel=1, soak_s=1.0)
+    while play.step("a01")["state"] != "done":
+        await play.round()
+    assert play.orders("a02") == []
+    look = play.desk._look
+
+    def look_and_be_overtaken() -> object:
+        seen = look()
+        if not play.orders("a02"):
+            play.room.controller.reimages.request("a02", image=NEW, by="rollout 1")
+        return seen
+
+    monkeypatch.setattr(play.desk, "_look", look_and_be_overtaken)
+    play.room.fleet.clock.advance(2.0)
+    await play.desk.drive()
+    assert (len(play.orders("a02")), play.orders("a03")) == (1, [])
+
+
+async def test_a_node_that_was_written_and_did_not_come_is_written_again_when_it_is_resumed(
+    play: Play,
+) -> None:
+    play.broken.add("a01")
+    await play.start(soak_s=0.0)
+    while play.record("a01").state is not State.REBOOT_TO_INSTALLER:
+        await play.round()
+    with play.room.fleet.store.write() as tx:
+        tx._write_node("a01", {"state": State.FAILED_FIRST_BOOT.value})
+    assert "came to nothing (failed-first-boot)" in (await play.until("stopped"))["reason"]
+    play.broken.clear()
+    play.desk.resume("ann")
+    while play.step("a01")["state"] != "done":
+        await play.round()
+    assert [order.outcome for order in play.orders("a01")] == [Outcome.DONE, Outcome.ABANDONED]
 
 
 async def test_a_pause_lets_those_under_way_end_and_takes_nobody_else(play: Play) -> None:

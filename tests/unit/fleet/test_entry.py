@@ -40,9 +40,9 @@ def ask(
     return way_in("pi-1", board, agent, power, tried, now)
 
 
-def test_living_agent_is_told_first_and_a_pi_5_for_one_start() -> None:
-    assert ask(ALIVE, PLUG, Tried()) == RebootByAgent(one_shot=True)
-    assert ask(ALIVE, NONE, Tried(), BoardModel.PI4) == RebootByAgent(one_shot=False)
+def test_living_agent_is_told_first() -> None:
+    assert ask(ALIVE, PLUG, Tried()) == RebootByAgent()
+    assert ask(ALIVE, NONE, Tried(), BoardModel.PI4) == RebootByAgent()
 
 
 def test_silent_board_is_power_cycled_and_without_a_switch_a_person_is_told_what_to_do() -> None:
@@ -67,7 +67,7 @@ def test_nothing_else_is_tried_while_the_board_restarts() -> None:
 def test_board_that_came_up_in_its_old_system_is_told_again_at_once() -> None:
     tried = Tried().with_reboot(1, "old", NOW)
     back = Agent(heard_at=NOW + 40, boot_id="new")
-    assert ask(back, PLUG, tried, now=NOW + 41) == RebootByAgent(one_shot=True)
+    assert ask(back, PLUG, tried, now=NOW + 41) == RebootByAgent()
     again = tried.with_reboot(2, "new", NOW + 41)
     assert isinstance(ask(back, PLUG, again, now=NOW + 45), WaitForNetworkBoot)
 
@@ -93,7 +93,7 @@ def test_after_its_reboots_the_power_is_cut_and_what_comes_up_then_is_not_told_a
 def test_hung_board_that_comes_up_after_a_cut_is_told_by_its_agent() -> None:
     cut = Tried().with_cycle("old", NOW)
     back = Agent(heard_at=NOW + 60, boot_id="new")
-    assert ask(back, PLUG, cut, now=NOW + 61) == RebootByAgent(one_shot=True)
+    assert ask(back, PLUG, cut, now=NOW + 61) == RebootByAgent()
 
 
 def test_agent_that_refuses_gives_its_reason_to_a_person_and_no_cut_follows() -> None:
@@ -110,7 +110,7 @@ def test_brown_out_stops_the_restart_and_says_so() -> None:
 
 
 def test_cut_that_is_not_possible_yet_is_waited_for_and_one_that_failed_is_tried_once_more_later() -> None:
-    later = Power(can_switch=True, refusal="its power was cut 10 s ago", may_work_later=True)
+    later = Power(can_switch=True, refusal="its power was cut 10 s ago")
     assert isinstance(ask(SILENT, later, Tried()), WaitForNetworkBoot)
     assert isinstance(ask(SILENT, replace(PLUG, is_busy=True), Tried()), WaitForNetworkBoot)
     failed = replace(Tried().with_cycle("old", NOW), power_failed="did not answer within 6 s")
