@@ -73,12 +73,21 @@ def flash_nodes(
         )
         for (node, medium), node_image in zip(targets, made, strict=True)
     ]
-    with open_image(image) as source:
-        results = flash_all(source, orders, verify=verify, on_progress=watcher.progress, on_end=watcher.ended)
-    return [
-        _settle(target, node_image, image, handouts, result, records, clock())
-        for target, node_image, result in zip(targets, made, results, strict=True)
-    ]
+    ended: dict[int, Result] = {}
+
+    def end(number: int, result: Result) -> None:
+        ended[number] = result
+        watcher.ended(number, result)
+
+    try:
+        with open_image(image) as source:
+            flash_all(source, orders, verify=verify, on_progress=watcher.progress, on_end=end)
+    finally:  # of ^C as well: a card that is written is its node's
+        for number, result in ended.items():
+            ended[number] = _finish(targets[number], made[number], image, handouts, result)
+        for number, result in ended.items():
+            _record(targets[number], made[number], image, result, records, clock())
+    return [ended[number] for number in range(len(targets))]
 
 
 def install_marker(spec: ClusterSpec, node: NodeSpec, image: Image, made: NodeImage) -> bytes:
@@ -87,21 +96,23 @@ def install_marker(spec: ClusterSpec, node: NodeSpec, image: Image, made: NodeIm
     return encode_marker(occupant)
 
 
-def _settle(
-    target: tuple[NodeSpec, Medium],
-    made: NodeImage,
-    image: Image,
-    handouts: Handouts,
-    result: Result,
-    records: Path,
-    now: float,
+def _finish(
+    target: tuple[NodeSpec, Medium], made: NodeImage, image: Image, handouts: Handouts, result: Result
 ) -> Result:
+    """Close the node's installation where its medium was written."""
     node, medium = target
     if result.outcome is not None:
         try:
             handouts.finish(node.name, made.handout.intent, image_id=image.id, medium=medium.title)
         except FleetError as error:
-            result = Result(None, ImageBuilderError(error.message, error.hint))
+            return Result(None, ImageBuilderError(error.message, error.hint))
+    return result
+
+
+def _record(
+    target: tuple[NodeSpec, Medium], made: NodeImage, image: Image, result: Result, records: Path, now: float
+) -> None:
+    node, medium = target
     write_record(
         records,
         FlashRecord(
@@ -116,4 +127,3 @@ def _settle(
             error=None if result.error is None else result.error.message,
         ),
     )
-    return result
