@@ -29,6 +29,7 @@ from fleet_story import (
 from k3s_sim_etcd import PACE, EtcdCluster, etcd_directory
 from k3s_sim_material import finish, put
 from k3s_sim_processes import Simulated
+from k3s_unit import unit_starts
 
 from agent import restore as restore_etcd
 from agent.commands import Completed
@@ -161,6 +162,18 @@ class Board:
         if self.k3s is not None:
             self.k3s.process.kill()
             self.k3s.wait_exit()
+
+    def start_old_system(self) -> bool:
+        """Somebody switches it on: its unit starts k3s, where it does; whether it did."""
+        lab, name = self.cluster.lab, self.spec.name
+        root, settings = lab.directory / f"{name}-root", Path(f"{lab.config(name)}.d")
+        place = root / "etc/rancher/k3s" / "config.yaml.d"
+        if not place.exists():
+            place.symlink_to(settings)
+        if not unit_starts(root, lab.data(name)):
+            return False
+        self.k3s = self._start()
+        return True
 
     def see_first_sign(self) -> None:
         """A board that was never installed, as far as the record knows, is switched on."""

@@ -24,6 +24,7 @@ from fabric_loop import run_inside
 from fakes_fleet import cluster_spec, node_spec
 from k3s_release import Release
 from k3s_sim_processes import Admin, wait_until
+from k3s_unit import unit_starts
 from own_etc import with_own_etc
 
 from agent.k3s import JOURNAL_LINES, classify
@@ -41,7 +42,6 @@ from fleet.spec.model import ClusterSpec, NodeSpec, Role
 
 PORT = 6443
 DATA = "/var/lib/rancher/k3s/"
-REQUIRE_ETCD = Path(__file__).parents[2] / "overlays/k3s/rootfs/usr/lib/bramble/require-etcd"
 NO_CONTAINERS = "unix:///run/bramble-no-containers.sock"
 SERVERS, AGENTS = ("s1", "s2", "s3"), ("a1", "a2")
 Result = TypeVar("Result")
@@ -199,8 +199,7 @@ class Hosts:
 
     def may_start(self, name: str) -> bool:
         """What the image's unit asks before it starts a server's k3s."""
-        argv = ["sh", str(REQUIRE_ETCD), str(self.place(name, "/")), str(self.data(name))]
-        return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+        return unit_starts(self.place(name, "/"), self.data(name))
 
     def _revive(self) -> None:
         for server in list(self.servers.values()):

@@ -44,6 +44,14 @@ class Release:
         return is_since(self.version, ((1, 21, 6), (1, 22, 3)))
 
     @property
+    def founds_when_removed(self) -> bool:
+        """A server without a token that starts again once its member was removed begins a cluster of its own.
+
+        Seen on v1.21.3, and copied by the simulator; of other releases nobody has looked.
+        """
+        return self.name == "simulator" or (self.version.major, self.version.minor) == (1, 21)
+
+    @property
     def compares_settings(self) -> bool:
         """A server does not join with settings that must agree and do not. k3s issues 4579 and 4675."""
         return is_since(self.version, ((1, 20, 14), (1, 21, 8), (1, 22, 5)))

@@ -72,11 +72,19 @@ class EtcdGround:
         return bool(asked) or self._member.is_initialized
 
     def prepare(self) -> None:
-        """See server.Ground."""
+        """See server.Ground.
+
+        Whether there is a cluster to join is decided by the data that are there before those of a removed
+        member are moved aside: one that has no token any more is asked for none, and begins a cluster of its
+        own under the CA that it has. Source: k3s issue 13623; seen on v1.21.3 (docs/proven.md).
+        """
+        settings = self._settings
+        seems_to_be_member = self._member.is_initialized
         self._member.move_aside_if_removed()
-        joins = bool(self._settings.join_url) and not self._settings.cluster_reset
+        joins = bool(settings.join_url) and not settings.cluster_reset
+        if seems_to_be_member and not settings.token:
+            joins = False
         if joins and not self._member.is_initialized:
-            settings = self._settings
             self._server = join_cluster(settings.join_url, settings.token, settings.server_dir)
             require_same_configuration(
                 settings.join_url, settings.agent_token, settings.token, settings.critical
