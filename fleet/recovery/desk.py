@@ -120,8 +120,11 @@ class RecoveryDesk:
             under_way = _under_way(running) if running and records[running.founder].join_allowed else None
         alive = await self._who_answers()
         found = list(snapshot_problems(info, spec, self._ground.k3s.ca_hash))
-        chosen = founder or choose_founder(info, spec) or ""
-        found += founder_problems(chosen, info, spec)
+        # One that was decommissioned and is declared yet is not answered any more: nothing comes of it.
+        there = tuple(node for node in spec.nodes if records[node.name].state is not State.DECOMMISSIONED)
+        answered = replace(spec, nodes=there)
+        chosen = founder or choose_founder(info, answered) or ""
+        found += founder_problems(chosen, info, answered)
         if alive:
             found.append(
                 Problem(
@@ -154,8 +157,8 @@ class RecoveryDesk:
             warnings=tuple(warnings),
             snapshot=info,
             founder=chosen,
-            servers=tuple(node.name for node in spec.servers),
-            agents=tuple(node.name for node in spec.nodes if node.role is Role.AGENT) if with_agents else (),
+            servers=tuple(node.name for node in answered.servers),
+            agents=tuple(node.name for node in there if node.role is Role.AGENT) if with_agents else (),
         )
 
     async def begin(

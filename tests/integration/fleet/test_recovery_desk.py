@@ -80,6 +80,21 @@ async def test_everything_of_before_is_void_once_it_begins(tmp_path: Path) -> No
         assert any("the cluster is recovered from a snapshot" in text for text in texts(room.fleet, "s1"))
 
 
+async def test_a_server_that_was_decommissioned_is_not_the_one_to_begin_with(tmp_path: Path) -> None:
+    """It is declared yet, and in the snapshot; its board is not answered any more."""
+    async with servers_room(tmp_path) as room:
+        taken = await room.controller.snapshots.take("anna")
+        lose(room)
+        with room.fleet.store.write() as tx:
+            tx._write_node("s1", {"state": State.DECOMMISSIONED.value})
+        with pytest.raises(RefusedError, match="s1 is no declared server that could begin"):
+            await room.controller.recovery.begin(taken.id, by="anna", founder="s1")
+        plan = await room.controller.recovery.plan(taken.id)
+        assert (plan.founder, plan.servers) == ("s2", ("s2", "s3"))
+        await room.controller.recovery.begin(taken.id, by="anna")
+        assert room.state_of(S1) is State.DECOMMISSIONED
+
+
 async def test_only_the_first_server_is_told_to_restore_and_handed_the_snapshot(tmp_path: Path) -> None:
     async with servers_room(tmp_path) as room:
         taken = await room.controller.snapshots.take("anna")
