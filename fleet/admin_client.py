@@ -41,6 +41,10 @@ class BrokenOffError(FleetError):
     """The server ended before it had answered: whether it did what it was asked is not known."""
 
 
+_GONE: Final = (NoServerError, BrokenOffError)
+"""What is only looked at, the record tells as well."""
+
+
 class BusyError(FleetError):
     """Somebody else has the server's or the node's attention; it may be asked again in seconds."""
 
@@ -76,7 +80,7 @@ class FleetReader:
         """A `FleetView` as JSON values; `live` tells whether a server answered."""
         try:
             return {"live": True, **self._ask("GET", "/v1/admin/nodes")}
-        except NoServerError:
+        except _GONE:
             with self._record() as store:
                 return {"live": False, **as_json(fleet_view(store))}
 
@@ -84,7 +88,7 @@ class FleetReader:
         """An `Overview` as JSON values; `live` tells whether a server answered."""
         try:
             return {"live": True, **self._ask("GET", "/v1/overview")}
-        except NoServerError:
+        except _GONE:
             with self._record() as store:
                 return {"live": False, **as_json(overview(store))}
 
@@ -104,7 +108,7 @@ class FleetReader:
         """
         try:
             return self._ask("GET", f"/v1/admin/nodes/{quote(name, safe='')}?since={since}")
-        except NoServerError:
+        except _GONE:
             with self._record() as store:
                 found = timeline_view(store, name, since)
                 known = [node.name for node in fleet_view(store).nodes] if found is None else []

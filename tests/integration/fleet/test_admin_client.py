@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fakes_fleet import cluster_spec, node_spec, open_fleet
 
 from fleet import admin_client
 from fleet.admin_client import BrokenOffError, FleetReader, NoServerError
@@ -38,6 +40,30 @@ def test_who_looks_on_waits_for_a_server_that_ends_and_comes_again(
         ending.start()
         try:
             assert FleetReader(tmp_path).look("/v1/rollout") == {"rollout": 7}
+        finally:
+            ending.join()
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda reader: reader.nodes()["nodes"][0]["name"],
+        lambda reader: reader.overview()["awaited"][0],
+        lambda reader: reader.timeline("a1")["node"]["name"],
+    ],
+    ids=["nodes", "overview", "timeline"],
+)
+def test_what_the_record_tells_is_told_while_the_server_ends(
+    tmp_path: Path, look: Callable[[FleetReader], str]
+) -> None:
+    open_fleet(tmp_path, cluster_spec(node_spec("a1", 1))).store.close()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "control.sock"))
+        listening.listen()
+        ending = threading.Thread(target=serve, args=(listening, b""))
+        ending.start()
+        try:
+            assert look(FleetReader(tmp_path)) == "a1"
         finally:
             ending.join()
 
