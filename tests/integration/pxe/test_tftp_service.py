@@ -187,7 +187,7 @@ async def test_a_probe_frees_the_transfer_and_is_no_failure(tmp_path: Path) -> N
         )
         assert packet == OptionAck((("tsize", str(len(KERNEL))), ("blksize", "1024")))
         with sock:
-            sock.sendto(Error(0, "Early terminate").encode(), peer)
+            sock.sendto(Error(0, "Early terminate".ljust(1400, ".")).encode(), peer)
         await served.until(lambda: bool(served.of_kind(BootFileProbed)))
         assert not served.of_kind(TransferFailed)
 
