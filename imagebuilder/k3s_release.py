@@ -11,24 +11,24 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
+import shutil
 import tarfile
-import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import BinaryIO, Final
 from urllib.parse import quote, urljoin
 
 import zstandard
 
-from imagebuilder.bases.meter import FetchProgress, Meter
-from imagebuilder.digests import DigestCache, hash_file
+from imagebuilder.bases.download import discard, download_known
+from imagebuilder.bases.http import FetchError, Http, redact
+from imagebuilder.bases.meter import FetchProgress
+from imagebuilder.digests import DigestCache
 from imagebuilder.errors import ImageBuilderError
-from imagebuilder.store import Store, require_room
-
-if TYPE_CHECKING:
-    from requests import Session
+from imagebuilder.store import DOWNLOADS, Store
 
 BINARY: Final = "k3s-arm64"
 SUMS: Final = "sha256sum-arm64.txt"
@@ -37,8 +37,9 @@ AIRGAP: Final = tuple(f"k3s-airgap-images-arm64.tar{suffix}" for suffix in (".zs
 """The archive's names, the smallest download first."""
 
 UPSTREAM: Final = "https://github.com/k3s-io/k3s/releases/download/"
-TIMEOUT_S: Final = (10, 60)
-"""Seconds to connect, and between two packets."""
+MAX_SUMS_BYTES: Final = 64 << 10
+MAX_FILE_BYTES: Final = 4 << 30
+"""An airgap archive has some hundred megabytes."""
 
 IMAGE_INDEXES: Final = ("manifest.json", "index.json")
 """One of them says which images an archive holds: docker-archive and OCI layout."""
@@ -190,8 +191,10 @@ def fetch_release(
     airgap: bool,
     store: Store,
     on_progress: Callable[[FetchProgress], None] = lambda step: None,
+    http: Http | None = None,
 ) -> Path:
-    """Download a release into the store, once, and return its directory.
+    """Download a release into the store, once, and return its directory. What came of a file before the
+    connection or this program ended is gone on with.
 
     Args:
         source: ``upstream``, or the URL that the file names are appended to.
@@ -199,29 +202,31 @@ def fetch_release(
         airgap: whether the airgap images are wanted.
         store: where it is kept.
         on_progress: called as each file comes in.
+        http: the client; None: a new one.
 
     Raises:
         K3sReleaseError: not reachable, or other bytes than the release's list says.
+        NoSpace, StoreError
     """
 
     def build(work: Path) -> None:
-        import requests  # 5 MiB that a server which downloads nothing does without
-
-        with requests.Session() as session:
-            _download(session, base + SUMS, work / SUMS, on_progress)
-            problems: list[str] = []
+        problems: list[str] = []
+        with http or Http() as client:
+            with _told(base + SUMS):
+                (work / SUMS).write_bytes(client.read(base + SUMS, MAX_SUMS_BYTES))
             sums = _read_sums(work, problems)
             listed = next((name for name in AIRGAP if name in sums), None)
-            wanted = [BINARY, *([listed] if airgap and listed else [])]
-            for name in wanted:
-                _download(session, base + name, work / name, on_progress)
-                found = hash_file(work / name)
-                if found != sums.get(name):
-                    problems.append(_mismatch(name, sums.get(name), found))
-            if problems:
-                raise K3sReleaseError(
-                    base, problems, "Try again; if it stays so, the release's files do not belong together."
-                )
+            for name in (BINARY, *([listed] if airgap and listed else [])):
+                if name in sums:
+                    _download(client, base, name, sums[name], work, store, on_progress, problems)
+                else:
+                    problems.append(_mismatch(name, None, ""))
+        if problems:
+            raise K3sReleaseError(
+                redact(base),
+                problems,
+                "Try again; if it stays so, the release's files do not belong together.",
+            )
 
     base = release_url(source, version)
     return store.get_or_create("k3s", release_key(source, version, airgap=airgap), build)
@@ -246,24 +251,39 @@ def release_key(source: str, version: str, *, airgap: bool) -> str:
     return f"{plain}-{place}{'-airgap' if airgap else ''}"
 
 
-def _download(session: Session, url: str, target: Path, on_progress: Callable[[FetchProgress], None]) -> None:
-    from requests import RequestException
+def _download(
+    http: Http,
+    base: str,
+    name: str,
+    sha256: str,
+    work: Path,
+    store: Store,
+    on_progress: Callable[[FetchProgress], None],
+    problems: list[str],
+) -> None:
+    """Get a file whose digest is listed into ``work``, or say what is wrong with it."""
+    with store.locked(DOWNLOADS, sha256), _told(base + name):
+        place = store.path(DOWNLOADS, sha256)
+        file, found = download_known(
+            http, base + name, place, sha256, name=name, limit_bytes=MAX_FILE_BYTES, on_progress=on_progress
+        )
+        if found == sha256:
+            file.rename(work / name)
+            shutil.rmtree(place)
+        else:
+            discard(place)
+            problems.append(_mismatch(name, sha256, found))
 
-    meter = Meter(f"downloading {target.name}", time.monotonic())
+
+@contextmanager
+def _told(url: str) -> Iterator[None]:
     try:
-        with session.get(url, stream=True, timeout=TIMEOUT_S) as answer:
-            answer.raise_for_status()
-            total, done = int(answer.headers.get("Content-Length", 0)), 0
-            require_room(target.parent, total)
-            with target.open("wb") as file:
-                for piece in answer.iter_content(1 << 20):
-                    file.write(piece)
-                    done += len(piece)
-                    on_progress(meter.at(done, total or None, time.monotonic()))
-    except (RequestException, OSError) as exc:
+        yield
+    except FetchError as exc:
+        reason = exc.message.removeprefix(f"{redact(url)}: ")
         raise K3sReleaseError(
-            url,
-            [f"cannot be downloaded: {exc}"],
+            redact(url),
+            [f"cannot be downloaded: {reason}"],
             "Check the version and the network, or download the files yourself and use '--k3s DIR'.",
         ) from exc
 

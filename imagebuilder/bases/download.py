@@ -14,12 +14,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from imagebuilder.bases.http import Answer, FetchError, Http, TransientError, redact
+from imagebuilder.bases.meter import FetchProgress, Meter
+from imagebuilder.digests import hash_file
 from imagebuilder.store import require_room
 from imagebuilder.writing import flush, write_at, write_error
 
@@ -102,6 +105,50 @@ def download(
     (directory / PART_NAME).replace(done)
     (directory / JOURNAL_NAME).unlink(missing_ok=True)
     return done
+
+
+def download_known(
+    http: Http,
+    url: str,
+    directory: Path,
+    sha256: str | None,
+    *,
+    name: str,
+    limit_bytes: int,
+    on_progress: Callable[[FetchProgress], None],
+) -> tuple[Path, str]:
+    """``download`` of a file whose digest may be known, and the digest that it has.
+
+    One that was put together from several runs and is wrong is downloaded once more as a whole.
+
+    Args:
+        sha256: what it should have; None where nobody knows.
+        name: what to call it in the progress.
+
+    Raises:
+        FetchError, NoSpace, DiskFull, WriteError: as ``download``.
+    """
+    while True:
+        resumed = directory.is_dir() and any(directory.iterdir())
+        meter = Meter(f"downloading {name}", time.monotonic())
+
+        def show(done: int, total: int | None, meter: Meter = meter) -> None:
+            on_progress(meter.at(done, total, time.monotonic()))
+
+        file = download(
+            http,
+            url,
+            directory,
+            same_bytes_anywhere=sha256 is not None,
+            limit_bytes=limit_bytes,
+            on_progress=show,
+        )
+        size = file.stat().st_size
+        on_progress(FetchProgress(phase="verifying", done=size, total=size))
+        found = hash_file(file)
+        if sha256 in (None, found) or not resumed:
+            return file, found
+        discard(directory)
 
 
 def discard(directory: Path) -> None:

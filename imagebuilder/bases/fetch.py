@@ -29,7 +29,7 @@ from imagebuilder.bases.base import DISK_NAME, INFO_NAME, KIND, Base, load_base
 from imagebuilder.bases.catalogue import RECIPES, StockImage, UnknownBase, catalogue, unknown_base
 from imagebuilder.bases.containers import DamagedArchive
 from imagebuilder.bases.describe import describe
-from imagebuilder.bases.download import discard, download
+from imagebuilder.bases.download import discard, download_known
 from imagebuilder.bases.http import Http, check_url, redact
 from imagebuilder.bases.keys import Keys, find_keys
 from imagebuilder.bases.locate import DETACHED, Located, locate, missing_key
@@ -341,36 +341,21 @@ def _reuse(wanted: _Wanted, store: Store) -> Fetched | None:
 
 
 def _download(wanted: _Wanted, directory: Path, http: Http, on_progress: OnProgress) -> tuple[Path, str]:
-    """The complete file and its digest, which is the wanted one where one is known.
-
-    A file that was put together from several runs and is wrong is downloaded once more as a whole.
-    """
-    for attempt in (1, 2):
-        resumed = directory.is_dir() and any(directory.iterdir())
-        meter = Meter(f"downloading {wanted.file_name}", time.monotonic())
-        file = download(
-            http,
-            wanted.source,
-            directory,
-            same_bytes_anywhere=wanted.sha256 is not None,
-            limit_bytes=wanted.max_download_bytes,
-            on_progress=lambda done, total, meter=meter: on_progress(  # type: ignore[misc]  # bound on purpose
-                meter.at(done, total, time.monotonic())
-            ),
-        )
-        size = file.stat().st_size
-        on_progress(FetchProgress(phase="verifying", done=size, total=size))
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if wanted.sha256 in (None, found):
-            return file, found
-        if resumed and attempt == 1:
-            discard(directory)
-            continue
-        error = _wrong_digest(file, wanted.file_name, str(wanted.sha256), found, wanted.max_disk_bytes)
-        discard(directory)
-        raise error
-    raise AssertionError("unreachable: the second attempt returns or raises")
+    """The complete file and its digest, which is the wanted one where one is known."""
+    file, found = download_known(
+        http,
+        wanted.source,
+        directory,
+        wanted.sha256,
+        name=wanted.file_name,
+        limit_bytes=wanted.max_download_bytes,
+        on_progress=on_progress,
+    )
+    if wanted.sha256 in (None, found):
+        return file, found
+    error = _wrong_digest(file, wanted.file_name, str(wanted.sha256), found, wanted.max_disk_bytes)
+    discard(directory)
+    raise error
 
 
 def _prove(wanted: _Wanted, file: Path, directory: Path) -> _Wanted:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakes_image import VERSION, make_release
 from image_site import Site, image_site
 
 from imagebuilder.bases.containers import DamagedArchive
@@ -16,7 +17,8 @@ from imagebuilder.bases.download import ATTEMPTS, JOURNAL_NAME, PART_NAME, conte
 from imagebuilder.bases.fetch import WrongDigest, fetch_url
 from imagebuilder.bases.http import FetchError, Http
 from imagebuilder.errors import NoSpace
-from imagebuilder.store import Store
+from imagebuilder.k3s_release import K3sReleaseError, fetch_release
+from imagebuilder.store import DOWNLOADS, Store
 
 pytestmark = pytest.mark.integration
 
@@ -68,6 +70,24 @@ def test_broken_connection_goes_on_where_it_broke(site: Site, tmp_path: Path) ->
     starts = [int(wanted.removeprefix("bytes=").rstrip("-")) for wanted in ranges(site)[1:] if wanted]
     assert len(starts) == 3
     assert 0 < starts[0] == starts[1] < starts[2]
+
+
+def test_k3s_release_goes_on_where_its_download_broke(site: Site, tmp_path: Path) -> None:
+    published = make_release(tmp_path / "published", simulator=False)
+    for file in published.iterdir():
+        site.put(f"/k3s/{file.name}", file.read_bytes())
+    site.pages["/k3s/sha256sum-arm64.txt"].fail = [503]
+    site.pages["/k3s/k3s-arm64"].drop_after = [50_000] + [0] * ATTEMPTS
+    store = Store(tmp_path / "store")
+    with pytest.raises(K3sReleaseError, match=r"k3s/k3s-arm64: cannot be downloaded: .*tried"):
+        fetch_release(f"{site.url}k3s", VERSION, airgap=True, store=store, http=Client())
+    assert store.entries("k3s") == []
+    site.pages["/k3s/k3s-arm64"].drop_after.clear()
+    found = fetch_release(f"{site.url}k3s", VERSION, airgap=True, store=store, http=Client())
+    assert site.seen[-2][:2] == ("/k3s/k3s-arm64", "bytes=50000-")
+    for file in found.iterdir():
+        assert file.read_bytes() == (published / file.name).read_bytes()
+    assert list((store.root / DOWNLOADS).iterdir()) == []
 
 
 def test_progress_resets_the_patience_and_no_progress_ends_it(site: Site, tmp_path: Path) -> None:

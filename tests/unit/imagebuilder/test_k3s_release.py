@@ -133,6 +133,13 @@ def test_an_unchanged_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert cache.sha256(path) == hash_file(path)
 
 
+class Body(io.BytesIO):
+    """What urllib3 reads from a connection."""
+
+    def read(self, size: int | None = -1, *, decode_content: bool = False) -> bytes:
+        return super().read(size)
+
+
 class Answers:
     """Stands in for a web server: URL → bytes."""
 
@@ -140,12 +147,12 @@ class Answers:
         self.pages = pages
         self.asked: list[str] = []
 
-    def get(self, session: requests.Session, url: str, **_: Any) -> requests.Response:
+    def request(self, _method: str, url: str, **_: Any) -> requests.Response:
         self.asked.append(url)
         answer = requests.Response()
         answer.url = url
         answer.status_code = 200 if url in self.pages else 404
-        answer.raw = io.BytesIO(self.pages.get(url, b""))
+        answer.raw = Body(self.pages.get(url, b""))
         return answer
 
 
@@ -153,7 +160,9 @@ class Answers:
 def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Answers:
     directory = make_release(tmp_path / "published")
     pages = Answers({f"https://k3s.invalid/r/{path.name}": path.read_bytes() for path in directory.iterdir()})
-    monkeypatch.setattr(requests.Session, "get", lambda session, url, **rest: pages.get(session, url, **rest))
+    monkeypatch.setattr(
+        requests.Session, "request", lambda _session, *args, **rest: pages.request(*args, **rest)
+    )
     return pages
 
 
