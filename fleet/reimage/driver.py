@@ -15,20 +15,18 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
 
-from fleet import events
-from fleet.boards import Serial
 from fleet.errors import FleetError
-from fleet.ground import INTENT_TTL_S, Ground
+from fleet.ground import Ground
 from fleet.join.secrets import node_password_name
 from fleet.k3s.versions import Feature, K3sVersion, has
 from fleet.kube.client import KubeApi, KubeError, KubeNode, KubeRefusedError
 from fleet.kube.door import KubeDoor
-from fleet.lifecycle import LEAVING, WAY_BACK, Happening, State
+from fleet.lifecycle import LEAVING, Happening, State
 from fleet.reimage import progress
+from fleet.reimage.book import Book
 from fleet.reimage.drain import EVICTION_INTERVAL_S, leaving, refusal_text
-from fleet.reimage.kinds import Outcome, ReimageKind
+from fleet.reimage.kinds import Outcome
 from fleet.reimage.observe import has_password, is_silent
-from fleet.reimage.rebind import rebind, retire
 from fleet.reimage.seams import Done, Findings, NotYet, ServerSteps, WayIn
 from fleet.reimage.steps import (
     Abort,
@@ -46,7 +44,6 @@ from fleet.reimage.steps import (
 from fleet.reimage.turn import Turn
 from fleet.restored import unobserved
 from fleet.store.records import NodeRecord, ReimageRecord
-from fleet.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +54,6 @@ MAX_AT_ONCE: Final = 8
 """Steps of one node in one round, at most: one that is done over and over must not keep the API busy."""
 ROLE_RENEWAL_S: Final = 60.0
 """Between two attempts to give the control server the rights of this release."""
-_REASON_LENGTH: Final = 500
 
 Assess = Callable[[ReimageRecord, NodeRecord], Any]
 """An order that is under way → its findings (awaitable), and the Node's uid."""
@@ -91,7 +87,7 @@ class ReimageDriver:
         self._ground = ground
         self._door = door
         self._assess = assess
-        self._redeclare = redeclare
+        self._book = Book(ground, redeclare)
         self.servers = servers
         self.way_in = way_in
         self._started = ground.clock()
@@ -132,7 +128,7 @@ class ReimageDriver:
         except Exception:  # a mistake of ours with one node must not end the server for all
             log.exception("a step broke off", extra={"node": name})
             with contextlib.suppress(FleetError):
-                self._wait(name, "Bramble made a mistake here, which its log describes")
+                self._book.wait(name, "Bramble made a mistake here, which its log describes")
             await asyncio.sleep(MISTAKE_S)
 
     async def advance(self, name: str) -> bool:
@@ -144,11 +140,11 @@ class ReimageDriver:
             return await self._advance(name)
         except KubeRefusedError as error:
             await self._answer_refusal(error)
-            self._wait(name, error.message)
+            self._book.wait(name, error.message)
         except FleetError as error:
             log.warning("a step was not done: %s", error.message, extra={"node": name})
             with contextlib.suppress(FleetError):  # where it is the store that fails, nothing can be noted
-                self._wait(name, error.message)
+                self._book.wait(name, error.message)
         return False
 
     async def _advance(self, name: str) -> bool:
@@ -158,7 +154,7 @@ class ReimageDriver:
         if order is None or node is None:
             return False
         if stale and node.state not in LEAVING:
-            self._wait(name, "the record was restored from a backup; waits until the node is heard of")
+            self._book.wait(name, "the record was restored from a backup; waits until the node is heard of")
             return False
         if asks_for_obstacles(order, node):
             obstacle = await self.servers.obstacle(order, node)
@@ -205,27 +201,25 @@ class ReimageDriver:
     ) -> bool:
         match next_step(order, node, observed, self._ground.clock()):
             case Move() as move:
-                self._move(order, node, move)
+                self._book.move(order, node, move)
             case Do() as deed:
                 await self._do(order, node, observed, deed, api)
                 return deed.deed in _SEEN_AT_ONCE
             case Note(note):
-                self._note(order, note)
+                self._book.note(order, note)
             case Wait(why):
-                self._wait(node.name, why)
+                self._book.wait(node.name, why)
                 return False
             case Abort() as abort:
-                self._abort(order, node, abort)
+                self._book.abort(order, node, abort)
             case Close(outcome, reason):
-                self._close(order, outcome, reason)
+                self._book.close(order, outcome, reason)
         return True
-
-    # --- deeds in the world
 
     async def _do(
         self, order: ReimageRecord, node: NodeRecord, observed: Observed, do: Do, api: KubeApi | None
     ) -> None:
-        self._wait(node.name, do.why)
+        self._book.wait(node.name, do.why)
         match do.deed:
             case Deed.CHECK:
                 await self._check(order, node)
@@ -241,8 +235,8 @@ class ReimageDriver:
                 )
             case Deed.ENTER:
                 answer = await self.way_in.enter(order, node)
-                self._note(order, answer.note)
-                self._wait(node.name, answer.why)
+                self._book.note(order, answer.note)
+                self._book.wait(node.name, answer.why)
             case _:
                 if api is not None:
                     await self._do_in_cluster(api, order, node, observed, do.deed)
@@ -294,11 +288,11 @@ class ReimageDriver:
     async def _check(self, order: ReimageRecord, node: NodeRecord) -> None:
         findings, uid = await self._assess(order, node)
         if findings.problems:
-            self._abort(order, node, Abort(Outcome.FAILED, problems_text(findings)))
+            self._book.abort(order, node, Abort(Outcome.FAILED, problems_text(findings)))
             return
         told = "; ".join(warning.text for warning in findings.warnings)
         text = "it may be taken down" + (f". {told}" if told else "")
-        self._move(order, node, Move(Happening.CHECKS_PASSED, text, {progress.NODE_UID: uid}))
+        self._book.move(order, node, Move(Happening.CHECKS_PASSED, text, {progress.NODE_UID: uid}))
 
     async def _snapshot(self, order: ReimageRecord, node: NodeRecord) -> None:
         """Keep a snapshot, then look again at everything: from the next state on there is no way back."""
@@ -306,27 +300,19 @@ class ReimageDriver:
         if isinstance(answer, Done):
             findings, _uid = await self._assess(order, node)
             if findings.problems:
-                self._note(order, answer.note)
-                self._fail(order, node, problems_text(findings))
+                self._book.note(order, answer.note)
+                self._book.fail(order, node, problems_text(findings))
                 return
         self._take_answer(order, node, answer, Happening.SNAPSHOT_KEPT)
-
-    def _fail(self, order: ReimageRecord, node: NodeRecord, reason: str) -> None:
-        """Give up before anything was removed: the failed twin undoes what was done."""
-        self._wait(node.name, reason)
-        with self._ground.store.write() as tx:
-            current = tx.require_node(node.name)
-            if current.state is node.state and tx.open_reimage(node.name) is not None:
-                tx.move(current, Happening.TIMED_OUT, events.reimage_step(reason), self._ground.clock())
 
     def _take_answer(
         self, order: ReimageRecord, node: NodeRecord, answer: Done | NotYet, happening: Happening
     ) -> None:
         if isinstance(answer, Done):
-            self._move(order, node, Move(happening, answer.text, answer.note))
+            self._book.move(order, node, Move(happening, answer.text, answer.note))
             return
-        self._note(order, answer.note)
-        self._wait(node.name, answer.why)
+        self._book.note(order, answer.note)
+        self._book.wait(node.name, answer.why)
 
     async def _answer_refusal(self, error: KubeRefusedError) -> None:
         """A cluster of an older release gave the control server fewer rights."""
@@ -340,118 +326,11 @@ class ReimageDriver:
         except KubeError as failure:
             log.warning("the control server's rights could not be renewed: %s", failure.message)
 
-    # --- moves in the record
-
-    def _current(
-        self, tx: Transaction, order: ReimageRecord, node: NodeRecord
-    ) -> tuple[ReimageRecord, NodeRecord] | None:
-        """Order and node as they are now; None where somebody came in between and the answer is stale."""
-        present, record = tx.open_reimage(node.name), tx.require_node(node.name)
-        if present is None or present.number != order.number or record.state is not node.state:
-            return None
-        if present.kind is not order.kind:  # a person has it decommissioned, or gave it another board
-            return None
-        if progress.is_cancelled(present) and not progress.is_cancelled(order) and node.state in LEAVING:
-            return None
-        return present, record
-
-    def _move(self, order: ReimageRecord, node: NodeRecord, move: Move) -> None:
-        now, rebound = self._ground.clock(), False
-        with self._ground.store.write() as tx:
-            found = self._current(tx, order, node)
-            if found is None:
-                return
-            present, record = found
-            present = tx.note_reimage(present, **move.note)
-            entry = events.reimage_step(move.text)
-            match move.happening:
-                case Happening.NODE_GONE:
-                    rebound = self._open_installer(tx, present, record, now)
-                    record = tx.require_node(record.name)
-                case Happening.EXHAUSTED if (intent := tx.open_intent(record.name)) is not None:
-                    tx.close_intent(intent, "its board did not come", now)
-                case Happening.REMOVED:
-                    retire(tx, record, now)
-                    record = tx.require_node(record.name)
-                case _:
-                    pass
-            record = tx.move(record, move.happening, entry, now)
-            present = tx.note_reimage(present, **progress.step_entered(present, record.state.value, now))
-            if move.happening is not Happening.RETRIED:  # why it failed is still the last that is known
-                tx.update_reimage(present, reason="")
-        log.info("re-image: %s", move.text, extra={"node": node.name, "state": record.state.value})
-        if rebound:
-            self._redeclare()
-        self._ground.on_boot_change()
-
-    def _open_installer(self, tx: Transaction, order: ReimageRecord, node: NodeRecord, now: float) -> bool:
-        """Permit the installation, with the number that the order has; whether another board is the node."""
-        if tx.next_intent_number(node.name) == order.number + 1:
-            installation = self._ground.random_hex(16)
-            tx.open_reserved_intent(node.name, order.number, now, INTENT_TTL_S, installation)
-            number = order.number
-        else:  # a restored record counts on above what the lost hours may have used
-            number = self._ground.open_new_intent(tx, node.name, now).number
-        tx.note_reimage(order, **{progress.ENTERED: now})
-        # A person who is to approve compares the key of the installer that comes, and no earlier one.
-        tx.update_node(node, pending_key=None, approved_key=None)
-        entry = events.intent_opened(number, INTENT_TTL_S)
-        tx.add_event(entry, now, node=node.name, board=node.board_id)
-        if order.kind is ReimageKind.REPLACE:
-            serial = Serial.parse(progress.text(order, progress.SERIAL))
-            rebind(tx, serial, tx.require_node(node.name), self._ground, now)
-            return True
-        return False
-
-    def _abort(self, order: ReimageRecord, node: NodeRecord, abort: Abort) -> None:
-        """The node is what it was."""
-        now = self._ground.clock()
-        with self._ground.store.write() as tx:
-            present, record = tx.open_reimage(node.name), tx.require_node(node.name)
-            if present is None or present.number != order.number or record.state not in LEAVING:
-                return
-            entry = events.reimage_ended(present.kind.value, abort.outcome.value, abort.reason)
-            tx.move(record, WAY_BACK[present.was], entry, now)
-            tx.close_reimage(present, abort.outcome, abort.reason[:_REASON_LENGTH], now)
-        log.info("re-image %s: %s", abort.outcome.value, abort.reason, extra={"node": node.name})
-        self._ground.on_boot_change()
-
-    def _close(self, order: ReimageRecord, outcome: Outcome, reason: str) -> None:
-        now = self._ground.clock()
-        with self._ground.store.write() as tx:
-            present, node = tx.open_reimage(order.node), tx.require_node(order.node)
-            if present is None or present.number != order.number:
-                return
-            tx.close_reimage(present, outcome, reason[:_REASON_LENGTH], now)
-            entry = events.reimage_ended(present.kind.value, outcome.value, reason)
-            tx.add_event(entry, now, node=node.name, board=node.board_id)
-        log.info("re-image %s: %s", outcome.value, reason, extra={"node": order.node})
-
-    def _note(self, order: ReimageRecord, note: Mapping[str, Any]) -> None:
-        if note:
-            with self._ground.store.write() as tx:
-                tx.note_reimage(order, **note)
-
-    def _wait(self, name: str, why: str) -> None:
-        """Say what is waited for; written only when it changed."""
-        why = why[:_REASON_LENGTH]
-        with self._ground.store.read() as reader:
-            order = reader.open_reimage(name)
-        if not why or order is None or order.reason == why:
-            return
-        with self._ground.store.write() as tx:
-            present, node = tx.open_reimage(name), tx.require_node(name)
-            if present is not None and present.number == order.number:
-                tx.update_reimage(present, reason=why)
-                if node.state in _OURS:
-                    tx.update_node(node, detail=why[:200])
-
 
 _SEEN_AT_ONCE: Final = frozenset(
     {Deed.CHECK, Deed.CORDON, Deed.UNCORDON, Deed.CORDON_AGAIN, Deed.DELETE_NODE, Deed.DELETE_PASSWORD}
 )
 """Deeds whose end is there when the API has answered."""
-_OURS: Final = frozenset(LEAVING | {State.MEMBER_REMOVED, State.NODE_DELETED, State.REBOOT_TO_INSTALLER})
 
 
 def _cordon_patch(seen: KubeNode, owner: str | None) -> dict[str, Any]:
