@@ -23,7 +23,7 @@ from fleet.printable import size_text
 from fleet.recovery.desk import Plan as RecoveryPlan
 from fleet.refusal import RefusedError
 from fleet.snapshots.desk import SCHEDULE
-from fleet.snapshots.files import SnapshotInfo
+from fleet.snapshots.manifest import SnapshotInfo
 
 PLAN_S: Final = 60.0
 """A snapshot is read through before it is planned with, and servers that are off are asked in vain."""

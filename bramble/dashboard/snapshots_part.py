@@ -10,7 +10,7 @@ from fleet.printable import size_text
 from fleet.recovery.desk import RecoveryView
 from fleet.recovery.state import Phase
 from fleet.snapshots.desk import SCHEDULE, Taking
-from fleet.snapshots.files import Damaged, SnapshotInfo
+from fleet.snapshots.manifest import Damaged, SnapshotInfo
 
 SHOWN: Final = 20
 

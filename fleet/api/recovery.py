@@ -15,7 +15,7 @@ from fleet.api.routes import MESSAGE, Access, Handler, Parameter, Route
 from fleet.controller import Controller
 from fleet.recovery.desk import Plan, RecoveryView
 from fleet.refusal import RefusedError
-from fleet.snapshots.files import ID
+from fleet.snapshots.manifest import ID
 from fleet.views import as_json
 
 _RECOVERY = Parameter(

@@ -19,7 +19,7 @@ from fleet.etcd.view import EtcdMember, EtcdView, hex_id
 from fleet.refusal import RefusedError
 from fleet.reimage.server_checks import ghost_problem, ghost_removal_problem, ghosts
 from fleet.snapshots.desk import SnapshotHealth, Taking
-from fleet.snapshots.files import SnapshotInfo
+from fleet.snapshots.manifest import SnapshotInfo
 from fleet.snapshots.places import KeptElsewhere
 from fleet.views import as_json
 

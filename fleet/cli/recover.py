@@ -18,7 +18,7 @@ from fleet.cli.questions import require_yes
 from fleet.cli.snapshot import bring_in
 from fleet.errors import FleetError
 from fleet.etcd.errors import BadSnapshotError
-from fleet.snapshots.files import ID
+from fleet.snapshots.manifest import ID
 
 POLL_S: Final = 2.0
 

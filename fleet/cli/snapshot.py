@@ -30,8 +30,9 @@ from fleet.errors import FleetError
 from fleet.etcd.errors import BadSnapshotError
 from fleet.k3s.material import K3sMaterial
 from fleet.snapshots.desk import in_use, place_of
-from fleet.snapshots.files import Damaged, SnapshotFiles, SnapshotInfo, verify
+from fleet.snapshots.files import SnapshotFiles
 from fleet.snapshots.imports import Ours, import_snapshot
+from fleet.snapshots.manifest import Damaged, SnapshotInfo, verify
 from fleet.snapshots.places import KeptElsewhere, elsewhere
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec

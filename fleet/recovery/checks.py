@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fleet.k3s.versions import K3sVersion
 from fleet.reimage.problems import Problem
-from fleet.snapshots.files import SnapshotInfo
+from fleet.snapshots.manifest import SnapshotInfo
 from fleet.spec.model import ClusterSpec
 
 

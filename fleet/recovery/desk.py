@@ -41,7 +41,8 @@ from fleet.reimage.kinds import Outcome
 from fleet.reimage.problems import Problem
 from fleet.restored import UNOBSERVED
 from fleet.snapshots.desk import REMOVE_ANNOTATION, REMOVED_ANNOTATION, SnapshotDesk, is_marked
-from fleet.snapshots.files import DATA, NoSnapshotError, SnapshotInfo
+from fleet.snapshots.files import NoSnapshotError
+from fleet.snapshots.manifest import DATA, SnapshotInfo
 from fleet.spec.model import Role
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Reader, Transaction

@@ -33,18 +33,8 @@ from fleet.recovery.state import Recovery
 from fleet.refusal import RefusedError
 from fleet.reimage import progress
 from fleet.reimage.server_checks import KeptSnapshot
-from fleet.snapshots.files import (
-    DATA,
-    KEYS,
-    BusyError,
-    Damaged,
-    NoSnapshotError,
-    SnapshotFiles,
-    SnapshotInfo,
-    new_id,
-    pack_keys,
-    verify,
-)
+from fleet.snapshots.files import BusyError, NoSnapshotError, SnapshotFiles
+from fleet.snapshots.manifest import DATA, KEYS, Damaged, SnapshotInfo, new_id, pack_keys, verify
 from fleet.snapshots.places import (
     RENEW_S,
     KeptElsewhere,

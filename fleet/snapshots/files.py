@@ -1,12 +1,7 @@
 """Snapshots of etcd as they are kept: one directory each, all of it or nothing, for its owner's eyes only.
 
-    <state>/snapshots/<id>/etcd.db        etcd's data with etcd's own digest (`fleet.etcd.snapshot`)
-                           keys.json      the CAs, the server token and the agent token that it needs
-                           manifest.json  whose it is, when it was taken, and the digest of both
+    <state>/snapshots/<id>/etcd.db, keys.json, manifest.json  (`fleet.snapshots.manifest`)
                            brought-in     empty: a person brought it here (`fleet.snapshots.imports`)
-
-Without the token and the CAs a snapshot restores nothing: k3s keeps its bootstrap data in etcd, encrypted
-with the token. So whoever has this directory is admin of the cluster.
 
 A snapshot is made under another name and renamed. While that lasts its maker holds a lock on it, so that what
 a crash left behind is told from what another process (a second server, `bramble recover`) is about to finish:
@@ -17,75 +12,32 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
-import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final
 
 from fleet.errors import FleetError
 from fleet.etcd.errors import BadSnapshotError
-from fleet.etcd.snapshot import check_file
 from fleet.files import give_to_owner_of, sync_directory, write_private
-from fleet.k3s.material import K3sMaterial
+from fleet.snapshots.manifest import (
+    DATA,
+    ID,
+    KEYS,
+    Damaged,
+    SnapshotInfo,
+    read,
+    read_info,
+    verify,
+    write_manifest,
+)
 
-FORMAT: Final = 1
-DATA: Final = "etcd.db"
-KEYS: Final = "keys.json"
-MANIFEST: Final = "manifest.json"
 BROUGHT_IN: Final = "brought-in"
-ID: Final = r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}"
-MAX_MANIFEST_BYTES: Final = 1 << 20
 _UNFINISHED: Final = ".new-"
 _LOCK: Final = ".lock"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SnapshotInfo:
-    """What is known of a snapshot without reading it.
-
-    Attributes:
-        cluster: The cluster's name in cluster.yaml.
-        cluster_id: etcd's own id, as etcdctl prints it; a restore makes another one.
-        taken_at: UTC seconds.
-        by: `schedule`, a person, or the re-image that it was taken for.
-        node: The server that was asked.
-        servers: Nodes that had a voting member then.
-        removing: Nodes that were marked for removal from etcd at that moment; None where Kubernetes did not
-            tell. Restored on such a node, k3s would take its own member out (k3s issue 8359).
-        revision: etcd's, at least.
-        ca_hash: Of the cluster's server CA: what tokens pin.
-    """
-
-    id: str
-    cluster: str
-    cluster_id: str
-    taken_at: float
-    by: str
-    node: str
-    servers: tuple[str, ...]
-    removing: tuple[str, ...] | None
-    k3s_version: str
-    etcd_version: str
-    revision: int
-    size_bytes: int
-    sha256: str
-    keys_sha256: str
-    ca_hash: str
-
-
-@dataclass(frozen=True, slots=True)
-class Damaged:
-    """A directory in the place of snapshots that is none."""
-
-    id: str
-    reason: str
 
 
 class NoSnapshotError(FleetError):
@@ -94,11 +46,6 @@ class NoSnapshotError(FleetError):
 
 class BusyError(FleetError):
     """Another process decides at this moment which snapshots are used and which go."""
-
-
-def new_id(now: float, random: str) -> str:
-    """Sorts by time. `random` is six hex digits."""
-    return f"{datetime.fromtimestamp(int(now), UTC):%Y%m%dT%H%M%SZ}-{random}"
 
 
 class SnapshotFiles:
@@ -250,7 +197,7 @@ class SnapshotFiles:
 
     def keep(self, staged: Path, info: SnapshotInfo) -> None:
         """Give a finished one its manifest and its name."""
-        _write_manifest(staged, info)
+        write_manifest(staged, info)
         give_to_owner_of(self.directory, staged)
         sync_directory(staged)
         staged.rename(self.directory / info.id)
@@ -310,7 +257,7 @@ class SnapshotFiles:
 
     def correct(self, info: SnapshotInfo) -> None:
         """Give one that was brought in another manifest, in the place of its own: a person knows better."""
-        _write_manifest(self.place(info.id), info)
+        write_manifest(self.place(info.id), info)
 
     def _is_kept(self, info: SnapshotInfo) -> bool:
         """Whether it is here, and sound."""
@@ -324,11 +271,6 @@ class SnapshotFiles:
                 "Two snapshots can not have one id: was a manifest written by hand?",
             )
         return True
-
-
-def _write_manifest(place: Path, info: SnapshotInfo) -> None:
-    document = json.dumps({"format": FORMAT, **asdict(info)}, indent=1, sort_keys=True)
-    write_private(place / MANIFEST, document.encode())
 
 
 @contextlib.contextmanager
@@ -377,93 +319,11 @@ def _lock_on(path: Path, how: int) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def read_info(place: Path) -> SnapshotInfo:
-    """The manifest of the snapshot in a directory.
-
-    Raises:
-        BadSnapshotError: It has none, or an unsound one.
-    """
-    found = _read(place)
-    if isinstance(found, Damaged):
-        raise BadSnapshotError(f"{place}: {found.reason}", "Take another snapshot, or another copy of it.")
-    return found
-
-
-def verify(place: Path) -> SnapshotInfo:
-    """Hold every byte of a snapshot against its manifest, and its data against etcd's own digest.
-
-    Raises:
-        BadSnapshotError: Something is not as it was written.
-    """
-    info = read_info(place)
-    try:
-        size, digest = check_file(place / DATA)
-        keys = (place / KEYS).read_bytes()
-    except OSError as error:
-        raise BadSnapshotError(
-            f"{place} cannot be read: {error.strerror or error}", "Is it yours, and whole?"
-        ) from error
-    if (size, digest) != (info.size_bytes, info.sha256):
-        raise BadSnapshotError(
-            f"{place / DATA} is another file than its manifest says", "Take another copy of the directory."
-        )
-    if hashlib.sha256(keys).hexdigest() != info.keys_sha256:
-        raise BadSnapshotError(
-            f"{place / KEYS} is another file than its manifest says", "Take another copy of the directory."
-        )
-    return info
-
-
-def pack_keys(material: K3sMaterial) -> bytes:
-    """The CAs and tokens as one file."""
-    document = {
-        "server_token": material.server_token.reveal(),
-        "agent_token": material.agent_token.reveal(),
-        "files": {path: content.reveal() for path, content in material.tls_files().items()},
-    }
-    return json.dumps(document, indent=1, sort_keys=True).encode()
-
-
 def _read_under_its_name(place: Path) -> SnapshotInfo | Damaged:
-    found = _read(place)
+    found = read(place)
     if isinstance(found, SnapshotInfo) and found.id != place.name:
         return Damaged(place.name, f"it is snapshot {found.id} under another name")
     return found
-
-
-_KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
-    "taken_at": (int, float),
-    "revision": int,
-    "size_bytes": int,
-    "servers": list,
-    "removing": (list, type(None)),
-}
-
-
-def _read(place: Path) -> SnapshotInfo | Damaged:
-    try:
-        with (place / MANIFEST).open("rb") as stream:
-            values = json.loads(stream.read(MAX_MANIFEST_BYTES))
-    except OSError as error:
-        return Damaged(place.name, f"its manifest cannot be read: {error.strerror or error}")
-    except ValueError:
-        return Damaged(place.name, "its manifest is no JSON document")
-    if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-        return Damaged(place.name, "its manifest is of another version of Bramble")
-    wanted = {field.name for field in fields(SnapshotInfo)}
-    wrong = sorted(wanted ^ values.keys()) or [
-        name for name, value in values.items() if not isinstance(value, _KINDS.get(name, str))
-    ]
-    for name, pattern in (("cluster_id", "[0-9a-f]{1,16}"), ("id", ID)):
-        if not wrong and not re.fullmatch(pattern, values[name]):
-            wrong = [name]
-    if wrong:
-        return Damaged(place.name, f"its manifest is unsound: {', '.join(wrong)}")
-    removing = values.pop("removing")
-    servers = tuple(map(str, values.pop("servers")))
-    return SnapshotInfo(
-        servers=servers, removing=None if removing is None else tuple(map(str, removing)), **values
-    )
 
 
 def _refused(path: Path, error: OSError) -> FleetError:

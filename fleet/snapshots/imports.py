@@ -30,16 +30,8 @@ from fleet.etcd.snapshot import MAX_BYTES, check_file, require_room
 from fleet.files import write_private
 from fleet.k3s.material import K3sMaterial
 from fleet.k3s.versions import K3sVersion
-from fleet.snapshots.files import (
-    BROUGHT_IN,
-    DATA,
-    KEYS,
-    SnapshotFiles,
-    SnapshotInfo,
-    new_id,
-    pack_keys,
-    verify,
-)
+from fleet.snapshots.files import BROUGHT_IN, SnapshotFiles
+from fleet.snapshots.manifest import DATA, KEYS, SnapshotInfo, new_id, pack_keys, verify
 
 UNKNOWN_CLUSTER: Final = "0"
 """In place of etcd's id of a cluster, which its data do not hold."""

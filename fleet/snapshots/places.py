@@ -25,7 +25,7 @@ from typing import Final
 
 from fleet.files import write_private
 from fleet.refusal import RefusedError
-from fleet.snapshots.files import SnapshotInfo
+from fleet.snapshots.manifest import SnapshotInfo
 from fleet.store.transaction import Reader, Transaction
 
 MARK: Final = ".place"

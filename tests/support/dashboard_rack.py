@@ -41,7 +41,7 @@ from fleet.etcd.view import EtcdMember, EtcdView
 from fleet.k3s.material import open_k3s
 from fleet.lifecycle import State
 from fleet.snapshots.desk import SCHEDULE
-from fleet.snapshots.files import DATA, KEYS, SnapshotInfo, new_id
+from fleet.snapshots.manifest import DATA, KEYS, SnapshotInfo, new_id
 from fleet.spec.model import ClusterSpec, DhcpMode, FirstBoot, NodeSpec, Role
 from fleet.trust.tokens import TokenRole
 from pxe.boot.identity import BoardIdentity, IdentifiedBy

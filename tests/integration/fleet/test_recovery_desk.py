@@ -18,7 +18,7 @@ from fleet.recovery.state import RESET_DROP_IN, Recovery
 from fleet.refusal import RefusedError
 from fleet.reimage.kinds import Outcome
 from fleet.restored import mark_restored, unobserved
-from fleet.snapshots.files import DATA
+from fleet.snapshots.manifest import DATA
 from fleet.spec.model import NodeSpec
 from fleet.store.records import HoldRecord
 

@@ -15,7 +15,7 @@ from server_room import SERVERS, Room, server_room
 from benchmarks.etcd_writer import Writer
 from fleet.lifecycle import State
 from fleet.reimage.kinds import Outcome
-from fleet.snapshots.files import verify
+from fleet.snapshots.manifest import verify
 
 pytestmark = pytest.mark.integration
 

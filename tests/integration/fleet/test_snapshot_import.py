@@ -21,8 +21,9 @@ from fleet.cli.snapshot import snapshot as command
 from fleet.errors import FleetError
 from fleet.etcd.errors import BadSnapshotError
 from fleet.k3s.material import K3sMaterial, open_k3s
-from fleet.snapshots.files import DATA, KEYS, MANIFEST, Damaged, SnapshotFiles, verify
+from fleet.snapshots.files import SnapshotFiles
 from fleet.snapshots.imports import Ours, import_snapshot
+from fleet.snapshots.manifest import DATA, KEYS, MANIFEST, Damaged, verify
 from fleet.spec.model import SnapshotPolicy
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]

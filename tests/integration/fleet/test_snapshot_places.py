@@ -28,7 +28,8 @@ from fleet.errors import FleetError
 from fleet.etcd.errors import BadSnapshotError
 from fleet.refusal import RefusedError
 from fleet.snapshots.desk import SnapshotDesk
-from fleet.snapshots.files import BROUGHT_IN, DATA, KEYS, MANIFEST, SnapshotFiles, SnapshotInfo, verify
+from fleet.snapshots.files import BROUGHT_IN, SnapshotFiles
+from fleet.snapshots.manifest import DATA, KEYS, MANIFEST, SnapshotInfo, verify
 from fleet.snapshots.places import Place, elsewhere, forget, forget_unseen
 from fleet.store.database import Store
 

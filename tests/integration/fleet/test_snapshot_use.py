@@ -11,7 +11,8 @@ from servers_room import ServersRoom, servers_room
 
 from fleet.recovery.desk import Plan
 from fleet.refusal import RefusedError
-from fleet.snapshots.files import BusyError, SnapshotInfo
+from fleet.snapshots.files import BusyError
+from fleet.snapshots.manifest import SnapshotInfo
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
 

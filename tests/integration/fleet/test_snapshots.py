@@ -21,7 +21,7 @@ from fleet.etcd.errors import BadSnapshotError, EtcdError
 from fleet.join.founding import FOUNDED_AT
 from fleet.lifecycle import State
 from fleet.snapshots.desk import FIRST_S, RETRY_S, TOO_OLD_FACTOR, SnapshotDesk, Taking
-from fleet.snapshots.files import DATA, KEYS, MANIFEST, Damaged, SnapshotInfo, verify
+from fleet.snapshots.manifest import DATA, KEYS, MANIFEST, Damaged, SnapshotInfo, verify
 from fleet.spec.model import SnapshotPolicy
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]

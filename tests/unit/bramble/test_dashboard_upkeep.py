@@ -25,7 +25,7 @@ from fleet.recovery.desk import RecoveryView
 from fleet.refusal import RefusedError
 from fleet.rollout.record import Phase, StepState
 from fleet.snapshots.desk import Taking
-from fleet.snapshots.files import Damaged, SnapshotInfo
+from fleet.snapshots.manifest import Damaged, SnapshotInfo
 from fleet.store.glance import NodeGlance
 
 NOW = 1_800_000_000.0

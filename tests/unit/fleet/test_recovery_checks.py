@@ -14,7 +14,7 @@ from fleet.k3s.material import open_k3s
 from fleet.recovery.checks import choose_founder, founder_problems, snapshot_problems
 from fleet.recovery.state import RESET_DROP_IN, Recovery
 from fleet.secret import Secret
-from fleet.snapshots.files import SnapshotInfo
+from fleet.snapshots.manifest import SnapshotInfo
 from fleet.spec.model import Role
 
 SERVERS = [node_spec(f"s{number}", number, role=Role.SERVER) for number in (1, 2, 3)]
