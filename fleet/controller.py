@@ -266,7 +266,7 @@ class Controller:
             raise
         self._on_declare(spec)
         self._tell_boot_change()
-        self.joins.reconcile()  # last: where it fails, `fleet.watch` tries it again
+        self.joins.settings.reconcile()  # last: where it fails, `fleet.watch` tries it again
 
     def take_replaced(self) -> bool:
         """Whether another server on this record gave a node to another board since: then it is so here, too.

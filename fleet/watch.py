@@ -12,8 +12,8 @@ from fleet import events
 from fleet.ground import KEEPS_INTENT, Ground, is_usable
 from fleet.health.desk import held_by_all, is_kept_degraded
 from fleet.health.pace import pace_of
-from fleet.join.desk import FOUNDER, JoinDesk
-from fleet.join.founding import note_founded
+from fleet.join.desk import JoinDesk
+from fleet.join.founding import FOUNDER, note_founded
 from fleet.join.preparation import JoinPreparation
 from fleet.kube.client import KubeApi, KubeError, KubeNode
 from fleet.kube.door import KubeDoor
@@ -123,10 +123,10 @@ class Watch:
                 await self._announce(api, listing)
                 await self._preparation.tidy(api, listing)
                 await self._labels.reconcile(api, listing)
-            self._joins.virtual = await self._door.virtual_url()
+            self._joins.settings.virtual = await self._door.virtual_url()
         except KubeError as error:
             log.debug("kubernetes does not answer", extra={"cause": error.message})
-        self._joins.reconcile()
+        self._joins.settings.reconcile()
 
     async def _announce(self, api: KubeApi, listing: Iterable[str]) -> None:
         """Write nodes' conditions to their Node objects; what is refused is tried again later."""

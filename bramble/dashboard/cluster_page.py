@@ -20,7 +20,7 @@ from fleet.attention import MEMBERS
 from fleet.controller import Controller
 from fleet.errors import FleetError
 from fleet.etcd.view import EtcdMember, EtcdView, hex_id
-from fleet.join.desk import FOUNDED, FOUNDER
+from fleet.join.founding import FOUNDED, FOUNDER
 from fleet.lifecycle import State
 from fleet.quorum import Member, quorum_of, removal_problem
 from fleet.reimage.problems import Problem
@@ -185,7 +185,7 @@ def cluster_page(controller: Controller, etcd: EtcdSeen) -> ClusterPage:
         tone=tone,
         verdict=verdict,
         vip=str(spec.k3s.api_vip or ""),
-        vip_answers=controller.joins.virtual is not None,
+        vip_answers=controller.joins.settings.virtual is not None,
         founder=founder,
         founded=founded,
         agents=len(agents),

@@ -13,7 +13,7 @@ from fleet.apply.changes import Change, Kind, changes_image, compare
 from fleet.apply.reach import Reach
 from fleet.ground import Ground
 from fleet.installs import ImageProvider
-from fleet.join.desk import FOUNDED
+from fleet.join.founding import FOUNDED
 from fleet.spec.load import check_text, loader_surroundings
 from fleet.spec.model import ClusterSpec
 from fleet.spec.problems import Problem

@@ -15,7 +15,7 @@ from fleet.attention import EtcdFault
 from fleet.errors import FleetError
 from fleet.etcd.view import EtcdView, hex_id
 from fleet.ground import Ground
-from fleet.join.desk import FOUNDED
+from fleet.join.founding import FOUNDED
 from fleet.lifecycle import State
 from fleet.reimage.server_checks import ghost_problem, ghosts
 from fleet.spec.model import Role

@@ -1,26 +1,18 @@
 """The life of an installed node as its agent tells it: status, desired state, and the material to join k3s.
 
 The caller is known by its client certificate. Who may join when is `fleet.join.turn`; what has to exist in
-the cluster before a node is handed its material is made by `fleet.join.preparation`.
+the cluster before a node is handed its material is made by `fleet.join.preparation`; what it keeps afterwards
+is `fleet.join.settings`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
-from agent.protocol import (
-    NOT_JOINING,
-    Desired,
-    JoinMaterial,
-    K3sState,
-    NodeFile,
-    Problem,
-    Status,
-    StatusAccepted,
-)
+from agent.protocol import NOT_JOINING, Desired, JoinMaterial, K3sState, Problem, Status, StatusAccepted
 from fleet import events
 from fleet.clones import is_copied, suspend_cloned
 from fleet.eeprom.orders import number_of
@@ -31,28 +23,25 @@ from fleet.health.desk import HealthDesk
 from fleet.health.pace import JOINING_INTERVAL_S
 from fleet.join import founding
 from fleet.join.failures import Answer, failure_of
-from fleet.join.registration import ServerSeen, choose_server
 from fleet.join.secrets import BootstrapToken, bootstrap_token
+from fleet.join.settings import KeptSettings
 from fleet.join.state import JoinState
-from fleet.join.turn import WANTS_TO_JOIN, slow_disk_text, turn_of
+from fleet.join.turn import HAS_JOINED, WANTS_TO_JOIN, slow_disk_text, turn_of
 from fleet.k3s.config import (
-    API_PORT,
     InitialiseCluster,
     JoinServer,
     RestoreCluster,
     Way,
-    kept_files,
     render_join_material,
-    settings_digest,
     unit_of,
 )
 from fleet.k3s.versions import Feature, K3sVersion, has
-from fleet.lifecycle import LEAVING, Happening, State, allows
+from fleet.lifecycle import Happening, State, allows
 from fleet.recovery.state import Recovery
 from fleet.recovery.undo import note_restorer_told
 from fleet.refusal import RefusedError
 from fleet.restored import observe, unobserved, unobserved_servers
-from fleet.spec.model import NodeSpec, Role
+from fleet.spec.model import Role
 from fleet.store.documents import Document
 from fleet.store.records import NodeRecord
 from fleet.store.transaction import Transaction
@@ -64,12 +53,9 @@ MAX_SEQUENCE: Final = 2**53
 MAX_BOOT_ID: Final = 64
 READ_WITH_STATUS: Final = ("unobserved.", "eeprom.", "reboot.")
 """kv: what is asked of a node with each of its reports, by prefix, in one go by `fleet.health.heartbeats`."""
-FOUNDER: Final = founding.FOUNDER
-FOUNDED: Final = founding.FOUNDED
 REMOVED_MEMBER: Final = "removed_member"
 TOKEN_REJECTED: Final = "token_rejected"
 ETCD_DATA: Final = "/var/lib/rancher/k3s/server/db"
-HAS_JOINED: Final = (State.READY, State.DEGRADED, State.LOST, *sorted(LEAVING))
 
 
 class JoinDesk:
@@ -79,9 +65,7 @@ class JoinDesk:
         self._ground = ground
         self._updates = updates
         self._errands = errands
-        self._reconciled: object = None
-        self.virtual: str | None = None
-        """URL of the API's own address, while that answers."""
+        self.settings = KeptSettings(ground)
         self._health = HealthDesk()
 
     def desired(self, certificate: str | None) -> Desired:
@@ -96,7 +80,8 @@ class JoinDesk:
             node, reason = self._give_turn(tx, node, now)
             join = JoinState.load(tx, node.name)
             # What it is to keep goes to a node that has joined; one that joins gets it with its material.
-            files = self._kept(node, join.server) if node.state in HAS_JOINED and join.settings else ()
+            has_some = node.state in HAS_JOINED and join.settings
+            files = self.settings.kept(node, join.server) if has_some else ()
         desired = Desired(
             generation=node.generation,
             join=node.join_allowed,
@@ -219,7 +204,7 @@ class JoinDesk:
         founds = self.founds(node)
         if not founds and join.server is None:
             raise RefusedError(409, "no-server", "no server of the cluster is Ready with a known address")
-        spec = self._installed_spec(node)
+        spec = self.settings.spec_of(node)
         address = str(spec.address) if spec.address else None
         way = self._way(join, founds=founds)
         material = render_join_material(
@@ -230,7 +215,7 @@ class JoinDesk:
             address=address,
             node_password=node.node_password,
             generation=node.generation,
-            version=self._installed_k3s(node),
+            version=self.settings.k3s_of(node),
             bootstrap=self.token_of(node, join),
         )
         if REMOVED_MEMBER in join.answered and node.role is Role.SERVER:
@@ -260,96 +245,7 @@ class JoinDesk:
     def founds(self, node: NodeRecord) -> bool:
         """Whether it is the one server that may initialise the cluster, and the cluster is not there yet."""
         with self._ground.store.read() as reader:
-            return reader.value(FOUNDER) == node.name and reader.value(FOUNDED) is None
-
-    def address_of(self, node: NodeRecord) -> str | None:
-        """Where a node is reached: as declared, else as it says itself."""
-        return self._ground.address_of(node)
-
-    def reconcile(self) -> None:
-        """Give every joined node the settings that it should keep: other servers come, and servers leave.
-
-        Cheap while nothing changed. The order that a node gets names the new settings; k3s reads them when it
-        starts the next time.
-        """
-        with self._ground.store.read() as reader:
-            records = reader.nodes()
-            servers = self._servers(records)
-            declared = {node.name for node in self._ground.spec.nodes}
-            joined = [node for node in records if _has_material(node) and node.name in declared]
-            seen = (self._ground.spec, self.virtual, servers, frozenset(node.name for node in joined))
-            if seen == self._reconciled:
-                return
-            states = JoinState.load_all(reader)
-        changes = []
-        for node in joined:
-            join = states.get(node.name, JoinState())
-            wanted = self._aim(node, join, servers)
-            if wanted != join:
-                changes.append((node, join, wanted))
-        if changes:
-            self._order_settings(changes)
-        self._reconciled = seen
-
-    def _aim(self, node: NodeRecord, join: JoinState, servers: tuple[ServerSeen, ...]) -> JoinState:
-        server = choose_server(node.name, join.server, servers, self.virtual)
-        if server is None and node.role is Role.AGENT:
-            server = join.server  # an agent without one does not start
-        if node.state in WANTS_TO_JOIN and (server == join.server or server is None or self.founds(node)):
-            return join  # it has its material; only where it is to go may change while it joins
-        return dataclasses.replace(join, server=server, settings=self._digest(node, server))
-
-    def _order_settings(self, changes: Iterable[tuple[NodeRecord, JoinState, JoinState]]) -> None:
-        now = self._ground.clock()
-        with self._ground.store.write() as tx:
-            for stale, before, wanted in changes:
-                node = tx.require_node(stale.name)
-                if not _has_material(node) or JoinState.load(tx, node.name) != before:
-                    continue  # it moved on meanwhile; the next round looks again
-                if node.state in WANTS_TO_JOIN:
-                    wanted = dataclasses.replace(wanted, material=node.generation + 1)
-                wanted.save(tx, node.name)
-                tx.update_node(node, generation=node.generation + 1)
-                if wanted.server != before.server:
-                    entry = events.server_changed(wanted.server)
-                    tx.add_event(entry, now, node=node.name, board=node.board_id)
-
-    def _kept(self, node: NodeRecord, server: str | None) -> tuple[NodeFile, ...]:
-        spec = self._installed_spec(node)
-        return kept_files(
-            self._ground.spec,
-            spec,
-            server,
-            address=str(spec.address) if spec.address else None,
-            version=self._installed_k3s(node),
-        )
-
-    def _digest(self, node: NodeRecord, server: str | None) -> str:
-        return settings_digest(self._kept(node, server))
-
-    def _installed_spec(self, node: NodeRecord) -> NodeSpec:
-        """As declared, in the role that it was installed in."""
-        return dataclasses.replace(self._ground.require_spec(node.name), role=node.role)
-
-    def _installed_k3s(self, node: NodeRecord) -> K3sVersion | None:
-        """The k3s that runs there: after an upgrade was declared it is the older one for a while."""
-        told = K3sVersion.find(str((node.status or {}).get("k3s_version") or ""))
-        return told or K3sVersion.find(self._ground.spec.k3s.version)
-
-    def _servers(self, records: Iterable[NodeRecord]) -> tuple[ServerSeen, ...]:
-        """The declared servers; one that is degraded counts as up while none is Ready."""
-        known = [
-            node
-            for node in records
-            if node.role is Role.SERVER
-            and self._ground.spec.find_node(node.name) is not None
-            and self._ground.address_of(node)
-        ]
-        best = State.READY if any(node.state is State.READY for node in known) else State.DEGRADED
-        return tuple(
-            ServerSeen(node.name, f"https://{self._ground.address_of(node)}:{API_PORT}", node.state is best)
-            for node in known
-        )
+            return founding.awaited_founder(reader) == node.name
 
     @staticmethod
     def _caller(tx: Transaction, certificate: str | None) -> NodeRecord:
@@ -371,9 +267,9 @@ class JoinDesk:
         if unobserved(tx, node.name) is None:
             return node
         runs_k3s = status.k3s is K3sState.RUNNING
-        if node.role is Role.SERVER and runs_k3s and tx.value(FOUNDED) is None:
+        if node.role is Role.SERVER and runs_k3s and tx.value(founding.FOUNDED) is None:
             # It can only have founded the cluster, or joined the one that another founded: go on with it.
-            tx.claim_value(FOUNDER, node.name)
+            tx.claim_value(founding.FOUNDER, node.name)
         what = f"its agent reports, k3s is {status.k3s.value}"
         return observe(tx, node, what, now, generation=status.generation)
 
@@ -446,7 +342,7 @@ class JoinDesk:
             return node, str(node.state)
         if node.join_allowed:
             return node, "may join"
-        founder, founded = tx.value(FOUNDER), tx.value(FOUNDED) is not None
+        founder, founded = tx.value(founding.FOUNDER), tx.value(founding.FOUNDED) is not None
         records = tx.nodes()
         policy = self._ground.spec.policy.join
         turn = turn_of(node, records, founder=founder, founded=founded, policy=policy)
@@ -466,13 +362,13 @@ class JoinDesk:
             self._ground.say_once(tx, events.slow_disk(slow), now, node=node)
         if node.state is State.JOINING:
             node = tx.note_progress(node, Happening.WAITED, now, "joining k3s")
-        server = None if turn.founds else choose_server(node.name, None, self._servers(records), self.virtual)
+        server = None if turn.founds else self.settings.server_for(node, records)
         generation = node.generation + 1
         answered = tuple(code for code in JoinState.load(tx, node.name).answered if code == REMOVED_MEMBER)
         join = JoinState(
             material=generation,
             server=server,
-            settings=self._digest(node, server),
+            settings=self.settings.digest(node, server),
             answered=answered,
         )
         join.save(tx, node.name)
@@ -488,10 +384,6 @@ def _no_certificate() -> RefusedError:
         "this needs the client certificate of an enrolled node",
         "The node was installed again, removed or revoked, or its certificate was replaced: enrol again.",
     )
-
-
-def _has_material(node: NodeRecord) -> bool:
-    return node.state in HAS_JOINED or (node.state in WANTS_TO_JOIN and node.join_allowed)
 
 
 def _problem_entry(problem: Problem) -> Entry:

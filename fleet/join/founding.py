@@ -34,6 +34,11 @@ def note_told(tx: Transaction, name: str) -> bool:
     return True
 
 
+def awaited_founder(reader: Reader) -> str | None:
+    """The one server that may initialise the cluster, as long as the cluster is not there."""
+    return reader.value(FOUNDER) if reader.value(FOUNDED) is None else None
+
+
 def may_have_founded(tx: Transaction, name: str) -> bool:
     """Whether it is the founder, was told how, and nobody knows what came of it."""
     return tx.value(FOUNDER) == name and tx.value(FOUNDED) is None and tx.value(UNTOLD) is None

@@ -16,7 +16,7 @@ from typing import Final
 from agent.protocol import K3sState
 from fleet import events
 from fleet.ground import Ground
-from fleet.join.desk import HAS_JOINED, JoinDesk
+from fleet.join.desk import JoinDesk
 from fleet.join.secrets import (
     NODE_LABEL,
     SALT_BYTES,
@@ -30,7 +30,7 @@ from fleet.join.secrets import (
     node_password_object,
 )
 from fleet.join.state import JoinState
-from fleet.join.turn import WANTS_TO_JOIN
+from fleet.join.turn import HAS_JOINED, WANTS_TO_JOIN
 from fleet.k3s.versions import K3sVersion
 from fleet.kube.client import KubeApi, KubeError, KubeNode
 from fleet.kube.door import KubeDoor

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from fleet.k3s.versions import K3sVersion, skew_between
-from fleet.lifecycle import State
+from fleet.lifecycle import LEAVING, State
 from fleet.spec.model import JoinPolicy, Role, SlowDisk
 from fleet.store.records import NodeRecord
 
 WANTS_TO_JOIN: Final = (State.JOINING, State.FAILED_JOINING)
+HAS_JOINED: Final = (State.READY, State.DEGRADED, State.LOST, *sorted(LEAVING))
 UP: Final = (State.READY, State.DEGRADED)
 
 SLOW_SYNC_MS: Final = 10.0
@@ -123,3 +124,8 @@ def _sync_ms(node: NodeRecord) -> float | None:
     """How long a server's disk takes, as its agent measured; None for agents, which hold no etcd."""
     told = (node.status or {}).get("disk_sync_ms")
     return float(told) if node.role is Role.SERVER and isinstance(told, int | float) else None
+
+
+def has_material(node: NodeRecord) -> bool:
+    """Whether it was given what it joins with, as it is installed now."""
+    return node.state in HAS_JOINED or (node.state in WANTS_TO_JOIN and node.join_allowed)

@@ -27,9 +27,9 @@ from fleet.errors import FleetError
 from fleet.etcd.door import EtcdDoor
 from fleet.etcd.errors import BadSnapshotError, EtcdError
 from fleet.ground import Ground
-from fleet.join.desk import FOUNDED, FOUNDER, HAS_JOINED
-from fleet.join.founding import UNTOLD
+from fleet.join.founding import FOUNDED, FOUNDER, UNTOLD
 from fleet.join.state import JoinState
+from fleet.join.turn import HAS_JOINED
 from fleet.kube.door import KubeDoor
 from fleet.kube.objects import ETCD_ROLE
 from fleet.lifecycle import Happening, State, allows

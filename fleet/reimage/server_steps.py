@@ -23,7 +23,7 @@ from fleet.etcd.door import EtcdDoor
 from fleet.etcd.errors import EtcdError, NotThisClusterError
 from fleet.etcd.view import EtcdMember, EtcdView, hex_id
 from fleet.ground import Ground
-from fleet.join.desk import FOUNDED, FOUNDER
+from fleet.join.founding import FOUNDED, FOUNDER
 from fleet.join.state import JoinState
 from fleet.k3s.config import API_PORT
 from fleet.kube.client import KubeApi, KubeError, KubeNode

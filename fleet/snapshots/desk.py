@@ -24,8 +24,7 @@ from fleet.etcd.snapshot import save_snapshot
 from fleet.etcd.view import hex_id
 from fleet.files import write_private
 from fleet.ground import Ground
-from fleet.join.desk import FOUNDED
-from fleet.join.founding import founded_for
+from fleet.join.founding import FOUNDED, founded_for
 from fleet.kube.client import KubeError
 from fleet.kube.door import KubeDoor
 from fleet.lifecycle import State

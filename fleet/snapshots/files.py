@@ -27,6 +27,7 @@ from fleet.snapshots.manifest import (
     DATA,
     ID,
     KEYS,
+    MANIFEST,
     Damaged,
     SnapshotInfo,
     read,

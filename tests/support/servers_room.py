@@ -25,7 +25,7 @@ from reimage_room import Room
 
 from agent.protocol import InstallProgress, InstallStep, K3sState, Proof, ProofKind
 from fleet.boots import BootStage
-from fleet.join.desk import FOUNDED
+from fleet.join.founding import FOUNDED
 from fleet.lifecycle import State
 from fleet.spec.model import ClusterSpec, NodeSpec, Role
 
@@ -81,7 +81,7 @@ class ServersRoom(Room):
         self.kube.settle()
         self.fleet.clock.advance(5.0)
         self.controller.watch.tick()
-        self.controller.joins.reconcile()
+        self.controller.joins.settings.reconcile()
         for node in self.spec.nodes:
             if self.state_of(node) in (State.READY, State.DEGRADED, State.LOST):
                 self.report(node)

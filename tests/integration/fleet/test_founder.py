@@ -10,8 +10,7 @@ from fakes_fleet import Clock, Fleet, cluster_spec, node_spec, open_fleet
 from fleet_story import enrol, install, kube_ready
 from postgres_server import PostgresServer
 
-from fleet.join.desk import FOUNDED, FOUNDER
-from fleet.join.founding import founded_for
+from fleet.join.founding import FOUNDED, FOUNDER, founded_for
 from fleet.spec.model import Role
 from fleet.store.records import NodeRecord
 

@@ -228,7 +228,7 @@ def test_number_that_no_node_counts_to_is_refused(fleet: Fleet, name: str, numbe
     assert asyncio.run(send(fleet, [(certificate, wrong)])) == [(400, "message")]
     with fleet.store.read() as reader:
         assert reader.require_node(NODES[0].name).generation == 0
-    fleet.controller.joins.reconcile()
+    fleet.controller.joins.settings.reconcile()
 
 
 def test_reports_that_wait_for_their_turn_read_the_nodes_once(

@@ -132,17 +132,17 @@ def test_founder_is_told_of_a_peer_once_there_is_one_and_never_to_found_again(cl
         async with cluster.running():
             cluster.begin(S1)
             cluster.ready(S1)
-            cluster.controller.joins.reconcile()
+            cluster.controller.joins.settings.reconcile()
             generation = cluster.generation(S1)
             assert "server:" not in cluster.settings(S1)
             cluster.begin(S2)
             cluster.ready(S1, S2)
-            cluster.controller.joins.reconcile()
+            cluster.controller.joins.settings.reconcile()
             assert cluster.generation(S1) == generation + 1
             assert "server: https://10.77.0.12:6443" in cluster.settings(S1)
             assert "cluster-init" not in cluster.settings(S1)
             assert "token-file: /etc/rancher/k3s/bramble-token" not in cluster.settings(S1)
-            cluster.controller.joins.reconcile()
+            cluster.controller.joins.settings.reconcile()
             assert cluster.generation(S1) == generation + 1
 
     asyncio.run(story())
@@ -155,7 +155,7 @@ def test_nodes_are_told_another_server_when_theirs_goes_away(cluster: Cluster) -
             cluster.ready(S1, A1)
             cluster.begin(S2)
             cluster.ready(S1, S2, A1)
-            cluster.controller.joins.reconcile()
+            cluster.controller.joins.settings.reconcile()
             assert "server: https://10.77.0.11:6443" in cluster.settings(A1)
             generation = cluster.generation(A1)
             cluster.fleet.clock.advance(60)
@@ -163,7 +163,7 @@ def test_nodes_are_told_another_server_when_theirs_goes_away(cluster: Cluster) -
                 cluster.report(node, K3sState.RUNNING)
             cluster.controller.tick()
             assert state_of(cluster.fleet, S1) is State.LOST
-            cluster.controller.joins.reconcile()
+            cluster.controller.joins.settings.reconcile()
             assert "server: https://10.77.0.12:6443" in cluster.settings(A1)
             assert cluster.generation(A1) == generation + 1
             assert "finds the cluster at https://10.77.0.12:6443 from now on" in texts(cluster.fleet, "a1")

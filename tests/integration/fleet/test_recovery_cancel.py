@@ -12,8 +12,7 @@ from fleet_story import see, texts
 from servers_room import S1, S2, S3, ServersRoom, install_blank, lose, servers_room
 
 from fleet.boots import BootStage
-from fleet.join.desk import FOUNDED, FOUNDER
-from fleet.join.founding import FOUNDED_AT
+from fleet.join.founding import FOUNDED, FOUNDED_AT, FOUNDER
 from fleet.kube.client import KubeError
 from fleet.lifecycle import State
 from fleet.recovery.state import BEFORE

@@ -10,7 +10,7 @@ from fakes_etcd import PREFIX
 from fleet_story import texts
 from servers_room import S1, S2, S3, ServersRoom, install_blank, lose, servers_room
 
-from fleet.join.desk import FOUNDED, FOUNDER
+from fleet.join.founding import FOUNDED, FOUNDER
 from fleet.kube.client import KubeError
 from fleet.lifecycle import State
 from fleet.recovery.desk import PIECE_BYTES

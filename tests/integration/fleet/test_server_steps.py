@@ -342,7 +342,7 @@ async def test_nobody_is_left_who_finds_the_cluster_at_the_one_that_goes(tmp_pat
         await room.controller.reimages.drive()
         assert room.state_of(S1) is State.SNAPSHOTTED
         assert "s3 would look for the cluster at s1" in room.order(S1).reason
-        room.controller.joins._reconciled = None  # what was told is looked at again
+        room.controller.joins.settings._reconciled = None  # what was told is looked at again
         await drive(room, "s1", State.REBOOT_TO_INSTALLER)
 
 
