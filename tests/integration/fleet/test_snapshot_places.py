@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
 OTHER_PROCESS = """
 import sys
 from pathlib import Path
-from fleet.snapshots.desk.files import SnapshotFiles
+from fleet.snapshots.files import SnapshotFiles
 with SnapshotFiles(Path(sys.argv[1])).staged() as staged:
     (staged / "etcd.db").write_bytes(b"half")
     print(staged.name, flush=True)
