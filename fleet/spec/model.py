@@ -1,6 +1,6 @@
 """The declared cluster as the rest of Bramble sees it: frozen values, already checked against each other.
 
-Only `fleet.spec.parse` makes them from a document. No I/O here, and nothing of pydantic or YAML.
+Only `fleet.spec.build` makes them from a document. No I/O here, and nothing of pydantic or YAML.
 """
 
 from __future__ import annotations
