@@ -20,7 +20,7 @@ from agent_archives import VERSION, make_release, without_service
 from agent_nodes import SYSTEMD_RUN, make_node_root, write_tree
 from fakes_fleet import cluster_spec
 from fakes_fleet_server import Running, running
-from fleet_story import SERVER, install, texts
+from fleet_story import SERVER, install, kube_ready, state_of, texts
 
 import agent
 from agent import commands
@@ -28,6 +28,7 @@ from agent.update import Releases, launch
 from fleet.admin_client import FleetReader
 from fleet.api.guard import Limits
 from fleet.errors import FleetError
+from fleet.lifecycle import State
 from fleet.spec.model import RemoteRun
 from fleet.updates.desk import Archive
 from fleet.updates.waves import SOAK_S
@@ -136,6 +137,31 @@ def answer(reader: FleetReader, asked: Any) -> dict[str, Any]:
     wait_for(lambda: bool(reader.ask("GET", path)["done"]))
     found: dict[str, Any] = reader.ask("GET", path)
     return found
+
+
+def test_ready_node_that_lost_its_state_is_heard_and_settles(tmp_path: Path) -> None:
+    with make_node(tmp_path) as node:
+        fleet, controller = node.server.fleet, node.server.fleet.controller
+        runs = PROGRAMS["systemctl"].replace("=inactive", "=active").replace("=dead", "=running")
+        (node.programs / "systemctl.new").write_text(runs)
+        (node.programs / "systemctl.new").chmod(0o755)
+        (node.programs / "systemctl.new").replace(node.programs / "systemctl")
+        wait_for(lambda: node.status()["k3s"] == "running" and node.status()["generation"] > 0)
+        node.server.in_loop(lambda: controller.watch.apply_kubernetes(kube_ready(SERVER)))
+        wait_for(lambda: state_of(fleet, SERVER) is State.READY)
+        before = node.status()
+        kubelet = "var/lib/rancher/k3s/agent/client-kubelet"
+        write_tree(node.root, {f"{kubelet}.crt": "certificate", f"{kubelet}.key": "key"})
+        node.end(signal.SIGKILL)
+        for path in (node.root / "var/lib/bramble").glob("state.json*"):
+            path.unlink()
+        node.start()
+        wait_for(lambda: node.status()["sequence"] > before["sequence"])
+        wait_for(lambda: node.status()["generation"] == before["generation"])
+        after = node.status()
+        assert (after["material"], after["problems"]) == (before["material"], [])
+        assert state_of(fleet, SERVER) is State.READY
+        assert not any("not-joining" in text or "does not join" in text for text in texts(fleet, SERVER.name))
 
 
 def test_log_lines_come_without_secrets(tmp_path: Path) -> None:
