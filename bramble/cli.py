@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol, runtime_checkable
 
 import click
@@ -197,7 +197,7 @@ def main() -> None:
         click.echo("interrupted", err=True)
         sys.exit(130)
     except click.ClickException as exc:
-        exc.show()
+        explain_usage(exc)
         sys.exit(exc.exit_code)
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
@@ -222,9 +222,23 @@ def main() -> None:
 
 def explain(error: ExplainedError) -> None:
     """Print what happened, then what to do next, on stderr."""
+    _tell(error.message, error.hint.splitlines())
+
+
+def explain_usage(error: click.ClickException) -> None:
+    """The same of what click finds wrong with the words of a command; no words at all get the help."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    how = [] if context is None else [context.get_usage(), f"'{context.command_path} --help' says more."]
+    _tell(error.format_message(), [line for text in how for line in text.splitlines()])
+
+
+def _tell(message: str, more: Iterable[str]) -> None:
     click.secho("error: ", fg="red", bold=True, nl=False, err=True, color=False if _is_plain() else None)
-    click.echo(error.message, err=True)
-    for line in error.hint.splitlines():
+    click.echo(message, err=True)
+    for line in more:
         click.echo(f"  {line}", err=True)
 
 

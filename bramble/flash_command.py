@@ -26,6 +26,7 @@ from rich.table import Table
 
 from fleet.cli.names import NodeName, file_option
 from fleet.cli.questions import is_terminal, require_yes
+from fleet.cli.render import out
 from imagebuilder.flash.batch import Result, flash_all
 from imagebuilder.flash.devices import Inventory, refusals
 from imagebuilder.flash.media import require_media
@@ -146,7 +147,7 @@ def _list(as_json: bool) -> None:
             disk.transport,
             f"no: {verdict}" if verdict else "yes",
         )
-    console = Console()
+    console = out()
     if rows:
         console.print(table)
     else:
@@ -171,10 +172,13 @@ def _flash_nodes(
     nodes = [require_node(spec, name) for name, _ in pairs]
     if len({node.name for node in nodes}) != len(nodes):
         raise click.UsageError("A node is named twice: its name can be on one disk only.")
+    paths = [path for _, path in pairs]
+    # What may not be written is said before an image is built.
+    require_media(paths, Inventory.of_this_machine(), needed_bytes=0, allow_fixed=allow_fixed)
     with ProgressLine(show=not as_json) as line:
         image = build_shown(spec, line)
     media = require_media(
-        [path for _, path in pairs],
+        paths,
         Inventory.of_this_machine(),
         needed_bytes=image.disk.stat().st_size,
         allow_fixed=allow_fixed,

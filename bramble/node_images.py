@@ -15,7 +15,7 @@ from typing import Protocol
 from bramble.paths import StateLayout, make_private
 from fleet.admin_client import FleetReader
 from fleet.controller import Controller
-from fleet.errors import FleetError
+from fleet.errors import FleetError, InputError
 from fleet.handout import Handout
 from fleet.images import ImageFacts
 from fleet.installs import ControlInfo, ImageProvider, PlannedImage, PlanRequest
@@ -68,12 +68,12 @@ def require_node(spec: ClusterSpec, name: str) -> NodeSpec:
     """The declared node ``name``.
 
     Raises:
-        FleetError: there is none.
+        InputError: there is none.
     """
     node = spec.find_node(name)
     if node is None:
         hint = suggest(name, (node.name for node in spec.nodes))
-        raise FleetError(f"{spec.path}: there is no node {name!r}", hint)
+        raise InputError(f"{spec.path}: there is no node {name!r}", hint)
     return node
 
 

@@ -200,6 +200,9 @@ def store_list(everything: bool, as_json: bool) -> None:
             )
         )
         return
+    if not items:
+        click.echo(f"nothing is in {store().root} yet")
+        return
     now = time.time()
     for item in items:
         if everything or item.kind not in NOTES:

@@ -219,6 +219,10 @@ def _firewall(facts: Facts) -> Check:
     return Check(id="firewall", status=Status.OK, text="the firewall lets boards in")
 
 
+def _how_to_listen(facts: Facts) -> str:
+    return ROOT if facts.listened_s > 0 else "Run it again without '--listen 0'."
+
+
 def _servers(facts: Facts) -> Check:
     wanted = facts.wanted
     if facts.servers is None:
@@ -226,7 +230,7 @@ def _servers(facts: Facts) -> Check:
             id="dhcp-servers",
             status=Status.SKIP,
             text=f"other DHCP servers were not looked for: {facts.servers_problem}",
-            mend=ROOT,
+            mend=_how_to_listen(facts),
         )
     ours = {*facts.link.addresses, wanted.server_address}
     others = [server for server in facts.servers if server.server not in ours]
@@ -281,7 +285,7 @@ def _spanning_tree(facts: Facts) -> Check:
             id="spanning-tree",
             status=Status.SKIP,
             text=f"spanning tree was not looked for: {facts.bpdus_problem}",
-            mend=ROOT,
+            mend=_how_to_listen(facts),
         )
     if not facts.bpdus:
         return Check(

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from fleet.cli.groups import HelpfulGroup
 from fleet.cli.names import NODE, cluster_file, file_option
 from fleet.cli.nodes import reader_of
 from fleet.cli.questions import require_yes
+from fleet.cli.render import out
 
 
 @click.group(cls=HelpfulGroup)
@@ -42,7 +42,7 @@ def status(file: Path, as_json: bool) -> None:
         told = "told to update" if node["told"] else "waits for its turn" if node["targeted"] else "older"
         note = "" if node["current"] or not node["version"] else told
         table.add_row(node["name"], node["state"], node["version"] or "-", node["release"][:12] or "-", note)
-    console = Console()
+    console = out()
     console.print(table)
     offer, rollout = view["offer"], view["rollout"]
     console.print(f"\nThis server carries agent {offer['version']}, release {offer['release'][:12]}.")

@@ -117,6 +117,8 @@ def restore(
     bramble restore attic.bramble --store postgresql://bramble@db.attic.internal/bramble
     """
     spec = load_cluster(cluster)
+    if not file.exists():
+        raise InputError(f"{file} does not exist", "Name a file that 'bramble backup FILE' wrote.")
     passphrase = _read_passphrase(passphrase_file)
     if passphrase is None and _is_age(file) and sys.stdin.isatty():
         passphrase = _ask(confirm=False)

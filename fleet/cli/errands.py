@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from urllib.parse import quote, urlencode
 
 import click
@@ -101,7 +101,11 @@ def run(node: str, command: tuple[str, ...], timeout_s: float, as_json: bool, fi
     bramble run pi4-worker-1 -- sh -c 'ls /var/log | tail'
     """
     value = {"argv": list(command), "timeout_s": timeout_s}
-    answer = ask(reader_of(file), node, "run", value)
+    reader = reader_of(file)
+    try:
+        answer = ask(reader, node, "run", value)
+    except FleetError as error:
+        raise NotRunError(error.message, error.hint) from error
     if as_json:
         click.echo(json.dumps(answer, indent=2))
     else:
@@ -110,11 +114,17 @@ def run(node: str, command: tuple[str, ...], timeout_s: float, as_json: bool, fi
         if answer["dropped_bytes"]:
             click.echo(f"({answer['dropped_bytes']} more bytes were dropped)", err=True)
     if answer["refused"]:
-        raise FleetError(f"{node} did not run it: {answer['refused']}")
+        raise NotRunError(f"{node} did not run it: {answer['refused']}")
     if answer["returncode"] is None:
         click.echo(f"(it was ended after {answer['seconds']:.0f} s)", err=True)
     code = answer["returncode"]
     sys.exit(NOT_RUN if code is None else code if code >= 0 else 128 - code)
+
+
+class NotRunError(FleetError):
+    """No server, no such node, or one that refuses: no status of the command, which may be 1 as well."""
+
+    exit_code: ClassVar[int] = NOT_RUN
 
 
 def ask(reader: FleetReader, node: str, what: str, value: dict[str, Any] | None = None) -> dict[str, Any]:

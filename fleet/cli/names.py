@@ -81,8 +81,8 @@ def file_option(command: Command) -> Command:
         "file",
         type=FILE,
         default=default_file,
-        show_default=str(DEFAULT_FILE),
-        help="The cluster's file.",
+        show_default=False,
+        help=f"The cluster's file. Default: ./{DEFAULT_FILE}, else the service's.",
     )(command)
 
 

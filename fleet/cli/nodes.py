@@ -19,7 +19,7 @@ from fleet.cli.names import cluster_file as cluster_file
 from fleet.cli.places import state_directory as state_directory
 from fleet.cli.places import state_places
 from fleet.cli.places import store_place as store_place
-from fleet.cli.render import event_text, first_sign, render_fleet, render_timeline
+from fleet.cli.render import event_text, first_sign, out, render_fleet, render_timeline
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec
 
@@ -58,7 +58,7 @@ def nodes(file: Path, as_json: bool, watch: bool) -> None:
         for view in _repeat(reader.nodes, forever=watch):
             click.echo(json.dumps(view, indent=None if watch else 2))
         return
-    console = Console()
+    console = out()
     if not watch:
         console.print(render_fleet(reader.nodes(), time.time()))
         return
@@ -90,7 +90,7 @@ def show(node: str, file: Path, as_json: bool, watch: bool) -> None:
     if as_json:
         click.echo(json.dumps(timeline, indent=2))
         return
-    console = Console()
+    console = out()
     console.print(render_timeline(timeline, time.time()), soft_wrap=True)
     if watch:
         _follow(console, reader, node, timeline["events"])

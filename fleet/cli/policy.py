@@ -17,7 +17,7 @@ from fleet.cli.groups import HelpfulGroup
 from fleet.cli.names import NODE, file_option
 from fleet.cli.nodes import cluster_file, reader_of
 from fleet.cli.questions import require_yes
-from fleet.cli.render import age
+from fleet.cli.render import age, out
 from fleet.policy.words import in_force_text, span_text
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
@@ -102,7 +102,7 @@ def show(file: Path, as_json: bool) -> None:
         state = f"{hold['state']}, came to nothing" if hold["stuck"] else hold["state"]
         since = age(time.time() - hold["taken_at"])
         table.add_row(hold["node"], hold["role"], str(hold["number"]), since, hold["by"], state)
-    Console().print(table)
+    out().print(table)
 
 
 @lock.command()

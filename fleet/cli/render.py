@@ -1,4 +1,4 @@
-"""Tables and timelines on a terminal. Takes the JSON values of `fleet.views`, prints nothing itself."""
+"""Tables and timelines as text, from the JSON values of `fleet.views`, and the console that shows them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+UNBROKEN: Final = 1000
+"""Columns that no table of ours has."""
 MENDS: Final = 6
 """Nodes below a table of which it is said what to do; of the others 'bramble show' tells."""
 _STYLES: Final = {
@@ -21,6 +23,12 @@ _STYLES: Final = {
     "declared": "dim",
     "decommissioned": "dim",
 }
+
+
+def out() -> Console:
+    """Prints to stdout. Where that is no terminal no line of a table is broken: `grep` finds it whole."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=UNBROKEN)
 
 
 def render_fleet(view: Mapping[str, Any], now: float) -> RenderableType:

@@ -19,7 +19,7 @@ from fleet.cli.groups import HelpfulGroup
 from fleet.cli.names import NODE, file_option
 from fleet.cli.nodes import cluster_file, reader_of
 from fleet.cli.questions import require_yes
-from fleet.cli.render import age, state_text
+from fleet.cli.render import age, out, state_text
 from fleet.errors import FleetError
 from fleet.policy.words import span_text
 from fleet.spec.values import ValueFault, parse_duration
@@ -178,7 +178,7 @@ def status(file: Path, as_json: bool, watch: bool) -> None:
     if as_json:
         click.echo(json.dumps(reader.ask("GET", _PATH)["rollout"], indent=2))
         return
-    console = Console(highlight=False)
+    console = out()
     if not watch:
         console.print(_table(reader.ask("GET", _PATH)["rollout"], time.time()))
         return

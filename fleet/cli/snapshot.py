@@ -26,6 +26,7 @@ from fleet.cli.groups import HelpfulGroup
 from fleet.cli.names import cluster_file, file_option
 from fleet.cli.nodes import reader_of, state_directory, store_place
 from fleet.cli.questions import require_yes
+from fleet.cli.render import out
 from fleet.errors import FleetError
 from fleet.etcd.errors import BadSnapshotError
 from fleet.k3s.material import K3sMaterial
@@ -131,7 +132,7 @@ def list_snapshots(file: Path, as_json: bool) -> None:
         if kept.seen_at is not None and (silent := time.time() - kept.seen_at) > SILENT_S:
             where += f"; not heard of for {_age(silent)}"
         table.add_row(kept.id, _age(time.time() - kept.taken_at), "-", "-", where)
-    Console().print(table)
+    out().print(table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,7 +375,7 @@ def show(file: Path, as_json: bool) -> None:
         role = "leader" if one["is_leader"] else one["role"]
         size = f"{one['db_bytes'] / (1 << 20):.1f} MiB" if one["db_bytes"] else "-"
         table.add_row(one["name"] or "-", one["node"] or "-", role, one["problem"] or "well", size, one["id"])
-    Console().print(table)
+    out().print(table)
     if not status["is_quorate"]:
         click.echo("etcd has no quorum: this is what one member remembers.")
     for where in status["strangers"]:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from fleet.cli.groups import HelpfulGroup
 from fleet.cli.names import cluster_file
 from fleet.cli.nodes import fleet_reader
+from fleet.cli.render import out
 from fleet.spec import load_cluster
 from fleet.spec.values import ValueFault, parse_duration
 
@@ -90,7 +90,7 @@ def list_tokens(file: Path, as_json: bool) -> None:
     table = Table("name", "id", "role", "made", "state", box=None)
     for one in found:
         table.add_row(one["name"], one["id"], one["role"], _day(one["created"]), _state(one, time.time()))
-    Console().print(table)
+    out().print(table)
 
 
 @token.command()

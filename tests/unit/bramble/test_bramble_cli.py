@@ -142,7 +142,10 @@ def test_wrong_usage_ends_with_2(
     arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_main(monkeypatch, None, *arguments) == 2
-    assert "Usage: " in capsys.readouterr().err
+    first, *more = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: ")
+    assert more[0].startswith("  Usage: bramble ")
+    assert more[-1].endswith(" --help' says more.")
 
 
 def test_the_help_lists_every_command_once_by_what_it_is_for_and_cuts_no_line() -> None:

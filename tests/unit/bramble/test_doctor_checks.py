@@ -202,6 +202,9 @@ def test_what_needs_root_is_skipped_and_says_so() -> None:
     assert skipped.keys() == {"firewall", "dhcp-servers", "spanning-tree", "server"}
     assert all(skipped.values())
     assert exit_code(run_checks(facts)) == 0
+    quiet = {check.id: check.mend for check in run_checks(replace(facts, listened_s=0.0))}
+    assert "'--listen 0'" in quiet["dhcp-servers"]
+    assert quiet["dhcp-servers"] == quiet["spanning-tree"]
 
 
 def test_a_firewall_that_drops_is_named_with_its_rule() -> None:

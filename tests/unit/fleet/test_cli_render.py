@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from fleet.cli.render import MENDS, age, render_fleet, render_timeline
+from fleet.cli.render import MENDS, age, out, render_fleet, render_timeline
 
 NODE = {
     "name": "pi5-1",
@@ -45,6 +45,12 @@ def test_table_shows_every_column_and_the_held_boards() -> None:
     for part in ("abcd0063", "2c:cf:67:00:00:0a", "5 s ago", "not in cluster.yaml"):
         assert part in text
     assert "No server is running" not in text
+
+
+def test_where_nobody_reads_a_screen_a_node_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    detail = "waits: " + "somebody has to do something about it, " * 5
+    out().print(render_fleet({"nodes": [{**NODE, "detail": detail}], "held": [], "live": True}, 1000.0))
+    assert detail.strip() in capsys.readouterr().out
 
 
 def test_that_a_node_is_revoked_comes_before_what_it_does() -> None:
