@@ -37,7 +37,7 @@ def test_a_backup_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_device_that_is_not_there_is_said_before_an_image_is_looked_for(tmp_path: Path) -> None:
     code, said = typed("flash", NODE, tmp_path / "sdz", "-c", EXAMPLE)
-    assert code == 1
+    assert code == 2
     assert "sdz" in said
     assert "base" not in said
 
