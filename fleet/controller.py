@@ -264,6 +264,10 @@ class Controller:
             self.spec = ground.spec = before
             ground.written = written
             raise
+        self._put_in_force(spec)
+
+    def _put_in_force(self, spec: ClusterSpec) -> None:
+        self.spec = self._ground.spec = spec
         self._on_declare(spec)
         self._tell_boot_change()
         self.joins.settings.reconcile()  # last: where it fails, `fleet.watch` tries it again
@@ -275,14 +279,22 @@ class Controller:
             StoreError: The record can not be asked, or what follows from it not be recorded.
         """
         with self.store.read() as reader:
-            is_new = overlay(self._ground.written, reader) != self.spec
+            spec = overlay(self._ground.written, reader)
+        is_new = spec != self.spec
         if is_new:
-            self._redeclare()
+            self._put_in_force(spec)
         return is_new
 
     def _redeclare(self) -> None:
-        """A node became another board: the same file means something else."""
-        self.declare(self._ground.written)
+        """A node became another board, or the file has a newer image: the same file means something else.
+
+        The record has its nodes already. One that this file does not name is none that was taken out of it:
+        another server may have a newer file.
+        """
+        with self.store.write() as tx:
+            spec = overlay(self._ground.written, tx)
+            release_declared(tx, spec)
+        self._put_in_force(spec)
 
     def _sync_declared(self) -> None:
         """Bring the store's nodes in line with cluster.yaml."""

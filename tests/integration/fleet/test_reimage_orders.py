@@ -283,6 +283,25 @@ async def test_a_board_that_another_server_replaced_is_the_node_here_too(tmp_pat
         assert ask_to_install(room.fleet, A1).outcome is not Verdict.ADMITTED
 
 
+async def test_a_replaced_board_takes_no_node_out_that_another_servers_file_has(tmp_path: Path) -> None:
+    """'bramble apply' reached one server of two: the other one's file does not name the new node yet."""
+    async with open_room(tmp_path) as room:
+        assert NEW.serial is not None
+        first, third, newer = room.controller, node_spec("a3", 11), node_spec("a1", 12)
+        assert newer.serial is not None
+        room.spec = dataclasses.replace(room.spec, nodes=(*room.spec.nodes, third))
+        room.restart()
+        room.join(third)
+        put(room, State.QUARANTINED)
+        room.controller.reimages.replace("a1", NEW.serial.text, by="ana")
+        assert first.take_replaced()
+        assert room.state_of(third) is State.READY
+        put(room, State.QUARANTINED)
+        first.reimages.replace("a1", newer.serial.text, by="ana")
+        assert room.state_of(third) is State.READY
+        room.report(third)
+
+
 @pytest.mark.parametrize(
     ("serial", "code"),
     [("", "serial"), ("xyz", "serial"), ("10000000abcd0002", "serial"), ("10000000abcd0003", "serial")],
