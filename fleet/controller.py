@@ -29,7 +29,7 @@ from collections.abc import Callable
 from typing import Final
 
 from fleet import events
-from fleet.admission import AdmissionDesk
+from fleet.admission.desk import AdmissionDesk
 from fleet.apply.changes import was_installed
 from fleet.apply.desk import ApplyDesk
 from fleet.attention import Finding, findings

@@ -22,7 +22,7 @@ from agent.protocol import (
     Patch,
 )
 from fleet import events
-from fleet.admission import hash_token
+from fleet.admission.installers import hash_token
 from fleet.disk_pins import describe, is_other, narrow, note_found, pin_found, pin_of
 from fleet.ground import Ground
 from fleet.images import ImageFacts, wanted_image

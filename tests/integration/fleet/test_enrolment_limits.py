@@ -16,7 +16,7 @@ from fakes_fleet_server import TIMEOUT_S, Running, running
 
 from agent.protocol import Hello, Outcome, Proof, ProofKind, Verdict, Welcome, ticket_proof
 from agent.wire import decode, encode
-from fleet.admission import RETRY_AFTER_S
+from fleet.admission.reception import RETRY_AFTER_S
 from fleet.api.control import MAX_ANONYMOUS_BODY_BYTES, SERIAL_BURST
 from fleet.lifecycle import State
 from fleet.sessions import MAX_SESSIONS, SESSION_TTL_S
