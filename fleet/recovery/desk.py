@@ -117,8 +117,7 @@ class RecoveryDesk:
         spec = self._ground.spec
         with self._ground.store.read() as reader:
             records = {node.name: node for node in reader.nodes()}
-            running = Recovery.load(reader)
-            under_way = _under_way(running) if running and records[running.founder].join_allowed else None
+            under_way = _under_way(reader)
         alive = await self._who_answers()
         found = list(snapshot_problems(info, spec, self._ground.k3s.ca_hash))
         # One that was decommissioned and is declared yet is not answered any more: nothing comes of it.
@@ -187,9 +186,7 @@ class RecoveryDesk:
             began_at=now,
         )
         with self._snapshots.holding(info), self._ground.store.write() as tx:
-            running = Recovery.load(tx)
-            if running is not None and tx.require_node(running.founder).join_allowed:
-                told = _under_way(running)  # while etcd was asked, which takes seconds
+            if (told := _under_way(tx)) is not None:  # while etcd was asked, which takes seconds
                 raise RefusedError(409, told.code, told.text, told.hint)
             undo.keep(tx, (*plan.servers, *plan.agents))
             for name in (*plan.servers, *plan.agents):
@@ -451,8 +448,15 @@ def _installed_anew(reader: Reader, recovery: Recovery) -> frozenset[str]:
     return frozenset({recovery.founder, *enrolled})
 
 
-def _under_way(running: Recovery) -> Problem:
-    """Its founder may restore by now: told to start over, it would be a cluster that nobody knows of."""
+def _under_way(reader: Reader) -> Problem | None:
+    """Why no other one may be ordered: the founder of this one may restore by now, and told to start over, it
+    would be a cluster that nobody knows of. Once it is Ready its etcd answers, or it is lost like any other.
+    """
+    running = Recovery.load(reader)
+    if running is None or running.phase is not Phase.FOUNDING:
+        return None
+    if not reader.require_node(running.founder).join_allowed:
+        return None
     return Problem(
         "under-way",
         f"{running.founder} restores snapshot {running.snapshot} already",

@@ -15,6 +15,7 @@ from fleet.kube.client import KubeError
 from fleet.lifecycle import State
 from fleet.recovery.desk import PIECE_BYTES
 from fleet.recovery.state import RESET_DROP_IN, Recovery
+from fleet.recovery.undo import note_restorer_told
 from fleet.refusal import RefusedError
 from fleet.reimage.kinds import Outcome
 from fleet.restored import mark_restored, unobserved
@@ -131,6 +132,31 @@ def _piece(room: ServersRoom, node: NodeSpec, offset: int) -> bytes:
         recovery = Recovery.load(reader)
     assert recovery is not None
     return room.controller.recovery.read_piece(room.record(node), recovery.id, offset)
+
+
+async def test_a_first_server_that_dies_before_the_others_joined_is_recovered_from_as_well(
+    tmp_path: Path,
+) -> None:
+    """It was the cluster, alone: its disk is gone, and with it everything again."""
+    async with servers_room(tmp_path) as room:
+        taken = await room.controller.snapshots.take("anna")
+        lose(room)
+        recovery = room.controller.recovery
+        await recovery.begin(taken.id, by="anna", founder="s2")
+        with room.fleet.store.write() as tx:
+            tx.update_node(tx.require_node("s2"), join_allowed=True)
+            assert note_restorer_told(tx, Recovery.load(tx))
+        assert [one.code for one in (await recovery.plan(taken.id)).problems] == ["under-way"]
+        with room.fleet.store.write() as tx:
+            tx.put_value(FOUNDED, "s2")
+            tx._write_node("s2", {"state": State.LOST.value})
+        with pytest.raises(KubeError):
+            await recovery.round()
+        assert [one.code for one in (await recovery.plan(taken.id)).problems] == []
+        view = await recovery.begin(taken.id, by="anna", founder="s1")
+        assert (view.phase, view.founder, view.can_be_cancelled) == ("founding", "s1", False)
+        assert room.state_of(S2) is State.DECLARED
+        assert not room.record(S2).join_allowed
 
 
 async def test_no_server_joins_while_an_old_disk_runs(tmp_path: Path) -> None:
