@@ -111,7 +111,8 @@ def make_metrics(store: Store, pxe: PxeServer, controller: Controller, notify: N
 
 def _number(pxe: PxeServer, service: str, name: str) -> float:
     """A counter of a service; 0 before it runs."""
-    return float(getattr(getattr(pxe, service), name, 0))
+    running = getattr(pxe, service)
+    return 0.0 if running is None else float(getattr(running, name))
 
 
 def _dns_queries(pxe: PxeServer, outcome: str) -> float:

@@ -18,7 +18,6 @@ from lab.bootloader.profile import EepromProfile
 TAKEN: Final = 0x8000_0000
 SET_REBOOT_ORDER: Final = 0x0003_808B
 GET_BOOT_ARG, SET_BOOT_ARG = 0x0003_008C, 0x0003_808C
-GET_BOOT_COUNT, SET_BOOT_COUNT = 0x0003_008D, 0x0003_808D
 
 
 def answer(words: Sequence[int], registers: Registers, profile: EepromProfile) -> list[int]:

@@ -173,7 +173,6 @@ class ForeignAnswer(BoardEvent):
         source: the sender's address.
         address: what it gives the board; None where it gives none (another proxy).
         options: the codes of its options, in the order of the wire.
-        next_server: `siaddr`; None where it is zero.
         tftp_server: option 66, fit for a log; empty where absent.
         boot_file: option 67 or the field `file`, fit for a log; empty where absent.
         pi_menu: option 43 carries the text that a Raspberry Pi looks for.
@@ -184,7 +183,6 @@ class ForeignAnswer(BoardEvent):
     source: IPv4Address
     address: IPv4Address | None
     options: tuple[int, ...]
-    next_server: IPv4Address | None = None
     tftp_server: str = ""
     boot_file: str = ""
     pi_menu: bool = False

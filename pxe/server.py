@@ -193,7 +193,6 @@ class PxeServer:
         self._sockets: _Sockets | None = None
         self._tftp: TftpService | None = None
         self._ports: BoundPorts | None = None
-        self._dhcp: DhcpService | None = None
         self.ready = asyncio.Event()
 
     @property
@@ -315,10 +314,8 @@ class PxeServer:
                     _never_ends("HTTP content", content.run(sockets.http, self._config.grace_s))
                 )
                 if sockets.dhcp is not None:
-                    dhcp = self._make_dhcp(sockets.dhcp, sockets.boot_server, store)
-                    self.dhcp = dhcp
-                    services.create_task(_never_ends("DHCP", dhcp.run()))
-                    self._dhcp = dhcp
+                    self.dhcp = self._make_dhcp(sockets.dhcp, sockets.boot_server, store)
+                    services.create_task(_never_ends("DHCP", self.dhcp.run()))
                 if self._config.interface is not None:
                     watch = InterfaceWatch(
                         self._config.interface, self._config.server_address, self._follow_interface
@@ -391,8 +388,8 @@ class PxeServer:
     def _follow_interface(self, after: InterfaceState) -> None:
         """The interface went, came back, or has lost or regained this server's address."""
         name, address = self._config.interface or "", self._config.server_address
-        if self._dhcp is not None:
-            self._dhcp.paused = not after.usable
+        if self.dhcp is not None:
+            self.dhcp.paused = not after.usable
         if not after.usable:
             log.warning(
                 "the interface or its address is away: boards are not answered until it is back",
@@ -403,8 +400,8 @@ class PxeServer:
             found = self._sockets
             bound = (found.dhcp, found.boot_server, *found.tftp, found.console)
             refused = bind_again([sock for sock in bound if sock is not None], name)
-            if self._dhcp is not None:
-                self._dhcp.attach_link()
+            if self.dhcp is not None:
+                self.dhcp.attach_link()
             if refused is not None:
                 log.error(
                     "the interface came back as another device: start 'bramble serve' again, or give it "

@@ -141,9 +141,6 @@ class Mbr:
         """What Linux calls partition ``number``, e.g. ``1a2b3c4d-02``."""
         return f"{self.signature:08x}-{number:02x}"
 
-    def with_signature(self, signature: int) -> Mbr:
-        return replace(self, signature=signature)
-
     def with_partition(self, number: int, partition: Partition) -> Mbr:
         """The table with entry ``number`` (1–4) set."""
         one, two, three, four = (

@@ -20,8 +20,6 @@ MIN_DHCP_REQ_TIMEOUT_S: Final = 0.5
 MIN_TFTP_FILE_TIMEOUT_S: Final = 5.0
 MAX_PREFIX_CHARS: Final = 32
 MENU_TEXT: Final = "Raspberry Pi Boot"
-DEFAULT_HTTP_HOST: Final = "fw-download-alias1.raspberrypi.com"
-DEFAULT_HTTP_PATH: Final = "net_install"
 
 
 class PrefixMode(IntEnum):
@@ -119,8 +117,3 @@ class EepromSettings:
             )
         if self.option97 is not None and not 0 <= self.option97 <= 0xFFFF_FFFF:
             raise ValueError(f"DHCP_OPTION97 {self.option97:#x} does not fit in 32 bits")
-
-    @property
-    def is_static(self) -> bool:
-        """Whether DHCP is left out: an address and a server are set (since 2020-03-11)."""
-        return self.client_ip is not None and self.tftp_ip is not None

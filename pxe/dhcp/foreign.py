@@ -66,7 +66,6 @@ def hear_reply(
         source=source,
         address=reply.yiaddr if reply.yiaddr != NO_ADDRESS else None,
         options=tuple(code for code, _value in reply.options),
-        next_server=reply.siaddr if reply.siaddr != NO_ADDRESS else None,
         tftp_server=_text(reply.option(Option.TFTP_SERVER) or b""),
         boot_file=_text(reply.option(Option.BOOT_FILE) or reply.file),
         pi_menu=PI_MENU_TEXT in (reply.option(Option.VENDOR_SPECIFIC) or b""),

@@ -13,7 +13,6 @@ from fleet.boards import Soc
 from pxe.boot.identity import LEGACY_STYLE, BoardIdentity
 
 GUID_SINCE: Final = date(2020, 3, 11)  # option 97 with model and serial; the serial four times before
-BLKSIZE_1024_SINCE: Final = date(2019, 10, 8)
 BLKSIZE_1468_SINCE: Final = date(2022, 10, 3)  # a beta; the release followed in December
 PI5_FOURCC_SINCE: Final = date(2023, 10, 30)  # a Pi 5 called itself a Pi 4 before
 ROLLOVER_SINCE: Final = date(2025, 9, 23)  # block numbers go on after 65,535

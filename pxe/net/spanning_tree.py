@@ -23,7 +23,6 @@ GROUP: Final = bytes.fromhex("0180c2000000")  # bridge group address
 LLC: Final = bytes.fromhex("424203")
 ETHERNET_BYTES: Final = 14
 CONFIGURATION_BYTES: Final = 35
-HELLO_S: Final = 2.0
 _SOL_PACKET: Final = 263  # linux/socket.h
 _PACKET_ADD_MEMBERSHIP: Final = 1  # linux/if_packet.h
 _PACKET_MR_MULTICAST: Final = 0

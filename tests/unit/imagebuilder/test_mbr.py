@@ -59,13 +59,6 @@ def test_boot_code_survives_reading_and_writing() -> None:
     assert parse_mbr(data).encode() == data
 
 
-def test_new_signature_changes_only_its_four_bytes() -> None:
-    before = raspios_layout(1, MIB)
-    after = before.with_signature(0xDEADBEEF).encode()
-    assert after[440:444] == b"\xef\xbe\xad\xde"
-    assert after[:440] + after[444:] == before.encode()[:440] + before.encode()[444:]
-
-
 def test_growing_a_partition_keeps_the_others() -> None:
     mbr = raspios_layout(1, MIB)
     grown = mbr.with_partition(2, Partition(start_lba=1_064_960, sectors=4096, type=TYPE_LINUX))
