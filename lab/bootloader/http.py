@@ -197,14 +197,14 @@ class HttpBoot:
         return True
 
     def _redirect(self, location: str) -> None:
-        match = re.fullmatch(r"(?:http://([0-9.]+)(?::(\d+))?)?(/[!-~]*)", location)
+        match = re.fullmatch(r"(?:http://([0-9.]+)(?::([0-9]{1,5}))?)?(/[!-~]*)", location)
         self._redirects += 1
         if match is None or self._redirects > 1:
             self._fail(f"a redirect that is not followed: {location[:80]!r}")
             return
         if match[1]:
-            host = IPv4Address(match[1])
-            if host != self._origin.host or int(match[2] or 80) != self._origin.port:
+            server = (match[1], int(match[2] or 80))
+            if server != (str(self._origin.host), self._origin.port):
                 self._fail(f"a redirect to another server: {match[1]}")
                 return
         self._ask(match[3])

@@ -137,11 +137,13 @@ def _redirect(to: str) -> Callable[[str, Mapping[str, str]], bytes]:
         ("/moved/boot.sig", True),
         (f"http://{SERVER_IP}/moved/boot.sig", True),
         ("http://10.77.0.9/moved/boot.sig", False),
+        ("http://10.77/moved/boot.sig", False),
+        (f"http://{SERVER_IP}:{'9' * 5000}/moved/boot.sig", False),
         ("https://example.org/boot.sig", False),
         ("/net/boot.sig", False),
         ("", False),
     ],
-    ids=["relative", "same-server", "other-server", "https", "loop", "nowhere"],
+    ids=["relative", "same-server", "other-server", "no-address", "no-port", "https", "loop", "nowhere"],
 )
 def test_one_redirect_on_the_same_server_is_followed(location: str, ends_well: bool) -> None:
     server = _server()
