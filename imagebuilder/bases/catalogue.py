@@ -84,7 +84,8 @@ class Catalogue:
 
 def release_order(release: str) -> tuple[tuple[int, str], ...]:
     """A sort key that has 24.04.4 after 24.04, and 24.04.10 after 24.04.9."""
-    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"[.-]", release))
+    parts = re.split(r"[.-]", release)
+    return tuple((int(part), "") if re.fullmatch(r"[0-9]{1,18}", part) else (-1, part) for part in parts)
 
 
 @functools.cache

@@ -35,7 +35,7 @@ ATTEMPTS: Final = 6
 
 WAITS_S: Final = (1.0, 2.0, 5.0, 15.0, 30.0)
 MAX_WAIT_S: Final = 120.0
-_CONTENT_RANGE: Final = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+_CONTENT_RANGE: Final = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18}|\*)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ another scheme: what was asked for over TLS is not fetched in clear.
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, Self, TypeVar
@@ -62,8 +63,7 @@ class Answer:
     @property
     def length(self) -> int | None:
         """Content-Length, where the server gives a number."""
-        text = self.headers.get("Content-Length", "")
-        return int(text) if text.isdigit() else None
+        return _number(self.headers.get("Content-Length", ""))
 
     def pieces(self) -> Iterator[bytes]:
         """The body. A Content-Encoding is not undone: a ``.img.gz`` may come with one.
@@ -232,12 +232,12 @@ def _raise_for_status(response: Response, url: str) -> None:
         return
     text = f"{redact(url)}: the server answers {status} {response.reason}".rstrip()
     if status in _TRANSIENT:
-        after = response.headers.get("Retry-After", "")
+        after = _number(response.headers.get("Retry-After", ""))
         raise TransientError(
             text,
             "The site is overloaded; try again later, or use another --mirror.",
             status=status,
-            retry_after_s=float(after) if after.isdigit() else None,
+            retry_after_s=None if after is None else float(after),
         )
     hint = {
         401: "The site wants a login.",
@@ -246,6 +246,11 @@ def _raise_for_status(response: Response, url: str) -> None:
         410: "The file is gone.",
     }.get(status, "Look at the URL, or use another --mirror.")
     raise FetchError(text, hint, status=status)
+
+
+def _number(text: str) -> int | None:
+    """A header's number; None for anything else, as more digits than any size has."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 def _reason(exc: Exception) -> str:

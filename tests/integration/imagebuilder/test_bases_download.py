@@ -15,7 +15,7 @@ from image_site import Site, image_site
 from imagebuilder.bases.containers import DamagedArchive
 from imagebuilder.bases.download import ATTEMPTS, JOURNAL_NAME, PART_NAME, content_range, download
 from imagebuilder.bases.fetch import WrongDigest, fetch_url
-from imagebuilder.bases.http import FetchError, Http
+from imagebuilder.bases.http import SMALL_WAIT_S, FetchError, Http, TransientError
 from imagebuilder.errors import NoSpace
 from imagebuilder.k3s_release import K3sReleaseError, fetch_release
 from imagebuilder.store import DOWNLOADS, Store
@@ -218,6 +218,19 @@ def test_wrong_content_range_is_not_written(site: Site, tmp_path: Path) -> None:
     assert [status for _, _, status in site.seen] == [200, 206, 200]
 
 
+@pytest.mark.parametrize("number", ["²", "9" * 5000], ids=["superscript", "endless"])
+def test_numbers_that_are_none_are_passed_over(site: Site, tmp_path: Path, number: str) -> None:
+    site.put("/busy", b"").status = 503
+    site.pages["/busy"].headers["Retry-After"] = number
+    site.put("/small", b"text").headers["Content-Length"] = number
+    with Client() as http:
+        with pytest.raises(TransientError):
+            http.read(f"{site.url}busy", 100)
+        with http.get(f"{site.url}small") as answer:
+            assert answer.length is None
+        assert http.waits == [SMALL_WAIT_S, 2 * SMALL_WAIT_S]
+
+
 def test_states_that_pass_are_waited_for_as_the_server_says(site: Site, tmp_path: Path) -> None:
     page = site.pages["/disk.img.xz"]
     page.fail = [503, 429, 500]
@@ -293,6 +306,8 @@ def test_resumed_file_that_is_wrong_is_downloaded_once_more(site: Site, tmp_path
         ("bytes 9-5/10", None),
         ("bytes 0-10/10", None),
         ("bits 0-9/10", None),
+        (f"bytes 0-9/{'9' * 5000}", None),
+        ("bytes 0-9/1²", None),
         ("", None),
     ],
 )
