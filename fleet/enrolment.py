@@ -36,6 +36,7 @@ class TicketStanding(StrEnum):
     USED_BY_CALLER = "used-by-caller"
     """Burnt by the same key: the answer got lost on the way, and the caller asks again."""
     USED = "used"
+    """Burnt by another key, or taken back: by a revocation, or because two boards claimed the node."""
     VOID = "void"
     """Of an attempt that a later one replaced."""
     WRONG = "wrong"
@@ -201,7 +202,9 @@ def decide_agent(case: AgentCase) -> Decision:
         return Decision(Outcome.ENROLLED, "proved its device key")
     if case.proof is ProofKind.TICKET:
         return Decision(
-            Outcome.PENDING, f"{WAITS}: its ticket was used before, by another key", is_alarm=True
+            Outcome.PENDING,
+            f"{WAITS}: its ticket was used before, by another key, or taken back",
+            is_alarm=True,
         )
     return _rebinding("an agent without ticket or certificate", case)
 
@@ -243,9 +246,9 @@ def _barred(case: InstallerCase | AgentCase) -> Decision | None:
 def _decide_ticket(standing: TicketStanding | None, *, pins: bool) -> Decision | None:
     """What a ticket is worth; None: nothing, so its caller is answered like one that shows nothing.
 
-    That is a used one. Who shows it may have stolen it, or be the node itself, whose key was damaged before
-    it could remove the ticket: turned away, that one would come back for ever with nothing that a person
-    could do.
+    That is a used one, or one that was taken back. Who shows it may have stolen it, or be the node itself,
+    whose key was damaged before it could remove the ticket, or which was revoked and is no longer: turned
+    away, that one would come back for ever with nothing that a person could do.
     """
     match standing:
         case TicketStanding.VALID:

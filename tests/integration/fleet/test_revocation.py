@@ -85,7 +85,7 @@ def test_revocation_takes_tickets_and_install_tokens_too(fleet: Fleet) -> None:
         fleet.controller.installs.plan(token)
     assert prove_ticket(fleet, AGENT, AgentKey()).outcome is Outcome.REJECTED
     fleet.controller.people.approve("pi4-1")
-    assert prove_ticket(fleet, AGENT, AgentKey()).outcome is Outcome.REJECTED
+    assert prove_ticket(fleet, AGENT, AgentKey()).outcome is Outcome.PENDING
 
 
 def test_device_key_does_not_outrank_a_revocation(fleet: Fleet) -> None:
@@ -133,7 +133,7 @@ def test_every_decision_is_an_entry_of_the_timeline(tmp_path: Path) -> None:
             "installer admitted: approved by a person",
             "agent enrolled: showed its ticket",
             "agent enrolled: renewed",
-            "agent rejected: the ticket was used before",
+            "agent pending: waits for approval: its ticket was used before",
             "revoked by a person",
             "a person lifted the revocation",
         ):
