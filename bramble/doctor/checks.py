@@ -166,8 +166,7 @@ def _ports(facts: Facts) -> Iterator[Check]:
             status=Status.FAIL,
             text=f"{port.service} needs {port.protocol} port {port.number}, and {port.holder} has it",
             mend="Stop that program, or give Bramble another machine. systemd's units of dnsmasq and tftpd "
-            "come "
-            "back by themselves: 'systemctl disable --now NAME'.",
+            "come back by themselves: 'systemctl disable --now NAME'.",
         )
     if not taken:
         ours = any(port.is_ours for port in facts.ports)
@@ -262,8 +261,7 @@ def _servers(facts: Facts) -> Check:
             text=f"cluster.yaml says 'dhcp: proxy', and {quiet.replace('other ', '', 1)} with an address",
             evidence=lines,
             mend="Is the router on, and on this network? Has its pool a free address? Where there is none, "
-            "set "
-            "'dhcp: full'.",
+            "set 'dhcp: full'.",
         )
     if len(givers) > 1:
         return Check(
@@ -298,8 +296,7 @@ def _spanning_tree(facts: Facts) -> Check:
         id="spanning-tree",
         status=Status.WARN,
         text=f"the switch runs {bpdu.name}: a port that is no edge port waits {bpdu.wait_s:.0f} s after "
-        "link-up, "
-        "and a bootloader gives up DHCP after 45 s",
+        "link-up, and a bootloader gives up DHCP after 45 s",
         mend="Set the boards' ports to edge/portfast on the switch, or switch spanning tree off for them.",
     )
 

@@ -41,8 +41,7 @@ def recommend(
             "BOOT_ORDER",
             order,
             f"{describe_boot_order(order)}. The network comes first, so that a re-installation can be "
-            "ordered; "
-            "an installed board is told 'not found' there within milliseconds",
+            "ordered; an installed board is told 'not found' there within milliseconds",
         ),
         Recommendation(
             "DHCP_TIMEOUT",
@@ -67,9 +66,8 @@ def recommend(
         Recommendation(
             "BOOT_WATCHDOG_TIMEOUT",
             str(WATCHDOG_S),
-            "seconds until a board that has not started its system resets itself: a Pi 5 stays dark for "
-            "ever when "
-            f"a file breaks off. Bootloaders of {WATCHDOG_SINCE[board.soc]} and later know it",
+            "seconds until a board that has not started its system resets itself: a Pi 5 stays dark for ever "
+            f"when a file breaks off. Bootloaders of {WATCHDOG_SINCE[board.soc]} and later know it",
         ),
     ]
     found += _netconsole(node, netconsole_port)

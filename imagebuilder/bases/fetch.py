@@ -287,8 +287,7 @@ def _judge(image: StockImage, located: Located, keys: _KeyFinder, *, unverified:
     if not unverified:
         raise UnverifiedBase(
             f"{image.name}: nothing proves that {located.file_name} is what {image.publisher.title} "
-            "published: "
-            f"{'; '.join(doubts)}",
+            f"published: {'; '.join(doubts)}",
             f"Give the publisher's key with --key FILE (fingerprint {' or '.join(image.publisher.keys)}).\n"
             f"To take it all the same: --unverified {image.name}",
         )

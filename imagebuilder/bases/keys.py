@@ -48,8 +48,7 @@ def find_keys(
         if not _pinned(material, publisher):
             raise KeyFileError(
                 f"{path}: holds the keys {', '.join(primary_fingerprints(material))}, none of which signs "
-                "for "
-                f"{publisher.title}",
+                f"for {publisher.title}",
                 f"The key that counts has the fingerprint {' or '.join(publisher.keys)}.",
             )
         return Keys((material,), ())

@@ -46,8 +46,7 @@ def check_boards(evidence: Evidence) -> Iterator[Finding]:
                 "page-size",
                 f"boot:/{kernel}",
                 f"{_titles(boards)} run with pages of {pages // 1024} KiB; programs that were built for 4 "
-                "KiB "
-                "pages (some databases, allocators and container images among them) crash at start",
+                "KiB pages (some databases, allocators and container images among them) crash at start",
                 "In config.txt, below [pi5]: kernel=kernel8.img, and: initramfs initramfs8 followkernel",
             )
         version = versions.get(kernel)
@@ -55,9 +54,8 @@ def check_boards(evidence: Evidence) -> Iterator[Finding]:
             yield error(
                 "kernel-modules",
                 f"boot:/{kernel}",
-                f"{_titles(boards)} run kernel {version}, /lib/modules has {', '.join(installed)}: they "
-                "come up "
-                "without network, vfat and container networking",
+                f"{_titles(boards)} run kernel {version}, /lib/modules has {', '.join(installed)}: they come "
+                "up without network, vfat and container networking",
                 "Put kernel and modules of one build on both partitions; build the image again.",
             )
     for fault in evidence.facts.boot.faults:

@@ -118,8 +118,7 @@ def _meta_data(evidence: Evidence) -> Iterator[Finding]:
             "instance-id",
             place,
             f"this image was booted as instance {last.strip()!r} already: users, keys and packages are set "
-            "once "
-            "per instance, so what is written here now is ignored",
+            "once per instance, so what is written here now is ignored",
             "Give it a new instance-id, or take an image that was never booted.",
         )
     name = value.get("local-hostname")

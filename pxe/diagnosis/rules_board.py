@@ -31,8 +31,7 @@ MESSAGES: Final = (
         re.compile(r"NETBOOT init failed", re.IGNORECASE),
         "the bootloader got no address or no boot server in time",
         "See the DHCP lines of the timeline. If there are none, the board does not reach this server: look "
-        "at "
-        "cable, VLAN and spanning tree.",
+        "at cable, VLAN and spanning tree.",
     ),
     (
         re.compile(r"BAD OACK", re.IGNORECASE),
@@ -93,8 +92,7 @@ def strange_option_97(scene: Scene) -> Clue | None:
         return Clue(
             f"option 97 begins with '{board.eeprom_style}': DHCP_OPTION97 is set in the EEPROM",
             "Bramble understands it. Other servers that look for 'RPi5' do not; remove DHCP_OPTION97 from "
-            "the "
-            "EEPROM configuration if you have those.",
+            "the EEPROM configuration if you have those.",
             first,
         )
     is_rom = board.mac is not None and board.mac.octets[:3] == PI3_OUI
@@ -131,8 +129,7 @@ def early_pi5(scene: Scene) -> Clue | None:
         return None
     return Clue(
         "the bootloader of this Pi 5 is older than 2023-10-30; with those often only the first attempt to "
-        "boot "
-        "from the network works",
+        "boot from the network works",
         UPDATE_MEND,
         first,
     )
@@ -149,9 +146,8 @@ def sleeping_phy(scene: Scene) -> Clue | None:
         return None
     return Clue(
         f"a Pi 4 of revision 1.1 with a bootloader {age.describe()}: those before {PHY_WAKE_SINCE} do not "
-        "wake the "
-        "network chip after a restart of the operating system, and network boot then fails until power is "
-        "cut",
+        "wake the network chip after a restart of the operating system, and network boot then fails until "
+        "power is cut",
         UPDATE_MEND,
         first,
     )
@@ -167,8 +163,7 @@ def two_serials(scene: Scene) -> Clue | None:
     return Clue(
         f"one MAC address shows several serial numbers: {names}",
         "Does TFTP_PREFIX_STR in the EEPROM name another board's serial, or MAC_ADDRESS repeat another "
-        "board's "
-        "address? If neither, somebody on this network pretends to be this board.",
+        "board's address? If neither, somebody on this network pretends to be this board.",
         tuple(evidence),
     )
 

@@ -127,10 +127,8 @@ def _other_address_unused(scene: Scene) -> Clue | None:
     return Clue(
         "the board has an address from the network's DHCP server, and never asked this server for a file",
         "Either another server names itself as boot server (options 43 or 66; switch that off on the "
-        "router), "
-        "or PXE_OPTION43 in the EEPROM is not 'Raspberry Pi Boot' (remove that line), or TFTP_IP in the "
-        "EEPROM "
-        "names another machine.",
+        "router), or PXE_OPTION43 in the EEPROM is not 'Raspberry Pi Boot' (remove that line), or TFTP_IP in "
+        "the EEPROM names another machine.",
         (*offers, *taken),
     )
 
@@ -184,8 +182,7 @@ def other_server_won(scene: Scene) -> Clue | None:
     servers = sorted({str(event.server) for _one, event in scene.attempt.events(ForeignServerChosen)})
     return Clue(
         f"the board took the address of another DHCP server, {', '.join(servers)}; that one does not say "
-        "where "
-        "to boot from",
+        "where to boot from",
         "Two DHCP servers on one network disturb each other: switch the other one off, or set 'dhcp: proxy' "
         "in cluster.yaml so that this server only adds the boot part.",
         (*_foreign_addresses(scene.attempt), *chosen),
@@ -241,8 +238,7 @@ def refused_again(scene: Scene) -> Clue | None:
     return Clue(
         "the board asks again and again for an address that it may not have",
         "Does the node's 'address' in cluster.yaml lie in network.subnet and belong to it alone? A second "
-        "DHCP "
-        "server that offers such addresses does this as well.",
+        "DHCP server that offers such addresses does this as well.",
         tuple(seen),
     )
 
@@ -280,8 +276,7 @@ def late_link(scene: Scene) -> Clue | None:
     first = [one for attempt in scene.history.attempts for one in attempt.of(DhcpDiscover)]
     return Clue(
         f"the first request came {waited_s:.0f} s after the restart, a board asks after 10 to 15 s: its "
-        "switch "
-        "port is likely to wait for spanning tree (STP) first",
+        "switch port is likely to wait for spanning tree (STP) first",
         "Set the port to edge/portfast (or RSTP) on the switch. Where that is not possible keep DHCP_TIMEOUT "
         "at 45000 or more in the EEPROM, or the bootloader gives up before it is heard.",
         (restarts[-1], *(one for one in first if one.first_at == min(asked))),
@@ -303,8 +298,7 @@ def foreign_boot_server(scene: Scene) -> Clue | None:
         f"the DHCP server {event.server} tells the board to boot from {named}; which of two boot servers a "
         "bootloader takes is not defined",
         f"Remove the network boot settings of {event.server} (option 66 or 'next server', option 43), or "
-        "give "
-        f"them this server's address, {scene.setting.server}.",
+        f"give them this server's address, {scene.setting.server}.",
         tuple(seen for seen, _event in rivals),
     )
 
@@ -326,8 +320,7 @@ def foreign_boot_file(scene: Scene) -> Clue | None:
         f"the DHCP server {event.server} names the boot file '{event.boot_file}'; a Raspberry Pi never reads "
         "that option, it looks for options 43 and 66",
         "Nothing to mend where that server boots PCs. To boot boards through it, 'bramble dhcp settings' "
-        "prints "
-        "what it has to send.",
+        "prints what it has to send.",
         tuple(seen for seen, _event in named),
     )
 

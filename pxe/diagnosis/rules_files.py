@@ -53,8 +53,7 @@ def missing_slash(scene: Scene) -> Clue | None:
                 return Clue(
                     f"the board asks for {event.name}: its directory and the file's name have run into one",
                     f"TFTP_PREFIX_STR in the EEPROM is '{prefix}'; write it with the slash, '{prefix}/', or "
-                    "set "
-                    "TFTP_PREFIX=0 to use the serial.",
+                    "set TFTP_PREFIX=0 to use the serial.",
                     (seen,),
                 )
     return None
@@ -185,8 +184,7 @@ def network_only(scene: Scene) -> Clue | None:
         return None
     return Clue(
         "the board asks for the same files over and over, though it is to boot its own disk: it finds "
-        "nothing "
-        "else to boot",
+        "nothing else to boot",
         "Is there a disk, and has it been installed? Is it in BOOT_ORDER? Set for example BOOT_ORDER=0xf612 "
         "(network, SD, NVMe, again); 'bramble eeprom config' prints a whole configuration.",
         tuple(hasty),
@@ -202,8 +200,7 @@ def initramfs_of_other_kernel(scene: Scene) -> Clue | None:
             return Clue(
                 f"the board read {kernel} with {others[0]}; its partner is {initramfs}",
                 "The kernel will panic or find no root. Name both in config.txt ('kernel=' and 'initramfs "
-                "…'), "
-                "or let auto_initramfs=1 choose.",
+                "…'), or let auto_initramfs=1 choose.",
                 (read[kernel], read[others[0]]),
             )
     return None
@@ -220,13 +217,10 @@ def installer_loop(scene: Scene) -> Clue | None:
         return None
     return Clue(
         f"{len(booted)} times the board read the kernel and the installer, and restarted before the "
-        "installer "
-        "wrote anything",
-        "Look at its screen or serial console: the kernel panics, has no driver for this board's network, "
-        "or the "
-        "power supply gives out when the processor starts to work. For a Pi 5 the base needs Raspberry Pi's "
-        "own "
-        "kernel.",
+        "installer wrote anything",
+        "Look at its screen or serial console: the kernel panics, has no driver for this board's network, or "
+        "the power supply gives out when the processor starts to work. For a Pi 5 the base needs Raspberry "
+        "Pi's own kernel.",
         tuple(kernels[-1] for _attempt, kernels in booted),
     )
 
@@ -242,11 +236,9 @@ def http_boot_refused(scene: Scene) -> Clue | None:
         return None
     return Clue(
         "the board tries HTTP boot and there is nothing for it; bootloaders of 2025-08 may stop there "
-        "instead of "
-        "going on to the next entry of BOOT_ORDER",
+        "instead of going on to the next entry of BOOT_ORDER",
         "Put HTTP (7) last in BOOT_ORDER, or take it out: Bramble installs by network boot (2). Update the "
-        "EEPROM "
-        "to 2025-09-23 or later.",
+        "EEPROM to 2025-09-23 or later.",
         tuple(refused),
     )
 
@@ -258,9 +250,8 @@ def signature_not_accepted(scene: Scene) -> Clue | None:
         return None
     return Clue(
         "the board reads boot.sig over and over and never boot.img: it does not accept the signature",
-        "Is the public key of the pair that signed boot.img in the EEPROM (rpi-eeprom-config --pubkey)? "
-        "Make both "
-        "files again with 'bramble boot-image --key' and that key.",
+        "Is the public key of the pair that signed boot.img in the EEPROM (rpi-eeprom-config --pubkey)? Make "
+        "both files again with 'bramble boot-image --key' and that key.",
         tuple(signatures),
     )
 
@@ -280,8 +271,7 @@ def signed_over_tftp(scene: Scene) -> Clue | None:
         return None
     return Clue(
         "the board reads boot.img and starts again without asking for boot.sig: signed boot over TFTP does "
-        "not "
-        "work on a CM5 yet",
+        "not work on a CM5 yet",
         "Use HTTP boot (7 in BOOT_ORDER) with the same signed boot.img, or switch signed boot off for "
         "network boot.",
         tuple(rounds),

@@ -39,8 +39,7 @@ def block_rollover(scene: Scene) -> Clue | None:
                 f"{event.name} stopped after 65,535 blocks of {block_bytes} bytes: this bootloader can not "
                 f"count further, the file has {format_bytes(event.size_bytes)}",
                 "Update the EEPROM to 2025-09-23 or later ('sudo rpi-eeprom-update -a' on the board), or "
-                "keep "
-                f"the file below {format_bytes(limit)}.",
+                f"keep the file below {format_bytes(limit)}.",
                 (seen,),
             )
     return None
@@ -78,9 +77,8 @@ def nearly_too_slow(scene: Scene) -> Clue | None:
         return None
     seen, event = slow[0]
     return Clue(
-        f"{event.name} took {event.seconds:.0f} s of the {TFTP_FILE_TIMEOUT_S:.0f} s that a bootloader "
-        "gives one "
-        f"file ({format_bytes(int(event.size_bytes / event.seconds))}/s)",
+        f"{event.name} took {event.seconds:.0f} s of the {TFTP_FILE_TIMEOUT_S:.0f} s that a bootloader gives "
+        f"one file ({format_bytes(int(event.size_bytes / event.seconds))}/s)",
         "Look for a 100 Mbit/s link or a loaded switch on the way, or raise TFTP_FILE_TIMEOUT in the EEPROM.",
         (seen,),
     )
@@ -111,8 +109,7 @@ def packet_loss(scene: Scene) -> Clue | None:
         if event.retransmitted >= LOST_LEAST and event.retransmitted > LOST_SHARE * packets:
             return Clue(
                 f"{event.retransmitted} of about {packets} packets of {event.name} were sent twice: packets "
-                "get "
-                "lost on the way",
+                "get lost on the way",
                 "Check the cable and both ports' error counters ('ethtool -S'), flow control, and whether a "
                 "link runs at half duplex.",
                 (seen,),
@@ -132,11 +129,9 @@ def path_mtu(scene: Scene) -> Clue | None:
         return None
     return Clue(
         "files begin and no full packet of them arrives, while small answers do: something on the way "
-        "carries "
-        "less than 1,500 bytes",
+        "carries less than 1,500 bytes",
         "Check the MTU of this server's interface ('bramble doctor'), of tunnels and VLANs on the way; a "
-        "jumbo "
-        "frame setting on one end only does this too.",
+        "jumbo frame setting on one end only does this too.",
         tuple(dead),
     )
 

@@ -121,8 +121,7 @@ def _check_ramdisk(name: str, size: int) -> SizeWarning | None:
         name=name,
         size_bytes=size,
         text=f"{name} has {format_bytes(size)}; bootloaders take {format_bytes(BOOT_IMG_BYTES)} for sure, "
-        "newer "
-        "ones of BCM2711 boards 128 MB",
+        "newer ones of BCM2711 boards 128 MB",
         mend="Leave the other boards' files out of it ('bramble boot-image --board').",
         certain=False,
     )
