@@ -49,8 +49,8 @@ def request_for_node(
     """A proof of a node.
 
     Where ``file`` is the cluster's image in the store, the node's values are made up for the proof (a ticket
-    that no
-    server knows, a CA that nobody has) and put onto the copy; any other image is taken as the node's own.
+    that no server knows, a CA that nobody has) and put onto the copy; any other image is taken as the node's
+    own.
     """
     if machine is MachineKind.RASPI4B and node.board is not BoardModel.PI4:
         raise LabError(

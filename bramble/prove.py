@@ -1,12 +1,9 @@
 """Boot an image on a virtual board before it goes onto a card: on a copy, to the end of its first boot.
 
 The board's bootloader is emulated and reads the copy as it would read the card; then the image's own kernel
-and
-initramfs run in QEMU. A witness in the initramfs (in memory only) reports what became of the settings. What
-is shown
-is that the image boots and configures itself; not that the vendor's kernel drives the board's hardware, which
-a
-virtual board does not have.
+and initramfs run in QEMU. A witness in the initramfs (in memory only) reports what became of the settings.
+What is shown is that the image boots and configures itself; not that the vendor's kernel drives the board's
+hardware, which a virtual board does not have.
 """
 
 from __future__ import annotations
@@ -176,8 +173,7 @@ def settle_cgroups(cmdline: str) -> str:
     """The words without each ``cgroup_disable=X`` that a later ``cgroup_enable=X`` revokes.
 
     The vendor's kernel decides so; a mainline kernel knows only the first word and would keep the controller
-    off
-    (seen with Debian's 6.12).
+    off (seen with Debian's 6.12).
     """
     words = cmdline.split()
 

@@ -67,12 +67,9 @@ def prove(
     """Boot the raw disk image FILE on a virtual board, to the end of its first boot, and judge.
 
     The image is copied; FILE is not written to. Its bootloader is emulated, its kernel and system run in
-    QEMU, and
-    a witness in memory reports what became of user, keys, host name, time zone, network, units, agent and
-    k3s.
-    With --node these are held against cluster.yaml. The board's port reaches nobody. What is not shown is
-    that
-    the vendor's kernel drives real hardware.
+    QEMU, and a witness in memory reports what became of user, keys, host name, time zone, network, units,
+    agent and k3s. With --node these are held against cluster.yaml. The board's port reaches nobody. What is
+    not shown is that the vendor's kernel drives real hardware.
 
     Exit code 0: proven; 1: not; 2: wrong usage.
 

@@ -96,8 +96,7 @@ def _system(report: Report) -> Iterator[Line]:
 
 def _is_fine(status: str) -> bool:
     """Whether ``cloud-init status --long`` says that everything was done. It calls a boot degraded for a
-    notice that a
-    setting of the base will be gone in some years; that is no fault."""
+    notice that a setting of the base will be gone in some years; that is no fault."""
     kinds = set(re.findall(r"\b(DEPRECATED|WARNING|ERROR|CRITICAL):", status))
     failed = re.search(r"(?<!_)errors: (?!\[\])", status)
     return "status: done" in status and not failed and not kinds - {"DEPRECATED"}

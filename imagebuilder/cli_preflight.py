@@ -117,10 +117,9 @@ def diff(one: Path, other: Path, brief: bool, as_json: bool) -> None:
     """Say what the raw disk image B is that A is not.
 
     Partition table and filesystems, then every file of both partitions: added (+), removed (-), changed (~)
-    with
-    content, mode, owner, link target, hard links and extended attributes. Small text files, config.txt among
-    them, are shown line by line, cmdline.txt word by word. The images are read as they are: no mount, no
-    root.
+    with content, mode, owner, link target, hard links and extended attributes. Small text files, config.txt
+    among them, are shown line by line, cmdline.txt word by word. The images are read as they are: no mount,
+    no root.
 
     Exit code 0: no difference; 1: some; 2: wrong usage.
 

@@ -1,14 +1,11 @@
 """QEMU's model of a Raspberry Pi 4: an image's own device tree, less what the model lacks.
 
 The machine has no Ethernet, no PCIe and no display controller; drivers that find them in the tree end in
-external
-aborts or interrupt storms. So the tree is edited on a copy: those nodes are switched off, the SD card is
-moved to the
-controller that exists, and the USB controller is a host, for a network adapter.
+external aborts or interrupt storms. So the tree is edited on a copy: those nodes are switched off, the SD
+card is moved to the controller that exists, and the USB controller is a host, for a network adapter.
 
 Measured with QEMU 10.0.2 and Debian's kernel 6.12: boots from the SD card to the end of cloud-init; the
-kernel sees
-about 960 MB. The vendor's kernel was not at hand.
+kernel sees about 960 MB. The vendor's kernel was not at hand.
 """
 
 from __future__ import annotations

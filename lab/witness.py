@@ -1,16 +1,14 @@
 """A witness: what a rehearsal adds to an image's initramfs, in memory, to learn how its boot went. Pure.
 
 initramfs-tools reads /conf/param.conf after each of its scripts. Ours puts a unit and a script into /run,
-which
-moves on to the real root: nothing on the disk is changed, and the unit is gone with the power. Once the boot
-is over
-(cloud-init too, where it is) the script writes what it sees to the serial line, a line for each fact:
+which moves on to the real root: nothing on the disk is changed, and the unit is gone with the power. Once the
+boot is over (cloud-init too, where it is) the script writes what it sees to the serial line, a line for each
+fact:
 
     <nonce>|<key>|<value>
 
 between lines of other origin, and ``<nonce>|end|`` at last. Images whose initramfs was made by something else
-than
-initramfs-tools (Debian, Raspberry Pi OS and Ubuntu up to 25.04 use it) say nothing this way.
+than initramfs-tools (Debian, Raspberry Pi OS and Ubuntu up to 25.04 use it) say nothing this way.
 
 Source: initramfs-tools(7), "Boot scripts"; run_scripts in its scripts/functions.
 """

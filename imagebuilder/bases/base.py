@@ -34,12 +34,10 @@ class BaseInfo:
     """What is in a base; its ``base.json``.
 
     ``kernel_version`` is what ``uname -r`` says on it, ``packages`` maps package → version,
-    ``disk_signature`` is the MBR's; it is 0 on a GPT disk, and so is
-    the ``type`` of its partitions. A base that we made says in ``recipe`` what from and in
-    ``built_with`` with which tools and archive suites; of a stock image both are empty, and where it came
-    from
-    stands in its origins. ``disk_sha256`` is the digest of the whole disk; bases made before it was recorded
-    have none.
+    ``disk_signature`` is the MBR's; it is 0 on a GPT disk, and so is the ``type`` of its partitions. A base
+    that we made says in ``recipe`` what from and in ``built_with`` with which tools and archive suites; of a
+    stock image both are empty, and where it came from stands in its origins. ``disk_sha256`` is the digest of
+    the whole disk; bases made before it was recorded have none.
     """
 
     id: str

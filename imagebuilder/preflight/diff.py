@@ -1,8 +1,7 @@
 """What differs between two images: partition table, filesystems, and file by file on both partitions.
 
 Reads the raw images through our own readers: no mount, no root. Contents are compared, not times; a file that
-was
-only rewritten with what it held is no difference.
+was only rewritten with what it held is no difference.
 """
 
 from __future__ import annotations

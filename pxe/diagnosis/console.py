@@ -1,10 +1,8 @@
 """From datagrams of bootloaders' network consoles to lines. Pure.
 
 A bootloader with NETCONSOLE set sends its log over UDP, in pieces that begin and end anywhere. Anybody can
-send
-such datagrams: sources, lines, their length and their number are bounded, and no character gets through that
-a
-terminal could obey. Source: Raspberry Pi documentation, EEPROM bootloader, NETCONSOLE.
+send such datagrams: sources, lines, their length and their number are bounded, and no character gets through
+that a terminal could obey. Source: Raspberry Pi documentation, EEPROM bootloader, NETCONSOLE.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """When the rules run, and that what they find is said once.
 
 Every event is taken note of at once, which is cheap; rules run from `tick`, a few seconds later and as long
-as
-a board does something or its silence means something, for a bounded number of boards at a time. So a thousand
-boards after a power cut cost no more than the events themselves.
+as a board does something or its silence means something, for a bounded number of boards at a time. So a
+thousand boards after a power cut cost no more than the events themselves.
 """
 
 from __future__ import annotations

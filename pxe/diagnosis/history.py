@@ -130,8 +130,7 @@ class BoardHistory:
 
     def _is_first_stage(self, name: str) -> bool:
         """Whether the bootloader of the EEPROM reads this file: on BCM2711 start4.elf, which then reads the
-        rest
-        by itself; on BCM2712 all of them."""
+        rest by itself; on BCM2712 all of them."""
         return self.board.family is Soc.BCM2712 or name == "start4.elf"
 
     def _begins_anew(self, event: BoardEvent) -> bool:
