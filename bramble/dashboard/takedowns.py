@@ -8,7 +8,8 @@ from typing import Final
 from bramble.dashboard.planning import in_time
 from bramble.dashboard.question import Plan
 from fleet.lifecycle import FAILED_TWIN, REIMAGE_FROM, REIMAGING
-from fleet.reimage.desk import OUTSIDE, Preview, ReimageDesk, refusal
+from fleet.reimage.anew import OUTSIDE
+from fleet.reimage.desk import Preview, ReimageDesk, refusal
 from fleet.reimage.kinds import ReimageKind
 
 PREVIEW_S: Final = 20.0

@@ -32,20 +32,19 @@ from fleet.join.state import JoinState
 from fleet.join.turn import HAS_JOINED
 from fleet.kube.door import KubeDoor
 from fleet.kube.objects import ETCD_ROLE
-from fleet.lifecycle import Happening, State, allows
+from fleet.lifecycle import State
 from fleet.recovery import undo
 from fleet.recovery.checks import choose_founder, founder_problems, snapshot_problems
 from fleet.recovery.state import KEY, LAST, Phase, Recovery
 from fleet.refusal import RefusedError
-from fleet.reimage.kinds import Outcome
+from fleet.reimage.anew import start_over
 from fleet.reimage.problems import Problem
-from fleet.restored import UNOBSERVED
 from fleet.snapshots.desk import REMOVE_ANNOTATION, REMOVED_ANNOTATION, SnapshotDesk, is_marked
 from fleet.snapshots.files import NoSnapshotError
 from fleet.snapshots.manifest import DATA, SnapshotInfo
 from fleet.spec.model import Role
 from fleet.store.records import NodeRecord
-from fleet.store.transaction import Reader, Transaction
+from fleet.store.transaction import Reader
 from fleet.timeline import Entry, Kind
 
 log = logging.getLogger(__name__)
@@ -190,7 +189,7 @@ class RecoveryDesk:
                 raise RefusedError(409, told.code, told.text, told.hint)
             undo.keep(tx, (*plan.servers, *plan.agents))
             for name in (*plan.servers, *plan.agents):
-                self._start_over(tx, tx.require_node(name), recovery, now)
+                start_over(tx, tx.require_node(name), _WHY, _anew(recovery), now)
             tx.remove_value(FOUNDED)
             tx.remove_value(UNTOLD)
             tx.put_value(FOUNDER, recovery.founder)
@@ -370,38 +369,6 @@ class RecoveryDesk:
         answering = {member.node or member.name for member in view.members if member.version} - set(without)
         return tuple(sorted(answering)) + view.strangers or ("an unknown server",)
 
-    def _start_over(self, tx: Transaction, node: NodeRecord, recovery: Recovery, now: float) -> None:
-        """The node is to be installed as if it never had been; nothing of before counts any more."""
-        order = tx.open_reimage(node.name)
-        if order is not None:
-            tx.close_reimage(order, Outcome.ABANDONED, _WHY, now)
-        tx.remove_hold(node.name)
-        intent = tx.open_intent(node.name)
-        if intent is not None:
-            tx.close_intent(intent, _WHY, now)
-        tx.remove_value(UNOBSERVED + node.name)
-        JoinState().save(tx, node.name)
-        void = {
-            "certificate": None,
-            "previous_certificate": None,
-            "agent_key": None,
-            "pending_key": None,
-            "approved_key": None,
-            "join_allowed": False,
-            # What its last system said of itself must not be taken for the new one's word.
-            "status": None,
-            "status_sequence": 0,
-            "status_at": None,
-            "boot_id": None,
-        }
-        hint = "Switch its board on from the network; what its disk holds is asked about before it goes."
-        text = f"{_WHY} ({recovery.snapshot}): it is installed anew"
-        entry = Entry(kind=Kind.STATE, text=text, hint=hint)
-        if allows(node.state, Happening.STARTED_OVER):
-            tx.move(node, Happening.STARTED_OVER, entry, now, **void)
-        else:
-            tx.update_node(node, **void)
-
     def _view(self, recovery: Recovery) -> RecoveryView:
         known = {one.id: one.taken_at for one in self._snapshots.elsewhere()}
         known |= {one.id: one.taken_at for one in self._snapshots.files.sound()}
@@ -440,6 +407,12 @@ class RecoveryDesk:
             told = self._not_here(recovery.snapshot, error)
             return (f"{told.message}: {recovery.founder} needs it here if it asks this server. {told.hint}",)
         return ()
+
+
+def _anew(recovery: Recovery) -> Entry:
+    hint = "Switch its board on from the network; what its disk holds is asked about before it goes."
+    text = f"{_WHY} ({recovery.snapshot}): it is installed anew"
+    return Entry(kind=Kind.STATE, text=text, hint=hint)
 
 
 def _installed_anew(reader: Reader, recovery: Recovery) -> frozenset[str]:

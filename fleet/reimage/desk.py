@@ -10,10 +10,10 @@ from fleet import events
 from fleet.boards import BoardError, Serial
 from fleet.errors import FleetError
 from fleet.ground import Ground
+from fleet.join.founding import release_founder
 from fleet.kube.client import KubeError
 from fleet.kube.door import KubeDoor
 from fleet.lifecycle import (
-    ENTERING_INSTALLER,
     GONE,
     LEAVING,
     REIMAGE_FROM,
@@ -24,13 +24,14 @@ from fleet.lifecycle import (
 )
 from fleet.refusal import RefusedError, no_such_node
 from fleet.reimage import progress
+from fleet.reimage.anew import goes_at_once, install_at_once, replace_at_once
 from fleet.reimage.checks import base_findings
 from fleet.reimage.drain import Load
 from fleet.reimage.driver import ReimageDriver, problems_text
 from fleet.reimage.kinds import Outcome, ReimageKind
 from fleet.reimage.observe import is_silent, read_load
 from fleet.reimage.problems import Problem
-from fleet.reimage.rebind import rebind, retire
+from fleet.reimage.rebind import retire
 from fleet.reimage.seams import Check, Findings, ServerSteps, Situation, WayIn
 from fleet.restored import require_observed
 from fleet.spec.model import Role
@@ -48,19 +49,6 @@ _AGENT_STEPS: Final = (
     State.READY,
 )
 _SERVER_STEPS: Final = (State.LEADER_MOVED, State.SNAPSHOTTED, State.MEMBER_REMOVED)
-OUTSIDE: Final = frozenset(
-    {
-        *ENTERING_INSTALLER,
-        State.DECLARED,
-        State.NETBOOTING,
-        State.PENDING,
-        State.FAILED_NETBOOT,
-        State.FAILED_IMAGING,
-        State.FLASHED,
-        State.QUARANTINED,
-    }
-)
-"""Nothing in the cluster knows a node in these: it can be decommissioned, or be another board, at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +106,18 @@ class ReimageDesk:
         Raises:
             RefusedError: No such node, or it may not be taken down; nothing was changed.
         """
+        now = self._ground.clock()
+        with self._ground.store.write() as tx:
+            node = self._require(tx, name)
+            at_once = goes_at_once(tx, node, ReimageKind.REIMAGE)
+            if at_once:
+                install_at_once(tx, node, image, by, why, now)
+        if at_once:
+            self._ground.on_boot_change()
+            return (
+                f"{name} is installed as if it never had been: start its board from the network; 'bramble "
+                f"approve {name}' says that its disk may go, when it asks"
+            )
         return self._order(
             ReimageKind.REIMAGE, name, image=image, force_drain=force_drain, by=by, why=why, serial=None
         )
@@ -135,9 +135,9 @@ class ReimageDesk:
         now = self._ground.clock()
         with self._ground.store.write() as tx:
             node = self._require(tx, name)
-            at_once = node.state in OUTSIDE and node.state is not State.FLASHED  # a card goes to any board
+            at_once = goes_at_once(tx, node, ReimageKind.REPLACE)
             if at_once:
-                self._replace_at_once(tx, node, new, by, why, now)
+                replace_at_once(tx, node, new, self._ground, by, why, now)
         if at_once:
             self._redeclare()
             self._ground.on_boot_change()
@@ -166,12 +166,13 @@ class ReimageDesk:
                 return f"{name} is decommissioned already"
             ordered = events.reimage_ordered("decommission", by, why)
             done = ""
-            if node.state in OUTSIDE:
+            if goes_at_once(tx, node, ReimageKind.DECOMMISSION):
                 if order is not None:
                     tx.close_reimage(order, Outcome.ABANDONED, f"decommissioned by {by}", now)
                 retire(tx, node, now)
                 tx.add_event(ordered, now, node=name, board=node.board_id)
                 tx.move(tx.require_node(name), Happening.REMOVED, events.reimage_step("decommissioned"), now)
+                release_founder(tx, now)
                 done = f"{name} is decommissioned; take it out of cluster.yaml when you like"
             elif order is not None and node.state in GONE:
                 order = tx.update_reimage(order, kind=ReimageKind.DECOMMISSION)
@@ -189,22 +190,6 @@ class ReimageDesk:
             why=why,
             serial=None,
         )
-
-    def _replace_at_once(
-        self, tx: Transaction, node: NodeRecord, serial: Serial, by: str, why: str, now: float
-    ) -> None:
-        """The node is out of its cluster already: only the board changes, and an order goes on with it."""
-        tx.add_event(events.reimage_ordered("replace", by, why), now, node=node.name, board=node.board_id)
-        rebind(tx, serial, node, self._ground, now)
-        node = tx.require_node(node.name)
-        order = tx.open_reimage(node.name)
-        if order is not None:
-            tx.update_reimage(order, kind=ReimageKind.REPLACE)
-        if node.state is State.QUARANTINED:
-            intent = self._ground.open_new_intent(tx, node.name, now)
-            tx.move(node, Happening.RELEASED, events.released(intent.number), now)
-        elif allows(node.state, Happening.RETRIED):
-            tx.move(node, Happening.RETRIED, events.reimage_step("the new board is awaited"), now)
 
     def cancel(self, name: str, by: str) -> str:
         """Call an order off; what was done, for people. The node becomes what it was, as soon as our cordon
@@ -336,6 +321,7 @@ class ReimageDesk:
             node = reader.node(name)
             if node is None:
                 raise no_such_node(name, [one.name for one in reader.nodes()])
+            at_once = goes_at_once(reader, node, kind)
         extra: tuple[Problem, ...] = ()
         try:
             with self._ground.store.read() as reader:
@@ -344,8 +330,10 @@ class ReimageDesk:
                 self._require_free_serial(name, serial)
         except RefusedError as refused:
             extra = (Problem(refused.code, refused.message, refused.hint),)
-        if kind is ReimageKind.DECOMMISSION and node.state in OUTSIDE:
-            return Preview(extra, (), (State.DECOMMISSIONED.value,))
+        if at_once:
+            left = _AGENT_STEPS[_AGENT_STEPS.index(State.IMAGING) :]
+            steps = (State.DECOMMISSIONED,) if kind is ReimageKind.DECOMMISSION else left
+            return Preview(extra, (), tuple(step.value for step in steps))
         findings, _uid = await self.assess(node, kind=kind, image=image, force_drain=force_drain, by=by)
         return Preview((*extra, *findings.problems), findings.warnings, steps_of(kind, node.role))
 
