@@ -15,14 +15,14 @@ from typing import Final
 from aiohttp import web
 
 from pxe.boot.clients import ClientBook
-from pxe.boot.content import Content, open_content
+from pxe.boot.content import Content
 from pxe.boot.decision import Install
 from pxe.boot.identity import BoardIdentity
 from pxe.boot.programs import HTTP_PREFIX
 from pxe.boot.routes import Route, explain_missing, locate, printable, route
 from pxe.boot.table import BootTable
 from pxe.events import BoardEvent, BootFileMissing, TransferDone
-from pxe.web.files import FileResponse
+from pxe.web.files import FileResponse, open_file
 
 LONGEST_NAME: Final = 512
 
@@ -75,10 +75,7 @@ class BootTreeServer:
         if not isinstance(found.answer, Install) or found.node is None:
             return None
         location = locate(found.node.tree, found.parts)
-        try:
-            return None if location is None else open_content(location)
-        except OSError:
-            return None
+        return None if location is None else open_file(location)
 
     def _report_sent(self, found: Route, sent_bytes: int, seconds: float) -> None:
         self._on_event(

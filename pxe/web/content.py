@@ -21,15 +21,14 @@ from typing import Final
 from aiohttp import web
 
 from pxe.boot.clients import ClientBook
-from pxe.boot.content import Content, open_content
 from pxe.boot.decision import Install, Stage, decide
 from pxe.boot.identity import BoardIdentity
-from pxe.boot.routes import Location, printable
+from pxe.boot.routes import printable
 from pxe.boot.table import BootTable, NodeBootState
 from pxe.events import BoardEvent, BootProgress, ContentRefused, TransferDone
 from pxe.web.boot import BootTreeServer
 from pxe.web.door import NEXT_REQUEST_S, Door
-from pxe.web.files import FileResponse
+from pxe.web.files import FileResponse, open_file
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +143,7 @@ class ContentServer:
             )
             return web.Response(status=HTTPStatus.FORBIDDEN, text="no install is open for this board\n")
         path = self._table().images.get(name)
-        content = self._open((path,)) if path is not None else None
+        content = open_file((path,)) if path is not None else None
         if content is None:
             return web.Response(status=HTTPStatus.NOT_FOUND, text=NO_SUCH_FILE)
         # An image id stands for its bytes: what a client has once, it never needs to ask for again, and a
@@ -156,12 +155,6 @@ class ContentServer:
             headers={"Cache-Control": "public, max-age=31536000, immutable"},
             on_sent=self._counter(request, name, content.size, board, node),
         )
-
-    def _open(self, location: Location) -> Content | None:
-        try:
-            return open_content(location)
-        except OSError as error:  # out of descriptors: the client comes again
-            raise web.HTTPServiceUnavailable(text="busy\n", headers={"Retry-After": "1"}) from error
 
     def _client(self, request: web.Request) -> tuple[BoardIdentity, NodeBootState | None]:
         """Who is behind the address of a request, as far as leases and declared addresses tell."""

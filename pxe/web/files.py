@@ -12,7 +12,8 @@ from typing import Final
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from pxe.boot.content import Content, FileContent
+from pxe.boot.content import Content, FileContent, open_content
+from pxe.boot.routes import Location
 from pxe.web.ranges import Selection, select_part
 from pxe.web.sending import FileSender
 
@@ -98,6 +99,18 @@ class FileResponse(web.StreamResponse):
         buffer = bytearray(count)
         self._content_to_send.read_into([memoryview(buffer)], position)
         return buffer
+
+
+def open_file(location: Location) -> Content | None:
+    """Open what a client asks for; None where nothing is there.
+
+    Raises:
+        web.HTTPServiceUnavailable: no descriptor is left: the client comes again.
+    """
+    try:
+        return open_content(location)
+    except OSError as error:
+        raise web.HTTPServiceUnavailable(text="busy\n", headers={"Retry-After": "1"}) from error
 
 
 def _pieces(selection: Selection, most: int) -> Iterator[tuple[int, int]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from fakes_pxe import running_server
 
 from fleet.boards import Serial
 from pxe.boot.table import BootTable, BootTree, NodeBootState
-from pxe.events import BoardEvent, ContentRefused, TransferDone
+from pxe.events import BoardEvent, BootFileMissing, ContentRefused, TransferDone
 from pxe.server import PxeServer
 
 pytestmark = pytest.mark.integration
@@ -196,6 +198,23 @@ async def test_what_a_boot_tree_does_not_have_is_not_found(tmp_path: Path, path:
         assert str(tmp_path) not in answer.text
         assert "Set-Cookie" not in answer.headers
     assert all(event.describe().isprintable() for event in events)
+
+
+@pytest.mark.asyncio
+async def test_without_descriptors_a_client_is_told_to_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_nothing(_location: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    events: list[BoardEvent] = []
+    async with running_server(boot_table(tmp_path), tmp_path / "state", events.append) as server:
+        server.update(replace(boot_table(tmp_path), images=table_of(tmp_path).images))
+        monkeypatch.setattr("pxe.web.files.open_content", open_nothing)
+        for path in ("/boot/91cdf03d/kernel8.img", "/images/abc123/disk.img.zst"):
+            answer = await get(server, path)
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert not [event for event in events if isinstance(event, BootFileMissing)]
 
 
 @pytest.mark.asyncio
