@@ -26,6 +26,16 @@ MATERIAL = JoinMaterial(
 MOVED = NodeFile(DROP_IN, "0600", "server: https://10.0.0.2:6443\n")
 
 
+def let_join(control: ControlServer, system: FakeSystem) -> None:
+    """The node is to join, and its k3s runs as soon as it is started."""
+    control.desired, control.material = Desired(generation=2, join=True, material=2), MATERIAL
+    system.active, system.sub = "active", "running"
+
+
+def wait_joined(control: ControlServer) -> None:
+    control.wait_for(lambda: bool(control.statuses) and control.statuses[-1].generation == 2)
+
+
 def order(control: ControlServer, desired: Desired) -> None:
     with control.changed:
         control.desired = desired
@@ -34,10 +44,9 @@ def order(control: ControlServer, desired: Desired) -> None:
 def test_settings_follow_without_a_restart_and_reach_one_that_does_not_come_up(
     control: ControlServer, root: Path, system: FakeSystem
 ) -> None:
-    control.desired, control.material = Desired(generation=2, join=True, material=2), MATERIAL
-    system.active, system.sub = "active", "running"
+    let_join(control, system)
     with serving(make_service(root, system)):
-        control.wait_for(lambda: bool(control.statuses) and control.statuses[-1].generation == 2)
+        wait_joined(control)
         assert control.statuses[-1].material == 2
         order(control, Desired(generation=3, join=True, material=2, files=(MOVED,)))
         control.wait_for(lambda: control.statuses[-1].generation == 3)
@@ -56,20 +65,15 @@ def test_settings_follow_without_a_restart_and_reach_one_that_does_not_come_up(
 KUBELET = "/var/lib/rancher/k3s/agent/client-kubelet"
 
 
-def lose_state(root: Path) -> None:
-    for path in (root / "var/lib/bramble").glob("state.json*"):
-        path.unlink()
-
-
 def test_joined_node_that_lost_its_state_settles_without_material(
     control: ControlServer, root: Path, system: FakeSystem
 ) -> None:
-    control.desired, control.material = Desired(generation=2, join=True, material=2), MATERIAL
-    system.active, system.sub = "active", "running"
+    let_join(control, system)
     with serving(make_service(root, system)):
-        control.wait_for(lambda: bool(control.statuses) and control.statuses[-1].generation == 2)
+        wait_joined(control)
     write_files(root, (NodeFile(f"{KUBELET}.crt", "0600", "c"), NodeFile(f"{KUBELET}.key", "0600", "k")))
-    lose_state(root)
+    for path in (root / "var/lib/bramble").glob("state.json*"):
+        path.unlink()
     units, seen = system.units(), len(control.statuses)
     # It is Ready, and gets no more material: what was read before it was is read again.
     control.refuse["/v1/node/join-material"] = Refusal(409, "not-joining", "pi-1 is ready, it does not join")
@@ -91,10 +95,9 @@ def test_joined_node_that_lost_its_state_settles_without_material(
 def test_newer_material_is_fetched_and_old_data_set_aside(
     control: ControlServer, root: Path, system: FakeSystem
 ) -> None:
-    control.desired, control.material = Desired(generation=2, join=True, material=2), MATERIAL
-    system.active, system.sub = "active", "running"
+    let_join(control, system)
     with serving(make_service(root, system)):
-        control.wait_for(lambda: bool(control.statuses) and control.statuses[-1].generation == 2)
+        wait_joined(control)
         (root / ETCD[1:]).mkdir(parents=True)
         (root / ETCD[1:] / "member").write_text("old")
         system.active, system.sub = "activating", "auto-restart"
