@@ -19,6 +19,8 @@ from fleet.spec import load_cluster
 ROOT = Path(__file__).parents[3]
 MANIFESTS = ROOT / "deploy" / "kubernetes"
 RECIPE = ROOT / "deploy" / "container" / "Containerfile"
+QUADLET = ROOT / "deploy" / "container" / "bramble.container"
+GUIDE = ROOT / "docs" / "containers.md"
 KUBERNETES = "1.33"
 KUSTOMIZATION = yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text())
 
@@ -184,3 +186,57 @@ def test_the_ports_are_those_that_the_server_opens() -> None:
         "67/udp",
         "69/udp",
     } <= exposed
+
+
+def test_a_package_of_another_architecture_or_age_is_never_taken() -> None:
+    (script,) = [rest for word, rest in instructions() if word == "RUN"]
+    # A builder's TARGETARCH is not set by all, and its default here would be taken for the truth by others.
+    assert "$(dpkg --print-architecture).deb" in script
+    assert "TARGETARCH" not in RECIPE.read_text()
+    assert '[ "$#" != 1 ]' in script
+    for page in (RECIPE, GUIDE):
+        assert "podman build --no-cache -f deploy/container/Containerfile" in page.read_text()
+
+
+def quadlet() -> dict[str, list[str]]:
+    """Values of the unit's [Container] section, by key: some keys stand several times."""
+    section = QUADLET.read_text().partition("[Container]\n")[2].partition("\n[")[0]
+    found: dict[str, list[str]] = {}
+    for line in section.splitlines():
+        if line and not line.startswith("#"):
+            key, _, value = line.partition("=")
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def test_systemd_runs_the_same_container_as_the_guide() -> None:
+    typed = re.sub(r"\\\n\s*", " ", GUIDE.read_text()).partition("podman run -d ")[2].partition("\n")[0]
+    *words, image = shlex.split(typed)
+    assert f"localhost/{image}:latest" == quadlet()["Image"][0]
+    options: dict[str, list[str]] = {}
+    while words:
+        name = words.pop(0)
+        options.setdefault(name, []).append("" if not words or words[0].startswith("-") else words.pop(0))
+    assert options == {
+        "--name": quadlet()["ContainerName"],
+        "--network": quadlet()["Network"],
+        "--cap-drop": quadlet()["DropCapability"],
+        "--cap-add": [quadlet()["AddCapability"][0].lower().replace(" ", ",")],
+        "--read-only": ["" if quadlet()["ReadOnly"] == ["true"] else "not"],
+        "--tmpfs": quadlet()["Tmpfs"],
+        "-v": [
+            volume.replace("/etc/bramble/cluster.yaml:", "./cluster.yaml:", 1)
+            for volume in quadlet()["Volume"]
+        ],
+    }
+    assert {volume.split(":")[1] for volume in quadlet()["Volume"]} == {str(CLUSTER), str(STATE), str(CACHE)}
+
+
+def test_only_a_server_that_does_not_answer_is_unwell() -> None:
+    from bramble.cli_status import CANNOT_TELL, FINE, NEEDS_ATTENTION
+
+    (test,) = quadlet()["HealthCmd"]
+    for code, unwell in ((FINE, False), (NEEDS_ATTENTION, False), (CANNOT_TELL, True)):
+        limit = re.fullmatch(r"bramble status >/dev/null; test \$\? -lt (\d)", test)
+        assert limit is not None
+        assert (code >= int(limit[1])) is unwell
