@@ -71,11 +71,17 @@ class RawImage:
         """Fill ``buffer`` with the image's bytes.
 
         Raises:
-            FlashError: the file ends early: somebody changes it.
+            FlashError: it cannot be read, or ends early: somebody changes it.
         """
         done = 0
         while done < len(buffer):
-            count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
+            try:
+                count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
+            except OSError as exc:
+                raise FlashError(
+                    f"the image cannot be read at byte {offset + done}: {exc.strerror}",
+                    "Look at the disk that it lies on: dmesg.",
+                ) from exc
             if count == 0:
                 raise FlashError(
                     f"the image ends at byte {offset + done} while it is being written",

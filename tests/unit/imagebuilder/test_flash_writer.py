@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -283,6 +284,15 @@ def test_image_that_shrinks_while_it_is_written_is_an_error(tmp_path: Path) -> N
         os.truncate(path, 2 * MIB)
         with pytest.raises(FlashError, match="ends at byte"):
             FlashJob(image, Medium()).run()
+
+
+def test_image_on_a_failing_disk_is_an_error(image: RawImage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_descriptor: int, _buffers: object, _offset: int) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", fail)
+    with pytest.raises(FlashError, match="cannot be read at byte 512: Input/output error"):
+        image.read_into(memoryview(bytearray(512)), 512)
 
 
 def test_tables_that_are_not_ours_are_left_as_they_are() -> None:
