@@ -25,7 +25,7 @@ from pxe.boot.identity import BoardIdentity, Firmware, identify_client
 from pxe.boot.programs import explain_answer, find_program, missing_program
 from pxe.boot.table import BootTable, NodeBootState
 from pxe.dhcp.boot_options import boot_words
-from pxe.dhcp.leases import LeaseTable
+from pxe.dhcp.leases import LeaseTable, is_host
 from pxe.dhcp.replies import (
     Action,
     ClientMemory,
@@ -214,7 +214,7 @@ class Responder:
 
     def _inform(self, message: DhcpMessage, board: BoardIdentity) -> list[Action]:
         """The client has an address of its own and asks for the rest: no lease in the answer."""
-        if message.ciaddr not in self._settings.subnet:
+        if not is_host(message.ciaddr, self._settings.subnet):
             return []  # the answer goes to that address
         words = boot_words(message, board, None, self._settings)
         return [
@@ -294,8 +294,8 @@ class Responder:
         self, address: IPv4Address, mac: MacAddress, node: NodeBootState | None, now: float
     ) -> str | None:
         """Why a client can not have an address; None where nothing speaks against it."""
-        if address not in self._settings.subnet:
-            return f"{address} is not in {self._settings.subnet}"
+        if not is_host(address, self._settings.subnet):
+            return f"{address} is no address of a machine in {self._settings.subnet}"
         owner = self._table().reserved.get(address)
         if owner is not None and (node is None or owner.name != node.name):
             return f"{address} belongs to node {owner.name}"

@@ -352,9 +352,15 @@ def plausible_leases(
         excluded: the server's own address and the like.
         latest: when a lease that was given now would end, UTC seconds; later ends are brought down to it.
     """
-    edges = {subnet.network_address, subnet.broadcast_address} if subnet.prefixlen < 31 else set()
     return [
         lease if lease.expires <= latest else replace(lease, expires=latest)
         for lease in leases
-        if lease.address in subnet and lease.address not in excluded and lease.address not in edges
+        if is_host(lease.address, subnet) and lease.address not in excluded
     ]
+
+
+def is_host(address: IPv4Address, subnet: IPv4Network) -> bool:
+    """Whether a machine of the network can have an address; its first and its last stand for all (but for two
+    of a link of their own, RFC 3021)."""
+    edges = (subnet.network_address, subnet.broadcast_address) if subnet.prefixlen < 31 else ()
+    return address in subnet and address not in edges

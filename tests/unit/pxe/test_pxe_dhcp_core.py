@@ -182,7 +182,9 @@ def test_a_rebooting_client_that_nobody_knows_gets_no_answer(network: Network) -
 
 
 @pytest.mark.parametrize(
-    "address", [IPv4Address("192.0.2.9"), RESERVED, SERVER], ids=["other network", "reserved", "server"]
+    "address",
+    [IPv4Address("192.0.2.9"), IPv4Address("10.0.0.0"), IPv4Address("10.0.0.255"), RESERVED, SERVER],
+    ids=["other network", "the network's own", "broadcast", "reserved", "server"],
 )
 def test_a_wrong_address_is_refused(network: Network, address: IPv4Address) -> None:
     reply = network.must_answer(client_message(MessageType.REQUEST, mac=COMPUTER, requested=address))
