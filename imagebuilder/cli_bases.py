@@ -93,7 +93,14 @@ def base_fetch(
       bramble base fetch https://example.org/own.img.xz --sha256 9f86d081…
       bramble base fetch ./own.img.zst
     """
-    from imagebuilder.bases import FetchProgress, catalogue, fetch_stock, fetch_url, import_file
+    from imagebuilder.bases import (
+        FetchProgress,
+        catalogue,
+        fetch_image,
+        fetch_url,
+        import_file,
+        require_stock,
+    )
 
     if sha256 is not None and not _SHA256.fullmatch(sha256.lower()):
         raise click.BadParameter(f"{sha256!r} is not 64 hexadecimal digits", param_hint="--sha256")
@@ -115,10 +122,10 @@ def base_fetch(
                 raise click.UsageError(
                     "--sha256 belongs to a URL or a file; a name is verified by its publisher"
                 )
-            image = catalogue().stock.get(what)
-            variable = os.environ.get(image.publisher.mirror_variable) if image else None
-            fetched = fetch_stock(
-                what,
+            image = require_stock(what)
+            variable = os.environ.get(image.publisher.mirror_variable)
+            fetched = fetch_image(
+                image,
                 store=store(),
                 mirror=mirror or variable or None,
                 key_files=keys,

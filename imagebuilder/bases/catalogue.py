@@ -148,6 +148,23 @@ def parse_catalogue(text: str) -> Catalogue:
     return Catalogue(stock, recipes)
 
 
+def require_stock(name: str) -> StockImage:
+    """The stock image of that name.
+
+    Raises:
+        UnknownBase: there is none; a recipe is said to be one.
+    """
+    image = catalogue().stock.get(name)
+    if image is None:
+        if name in RECIPES:
+            raise UnknownBase(
+                f"{name!r} is not downloaded, it is made here from Debian's packages",
+                f"Type: bramble base build {name}",
+            )
+        raise unknown_base(name)
+    return image
+
+
 def require_recipe(name: str) -> DebianRecipe:
     """The recipe of base ``name``.
 

@@ -26,7 +26,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from imagebuilder.bases.base import DISK_NAME, INFO_NAME, KIND, Base, load_base
-from imagebuilder.bases.catalogue import RECIPES, StockImage, UnknownBase, catalogue, unknown_base
+from imagebuilder.bases.catalogue import StockImage
 from imagebuilder.bases.containers import DamagedArchive
 from imagebuilder.bases.describe import describe
 from imagebuilder.bases.download import discard, download_known
@@ -85,52 +85,6 @@ class _Wanted:
     max_disk_bytes: int = MAX_DISK_BYTES
 
 
-def fetch_stock(
-    name: str,
-    *,
-    store: Store,
-    mirror: str | None = None,
-    key_files: Sequence[Path] = (),
-    unverified: bool = False,
-    on_progress: OnProgress = lambda progress: None,
-    http: Http | None = None,
-) -> Fetched:
-    """The newest release of the catalogue's stock image ``name``, downloaded where the store lacks it.
-
-    Args:
-        name: of the catalogue.
-        store: where it is kept.
-        mirror: URL that stands in for the publisher's.
-        key_files: the publisher's key, where the user has it as a file.
-        unverified: the user named this base as one to take although nothing proves it.
-        on_progress: called from this thread.
-        http: the client; None: a new one.
-
-    Raises:
-        UnknownBase: no such stock image.
-        UnverifiedBase: nothing proves it.
-        BadSignature, WrongDigest: it is another file than the one that was signed or listed.
-        ImageBuilderError: any other reason; the store is as it was.
-    """
-    image = catalogue().stock.get(name)
-    if image is None:
-        if name in RECIPES:
-            raise UnknownBase(
-                f"{name!r} is not downloaded, it is made here from Debian's packages",
-                f"Type: bramble base build {name}",
-            )
-        raise unknown_base(name)
-    return fetch_image(
-        image,
-        store=store,
-        mirror=mirror,
-        key_files=key_files,
-        unverified=unverified,
-        on_progress=on_progress,
-        http=http,
-    )
-
-
 def fetch_image(
     image: StockImage,
     *,
@@ -141,7 +95,22 @@ def fetch_image(
     on_progress: OnProgress = lambda progress: None,
     http: Http | None = None,
 ) -> Fetched:
-    """``fetch_stock`` for an image that need not be in the catalogue."""
+    """The newest release of a stock image, downloaded where the store lacks it.
+
+    Args:
+        image: of the catalogue, or like one of it.
+        store: where it is kept.
+        mirror: URL that stands in for the publisher's.
+        key_files: the publisher's key, where the user has it as a file.
+        unverified: the user named this base as one to take although nothing proves it.
+        on_progress: called from this thread.
+        http: the client; None: a new one.
+
+    Raises:
+        UnverifiedBase: nothing proves it.
+        BadSignature, WrongDigest: it is another file than the one that was signed or listed.
+        ImageBuilderError: any other reason; the store is as it was.
+    """
     with http or Http() as client:
         site = check_url(mirror or image.publisher.url)
         site = site if site.endswith("/") else f"{site}/"
