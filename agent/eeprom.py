@@ -136,7 +136,6 @@ def _require_board(order: EepromOrder, hardware: Hardware) -> None:
         shown = "says no model" if found is None else f"is of type {found:#04x} ({hardware.model})"
         raise AgentError(
             f"the settings are for boards of type {order.board_type:#04x}, this one {shown}: the EEPROM was "
-            "not "
-            "touched",
+            "not touched",
             "Correct 'board' of the node in cluster.yaml, then order it again.",
         )

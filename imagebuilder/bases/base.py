@@ -132,7 +132,6 @@ def load_base(directory: Path, name: str | None = None) -> Base:
         raise StoreError(
             f"{directory}: the cached base is damaged: {exc}",
             f"Remove that directory and make the base again: rm -r {directory}, then 'bramble base fetch "
-            "NAME'"
-            " (or 'bramble base build NAME').",
+            "NAME' (or 'bramble base build NAME').",
         ) from exc
     return Base(id=info.id, name=name or info.name, disk=disk, info=replace(info, name=name or info.name))
