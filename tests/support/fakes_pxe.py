@@ -92,6 +92,24 @@ def installing_node(tree: BootTree, *, name: str = "pi4-worker-1", serial: str =
 
 
 @contextlib.asynccontextmanager
+async def running(server: PxeServer) -> AsyncIterator[PxeServer]:
+    """A server from when it is ready to its end; what keeps it from starting is raised."""
+    task = asyncio.create_task(server.run())
+    ready = asyncio.create_task(server.ready.wait())
+    try:
+        async with asyncio.timeout(60):
+            await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+        yield server
+    finally:
+        ready.cancel()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+@contextlib.asynccontextmanager
 async def running_server(
     table: BootTable,
     state_dir: Path,
@@ -115,20 +133,8 @@ async def running_server(
         http_port=0,
         grace_s=1.0,
     )
-    server = PxeServer(config, on_event, table)
-    task = asyncio.create_task(server.run())
-    ready = asyncio.create_task(server.ready.wait())
-    try:
-        async with asyncio.timeout(60):
-            await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            task.result()
+    async with running(PxeServer(config, on_event, table)) as server:
         yield server
-    finally:
-        ready.cancel()
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 def udp_socket(client: int = 0) -> socket.socket:

@@ -16,7 +16,6 @@ import itertools
 import json
 import re
 import socket
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 import zstandard
+from cables import lay_cables
 from fakes_bramble import FakeImageStore, make_image
 from fakes_device import Board
 from fakes_fleet import cluster_spec, hardware_of, node_spec, status_report
@@ -45,19 +45,6 @@ CLIENTS = ("10.77.0.11", "10.77.0.12", "10.77.0.99")
 """The addresses of both nodes, and a stranger's."""
 OUTSIDE = ("control-ca.key", "control.key", "ticket.key", "control.db", "control.db-wal", "k3s/server-token")
 SESSION_KEYS = (b"s" * 32, b"a" * 32)
-
-
-def lay_cable() -> None:
-    for command in (
-        "mount -t sysfs sysfs /sys",
-        "ip link set lo up",
-        "ip link add eth0 type veth peer name e1",
-        f"ip address add {ADDRESS}/24 dev eth0",
-        *(f"ip address add {client}/24 dev eth0" for client in CLIENTS),
-        "ip link set eth0 up",
-        "ip link set e1 up",
-    ):
-        subprocess.run(command.split(), check=True)
 
 
 def fill_image(root: Path) -> Image:
@@ -293,5 +280,5 @@ async def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    lay_cable()
+    lay_cables({"eth0": (ADDRESS, *CLIENTS)})
     asyncio.run(main(Path(sys.argv[1])))

@@ -14,7 +14,6 @@ import http.client
 import json
 import socket
 import ssl
-import subprocess
 import sys
 import time
 import urllib.request
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from cables import lay_cables
 from dnslib import DNSRecord
 from fakes_bramble import FakeImageStore, make_image
 from fakes_fleet import cluster_spec, node_spec
@@ -38,18 +38,6 @@ from fleet.spec.model import DnsMode
 
 ADDRESS = "10.77.0.1"
 WAIT_S = 90.0
-
-
-def lay_cable() -> None:
-    for command in (
-        "mount -t sysfs sysfs /sys",
-        "ip link set lo up",
-        "ip link add eth0 type veth peer name e1",
-        f"ip address add {ADDRESS}/24 dev eth0",
-        "ip link set eth0 up",
-        "ip link set e1 up",
-    ):
-        subprocess.run(command.split(), check=True)
 
 
 def metrics() -> str:
@@ -141,5 +129,5 @@ async def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    lay_cable()
+    lay_cables({"eth0": (ADDRESS,)})
     asyncio.run(main(Path(sys.argv[1])))

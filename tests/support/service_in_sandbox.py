@@ -22,7 +22,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from serve_in_namespace import ADDRESS, WAIT_S, lay_cable
+from cables import lay_cables
+from serve_in_namespace import ADDRESS, WAIT_S
 
 GRANTED = "net_bind_service,net_raw"
 PR_SET_MDWE = 65
@@ -48,7 +49,7 @@ def read_messages(listener: socket.socket, until: str) -> list[str]:
 
 
 def outer(directory: Path) -> None:
-    lay_cable()
+    lay_cables({"eth0": (ADDRESS,)})
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(directory / "notify"))
         caps = ",".join(f"+{name}" for name in GRANTED.split(","))

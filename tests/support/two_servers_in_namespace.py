@@ -14,7 +14,6 @@ import contextlib
 import json
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -22,6 +21,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from cables import lay_cables
 from fakes_bramble import FakeImageStore, make_image
 from fakes_fleet import cluster_spec, node_spec
 
@@ -35,19 +35,6 @@ WAIT_S = 90.0
 NEW_SERIAL = "10000000abcd00ff"
 DATA, ERROR = 3, 5
 """Opcodes of RFC 1350."""
-
-
-def lay_cables() -> None:
-    commands = ["mount -t sysfs sysfs /sys", "ip link set lo up"]
-    for number, (name, address) in enumerate(ADDRESSES.items()):
-        commands += [
-            f"ip link add {name} type veth peer name peer{number}",
-            f"ip address add {address}/24 dev {name}",
-            f"ip link set {name} up",
-            f"ip link set peer{number} up",
-        ]
-    for command in commands:
-        subprocess.run(command.split(), check=True)
 
 
 def opcode(address: str) -> int:
@@ -117,5 +104,5 @@ def serial_of(server: Server, name: str) -> str | None:
 
 
 if __name__ == "__main__":
-    lay_cables()
+    lay_cables({name: (address,) for name, address in ADDRESSES.items()})
     asyncio.run(main(Path(sys.argv[1]), PostgresPlace(sys.argv[2])))

@@ -7,11 +7,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from image_site import Site, image_site
+from image_site import Site
 from stock_sites import packed_disk, put_ubuntu, raw_sha256
 
 from imagebuilder.store import Store
@@ -22,12 +21,6 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return packed_disk(tmp_path_factory.mktemp("disk"), "ubuntu")
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with image_site() as found:
-        yield found
 
 
 @pytest.fixture

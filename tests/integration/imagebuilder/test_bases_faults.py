@@ -13,13 +13,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from image_site import SigningKey, Site, end_agent, image_site, make_key
-from stock_sites import RASPIOS, UBUNTU, packed_disk, put_raspios, put_ubuntu, raw_sha256, stock_image
+from image_site import SigningKey, Site
+from stock_sites import RASPIOS, UBUNTU, put_raspios, put_ubuntu, raw_sha256, stock_image
 
 from imagebuilder import store as store_module
 from imagebuilder import writing
@@ -34,24 +34,6 @@ pytestmark = pytest.mark.integration
 
 SUPPORT = Path(__file__).parents[2] / "support"
 DEATHS = 30
-
-
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SigningKey]:
-    home = tmp_path_factory.mktemp("gpg")
-    yield make_key(home, "publisher")
-    end_agent(home)
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return packed_disk(tmp_path_factory.mktemp("disk"))
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with image_site() as found:
-        yield found
 
 
 class Fetcher:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from image_site import SigningKey, Site, end_agent, image_site, make_key
+from image_site import SigningKey, Site, end_agent, make_key
 from stock_sites import (
     RASPIOS,
     UBUNTU,
@@ -39,24 +38,6 @@ from imagebuilder.errors import ImageBuilderError, NotUnderstood
 from imagebuilder.store import Store
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SigningKey]:
-    home = tmp_path_factory.mktemp("gpg")
-    yield make_key(home, "publisher")
-    end_agent(home)
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return packed_disk(tmp_path_factory.mktemp("disk"))
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with image_site() as found:
-        yield found
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from fakes_lab import SERVER, in_private_network
+from fakes_pxe import running
 
 from fleet.boards import BoardModel, MacAddress, Serial
 from fleet.spec.model import DhcpMode
@@ -77,15 +78,8 @@ def _against_pxe(
             state_dir=state_dir,
             interface=BRIDGE,
         )
-        server = PxeServer(config, events.append, BootTable(nodes=(node,)))
-        running = asyncio.create_task(server.run())
-        async with asyncio.timeout(30):
-            await server.ready.wait()
-        try:
+        async with running(PxeServer(config, events.append, BootTable(nodes=(node,)))):
             return await asyncio.to_thread(_network_mode, model)
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
 
     outcome, notices, seconds = asyncio.run(scene())
     digest = ""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from fakes_lab import SERVER, in_private_network
+from fakes_pxe import running
 
 from fleet.boards import BoardModel, MacAddress, Serial
 from fleet.spec.model import DhcpMode
@@ -110,15 +111,8 @@ def _scene(
             state_dir=directory,
             interface=BRIDGE,
         )
-        server = PxeServer(config, events.append, BootTable(nodes=(node,)))
-        running = asyncio.create_task(server.run())
-        async with asyncio.timeout(30):
-            await server.ready.wait()
-        try:
+        async with running(PxeServer(config, events.append, BootTable(nodes=(node,)))):
             return await asyncio.to_thread(_power_on, hardware)
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
 
     outcome, told = asyncio.run(run())
     said = [(event.kind, event.name) for event in events if isinstance(event, BootFileMissing | TransferDone)]

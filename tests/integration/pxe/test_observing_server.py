@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from fakes_pxe import LOOPBACK, installing_node, udp_socket
+from fakes_pxe import LOOPBACK, installing_node, running, udp_socket
 from prometheus_client import CollectorRegistry, generate_latest
 
 from fleet.boards import Serial
@@ -48,20 +48,9 @@ async def serving(
         netconsole_port=0,
         grace_s=1.0,
     )
-    server = PxeServer(replace(config, **settings), events.append, table)  # type: ignore[arg-type]
-    task = asyncio.create_task(server.run())
-    ready = asyncio.create_task(server.ready.wait())
-    try:
-        async with asyncio.timeout(60):
-            await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            task.result()
+    changed = replace(config, **settings)  # type: ignore[arg-type]
+    async with running(PxeServer(changed, events.append, table)) as server:
         yield server
-    finally:
-        ready.cancel()
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 async def until(condition: Callable[[], bool]) -> None:
