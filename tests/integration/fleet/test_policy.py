@@ -13,6 +13,7 @@ import pytest_asyncio
 from fakes_fleet import node_spec
 from fakes_fleet_server import Running
 from fleet_story import texts
+from node_records import reimage_record
 from reimage_room import A1, A2, S1, Room, open_room
 from typed_cluster import HEAD, node_line, serving, typed, write_cluster
 
@@ -24,6 +25,8 @@ from fleet.refusal import RefusedError
 from fleet.reimage.kinds import Outcome
 from fleet.spec.model import ReimagePolicy
 from fleet.spec.window_text import parse_window
+from fleet.store.database import Store
+from fleet.store.records import HoldRecord
 from fleet.timeline import Entry, Kind
 from fleet.trust.tokens import TokenRole
 
@@ -316,6 +319,13 @@ def told_by(command: click.Command, *arguments: object) -> str:
     return result.output
 
 
+def hold_back(store: Store) -> None:
+    """a1's re-image came to nothing."""
+    with store.write() as tx:
+        tx.add_reimage(reimage_record("a1", outcome=Outcome.ABANDONED, closed_at=1_000_001.0))
+        tx.put_hold(HoldRecord(node="a1", number=1, taken_at=1_000_000.0))
+
+
 def test_policy_and_lock_as_a_person_types_them(server: tuple[Running, Path]) -> None:
     one, file = server
     told = told_by(policy, file)
@@ -330,6 +340,7 @@ def test_policy_and_lock_as_a_person_types_them(server: tuple[Running, Path]) ->
     refused = typed(lock, "release", "a1", "--why", "x", "--yes", "-c", file)
     assert refused.exit_code == 1
     assert "holds no place of the fleet lock" in str(refused.exception)
+    one.in_loop(lambda: hold_back(one.fleet.store))
     no_terminal = typed(lock, "release", "a1", "--why", "x", "-c", file)
     assert no_terminal.exit_code == 2
     assert "There is no terminal to ask on" in no_terminal.output
