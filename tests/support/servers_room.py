@@ -31,6 +31,7 @@ from fleet.spec.model import ClusterSpec, NodeSpec, Role
 
 S1, S2, S3 = (node_spec(f"s{number}", number, role=Role.SERVER) for number in (1, 2, 3))
 SERVERS = {node.name: node for node in (S1, S2, S3)}
+MAX_ROUNDS = 80
 
 
 @dataclass
@@ -101,6 +102,16 @@ async def servers_room(state: Path, spec: ClusterSpec | None = None) -> AsyncIte
         yield room
     finally:
         fleet.store.close()
+
+
+async def drive(room: ServersRoom, name: str, *until: State) -> None:
+    """Rounds of the controller until a server is in one of these states; it has to come there."""
+    for _ in range(MAX_ROUNDS):
+        if room.state_of(SERVERS[name]) in until:
+            return
+        await room.round()
+    order = room.order(SERVERS[name])
+    raise AssertionError(f"{name} is {room.state_of(SERVERS[name])}: {order.reason}")
 
 
 def with_vip(spec: ClusterSpec, address: str, *, enabled: bool = True) -> ClusterSpec:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fleet_story import see, texts
-from servers_room import S1, S2, S3, ServersRoom, install_blank, lose, servers_room
+from servers_room import S1, S2, S3, ServersRoom, drive, install_blank, lose, servers_room
 
 from fleet.boots import BootStage
 from fleet.join.founding import FOUNDED, FOUNDED_AT, FOUNDER
@@ -157,11 +157,7 @@ async def test_a_node_that_had_left_its_cluster_stays_blank(tmp_path: Path) -> N
     async with servers_room(tmp_path) as room:
         taken = await room.controller.snapshots.take("anna")
         room.controller.reimages.request("s3", by="socket")
-        for _ in range(40):
-            if room.state_of(S3) is State.REBOOT_TO_INSTALLER:
-                break
-            await room.round()
-        assert room.state_of(S3) is State.REBOOT_TO_INSTALLER
+        await drive(room, "s3", State.REBOOT_TO_INSTALLER)
         for name in ("s1", "s2"):
             room.etcd.set_health(name, False)
         room.kube.answers = False
@@ -177,10 +173,7 @@ async def test_a_cordon_of_an_order_that_the_recovery_ended_is_named(tmp_path: P
     async with servers_room(tmp_path) as room:
         taken = await room.controller.snapshots.take("anna")
         room.controller.reimages.request("s3", by="socket")
-        for _ in range(40):
-            if room.state_of(S3) is State.SNAPSHOTTED:
-                break
-            await room.round()
+        await drive(room, "s3", State.SNAPSHOTTED)
         lose(room)
         await room.controller.recovery.begin(taken.id, by="anna", founder="s2")
         room.controller.recovery.cancel(by="bert")

@@ -14,7 +14,7 @@ from fakes_fleet import cluster_spec
 from fleet_story import texts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from servers_room import S1, S2, S3, SERVERS, ServersRoom, servers_room, with_vip
+from servers_room import MAX_ROUNDS, S1, S2, S3, SERVERS, ServersRoom, drive, servers_room, with_vip
 
 from fleet.attention import findings
 from fleet.join.state import JoinState
@@ -27,16 +27,6 @@ from fleet.reimage.server_steps import K3S_TIME_S
 from fleet.views import fleet_view
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
-MAX_ROUNDS = 80
-
-
-async def drive(room: ServersRoom, name: str, *until: State) -> None:
-    for _ in range(MAX_ROUNDS):
-        if room.state_of(SERVERS[name]) in until:
-            return
-        await room.round()
-    order = room.order(SERVERS[name])
-    raise AssertionError(f"{name} is {room.state_of(SERVERS[name])}: {order.reason}")
 
 
 async def test_a_leader_takes_the_whole_road_and_comes_back_as_another_member(tmp_path: Path) -> None:
