@@ -204,14 +204,17 @@ def headline(cards: Iterable[Card], held: int, cluster: ClusterGlance = _QUIET) 
             Group.ATTENTION.value, "The cluster stands still", "Too few servers are ready for etcd."
         )
     troubled = [card for card in cards if card.group is Group.ATTENTION]
+    if held:
+        waits = "one board waits" if held == 1 else f"{held} boards wait"
+        waits = f"{waits} for a place in cluster.yaml"
     if troubled:
+        summary = f"{summary}; {waits}" if held else summary
         names = f"{troubled[0].name} needs you" if len(troubled) == 1 else f"{len(troubled)} nodes need you"
         return Headline(Group.ATTENTION.value, names, summary)
     if cluster.findings:
         return Headline(Group.ATTENTION.value, "The cluster needs you", summary)
     if held:
-        waits = "One board waits" if held == 1 else f"{held} boards wait"
-        return Headline(Group.ATTENTION.value, f"{waits} for a place in cluster.yaml", summary)
+        return Headline(Group.ATTENTION.value, f"{waits[:1].upper()}{waits[1:]}", summary)
     if count[Group.WORKING]:
         busy = count[Group.WORKING]
         return Headline(Group.WORKING.value, f"{busy} {_plural(busy, 'node')} at work", summary)

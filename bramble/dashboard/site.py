@@ -125,7 +125,7 @@ def make_templates(assets: Assets) -> jinja2.Environment:
         "size": size_text,
         "moment": words.moment,
         "iso": words.iso,
-        "shown": words.without_login,
+        "shown": words.setting,
     }
     return templates
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from fakes_bramble import make_image
 from fakes_cluster import ClusterMemory
-from fakes_diagnosis import PI5_FILES, SERVER, Profile
+from fakes_diagnosis import PI4_FILES, PI5_FILES, SERVER, Profile
 from fakes_etcd import database
 from fakes_fleet import AgentKey, Clock, Fleet, cluster_spec, hardware_of, node_spec, open_fleet
 from fleet_story import ask_to_install, complete, enrol, install, let_in, require_token, see
@@ -154,15 +154,15 @@ class Rack:
             self.kube.join(node.name, votes=True if node.role is Role.SERVER else None)
         self.fleet.controller.watch.apply_kubernetes(self.kube.seen)
 
-    def boot(self, node: NodeSpec, files: tuple[tuple[str, int | None], ...] = PI5_FILES) -> None:
-        """The board asks for an address and its boot files."""
+    def boot(self, node: NodeSpec, files: tuple[tuple[str, int | None], ...] = ()) -> None:
+        """The board asks for an address and its boot files: those of its model, unless others are given."""
         board, now, name = identity(node), self.fleet.clock() - 5.0, node.name
         see_event = self.observer.report
         see_event(DhcpDiscover(at=now, board=board, node=name))
         address = node.address or IPv4Address("10.77.0.99")
         see_event(DhcpAck(at=now + 0.1, board=board, node=name, address=address, lease_s=3600, boots=True))
         how = TransferStatistics(blksize=1468, windowsize=4)
-        for number, (file, size) in enumerate(files):
+        for number, (file, size) in enumerate(files or profile_of(node).files):
             at = now + 0.2 + number * 0.3
             if size is None:
                 missing = BootFileMissing(at=at, board=board, node=name, name=file, reason="no such file")
@@ -176,9 +176,16 @@ class Rack:
             )
 
 
+def profile_of(node: NodeSpec) -> Profile:
+    """What a board of its model asks for."""
+    if node.board is BoardModel.PI4:
+        return Profile(name="pi4", revision=0xC03114, style="4iPR", files=PI4_FILES)
+    return Profile(name="pi5", revision=0xD04171, style="5iPR", files=PI5_FILES)
+
+
 def identity(node: NodeSpec) -> BoardIdentity:
     """The node's board as its bootloader shows itself."""
-    profile: Profile = Profile(name="pi5", revision=0xD04171, style="5iPR", files=PI5_FILES)
+    profile = profile_of(node)
     low = int(node.serial.text[8:], 16) if node.serial else None
     mac = MacAddress.parse(hardware_of(node).macs[0])
     return replace(profile.board, mac=mac, serial_low=low, how=IdentifiedBy.OPTION_97)
@@ -335,6 +342,7 @@ def live_rack(state: Path, spec: ClusterSpec, *, asks_etcd: bool = False) -> Abs
 def keep_snapshot(fleet: Fleet, age_s: float, by: str = SCHEDULE) -> None:
     """etcd was saved so long ago; its servers were the two that furnish makes ready first."""
     files, taken_at = fleet.controller.snapshots.files, time.time() - age_s
+    material = open_k3s(files.directory.parent / "k3s", fleet.controller.spec.name, taken_at)
     with files.staged() as staged:
         info = SnapshotInfo(
             id=new_id(taken_at, "0a1b2c"),
@@ -351,7 +359,7 @@ def keep_snapshot(fleet: Fleet, age_s: float, by: str = SCHEDULE) -> None:
             size_bytes=23 << 20,
             sha256="0" * 64,
             keys_sha256="0" * 64,
-            ca_hash="0" * 64,
+            ca_hash=material.ca_hash,
         )
         files.keep(staged, info)
 
@@ -417,8 +425,8 @@ def furnish(rack: Rack) -> dict[str, str]:
                 1,
                 InstallStep.FIND_DISK,
                 0.0,
-                message="no NVMe disk found",
-                hint="Reseat the disk and its flat cable, or set 'disk: sd' in cluster.yaml.",
+                message="no USB disk found",
+                hint="Plug it into a blue port, or set 'disk: sd' in cluster.yaml.",
                 failed=True,
             ),
         )

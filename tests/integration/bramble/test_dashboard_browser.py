@@ -408,7 +408,7 @@ def test_what_is_found_by_a_filter_is_what_was_asked_for(admin: Watched) -> None
     page.get_by_label("Kind").select_option("install")
     page.get_by_role("button", name="Show").click()
     lines = page.locator(".line")
-    expect(lines.first).to_contain_text("no NVMe disk found")
+    expect(lines.first).to_contain_text("no USB disk found")
     assert {text for text in page.locator(".line .kind").all_inner_texts()} == {"install"}
     admin.go("/nodes?group=ready")
     assert "pi5-master-1" in page.locator("table").inner_text()
