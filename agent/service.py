@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from agent import __version__, clock
+from agent import __version__
 from agent.actions import adopt, configure, finish_join, place_material, start_unit
 from agent.addresses import read_address
 from agent.backoff import Backoff
@@ -28,7 +28,7 @@ from agent.enrol import Applicant, Identity, ask, read_boot_id
 from agent.errors import AgentError
 from agent.files import disk_errors
 from agent.hardware import read_hardware, read_interfaces
-from agent.health import Places, is_clock_synchronised, read_health
+from agent.health import Places, read_health
 from agent.host import RELEASE_VARIABLE, Host, own_digest, read_image_id
 from agent.join_gates import find_data_disk, find_gates, measure_sync_ms
 from agent.k3s import K3s
@@ -70,6 +70,7 @@ from agent.protocol import (
 )
 from agent.sampler import Sampler
 from agent.state import JoinRecord, NodeConfig, StateStore, forget_ticket, load_node_config
+from agent.timekeeper import Timekeeper
 from agent.trusted import TrustedAuthorities
 from agent.verify import OrderVerifier
 
@@ -138,7 +139,7 @@ class Service:
         self._newest_update = 0
         self._newest_errand = 0
         self._newest_reboot = 0
-        self._behind_s: float | None = None
+        self._timekeeper = Timekeeper(host, self._client, self._note)
         self._places = Places.find(host.root)
         self._sync_ms: float | None = None
         self._stop = threading.Event()
@@ -213,7 +214,7 @@ class Service:
             self._manager.tell("WATCHDOG=1")
         observed = self._observe()
         accepted = self._report(observed, problems)
-        self._consider_clock()
+        self._timekeeper.compare()
         behind = self._store.count_on_from(accepted.sequence)  # the report went unheard: say it again
         behind |= accepted.generation > (observed.desired.generation if observed.desired else 0)
         self._newest_generation = max(self._newest_generation, accepted.generation)
@@ -237,7 +238,7 @@ class Service:
 
     def _observe(self) -> Observed:
         state = self._store.state
-        wrong_clock = clock.find_problem(synchronised=self._is_synchronised(), behind_s=self._behind_s)
+        wrong_clock = self._timekeeper.find_problem()
         k3s = self._k3s.state()
         waits = k3s is not K3sState.RUNNING and state.desired is not None and state.desired.join
         return Observed(
@@ -387,7 +388,7 @@ class Service:
             applicant,
             kind=kind,
             ticket=ticket,
-            on_server_time=lambda server_time: self._consider_clock(server_time - self._host.now()),
+            on_server_time=self._timekeeper.compare,
             prove_device=self._device_key.prove,
             authorities=self._authorities,
         )
@@ -411,7 +412,7 @@ class Service:
             health=self._sampler.sample(
                 k3s_runs=observed.k3s is K3sState.RUNNING,
                 is_server=self._config.role == "server",
-                behind_s=self._behind_s,
+                behind_s=self._timekeeper.behind_s,
             ),
             addresses=self._addresses(),
             k3s=observed.k3s,
@@ -445,40 +446,16 @@ class Service:
         found = (read_address(interface.name) for interface in read_interfaces(self._host.root))
         return tuple(address for address in found if address is not None)
 
-    def _is_synchronised(self) -> bool:
-        return is_clock_synchronised(self._host.root)
-
     def _renew_trust(self) -> None:
         """The certificate once there is one; dates are checked as soon as the clock can be believed."""
-        trusted = clock.is_trusted(synchronised=self._is_synchronised(), behind_s=self._behind_s)
         identity = self._identity if self._enrolled else None
         self._client.trust(
             AuthorityTrust(
                 ca_pem=self._authorities.pem,
                 certificate=identity.certificate if identity else None,
                 key=identity.key if identity else None,
-                check_time=trusted,
+                check_time=self._timekeeper.is_trusted(),
             )
-        )
-
-    def _consider_clock(self, behind_s: float | None = None) -> None:
-        """Compare with the server's clock; set ours forward when it is far behind and nobody else keeps
-        it."""
-        self._behind_s = self._client.clock_behind_s if behind_s is None else behind_s
-        if not clock.needs_setting(synchronised=self._is_synchronised(), behind_s=self._behind_s):
-            return
-        behind = self._behind_s or 0.0
-        try:
-            self._host.set_clock(self._host.now() + behind)
-        except AgentError as exc:
-            self._note("clock", exc.message, exc.hint)
-            return
-        self._behind_s = self._client.clock_behind_s = 0.0
-        log.warning("the clock was %.0f s behind and was set from the control server", behind)
-        self._note(
-            "clock_set",
-            f"the clock was {behind:.0f} s behind and was set from the control server",
-            "Let the node reach a time server, so that it stays right.",
         )
 
     def _note(self, code: str, message: str, hint: str) -> None:
