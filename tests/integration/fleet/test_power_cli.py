@@ -116,7 +116,7 @@ def test_node_without_an_outlet_says_what_a_hand_does(server: Running, file: Pat
         refused = typed(file, cycle, "s1", *words)
         assert "nothing switches s1 but a person: pull its plug" in str(refused.exception)
     assert typed(file, state, "s1").output == "unknown\n"
-    assert "there is no node 'a9'. Did you mean 'a1'?" in str(typed(file, state, "a9").exception)
+    assert "there is no node 'a11'. Did you mean 'a1'?" in str(typed(file, state, "a11").exception)
 
 
 def test_viewer_sees_the_last_order_and_gives_none(server: Running, place: Path) -> None:
