@@ -5,7 +5,7 @@ TEST_ARGS ?=
 PYTEST := $(BIN)/python -m pytest -q -ra --require-tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests base demo test test-fast test-integration test-qemu test-clusters test-boards test-k3s test-tutorial test-machine fmt lint type fuzz soak bench screenshots docs deb wheel lock clean
+.PHONY: help setup setup-tests base demo test test-fast test-integration test-qemu test-clusters test-boards test-k3s test-tutorial test-machine fmt lint type fuzz soak bench screenshots recording docs deb wheel lock clean
 
 help: ## Print this help
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## (.*)/  \1|\2/' | column -t -s '|'
@@ -88,6 +88,9 @@ bench: ## Measure against peers and print the table of docs/benchmarks.md
 
 screenshots: ## Take the dashboard's pictures in docs/images anew
 	$(BIN)/python tests/support/dashboard_pictures.py docs/images
+
+recording: ## Run the demo and record it anew for docs/images
+	$(BIN)/python tests/support/demo_recording.py docs/images/demo.svg
 
 docs: ## Rewrite docs/reference.md from the command tree and the models
 	$(BIN)/python -m bramble.reference docs/reference.md

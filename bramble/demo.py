@@ -70,15 +70,15 @@ class Measures:
     server_rss_bytes: int = 0
 
 
-def run_demo(options: DemoOptions) -> Measures:
-    """Run the whole scenario.
+def run_demo(options: DemoOptions, screen: Screen | None = None) -> Measures:
+    """Run the whole scenario, on the caller's screen or on one that the terminal gets.
 
     Raises:
         LabError: a board did not get there; the text carries its timeline and console.
         ImageBuilderError: the base or the image could not be made.
     """
     work = Path(tempfile.mkdtemp(prefix="bramble-demo-"))
-    screen: Screen = PlainScreen() if options.plain else TableScreen()
+    screen = screen or (PlainScreen() if options.plain else TableScreen())
     try:
         measures = _run(options, work, screen)
     except BaseException:

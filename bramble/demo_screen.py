@@ -84,8 +84,8 @@ class PlainScreen:
 class TableScreen:
     """A live table of the nodes with the last events below it; lines where there is no terminal."""
 
-    def __init__(self) -> None:
-        self._console = Console(highlight=False)
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False)
         self._plain = None if self._console.is_terminal else PlainScreen()
         self._started = time.monotonic()
         self._since: dict[str, tuple[str, float]] = {}
@@ -100,7 +100,7 @@ class TableScreen:
         elif self._live is None:
             self._console.print(text, markup=False)
         else:
-            self._lines.append(f"{self._seconds():6.1f} s  {text}")
+            self._lines.append(f"{self.seconds():6.1f} s  {text}")
 
     def progress(self, text: str, share: float) -> None:
         if self._plain is not None:
@@ -114,7 +114,7 @@ class TableScreen:
         if self._plain is not None:
             self._plain.board_event(event)
         elif event.kind not in QUIET:
-            self._lines.append(f"{self._seconds():6.1f} s  {event.board}: {event.text}")
+            self._lines.append(f"{self.seconds():6.1f} s  {event.board}: {event.text}")
 
     @contextlib.contextmanager
     def watching(self, spec: ClusterSpec) -> Iterator[None]:
@@ -124,7 +124,7 @@ class TableScreen:
             yield
             return
         self._started = time.monotonic()
-        with Live(self._render(), console=self._console, auto_refresh=False) as live:
+        with Live(self.render(), console=self._console, auto_refresh=False) as live:
             self._live = live
             try:
                 yield
@@ -136,12 +136,13 @@ class TableScreen:
         if self._plain is not None:
             self._plain.show(rows)
         elif self._live is not None:
-            self._live.update(self._render(), refresh=True)
+            self._live.update(self.render(), refresh=True)
 
     def summarise(self, rows: Sequence[tuple[str, str, str]]) -> None:
         self._console.print(summary_table(rows))
 
-    def _render(self) -> Group:
+    def render(self) -> Group:
+        """What the terminal shows now."""
         table = Table(expand=True)
         for heading in ("node", "board", "role", "phase", "%", "seconds", "k3s"):
             table.add_column(
@@ -167,7 +168,8 @@ class TableScreen:
         lines = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in list(self._lines)]
         return Group(table, *lines)
 
-    def _seconds(self) -> float:
+    def seconds(self) -> float:
+        """Since the boards were switched on."""
         return time.monotonic() - self._started
 
 
