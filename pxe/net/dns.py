@@ -36,6 +36,8 @@ from pxe.net.sparse_log import SparseLog
 log = logging.getLogger(__name__)
 
 DNS_PORT: Final = 53
+ANY_PORT_TRIES: Final = 8
+"""The kernel's choice for UDP may be taken for TCP."""
 ATTEMPT_S: Final = 1.5
 """How long one upstream server is waited for; clients themselves ask again after 5 s."""
 ROUNDS: Final = 2
@@ -64,24 +66,37 @@ Ask: TypeAlias = Callable[[bytes, IPv4Address, Query, int], Awaitable[bytes]]
 
 
 class DnsSockets:
-    """Both sockets of the service, bound before anything runs.
+    """Both sockets of the service on one port, bound before anything runs.
+
+    Args:
+        port: 0 for any that is free.
 
     Raises:
         PxeError: from the constructor, when the port is taken or not allowed.
     """
 
     def __init__(self, address: IPv4Address, port: int) -> None:
-        self.udp = bind_udp(address, port, "DNS", interface=None)
+        for tries_left in reversed(range(ANY_PORT_TRIES if port == 0 else 1)):
+            try:
+                self.udp, self.tcp = _bind_both(address, port)
+                break
+            except PxeError:
+                if not tries_left:
+                    raise
         self.port: int = self.udp.getsockname()[1]
-        try:
-            self.tcp = bind_tcp(address, self.port, "DNS")
-        except PxeError:
-            self.udp.close()
-            raise
 
     def close(self) -> None:
         self.udp.close()
         self.tcp.close()
+
+
+def _bind_both(address: IPv4Address, port: int) -> tuple[socket.socket, socket.socket]:
+    udp = bind_udp(address, port, "DNS", interface=None)
+    try:
+        return udp, bind_tcp(address, udp.getsockname()[1], "DNS")
+    except PxeError:
+        udp.close()
+        raise
 
 
 class DnsService:

@@ -205,7 +205,7 @@ def test_more_than_allowed_is_refused_before_and_while_it_comes(site: Site, tmp_
 
 
 def test_no_room_is_noticed_before_the_transfer(site: Site, tmp_path: Path) -> None:
-    site.pages["/disk.img.xz"].announce = 1 << 60
+    site.pages["/disk.img.xz"].announce = 1 << 59
     with pytest.raises(NoSpace):
         get(site, tmp_path, limit=1 << 62)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from ipaddress import IPv4Address, IPv4Network
@@ -14,8 +15,10 @@ from dnslib import QTYPE, RR, A, DNSRecord
 
 from pxe.dns.core import NameSettings, Rest
 from pxe.dns.zone import Zone
+from pxe.errors import PxeError
 from pxe.net import dns
 from pxe.net.dns import DnsService, DnsSockets
+from pxe.net.ports import bind_tcp
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
 
@@ -163,6 +166,23 @@ async def test_zone_only_server_is_silent_about_the_rest() -> None:
         assert "timed out" in await dig(port, "+time=1", "example.org")
         assert service.outcomes["not ours"] == 1
         assert await dig(port, "+short", "pi5-1.attic.internal") == "192.168.86.33"
+
+
+async def test_any_free_port_is_one_that_is_free_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def bind(address: IPv4Address, port: int, service: str) -> socket.socket:
+        tried.append(port)
+        if len(tried) == 1:
+            raise PxeError("another program holds it", "Stop it.")
+        return bind_tcp(address, port, service)
+
+    monkeypatch.setattr(dns, "bind_tcp", bind)
+    sockets = DnsSockets(LOOPBACK, 0)
+    try:
+        assert [sockets.port] == tried[1:]
+    finally:
+        sockets.close()
 
 
 async def test_garbage_ends_nothing() -> None:
