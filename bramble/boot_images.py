@@ -9,6 +9,7 @@ out no more, whoever asks and however often; for the next intent another image i
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from bramble.boot_table import ControlAddress, make_boot_table
 from fleet.boards import BoardModel
 from fleet.boots import NodeBoot
+from fleet.files import sync_directory
 from imagebuilder.boot_image.pack import BootImage, Progress, make_boot_image
 from imagebuilder.boot_image.select import Content, select_files
 from imagebuilder.boot_image.sign import render_signature
@@ -186,6 +188,11 @@ def _whole_files(tree: BootTree) -> Mapping[str, Path]:
 
 
 def _write(path: Path, text: str) -> None:
+    """Durable when it returns: a record that outlives a power cut must not stand beside a torn signature."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
+    with part.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
     part.replace(path)
+    sync_directory(path.parent)

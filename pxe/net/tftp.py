@@ -92,7 +92,11 @@ class TftpService:
             PxeError: a worker did not come up.
         """
         self._table = table
-        await asyncio.gather(*(self._start(worker) for worker in self._workers))
+        # All are waited for: `stop` can only end those that are known to have come up.
+        starts = (self._start(worker) for worker in self._workers)
+        for outcome in await asyncio.gather(*starts, return_exceptions=True):
+            if outcome is not None:
+                raise outcome
 
     def send(self, order: Order) -> None:
         """Hand a snapshot or an address binding to all workers."""

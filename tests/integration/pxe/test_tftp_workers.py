@@ -4,11 +4,16 @@ themselves."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+import socket
+import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Network
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -20,7 +25,10 @@ from fleet.spec.model import DhcpMode
 from pxe.boot.table import BootTable, BootTree
 from pxe.errors import PxeError
 from pxe.events import BoardEvent, BootFile
+from pxe.net.tftp import TftpService
 from pxe.server import PxeConfig, PxeServer
+from pxe.tftp.process import start_worker
+from pxe.tftp.settings import WorkerSettings
 from pxe.tftp.wire import Ack, Data, Error, ErrorCode, OptionAck, Request, parse_packet
 
 pytestmark = pytest.mark.integration
@@ -146,3 +154,35 @@ async def test_a_worker_that_ends_over_and_over_ends_the_server_which_says_so(tm
     with pytest.raises(PxeError, match="ended 5 times within 60 s"):
         await running
     assert len(killed) == 5
+
+
+@pytest.mark.asyncio
+async def test_where_one_worker_does_not_start_the_others_are_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    stopped = threading.Event()
+    stop = TftpService.stop
+
+    def start(
+        sock: socket.socket, settings: WorkerSettings, table: BootTable
+    ) -> tuple[subprocess.Popen[bytes], Connection]:
+        if not happened:
+            happened.append("failed")
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        stopped.wait(0.2)  # slower than the one that fails
+        happened.append("started")
+        return start_worker(sock, settings, table)
+
+    async def note_stop(service: TftpService) -> None:
+        happened.append("stopped")
+        stopped.set()
+        await stop(service)
+
+    monkeypatch.setattr("pxe.net.tftp.start_worker", start)
+    monkeypatch.setattr(TftpService, "stop", note_stop)
+    with pytest.raises(PxeError, match="did not start"):
+        async with serving(tmp_path, workers=2):
+            pass
+    assert happened == ["failed", "started", "stopped"]
+    assert tftp_workers() == []
