@@ -6,7 +6,8 @@ milliseconds.
 
 Nothing waits for a look at the cable. An address that is new to a client is probed when it is offered, and
 the answer of a machine that has it comes back as `conflict`, usually before the client's REQUEST: that is
-refused then, and the client begins again with another address.
+refused then, and the client begins again with another address. The exception is a node's own address that a
+lease of another machine holds: `pxe.dhcp.takeover`.
 
 Source of the client's states: RFC 2131 §4.3.2, table 4.
 """
@@ -25,7 +26,7 @@ from pxe.boot.identity import BoardIdentity, Firmware, identify_client
 from pxe.boot.programs import explain_answer, find_program, missing_program
 from pxe.boot.table import BootTable, NodeBootState
 from pxe.dhcp.boot_options import boot_words
-from pxe.dhcp.leases import LeaseTable, is_host
+from pxe.dhcp.leases import LeaseState, LeaseTable, is_host
 from pxe.dhcp.replies import (
     Action,
     ClientMemory,
@@ -37,6 +38,7 @@ from pxe.dhcp.replies import (
     link_of,
     server_id,
 )
+from pxe.dhcp.takeover import Claim, Takeovers
 from pxe.dhcp.wire import NO_ADDRESS, DhcpMessage, MessageType, Option
 from pxe.events import (
     AddressConflict,
@@ -74,6 +76,7 @@ class Responder:
         self._network_options = settings.network_options()
         self._probed: OrderedDict[IPv4Address, BoardIdentity] = OrderedDict()
         self._claimed: OrderedDict[MacAddress, tuple[IPv4Address, ...]] = OrderedDict()
+        self._takeovers = Takeovers()
 
     def known(self, chaddr: bytes) -> BoardIdentity | None:
         """What the client with a hardware address has said about itself, or None."""
@@ -115,8 +118,18 @@ class Responder:
         board = self._probed.pop(address, None)
         if board is None or board.mac is None or board.mac == holder:
             return []
-        if holder == self._holder(address, now):
-            return []  # the machine of a lease, as it should be
+        node = self._table().find(board)
+        report = Report(
+            AddressConflict(
+                at=now, board=board, node=node.name if node else None, address=address, holder=holder
+            )
+        )
+        if holder == self._holder(address, now):  # the machine of a lease, as it should be
+            if not self._takeovers.heard(address, now):
+                return []
+            if self._leases.offered(board.mac, now) == address:
+                self._leases.drop_offer(board.mac)
+            return [report]
         claimed = self._claimed.pop(holder, ())
         claimed = self._claimed[holder] = tuple({*claimed, address})[:CLAIMS_BELIEVED]
         while len(self._claimed) > PROBES_PENDING:
@@ -124,9 +137,7 @@ class Responder:
         if len(claimed) == CLAIMS_BELIEVED:
             return []  # a router that answers ARP for everybody; its word says nothing about an address
         self._leases.set_aside(board.mac, address, now)
-        node = self._table().find(board)
-        name = node.name if node else None
-        return [Report(AddressConflict(at=now, board=board, node=name, address=address, holder=holder))]
+        return [report]
 
     def _holder(self, address: IPv4Address, now: float) -> MacAddress | None:
         lease = self._leases.at(address)
@@ -153,7 +164,12 @@ class Responder:
     ) -> list[Action]:
         name = node.name if node else None
         seen = [Report(DhcpDiscover(at=now, board=board, node=name))] if _matters(board, node) else []
-        address = self._choose(message, mac, board, node, now)
+        claim = self._claim(mac, node, now)
+        if claim is Claim.WAIT:
+            return [*seen]
+        if claim is Claim.ASK and node is not None and node.address is not None:
+            return [*seen, *self._probe(mac, board, node.address, now)]
+        address = self._choose(message, mac, board, node, now, claim)
         if address is None:
             reason = "no address of the pool is free. Make the pool larger, or the lease time shorter"
             return [*seen, Report(NoAddressLeft(at=now, board=board, node=name, reason=reason))]
@@ -282,13 +298,26 @@ class Responder:
         board: BoardIdentity,
         node: NodeBootState | None,
         now: float,
+        claim: Claim | None,
     ) -> IPv4Address | None:
         """The declared address; one of the pool where there is none, or while somebody else has it still."""
-        if node is not None and node.address is not None and self._leases.is_free(node.address, mac, now):
+        if node is not None and (claim is Claim.FREE or self._can_have(node, mac, now)):
             return node.address
         urgent = node is not None or board.is_pi
         reserved = self._table().reserved
         return self._leases.choose(mac, message.requested_address, reserved, now, urgent=urgent)
+
+    def _claim(self, mac: MacAddress, node: NodeBootState | None, now: float) -> Claim | None:
+        """Whether a node's board gets the node's address, of which another machine has a lease.
+
+        None where nothing is in its way, and where the machine has it by the node's own declaration.
+        """
+        if node is None or node.address is None or self._leases.is_free(node.address, mac, now):
+            return None
+        lease = self._leases.at(node.address)
+        if lease is None or lease.state is not LeaseState.BOUND or lease.mac == node.mac:
+            return None
+        return self._takeovers.claim(node.address, mac, now)
 
     def _refusal(
         self, address: IPv4Address, mac: MacAddress, node: NodeBootState | None, now: float
@@ -301,7 +330,8 @@ class Responder:
             return f"{address} belongs to node {owner.name}"
         if address in (self._settings.server, self._settings.gateway):
             return f"{address} is in use by this network's own machines"
-        if not self._leases.is_free(address, mac, now):
+        # It is offered while another has it only where that one did not answer (`_claim`).
+        if not self._leases.is_free(address, mac, now) and self._leases.offered(mac, now) != address:
             return f"{address} is in use by another machine"
         if node is not None and node.address not in (None, address) and self._can_have(node, mac, now):
             return f"node {node.name} is to have {node.address} now"
