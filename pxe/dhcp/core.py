@@ -301,19 +301,21 @@ class Responder:
         claim: Claim | None,
     ) -> IPv4Address | None:
         """The declared address; one of the pool where there is none, or while somebody else has it still."""
-        if node is not None and (claim is Claim.FREE or self._can_have(node, mac, now)):
+        if node is not None and claim is Claim.FREE:
             return node.address
         urgent = node is not None or board.is_pi
         reserved = self._table().reserved
         return self._leases.choose(mac, message.requested_address, reserved, now, urgent=urgent)
 
     def _claim(self, mac: MacAddress, node: NodeBootState | None, now: float) -> Claim | None:
-        """Whether a node's board gets the node's address, of which another machine has a lease.
+        """Whether a node's board gets the node's address, of which another machine may have a lease.
 
-        None where nothing is in its way, and where the machine has it by the node's own declaration.
+        None where it has none, and where that machine has it by the node's own declaration.
         """
-        if node is None or node.address is None or self._leases.is_free(node.address, mac, now):
+        if node is None or node.address is None:
             return None
+        if self._leases.is_free(node.address, mac, now):
+            return Claim.FREE
         lease = self._leases.at(node.address)
         if lease is None or lease.state is not LeaseState.BOUND or lease.mac == node.mac:
             return None

@@ -25,14 +25,14 @@ _Value = TypeVar("_Value")
 
 
 class Claim(Enum):
-    """What becomes of a claim to an address that another machine has a lease of."""
+    """What becomes of a board's claim to the address of its node."""
 
     ASK = auto()
     """Ask the cable; do not answer."""
     WAIT = auto()
     """The cable was asked just now; do not answer."""
     FREE = auto()
-    """Nobody answered for it."""
+    """Nobody has it, or nobody answered for it."""
     HELD = auto()
     """The machine of the lease lives."""
 
