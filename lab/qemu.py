@@ -12,6 +12,7 @@ may forget completed writes that were not flushed.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import os
@@ -28,6 +29,7 @@ from typing import Any, Final
 from fleet.boards import DiskKind, MacAddress, Soc
 from lab.disk import VirtualDisk
 from lab.errors import LabError, ToolMissingError
+from lab.replug import ADAPTER_ID, Adapter
 from lab.runner import require_tool, run, spawn
 
 MACHINE: Final = "virt"
@@ -93,6 +95,10 @@ class MachineSpec:
     user_network: UserNetwork | None = None
     kind: MachineKind = MachineKind.VIRT
 
+    @property
+    def has_link(self) -> bool:
+        return self.tap is not None or self.user_network is not None
+
 
 def firmware_cmdline(cmdline: str) -> str:
     """The command line as the kernel gets it: with the primary UART's name, here a PL011, for `serial0`."""
@@ -130,20 +136,35 @@ def build_argv(spec: MachineSpec, *, monitor_fd: int) -> list[str]:
         argv += ["-netdev", f"tap,id=net0,ifname={spec.tap},script=no,downscript=no"]
     elif spec.user_network is not None:
         argv += ["-netdev", spec.user_network.argument]
-    has_link = spec.tap is not None or spec.user_network is not None
     if spec.kind is MachineKind.RASPI4B:
-        if has_link:
-            argv += ["-device", f"usb-net,netdev=net0,mac={spec.mac}"]
+        if spec.has_link:
+            argv += ["-device", ",".join(f"{key}={value}" for key, value in _usb_adapter(spec).items())]
         return [*argv, *(word for disk in spec.disks for word in ("-drive", _drive("if=sd", disk)))]
     # Without it the guest waits for entropy before the first TLS connection.
     argv += ["-device", "virtio-rng-pci"]
-    if has_link:
+    if spec.has_link:
         argv += ["-device", f"virtio-net-pci,netdev=net0,mac={spec.mac},romfile="]
     if any(disk.kind is DiskKind.USB for disk in spec.disks):
         argv += ["-device", "qemu-xhci,id=xhci"]
     for number, disk in enumerate(spec.disks):
         argv += _disk_argv(f"disk{number}", disk)
     return argv
+
+
+def _usb_adapter(spec: MachineSpec) -> dict[str, str]:
+    """The properties of the network adapter.
+
+    The controller has one port. Unless it is named, QEMU puts a hub into it, which would stay when the
+    adapter is pulled out.
+    """
+    return {
+        "driver": "usb-net",
+        "id": ADAPTER_ID,
+        "bus": "usb-bus.0",
+        "port": "1",
+        "netdev": "net0",
+        "mac": str(spec.mac),
+    }
 
 
 def _disk_argv(name: str, disk: VirtualDisk) -> list[str]:
@@ -197,6 +218,9 @@ class Machine:
         self._errors = run_dir / "qemu.stderr"
         self._monitor = ours
         self._monitor_text = b""
+        self._adapter: Adapter | None = None
+        if spec.kind is MachineKind.RASPI4B and spec.has_link:
+            self._adapter = Adapter(_usb_adapter(spec), self._execute)
         self._end: End | None = None
         with theirs, self._errors.open("wb") as stderr:
             argv = build_argv(spec, monitor_fd=theirs.fileno())
@@ -231,14 +255,14 @@ class Machine:
 
     def _serve(self, wake_fd: int, on_console: Callable[[bytes], None]) -> End:
         for command in ("qmp_capabilities", "cont"):
-            self._monitor.sendall(json.dumps({"execute": command}).encode() + b"\n")
+            self._execute(command)
         with selectors.DefaultSelector() as selector:
             selector.register(wake_fd, selectors.EVENT_READ)
             selector.register(self._console, selectors.EVENT_READ)
             selector.register(self._monitor, selectors.EVENT_READ)
             open_ends = {self._console.fileno(), self._monitor.fileno()}
             while open_ends:
-                for key, _ in selector.select():
+                for key, _ in selector.select(self._adapter.wait_s if self._adapter else None):
                     if key.fd == wake_fd:
                         return End.CUT
                     try:
@@ -252,6 +276,8 @@ class Machine:
                         self._read_monitor(data)
                     else:
                         on_console(data)
+                if self._adapter is not None and self._monitor.fileno() in open_ends:
+                    self._adapter.look()
         status = self._process.wait(_END_TIMEOUT_S)
         if self._end is None:
             tail = self._errors.read_text("utf-8", "replace").strip().splitlines()[-20:]
@@ -260,6 +286,12 @@ class Machine:
             )
         return self._end
 
+    def _execute(self, command: str, arguments: dict[str, Any] | None = None) -> None:
+        """Send a QMP command."""
+        message = {"execute": command, "arguments": arguments or {}}
+        with contextlib.suppress(BrokenPipeError):  # it has left; the console's end says so
+            self._monitor.sendall(json.dumps(message).encode() + b"\n")
+
     def _read_monitor(self, data: bytes) -> None:
         *lines, self._monitor_text = (self._monitor_text + data).split(b"\n")
         for line in lines:
@@ -267,3 +299,7 @@ class Machine:
             if message.get("event") == "SHUTDOWN":
                 reason = message["data"]["reason"]
                 self._end = next((end for end in End if end.value == reason), self._end)
+            elif "error" in message:
+                raise LabError(f"QEMU refused a command of ours: {message['error'].get('desc')}")
+            elif "return" in message and self._adapter is not None:
+                self._adapter.on_answer(message["return"])

@@ -22,7 +22,9 @@ from lab.runner import run
 MACHINE: Final = "raspi4b"
 MEMORY_MIB: Final = 2048
 CPU_COUNT: Final = 4
-EXTRA_CMDLINE: Final = "earlycon=pl011,mmio32,0xfe201000 keep_bootcon"
+EXTRA_CMDLINE: Final = "earlycon=pl011,mmio32,0xfe201000 keep_bootcon usbcore.autosuspend=-1"
+"""The USB controller must not sleep: the model wakes it by an interrupt that the sleeping driver does not
+take for its own, and the kernel then disables it ("nobody cared")."""
 
 _ABSENT_IN_SOC: Final = (
     *("avs-monitor", "hvs", "pixelvalve", "vec", "rng", "dsi", "csi", "txp", "v3d", "firmwarekms"),
