@@ -5,7 +5,7 @@ TEST_ARGS ?=
 PYTEST := $(BIN)/python -m pytest -q -ra --require-tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests base demo test test-fast test-integration test-qemu test-clusters test-boards test-k3s test-tutorial test-machine fmt lint type fuzz soak bench screenshots recording docs deb wheel lock clean
+.PHONY: help setup setup-tests base demo test test-fast test-integration test-qemu test-k3s test-tutorial test-machine fmt lint type fuzz soak bench screenshots recording docs deb wheel lock clean
 
 help: ## Print this help
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## (.*)/  \1|\2/' | column -t -s '|'
@@ -40,17 +40,16 @@ test-integration: ## Real tools, sockets and processes
 	$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder -m integration tests/integration tests/k3s $(TEST_ARGS)
 
 test-qemu: ## Virtual boards from blank to Ready
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-clusters test-boards
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target --keep-going $(BOARD_TESTS)
 
-# Two processes of half the time each, and no workers of one: a lab enters a network namespace, which a process
-# that has threads can not.
-BOARDS := $(addprefix tests/e2e/test_,$(addsuffix .py,stock_images examples refusals_and_power_cuts rogue_board foreign_firmware))
+# Two files at a time, the longest first, and no workers of one pytest: a lab enters a network namespace, which
+# a process that has threads can not.
+LONGEST := $(addprefix tests/e2e/test_,$(addsuffix .py,stock_images reimage dashboard_live))
+BOARD_TESTS := $(addprefix run-,$(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/e2e/test_*.py)))
 
-test-clusters: ## Half of test-qemu: clusters that boot, are installed again, are watched
-	$(PYTEST) -m e2e tests/e2e $(addprefix --ignore=,$(BOARDS)) $(TEST_ARGS)
-
-test-boards: ## The other half: single boards
-	$(PYTEST) -m e2e $(BOARDS) $(TEST_ARGS)
+.PHONY: $(BOARD_TESTS)
+$(BOARD_TESTS): run-%:
+	$(PYTEST) -m e2e $* $(TEST_ARGS)
 
 test-k3s: setup-tests ## The contract of joining and draining against a real k3s, K3S=DIR with a release's files
 	K3S=$(abspath $(K3S)) $(PYTEST) -m 'integration or e2e' tests/k3s $(TEST_ARGS)
