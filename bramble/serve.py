@@ -212,6 +212,7 @@ class Server:
                 found = await asyncio.to_thread(self._store.change_mark)
                 if found != seen:
                     self._controller.take_replaced()
+                    await self._controller.following.look()
                     seen = found
                     self._schedule_refresh()
             except FleetError as error:

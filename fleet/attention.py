@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeAlias
 
 from fleet.lifecycle import FAILED_TWIN, LEAVING, State
 from fleet.quorum import quorum_of
@@ -97,18 +97,36 @@ class EtcdFault:
     hint: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFault:
+    """What is wrong with a server's cluster.yaml, where several share one record (`fleet.apply.following`).
+
+    Attributes:
+        text, hint: For people.
+        since: UTC seconds.
+    """
+
+    text: str
+    hint: str
+    since: float
+
+
+Fault: TypeAlias = EtcdFault | FileFault
+"""What a running server tells of and the record does not say."""
+
+
 def findings(
-    view: FleetView, snapshot_problem: str = "", etcd: Sequence[EtcdFault] = ()
+    view: FleetView, snapshot_problem: str = "", faults: Sequence[Fault] = ()
 ) -> tuple[Finding, ...]:
     """Everything that needs a person, what is urgent first.
 
     Args:
         snapshot_problem: What is wrong with etcd's snapshots, where a server tells; "" where nothing is.
-        etcd: What is wrong with etcd itself, where a server tells.
+        faults: What else is wrong, where a server tells.
     """
     found = [
         *_of_snapshots(snapshot_problem),
-        *map(_of_etcd, etcd),
+        *map(_of_fault, faults),
         *_of_quorum(view),
         *_of_rollout(view.rollout),
         *map(_of_stuck, view.stuck),
@@ -143,7 +161,17 @@ def _of_snapshots(problem: str) -> Iterator[Finding]:
         )
 
 
-def _of_etcd(fault: EtcdFault) -> Finding:
+def _of_fault(fault: Fault) -> Finding:
+    if isinstance(fault, FileFault):
+        return Finding(
+            code="cluster-file",
+            subject="",
+            urgency=Urgency.SOON,
+            text=fault.text,
+            hint=fault.hint,
+            command="bramble apply",
+            since=fault.since,
+        )
     return Finding(
         code="etcd",
         subject=fault.subject,

@@ -32,7 +32,9 @@ from fleet import events
 from fleet.admission.desk import AdmissionDesk
 from fleet.apply.changes import was_installed
 from fleet.apply.desk import ApplyDesk
-from fleet.attention import Finding, findings
+from fleet.apply.following import Following
+from fleet.apply.in_force import note_in_force
+from fleet.attention import Fault, Finding, findings
 from fleet.boards import Serial
 from fleet.boots import BootDesk, BootReport, NodeBoot
 from fleet.eeprom.orders import EepromDesk
@@ -136,7 +138,9 @@ class Controller:
         self._on_declare: Callable[[ClusterSpec], None] = _ignore
         self.spec = spec
         self.store = store
-        self.apply = ApplyDesk(ground, self.declare, images)
+        self._urls = ", ".join(control.urls)
+        self.following = Following(ground, images, self._follow, k3s.directory.parent)
+        self.apply = ApplyDesk(ground, self.declare, images, self.following)
         self.admission = AdmissionDesk(ground)
         self.people = PeopleDesk(ground)
         self.installs = InstallDesk(ground, images, control)
@@ -172,11 +176,16 @@ class Controller:
         self._timelines = TimelineLimit(ground)
         self._clock = clock
         self._random_hex = random_hex
-        self._sync_declared()
+        if not self.following.begin():
+            self._sync_declared()
 
     def findings(self) -> tuple[Finding, ...]:
         """What needs a person: the one answer that status, notifications and metrics give."""
-        return findings(fleet_view(self.store), self.snapshots.health().problem, self.etcd_watch.faults)
+        return findings(fleet_view(self.store), self.snapshots.health().problem, self.faults())
+
+    def faults(self) -> tuple[Fault, ...]:
+        """What is wrong and not in the record, as it was seen last; asks nobody."""
+        return (*self.etcd_watch.faults, *self.following.faults)
 
     def set_declare_listener(self, listener: Callable[[ClusterSpec], None]) -> None:
         """Called with every spec that replaces the present one, before boot answers are made from it."""
@@ -285,6 +294,15 @@ class Controller:
             self._put_in_force(spec)
         return is_new
 
+    def _follow(self, written: ClusterSpec) -> None:
+        """Another server put this file in force, and brought the record in line with it."""
+        before, self._ground.written = self._ground.written, written
+        try:
+            self._redeclare()
+        except BaseException:
+            self._ground.written = before
+            raise
+
     def _redeclare(self) -> None:
         """A node became another board, or the file has a newer image: the same file means something else.
 
@@ -310,6 +328,8 @@ class Controller:
                     _restore(tx, record, node, now)
             for record in known.values():
                 _remove(tx, record, now)
+            if self.store.is_shared:
+                note_in_force(tx, self._ground.written, self._urls, now)
             release_declared(tx, self.spec)
             release_founder(tx, now)
 

@@ -10,6 +10,7 @@ from fleet.events import intent_extended, intent_opened
 from fleet.health.pace import SMALL_FLEET, Pace
 from fleet.k3s.material import K3sMaterial
 from fleet.lifecycle import Happening, State
+from fleet.refusal import RefusedError
 from fleet.spec.model import ClusterSpec, NodeSpec
 from fleet.store.database import Store
 from fleet.store.records import IntentRecord, NodeRecord
@@ -59,6 +60,8 @@ class Ground:
         clock: UTC seconds since 1970.
         random_hex: That many random bytes, as hex.
         on_boot_change: Called after a change of what a node may boot; must not raise or block.
+        is_behind: Another server put a newer cluster.yaml in force that could not be taken over yet: nothing
+            is ordered that only this one's wants.
         pace: How often nodes report; `fleet.watch` keeps it true.
     """
 
@@ -71,13 +74,23 @@ class Ground:
     random_hex: Callable[[int], str]
     on_boot_change: Callable[[], None]
     repeats: Repeats = field(default_factory=Repeats)
+    is_behind: bool = False
     pace: Pace = SMALL_FLEET
 
     def require_spec(self, name: str) -> NodeSpec:
-        """The declaration of a node that is known to be declared."""
+        """The declaration of a node that is in the record.
+
+        Raises:
+            RefusedError: Another server's cluster.yaml has it, this one's does not yet.
+        """
         node = self.spec.find_node(name)
         if node is None:
-            raise KeyError(name)
+            raise RefusedError(
+                503,
+                "not-declared",
+                f"{name} is not in the cluster.yaml that is in force on this server",
+                "Ask again in a moment; 'bramble status' says what keeps another server's file from it.",
+            )
         return node
 
     def address_of(self, node: NodeRecord) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fleet.attention import EtcdFault, Finding, Quorum, findings, quorum_in
+from fleet.attention import Fault, Finding, Quorum, findings, quorum_in
 from fleet.lifecycle import FAILED_TWIN, State
 from fleet.snapshots.desk import SnapshotHealth
 from fleet.store.database import Store
@@ -59,10 +59,9 @@ class Overview:
     events: tuple[EventView, ...]
 
 
-def overview(
-    store: Store, snapshots: SnapshotHealth | None = None, etcd: Sequence[EtcdFault] = ()
-) -> Overview:
-    """What the record says now, with what a running server says of etcd and its snapshots."""
+def overview(store: Store, snapshots: SnapshotHealth | None = None, faults: Sequence[Fault] = ()) -> Overview:
+    """What the record says now, with what a running server says of snapshots, and what else it finds
+    wrong."""
     view = fleet_view(store)
     with store.read() as reader:
         entries = reader.timeline(limit=_LOOK_BACK)
@@ -73,7 +72,7 @@ def overview(
         nodes=len(view.nodes) - gone,
         ready=states["ready"],
         states=dict(sorted(states.items())),
-        findings=findings(view, snapshots.problem if snapshots is not None else "", etcd),
+        findings=findings(view, snapshots.problem if snapshots is not None else "", faults),
         quorum=quorum_in(view),
         snapshots=snapshots,
         under_way=tuple(

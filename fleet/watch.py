@@ -122,7 +122,8 @@ class Watch:
                 self.on_listing(listing)
                 await self._announce(api, listing)
                 await self._preparation.tidy(api, listing)
-                await self._labels.reconcile(api, listing)
+                if not self._ground.is_behind:
+                    await self._labels.reconcile(api, listing)
             self._joins.settings.virtual = await self._door.virtual_url()
         except KubeError as error:
             log.debug("kubernetes does not answer", extra={"cause": error.message})

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fleet.attention import EtcdFault, Finding, findings
+from fleet.attention import Fault, Finding, findings
 from fleet.lock import read_holds
 from fleet.reimage.views import unsteady_views
 from fleet.store.transaction import Reader
@@ -28,25 +28,25 @@ class ClusterGlances:
 
     Args:
         snapshot_problem: What is wrong with etcd's snapshots; reads their files, so it is asked now and then.
-        etcd_faults: What is wrong with etcd as it was seen last; asks nobody.
+        faults: What else is wrong as it was seen last; asks nobody.
         clock: Monotonic seconds.
     """
 
     def __init__(
         self,
         snapshot_problem: Callable[[], str],
-        etcd_faults: Callable[[], Sequence[EtcdFault]],
+        faults: Callable[[], Sequence[Fault]],
         clock: Callable[[], float],
     ) -> None:
         self._snapshot_problem = snapshot_problem
-        self._etcd_faults = etcd_faults
+        self._faults = faults
         self._clock = clock
         self._asked = float("-inf")
         self._told = ""
 
-    def etcd_faults(self) -> tuple[EtcdFault, ...]:
-        """What is wrong with etcd. No commit tells that it changed."""
-        return tuple(self._etcd_faults())
+    def faults(self) -> tuple[Fault, ...]:
+        """What the record does not say. No commit tells that it changed."""
+        return tuple(self._faults())
 
     def ask(self) -> None:
         """Ask for the snapshots' problem unless that was done lately."""
@@ -65,4 +65,4 @@ class ClusterGlances:
         stuck = tuple(hold.node for hold in read_holds(reader) if hold.stuck)
         unsteady = unsteady_views(reader)
         view = FleetView(nodes=(), held=(), stuck=stuck, unsteady=unsteady, rollout=rollout)
-        return ClusterGlance(findings(view, self._told, self.etcd_faults()), rollout)
+        return ClusterGlance(findings(view, self._told, self.faults()), rollout)

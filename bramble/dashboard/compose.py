@@ -39,7 +39,7 @@ def make_site(controller: Controller, boots: Boots, images: Images) -> Site:
     """The dashboard over a running controller."""
     assets = Assets(HERE / "static")
     clusters = ClusterGlances(
-        lambda: controller.snapshots.health().problem, lambda: controller.etcd_watch.faults, time.monotonic
+        lambda: controller.snapshots.health().problem, controller.faults, time.monotonic
     )
     feed = Feed(controller.store, controller.boots.flush, secrets.token_hex, clusters, time.monotonic)
     return Site(

@@ -19,7 +19,7 @@ from typing import Any, Final
 from bramble.dashboard.alerts import ClusterGlance, ClusterGlances
 from bramble.dashboard.paces import Paces
 from bramble.dashboard.rack import DENSE, Card, Headline, by_name, card_of, headline, percent_of
-from fleet.attention import EtcdFault
+from fleet.attention import Fault
 from fleet.errors import FleetError
 from fleet.health.desk import held_by_all
 from fleet.store.database import Store
@@ -70,7 +70,7 @@ class Feed:
         self._flush = flush
         self.name = random_hex(4)
         self._looks = 0
-        self._mark: tuple[int, str, tuple[EtcdFault, ...]] | None = None
+        self._mark: tuple[int, str, tuple[Fault, ...]] | None = None
         self._cards: dict[str, Card] = {}
         self._changed_in: dict[str, int] = {}
         self._held: tuple[BoardRecord, ...] = ()
@@ -130,7 +130,7 @@ class Feed:
         Raises:
             StoreError: It cannot be read; what was known stays.
         """
-        mark = (self._store.commits, self._store.change_mark(), self._clusters.etcd_faults())
+        mark = (self._store.commits, self._store.change_mark(), self._clusters.faults())
         if mark == self._mark:
             return False
         self._clusters.ask()

@@ -22,7 +22,7 @@ class OverviewRoutes:
     async def _overview(self, _request: web.Request) -> web.Response:
         controller = self._controller
         controller.boots.flush()
-        seen = overview(controller.store, controller.snapshots.health(), controller.etcd_watch.faults)
+        seen = overview(controller.store, controller.snapshots.health(), controller.faults())
         return value_answer(as_json(seen))
 
     ROUTES: ClassVar[tuple[Route, ...]] = (

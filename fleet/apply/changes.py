@@ -187,10 +187,12 @@ def _compare_nodes(
     boards: Mapping[str, NodeBoard],
 ) -> Iterator[Change]:
     old, new = ({node["name"]: node for node in nodes} for nodes in (before, after))
-    leaving = sorted(old.keys() - new.keys())
+    # The record may have nodes that only another server's file names, so far.
+    there = {record.name for record in known.values() if record.state is not State.DECOMMISSIONED}
+    leaving = sorted((old.keys() | there) - new.keys())
     problem = removal_problem(_members(known.values()), leaving)
     for name in leaving:
-        yield _removal(old[name], known.get(name), problem)
+        yield _removal(name, old.get(name), known.get(name), problem)
     for name in new:
         if name not in old:
             yield _addition(new[name], known.get(name))
@@ -232,8 +234,10 @@ def _completion(name: str, field: str, after: Any) -> Change:
     )
 
 
-def _removal(node: Mapping[str, Any], record: NodeRecord | None, problem: str | None) -> Change:
-    name, before = node["name"], _summary(node)
+def _removal(
+    name: str, node: Mapping[str, Any] | None, record: NodeRecord | None, problem: str | None
+) -> Change:
+    before = _summary(node) if node is not None else "of another server's file"
     if problem is not None and record is not None and _is_member(record):
         return Change(
             kind=Kind.REFUSED,

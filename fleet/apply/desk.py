@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fleet.apply.changes import Change, Kind, changes_image, compare
+from fleet.apply.following import Following
 from fleet.apply.reach import Reach
 from fleet.ground import Ground
 from fleet.installs import ImageProvider
@@ -41,12 +42,20 @@ class ApplyDesk:
     """Args:
     declare: Puts a checked spec in force.
     images: Looks for the image of a new file; that takes seconds, and is done beside the event loop.
+    following: Told when the file that the server reads at its start is the one that is applied.
     """
 
-    def __init__(self, ground: Ground, declare: Callable[[ClusterSpec], None], images: ImageProvider) -> None:
+    def __init__(
+        self,
+        ground: Ground,
+        declare: Callable[[ClusterSpec], None],
+        images: ImageProvider,
+        following: Following,
+    ) -> None:
         self._ground = ground
         self._declare = declare
         self._images = images
+        self._following = following
 
     async def apply(self, text: str, path: Path, *, dry_run: bool, from_here: bool) -> Applied:
         """Compare the text of a cluster.yaml with what runs, and take it unless a change is refused.
@@ -69,7 +78,7 @@ class ApplyDesk:
             reach.require_known_channels(checked.spec)
         if checked.spec is None:
             return Applied(
-                problems=checked.problems, changes=(), applied=False, usual_path=running.path.absolute()
+                problems=checked.problems, changes=(), applied=False, usual_path=self._following.path
             )
         image: str | None = None
         if changes_image(running, checked.spec):
@@ -83,11 +92,13 @@ class ApplyDesk:
         refused = any(change.kind is Kind.REFUSED for change in changes)
         if not refused and not dry_run:
             self._declare(checked.spec)
+            if from_here and path.absolute() == self._following.path:
+                self._following.remember(checked.spec)
             for change in changes:
                 log.info("applied: %s %s", change.kind.value, change.key)
         return Applied(
             problems=checked.problems,
             changes=changes,
             applied=not refused and not dry_run,
-            usual_path=running.path.absolute(),
+            usual_path=self._following.path,
         )

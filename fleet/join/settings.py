@@ -36,8 +36,10 @@ class KeptSettings:
         """Give every joined node the settings that it should keep: other servers come, and servers leave.
 
         Cheap while nothing changed. The order that a node gets names the new settings; k3s reads them when it
-        starts the next time.
+        starts the next time. Nothing while another server has a newer cluster.yaml: the two would take turns.
         """
+        if self._ground.is_behind:
+            return
         with self._ground.store.read() as reader:
             records = reader.nodes()
             servers = self._servers(records)

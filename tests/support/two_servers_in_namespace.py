@@ -3,8 +3,9 @@
 ``unshare --user --map-root-user --net --mount python two_servers_in_namespace.py DIRECTORY DATABASE_URL``
 
 A board may install. A person then writes its card at the first server; the second one, which nobody tells,
-has to stop serving it. Then another node gets another board there. Prints one JSON object: what the second
-server answered before and in the end, and which board it takes that node for.
+has to stop serving it. Then another node gets another board there, and a third one is declared. Prints one
+JSON object: what the second server answered before and in the end, which board it takes that node for, and
+which nodes it has.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from pathlib import Path
 
 from cables import lay_cables
 from fakes_bramble import FakeImageStore, make_image
-from fakes_fleet import cluster_spec, node_spec
+from typed_cluster import HEAD, node_line
 
 from bramble.paths import StateLayout
 from bramble.serve import Server
+from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec, DhcpMode
 from fleet.store_place import PostgresPlace
 
@@ -48,8 +50,10 @@ def opcode(address: str) -> int:
     return int.from_bytes(answer[:2], "big")
 
 
-def spec_on(interface: str) -> ClusterSpec:
-    spec = cluster_spec(node_spec("one", 1), node_spec("two", 2))
+def spec_on(interface: str, directory: Path, more: str = "") -> ClusterSpec:
+    file = directory / f"{interface}.yaml"
+    file.write_text(HEAD + node_line("one", 1, role="server") + node_line("two", 2) + more)
+    spec = load_cluster(file)
     address = IPv4Address(ADDRESSES[interface])
     network = replace(spec.network, interface=interface, server_address=address, dhcp=DhcpMode.OFF)
     return replace(spec, network=network)
@@ -76,9 +80,9 @@ async def main(directory: Path, place: PostgresPlace) -> None:
     image.installer_initramfs.parent.mkdir(parents=True, exist_ok=True)
     image.installer_initramfs.write_bytes(b"cpio")
     layouts = [StateLayout(directory=directory / name, postgres=place) for name in ("first", "second")]
-    first = Server(spec_on("eth0"), image, layouts[0], FakeImageStore())
+    first = Server(spec_on("eth0", directory), image, layouts[0], FakeImageStore())
     shutil.copytree(layouts[0].directory, layouts[1].directory)  # the same keys, as its documentation says
-    second = Server(spec_on("eth1"), image, layouts[1], FakeImageStore())
+    second = Server(spec_on("eth1", directory), image, layouts[1], FakeImageStore())
     async with serving(first), serving(second):
         told = {"before": await asyncio.to_thread(opcode, ADDRESSES["eth1"])}
         desk = first._controller.handouts
@@ -94,7 +98,12 @@ async def main(directory: Path, place: PostgresPlace) -> None:
             if time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.1)
-        print(json.dumps({**told, "after": after, "two": board}))
+        first._controller.declare(spec_on("eth0", directory, node_line("three", 3)))
+        while len(nodes := [node.name for node in second._controller.spec.nodes]) < 3:
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.1)
+        print(json.dumps({**told, "after": after, "two": board, "nodes": nodes}))
 
 
 def serial_of(server: Server, name: str) -> str | None:

@@ -14,7 +14,7 @@ DATA, ERROR = 3, 5
 NEW_SERIAL = "10000000abcd00ff"
 
 
-def test_an_intent_that_one_server_closes_and_a_board_that_it_replaces_are_so_for_the_other(
+def test_what_one_server_closes_replaces_and_declares_is_so_for_the_other(
     tmp_path: Path,
 ) -> None:
     programs = find_programs()
@@ -24,4 +24,4 @@ def test_an_intent_that_one_server_closes_and_a_board_that_it_replaces_are_so_fo
         # As root the database is another user's, and in the namespace nobody is root.
         postgres.directory.chmod(0o711)
         told = told_by("two_servers_in_namespace.py", tmp_path, postgres.new_database().url)
-    assert told == {"before": DATA, "after": ERROR, "two": NEW_SERIAL}
+    assert told == {"before": DATA, "after": ERROR, "two": NEW_SERIAL, "nodes": ["one", "two", "three"]}

@@ -88,9 +88,9 @@ def test_the_audit_is_read_backwards(fleet: Fleet) -> None:
 def make_feed(
     fleet: Fleet,
     snapshot_problem: Callable[[], str] = lambda: "",
-    etcd_faults: Callable[[], Sequence[EtcdFault]] = lambda: (),
+    faults: Callable[[], Sequence[EtcdFault]] = lambda: (),
 ) -> Feed:
-    clusters = ClusterGlances(snapshot_problem, etcd_faults, fleet.clock)
+    clusters = ClusterGlances(snapshot_problem, faults, fleet.clock)
     return Feed(fleet.store, fleet.controller.boots.flush, lambda size: "ab" * size, clusters, fleet.clock)
 
 
@@ -116,7 +116,7 @@ def test_a_feed_tells_what_is_the_matter_with_the_cluster_and_when_it_is_over(fl
 
 def test_what_is_wrong_with_etcd_is_told_although_nothing_is_written(fleet: Fleet) -> None:
     faults: list[EtcdFault] = []
-    feed = make_feed(fleet, etcd_faults=lambda: faults)
+    feed = make_feed(fleet, faults=lambda: faults)
     feed.look()
     assert feed.headline().text != "The cluster needs you"
     before = feed.cursor
