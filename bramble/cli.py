@@ -232,7 +232,8 @@ def explain_usage(error: click.ClickException) -> None:
         return
     context = error.ctx if isinstance(error, click.UsageError) else None
     how = [] if context is None else [context.get_usage(), f"'{context.command_path} --help' says more."]
-    _tell(error.format_message(), [line for text in how for line in text.splitlines()])
+    # click has each choice of a value on a line of its own.
+    _tell(" ".join(error.format_message().split()), [line for text in how for line in text.splitlines()])
 
 
 def _tell(message: str, more: Iterable[str]) -> None:

@@ -14,7 +14,7 @@ VARIABLE: Final = "_BRAMBLE_COMPLETE"
 
 
 @click.command()
-@click.argument("shell", type=click.Choice(SHELLS))
+@click.argument("shell", type=click.Choice(SHELLS), metavar="SHELL")
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
     """Print the completion script for SHELL: bash (4.4 and newer), zsh or fish.

@@ -79,9 +79,12 @@ def uninstall(yes: bool) -> None:
     \b
     sudo bramble service uninstall
     """
-    require_yes("Stop Bramble's server and remove its service?", yes=yes)
-    removed = installing.uninstall()
-    click.echo("removed" if removed else "there was no service")
+    if not installing.installed():
+        click.echo("there is no service here")
+    else:
+        require_yes("Stop Bramble's server and remove its service?", yes=yes)
+        installing.uninstall()
+        click.echo("removed")
     for path in installing.kept():
         click.echo(f"kept {path}" + (": the cluster's keys are in it" if path == STATE else ""))
 

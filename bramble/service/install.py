@@ -45,6 +45,9 @@ PROPERTIES: Final = (
     "ActiveEnterTimestamp",
     "MemoryCurrent",
 )
+BOOTED: Final = Path("/run/systemd/system")
+"""Is there where systemd runs the machine. Source: sd_booted(3)."""
+INSTEAD: Final = "run 'bramble serve' as the container's program, or by what starts services here"
 Run = Callable[[Sequence[str]], Completed]
 
 
@@ -92,6 +95,8 @@ def plan_installation(spec: ServiceSpec, *, start: bool, user_exists: bool) -> P
 def problems(spec: ServiceSpec, *, is_root: bool, exists: Callable[[Path], bool] = Path.exists) -> list[str]:
     """What would keep the service from working; all of it."""
     found = [] if is_root else ["root is needed: run it with sudo, or look at it with --dry-run"]
+    if not exists(BOOTED):
+        found.append(f"this machine is not run by systemd: {INSTEAD}")
     if exists(NODE):
         found.append(
             f"this machine is a node that Bramble installed ({NODE}), whose agent has {STATE} for itself: "
@@ -151,16 +156,27 @@ def install(plan: Plan, *, root: Path = Path("/"), execute: Run = run) -> None:
             _execute(execute, argv)
 
 
+def installed(root: Path = Path("/")) -> list[Path]:
+    """The units that `uninstall` would remove.
+
+    Raises:
+        FleetError: They came with a package, or there is no systemd that could stop them.
+    """
+    there = [path for name in (UNIT, BUILD_UNIT) if (path := root / UNIT_DIRECTORY / name).exists()]
+    if not there and PACKAGED.exists():
+        raise InputError("the service belongs to the Debian package", "Remove that: 'apt remove bramble'.")
+    if there and root == Path("/"):
+        _require_systemd()
+    return there
+
+
 def uninstall(*, execute: Run = run, root: Path = Path("/")) -> list[Path]:
     """Stop the service and remove its units; what was removed.
 
     Raises:
-        FleetError: It came with a package, or a command fails.
+        FleetError: As `installed`, or a command fails.
     """
-    units = [root / UNIT_DIRECTORY / name for name in (UNIT, BUILD_UNIT)]
-    there = [path for path in units if path.exists()]
-    if not there and PACKAGED.exists():
-        raise InputError("the service belongs to the Debian package", "Remove that: 'apt remove bramble'.")
+    there = installed(root)
     if not there:
         return []
     if root == Path("/"):
@@ -178,6 +194,7 @@ def status(execute: Run = run) -> dict[str, Any]:
     Raises:
         FleetError: There is no systemd to ask.
     """
+    _require_systemd()
     answer = _execute(execute, ("systemctl", "show", UNIT, f"--property={','.join(PROPERTIES)}"))
     said = dict(
         line.split("=", 1) for line in answer.stdout.decode(errors="replace").splitlines() if "=" in line
@@ -201,6 +218,13 @@ def kept() -> tuple[Path, ...]:
     return tuple(path for path in (STATE, CACHE) if path.exists())
 
 
+def _require_systemd() -> None:
+    if not BOOTED.exists():
+        raise FleetError(
+            "this machine is not run by systemd, so it has no service", f"{INSTEAD.capitalize()}."
+        )
+
+
 def _number(text: str | None) -> int:
     return int(text) if text and text.isdigit() else 0
 
@@ -209,8 +233,7 @@ def _execute(execute: Run, argv: Sequence[str]) -> Completed:
     try:
         return execute(argv)
     except (CommandFailed, MissingTool) as error:
-        hint = "Is this machine run by systemd? In a container, run 'bramble serve' as its program."
-        raise FleetError(error.message, f"{error.hint}\n{hint}".strip()) from error
+        raise FleetError(error.message, error.hint) from error
 
 
 def _write(path: Path, text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 import tomllib
@@ -11,6 +10,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
+from fleet.spec.values import suggest
 from imagebuilder.bases.base import KIND, Base, load_base
 from imagebuilder.bases.recipe import DEBIAN_TRIXIE, DebianRecipe
 from imagebuilder.errors import ImageBuilderError
@@ -183,12 +183,10 @@ def require_recipe(name: str) -> DebianRecipe:
 
 def unknown_base(name: str) -> UnknownBase:
     """The error for a name that the catalogue does not have."""
-    names = catalogue().names
-    near = difflib.get_close_matches(name, names, n=1)
-    meant = f" Did you mean {near[0]!r}?" if near else ""
     return UnknownBase(
-        f"there is no base {name!r}; there are: {', '.join(names)}",
-        f"Use one of these names in image.base, or give a url with its sha256, or a path.{meant}",
+        f"there is no base {name!r}",
+        f"{suggest(name, catalogue().names)} 'bramble base list' says what each is. An image of your own is "
+        "named by its file, or by its URL with its sha256.",
     )
 
 

@@ -190,13 +190,12 @@ def file_digest(path: Path, store: Store, expected: str | None) -> str:
         mode = path.stat().st_mode
     except OSError as exc:
         raise ImageBuilderError(
-            f"image.base.path: {path} cannot be read: {exc.strerror}", "Name an image file of this machine."
+            f"{path} cannot be read: {exc.strerror}", "Name an image file of this machine."
         ) from exc
     if not stat.S_ISREG(mode):
         kind = {stat.S_IFDIR: "a directory", stat.S_IFBLK: "a disk", stat.S_IFIFO: "a pipe"}
         raise ImageBuilderError(
-            f"image.base.path: {path} is {kind.get(stat.S_IFMT(mode), 'a device or socket')}, not an "
-            "image file",
+            f"{path} is {kind.get(stat.S_IFMT(mode), 'a device or socket')}, not an image file",
             "Name an image file: .img, or .img.xz, .zst, .gz, .zip.",
         )
     found = DigestCache(store.root / "digests").sha256(path)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fleet.spec.values import suggest
 from imagebuilder.bases.base import KIND, Base, load_base
 from imagebuilder.bases.catalogue import RECIPES, UnknownBase, catalogue, find_recipe_base
 from imagebuilder.bases.origins import ORIGINS, Origin, find_origin, origins
@@ -86,11 +87,19 @@ def require_rows(what: str, store: Store) -> list[Row]:
             base = load_base(entry)
             rows.append(Row(name=base.name, title="", base=base))
     if not rows:
-        raise UnknownBase(
-            f"no base {what!r} is in the cache",
-            "See what is there: bramble base list; get one: bramble base fetch",
-        )
+        raise _not_in_store(what)
     return rows
+
+
+def _not_in_store(what: str) -> UnknownBase:
+    """The error for what may be a name that is not fetched yet, or one that is mistyped."""
+    known = catalogue()
+    if what in known.names:
+        way = "build" if what in known.recipes else "fetch"
+        hint = f"Get it with: bramble base {way} {what}"
+    else:
+        hint = f"{suggest(what, known.names)} 'bramble base list' says which are here, your own among them."
+    return UnknownBase(f"no base {what!r} is in the cache", hint)
 
 
 def remove_rows(what: str, store: Store) -> int:

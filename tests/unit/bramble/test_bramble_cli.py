@@ -113,6 +113,17 @@ def test_a_package_that_came_with_an_upgrade_and_is_not_installed_is_named_with_
     assert "make setup" in said
 
 
+def test_what_may_be_chosen_stands_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bramble", "completion"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "error: Missing argument 'SHELL'. Choose from: bash, zsh, fish"
+
+
 def test_a_fault_of_the_program_shows_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fakes_bramble, "end", ending_in(ZeroDivisionError("ours")), raising=False)
     monkeypatch.setitem(COMMANDS, "end", "fakes_bramble:end")

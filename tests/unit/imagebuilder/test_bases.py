@@ -11,6 +11,7 @@ import yaml
 from imagebuilder.bases.base import BaseInfo, PartitionInfo, load_base, parse_info
 from imagebuilder.bases.catalogue import DATA_DIR, UnknownBase, recipe_data, recipe_id
 from imagebuilder.bases.debian import parse_installed
+from imagebuilder.bases.inventory import require_rows
 from imagebuilder.bases.layout import disk_identity, render_cmdline, render_fstab
 from imagebuilder.bases.recipe import DEBIAN_TRIXIE
 from imagebuilder.bases.resolve import find_base
@@ -85,9 +86,33 @@ def test_damaged_base_is_an_error_that_names_its_directory(tmp_path: Path, disk:
         load_base(tmp_path)
 
 
-def test_unknown_base_says_which_there_are(tmp_path: Path) -> None:
-    with pytest.raises(UnknownBase, match=r"'debain'.*debian-trixie"):
-        find_base("debain", Store(tmp_path))
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("debain-trixie", "Did you mean 'debian-trixie'?"),
+        ("raspios", "Did you mean 'raspios-lite-bookworm' or 'raspios-lite-trixie'?"),
+        ("arch", "Known here: debian-trixie, "),
+    ],
+)
+def test_unknown_base_says_which_is_meant_or_which_there_are(name: str, meant: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(UnknownBase, match=f"there is no base '{name}'") as caught:
+        find_base(name, store)
+    assert meant in caught.value.hint
+    with pytest.raises(UnknownBase, match=f"no base '{name}' is in the cache") as caught:
+        require_rows(name, store)
+    assert meant in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "way"), [("debian-trixie", "build"), ("ubuntu-24.04", "fetch")], ids=["recipe", "stock"]
+)
+def test_a_base_that_is_not_there_yet_is_got_with_the_command_that_is_told(
+    name: str, way: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UnknownBase) as caught:
+        require_rows(name, Store(tmp_path))
+    assert caught.value.hint == f"Get it with: bramble base {way} {name}"
 
 
 def test_disk_identity_is_fixed_by_the_base_and_never_zero() -> None:
