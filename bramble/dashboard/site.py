@@ -125,7 +125,7 @@ def make_templates(assets: Assets) -> jinja2.Environment:
         "size": size_text,
         "moment": words.moment,
         "iso": words.iso,
-        "shown": words.setting,
+        "shown": words.without_login,
     }
     return templates
 

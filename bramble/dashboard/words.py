@@ -8,9 +8,6 @@ from typing import Final
 
 _LOGIN: Final = re.compile(r"(://)[^/@\s]+@")
 _SPANS: Final = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
-_SECONDS: Final = re.compile(r"([1-9][0-9]{0,8})s")
-_EXACT: Final = ((86400, "d"), (3600, "h"), (60, "m"))
-"""As cluster.yaml writes them."""
 
 
 def span(seconds: float) -> str:
@@ -30,17 +27,6 @@ def ago(at: float, now: float) -> str:
 def moment(at: float) -> str:
     """`2026-11-26 03:33:00`, UTC."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def setting(value: object) -> str:
-    """A setting as a person would write it: `7d` for `604800s`, and without a login in a URL."""
-    found = _SECONDS.fullmatch(str(value))
-    if found is not None:
-        seconds = int(found[1])
-        for size, unit in _EXACT:
-            if seconds % size == 0:
-                return f"{seconds // size}{unit}"
-    return without_login(value)
 
 
 def without_login(value: object) -> str:

@@ -30,6 +30,7 @@ from fleet.spec.power import (
     SnmpPoePower,
     TasmotaPower,
 )
+from fleet.spec.values import render_duration, render_memory
 
 
 def to_document(spec: ClusterSpec) -> dict[str, Any]:
@@ -81,19 +82,19 @@ def to_document(spec: ClusterSpec) -> dict[str, Any]:
                 "agent": policy.first_boot.agent.value,
                 "server": policy.first_boot.server.value,
             },
-            "certificate_life": f"{policy.certificate_life_s}s",
+            "certificate_life": render_duration(policy.certificate_life_s),
             "remote_run": policy.remote_run.value,
             "reimage": {
                 "when_failed": policy.reimage.when_failed,
                 "max_parallel": policy.reimage.max_parallel,
-                "after": f"{policy.reimage.after_s}s",
+                "after": render_duration(policy.reimage.after_s),
                 "dry_run": policy.reimage.dry_run,
-                "again_after": f"{policy.reimage.again_after_s}s",
+                "again_after": render_duration(policy.reimage.again_after_s),
                 "windows": [str(window) for window in policy.reimage.windows],
             },
             "snapshots": {
                 "enabled": policy.snapshots.is_on,
-                "every": f"{policy.snapshots.every_s}s",
+                "every": render_duration(policy.snapshots.every_s),
                 "keep": policy.snapshots.keep,
             },
             "join": {"batch": policy.join.batch, "slow_disk": policy.join.slow_disk.value},
@@ -177,12 +178,12 @@ def _node(node: NodeSpec) -> dict[str, Any]:
             "kind": node.disk.kind.value,
             "serial": node.disk.serial,
             "keep": list(node.disk.keep),
-            "root": None if node.disk.root_mib is None else f"{node.disk.root_mib}M",
+            "root": None if node.disk.root_mib is None else render_memory(node.disk.root_mib),
         },
         "labels": dict(node.labels),
         "taints": [str(taint) for taint in node.taints],
         "power": None if node.power is None else _power(node.power),
-        "memory": None if node.memory_mib is None else f"{node.memory_mib}M",
+        "memory": None if node.memory_mib is None else render_memory(node.memory_mib),
     }
 
 
@@ -197,8 +198,8 @@ def _power(power: PowerSpec) -> dict[str, Any]:
                 "off": list(power.off),
                 "status": None if power.status is None else list(power.status),
                 "pass_env": list(power.pass_env),
-                "timeout": f"{power.timeout_s}s",
-                "off_for": f"{power.off_s}s",
+                "timeout": render_duration(power.timeout_s),
+                "off_for": render_duration(power.off_s),
             }
         case TasmotaPower():
             return {
@@ -207,7 +208,7 @@ def _power(power: PowerSpec) -> dict[str, Any]:
                 "output": power.output,
                 "user": power.user,
                 **_secret("password", power.password),
-                "off_for": f"{power.off_s}s",
+                "off_for": render_duration(power.off_s),
             }
         case ShellyPower():
             return {
@@ -216,7 +217,7 @@ def _power(power: PowerSpec) -> dict[str, Any]:
                 "channel": power.channel,
                 "user": power.user,
                 **_secret("password", power.password),
-                "off_for": f"{power.off_s}s",
+                "off_for": render_duration(power.off_s),
             }
         case SnmpPoePower():
             user = power.user
@@ -232,7 +233,7 @@ def _power(power: PowerSpec) -> dict[str, Any]:
                 **_secret("auth_password", None if user is None else user.auth_password),
                 "privacy": None if user is None else _text(user.privacy),
                 **_secret("privacy_password", None if user is None else user.privacy_password),
-                "off_for": f"{power.off_s}s",
+                "off_for": render_duration(power.off_s),
             }
 
 

@@ -264,6 +264,12 @@ def parse_duration(value: Any) -> int:
     return int(match[1]) * _SECONDS_PER_UNIT[match[2]]
 
 
+def render_duration(seconds: int) -> str:
+    """Seconds → what a person writes: `7d`, `90s`. `parse_duration` reads it again, whatever it had read."""
+    unit = next((unit for unit in "dhm" if seconds and seconds % _SECONDS_PER_UNIT[unit] == 0), "s")
+    return f"{seconds // _SECONDS_PER_UNIT[unit]}{unit}"
+
+
 def parse_memory(value: Any) -> int:
     """`1G`, `8 GB`, `512M` → MiB. Boards are sold in powers of two, so G means GiB."""
     text = expect_text(value, "a memory size like 4G")
@@ -271,6 +277,11 @@ def parse_memory(value: Any) -> int:
     if not match or not int(match[1]):
         raise ValueFault(f"{text!r} is not a memory size like 1G, 4G or 512M")
     return int(match[1]) * (1024 if match[2].upper() == "G" else 1)
+
+
+def render_memory(mib: int) -> str:
+    """MiB → what a person writes: `4G`, `1500M`. `parse_memory` reads it again."""
+    return f"{mib}M" if mib % 1024 else f"{mib // 1024}G"
 
 
 def parse_http_url(value: Any) -> str:

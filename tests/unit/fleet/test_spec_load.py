@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 from fakes_spec import DELETE, changed, check
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fleet.boards import BoardModel, DiskKind, MacAddress, Serial
 from fleet.errors import InputError
@@ -42,6 +44,7 @@ from fleet.spec import (
     to_document,
 )
 from fleet.spec.draft import PathKind
+from fleet.spec.values import parse_duration, parse_memory, render_duration, render_memory
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
 
@@ -198,6 +201,33 @@ def test_plain_values_parse_back_to_an_equal_spec(path: Path, tmp_path: Path) ->
     copy = tmp_path / path.name
     copy.write_text(yaml.safe_dump(to_document(spec)), encoding="utf-8")
     assert to_document(load_cluster(copy)) == to_document(spec)
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [("90d", "90d"), ("168h", "7d"), ("129600s", "36h"), ("90m", "90m"), ("601s", "601s")],
+    ids=str,
+)
+def test_a_duration_is_shown_as_people_write_it_and_read_again(written: str, shown: str) -> None:
+    """Of 90 days in seconds too many digits were shown to be read again."""
+    spec = good(("policy.certificate_life", written))
+    document = to_document(spec)
+    assert document["policy"]["certificate_life"] == shown
+    again = check(yaml.safe_dump(document)).spec
+    assert again is not None
+    assert again.policy == spec.policy
+
+
+@given(count=st.integers(0, 999_999), unit=st.sampled_from("smhd"))
+def test_whatever_duration_was_read_is_read_again(count: int, unit: str) -> None:
+    seconds = parse_duration(f"{count}{unit}")
+    assert parse_duration(render_duration(seconds)) == seconds
+
+
+@given(count=st.integers(1, 999_999), unit=st.sampled_from("MG"))
+def test_whatever_size_was_read_is_read_again(count: int, unit: str) -> None:
+    mib = parse_memory(f"{count}{unit}")
+    assert parse_memory(render_memory(mib)) == mib
 
 
 def test_image_inputs_leave_out_nodes_network_and_policy() -> None:
