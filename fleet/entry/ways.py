@@ -27,6 +27,9 @@ PATIENCE_S: Final = 300.0
 """From an attempt to the board's first sign on the network: shutting down, firmware, DHCP."""
 OVERDUE_S: Final = 120.0
 """An agent that still reports from the same start so long after its order was not restarted."""
+RETURN_S: Final = 300.0
+"""In which every agent that lives is heard by a server that was away: so long they pause at most when nobody
+answers (`agent.service`)."""
 MAX_REBOOTS: Final = 3
 MAX_CYCLES: Final = 2
 
@@ -87,16 +90,26 @@ class Agent:
         heard_at: Its last report, UTC seconds; None: none since it was installed, or it has no certificate.
         boot_id: The start of the system that it reported from.
         forbids_writing: Why nothing may be written to this board's disk now; empty where it may.
+        listened_since: When this server began to listen to it, UTC seconds; None: it has no agent that could
+            report.
         pace: How often it reports.
     """
 
     heard_at: float | None = None
     boot_id: str | None = None
     forbids_writing: str = ""
+    listened_since: float | None = None
     pace: Pace = SMALL_FLEET
 
     def is_alive(self, now: float) -> bool:
         return self.heard_at is not None and now - self.heard_at <= self.pace.silence_s
+
+    def is_awaited(self, now: float) -> bool:
+        """Whether its silence tells nothing yet: this server was away itself, and has not heard it since."""
+        since = self.listened_since
+        if since is None or (self.heard_at is not None and self.heard_at >= since):
+            return False
+        return 0 <= now - since < max(RETURN_S, self.pace.silence_s)
 
     @property
     def overdue_s(self) -> float:
@@ -156,6 +169,11 @@ def way_in(name: str, board: BoardModel, agent: Agent, power: Power, tried: Trie
     if waiting is not None:
         return WaitForNetworkBoot(f"{name} {waiting}")
     alive = agent.is_alive(now)
+    if not alive and agent.is_awaited(now):
+        return WaitForNetworkBoot(
+            f"{name} is silent, and this server started a moment ago: it is given "
+            f"{max(RETURN_S, agent.pace.silence_s) / 60:.0f} min to report before anything else is tried"
+        )
     if alive and agent.forbids_writing:
         return AskPerson(
             f"{name} is not restarted into the installer: {agent.forbids_writing}. Writing its disk now "

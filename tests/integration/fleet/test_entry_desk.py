@@ -193,13 +193,26 @@ async def test_board_that_stays_dark_is_cut_so_often_and_then_a_person_is_told_w
             await carry_out_power(room)
             room.restart()
             plug(room, outlet)
-            room.fleet.clock.advance(PATIENCE_S / 2)
+            room.fleet.clock.advance(PATIENCE_S)
         assert outlet.cuts == MAX_CYCLES
         reason = await drive(room)
         assert "was power-cycled 2 times and does not answer: pull its plug for five seconds" in reason
         assert any("pull its plug for five seconds" in text for text in texts(room.fleet, "a1"))
         room.netboot()  # the person does
         assert (await room.until_closed()).outcome == "done"
+
+
+async def test_server_that_was_away_for_long_hears_the_agent_before_it_cuts_any_power(tmp_path: Path) -> None:
+    async with entering(tmp_path, PLUGGED) as (room, outlet):
+        room.fleet.clock.advance(7200)
+        room.restart()
+        plug(room, outlet)
+        for _ in range(3):
+            assert "is given 5 min to report" in await drive(room, 60)
+        report(room)
+        assert "told to restart" in await drive(room)
+        assert report(room) == 1
+        assert outlet.cuts == 0
 
 
 @pytest.mark.parametrize(("node", "warned"), [(A1, True), (PLUGGED, False)], ids=["by hand", "plug"])

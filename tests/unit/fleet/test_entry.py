@@ -14,6 +14,7 @@ from fleet.entry.ways import (
     MAX_REBOOTS,
     OVERDUE_S,
     PATIENCE_S,
+    RETURN_S,
     Agent,
     AskPerson,
     Power,
@@ -55,6 +56,26 @@ def test_silent_board_is_power_cycled_and_without_a_switch_a_person_is_told_what
     four = ask(Agent(), NONE, Tried(), BoardModel.PI4)
     assert isinstance(four, AskPerson)
     assert "bramble eeprom apply pi-1" in four.text
+
+
+@pytest.mark.parametrize("power", [PLUG, NONE], ids=["plug", "no-switch"])
+def test_server_that_was_away_gives_a_silent_node_time_to_report(power: Power) -> None:
+    """Its agent pauses for five minutes at most when nobody answers."""
+    old = Tried().with_cycle("old", NOW - 7200)  # of before the server went away
+    for tried in (Tried(), old):
+        silent = replace(SILENT, heard_at=NOW - 7200, listened_since=NOW)
+        for later in (0.0, 36.0, RETURN_S - 1):
+            assert isinstance(ask(silent, power, tried, now=NOW + later), WaitForNetworkBoot)
+        acts = PowerCycle if power.can_switch else AskPerson
+        assert isinstance(ask(silent, power, tried, now=NOW + RETURN_S), acts)
+        fresh = replace(silent, heard_at=None)
+        assert isinstance(ask(fresh, power, tried, now=NOW - 1e8), acts), "the clock was set back"
+    back = replace(SILENT, heard_at=NOW + 200, listened_since=NOW)
+    assert ask(back, power, Tried(), now=NOW + 201) == RebootByAgent()
+    again = ask(back, power, Tried(), now=NOW + 200 + SMALL_FLEET.silence_s + 1)
+    assert isinstance(again, acts), "this very server heard it, and then no more"
+    never = Agent(listened_since=None)
+    assert isinstance(ask(never, power, Tried()), acts), "there is no agent that could report"
 
 
 def test_nothing_else_is_tried_while_the_board_restarts() -> None:
