@@ -29,11 +29,15 @@ def resolve(root: Path, path: str) -> Path:
     Raises:
         AgentError: outside of `ALLOWED_ROOTS`, or not in its shortest form.
     """
-    if posixpath.normpath(path) != path or not path.startswith(ALLOWED_ROOTS):
+    if not _is_allowed(path):
         raise AgentError(
             f"join material names '{path}', only files below {' and '.join(ALLOWED_ROOTS)} are", _HINT
         )
     return root / path.lstrip("/")
+
+
+def _is_allowed(path: str) -> bool:
+    return path.isprintable() and posixpath.normpath(path) == path and path.startswith(ALLOWED_ROOTS)
 
 
 def place_material(root: Path, run: Runner, material: JoinMaterial, *, restart: bool) -> JoinRecord:
@@ -118,7 +122,7 @@ def adopt(root: Path, unit: str, generation: int, files: tuple[NodeFile, ...]) -
     """
     kept = {path for file in files for path in _TOKEN_FILE.findall(file.content)}
     named = {path for file in files for path in _TOKEN_FILE.findall(_read(resolve(root, file.path)))}
-    left = tuple(sorted(path for path in named - kept if path.startswith(ALLOWED_ROOTS)))
+    left = tuple(sorted(filter(_is_allowed, named - kept)))
     return JoinRecord(
         generation,
         unit,

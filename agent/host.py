@@ -28,6 +28,7 @@ class Host:
     root: Path = ROOT
     run: Runner = run_command
     now: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
     set_clock: Callable[[float], None] = clock.set_clock
     min_interval_s: float = MIN_INTERVAL_S
     release: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.commands import CommandError, Runner
+from agent.membership import KUBELET, loads
 from agent.protocol import K3sState, Problem
 from agent.redact import redact_lines, redact_pairs
 
@@ -215,7 +217,7 @@ class K3s:
         self._invocation = root / "run/systemd/units" / f"invocation:{self.unit}"
         self._running: tuple[str, float] | None = None
         self._binary = root / BINARY
-        self._directory = root / "var/lib/rancher/k3s/agent"
+        self._root = root
         self._version: tuple[int, str | None] | None = None
         self._version_failures = 0
 
@@ -225,8 +227,9 @@ class K3s:
         What runs is believed to run on for a minute while it is the same invocation: systemd links to its id
         for as long as the unit is up, and reading a link costs a thousandth of starting systemctl.
         """
-        if not self._binary.exists():
-            return K3sState.ABSENT
+        with contextlib.suppress(OSError):  # of a disk that fails: systemd knows what runs all the same
+            if not self._binary.exists():
+                return K3sState.ABSENT
         invocation, now = _read_link(self._invocation), self._monotonic()
         if self._running is not None and invocation == self._running[0] and now < self._running[1]:
             return K3sState.RUNNING
@@ -240,11 +243,11 @@ class K3s:
         return parse_unit(self._run(argv).text)
 
     def has_joined(self) -> bool:
-        """Whether a server of a cluster has given this node its kubelet's certificate, on this disk.
+        """Whether a server of a cluster has given this node its kubelet's certificate, and it is sound.
 
         k3s asks for it with the join token and the node's password, on servers and agents alike.
         """
-        return all((self._directory / f"client-kubelet.{end}").is_file() for end in ("crt", "key"))
+        return loads(self._root, KUBELET)
 
     def version(self) -> str | None:
         """First line of `k3s --version`, asked once per binary; None when it does not run (tried a few

@@ -57,7 +57,12 @@ class DoErrand:
 
 @dataclass(frozen=True)
 class FetchDesired:
-    """The server has a newer order than the one that is known."""
+    """The server has a newer order than the one that is known.
+
+    `again`: or perhaps another one of the same number.
+    """
+
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,8 @@ class Observed:
     join: JoinRecord | None = None
     has_joined: bool = False
     """k3s holds what only a join gives it."""
+    reread_due: bool = False
+    """The order was not read for a while."""
 
 
 _TRIES = (K3sState.STARTING, K3sState.FAILED)
@@ -190,8 +197,10 @@ def _plan_join(observed: Observed, desired: Desired) -> tuple[Action, ...]:
     record = observed.join
     running = observed.k3s is K3sState.RUNNING
     newest = desired.material or desired.generation
-    if record is None and observed.has_joined and desired.files:
-        # Only who has joined is told what it is to keep: the server would give it no material.
+    if lost_membership(observed):
+        # Asking would be refused each time. Whether it joins anew is the server's word, or a person's.
+        return (FetchDesired(again=True),) if observed.reread_due else ()
+    if record is None and desired.files:
         return (Adopt(newest, desired.files),)
     if record is None or (record.generation < newest and not running):
         return () if observed.gates else (Join(newest, restart=record is not None),)
@@ -206,6 +215,18 @@ def _plan_join(observed: Observed, desired: Desired) -> tuple[Action, ...]:
     if is_new and (running or (record.cleaned and desired.files)):
         actions.append(MarkDone(desired.generation))
     return tuple(actions)
+
+
+def lost_membership(observed: Observed) -> bool:
+    """Whether the node has joined by the server's record, and neither k3s nor its disk knows of it.
+
+    Only who has joined is told what it is to keep: the server would give it no material.
+    """
+    desired = observed.desired
+    if not observed.enrolled or desired is None or not (desired.join and desired.files):
+        return False
+    knows = observed.has_joined or observed.k3s is K3sState.RUNNING
+    return observed.join is None and not knows
 
 
 def newer(known: Desired | None, offered: Desired) -> Desired | None:

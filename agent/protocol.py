@@ -46,6 +46,9 @@ OCCUPIED = "occupied"
 
 NOT_JOINING = "not-joining"
 """Error code of the join material's refusal to a node that does not join: it has joined, or waits."""
+
+MEMBERSHIP_LOST = "membership_lost"
+"""Problem code of a node that has joined by the server's record, and whose disk holds nothing of that."""
 CONTROL_PORT = 7443
 
 

@@ -32,6 +32,7 @@ from agent.health import Places, read_health
 from agent.host import RELEASE_VARIABLE, Host, own_digest, read_image_id
 from agent.join_gates import find_data_disk, find_gates, measure_sync_ms
 from agent.k3s import K3s
+from agent.membership import describe_loss, put_damaged_aside
 from agent.notify import ServiceManager, parse_environment
 from agent.orders import DESIRED, SignedOrder
 from agent.plan import (
@@ -51,6 +52,7 @@ from agent.plan import (
     StartK3s,
     Update,
     WriteEeprom,
+    lost_membership,
     newer,
     plan,
     problem_code,
@@ -79,6 +81,8 @@ log = logging.getLogger("bramble.agent")
 MAX_INTERVAL_S = 300.0
 REJECTED_PAUSE_S = 120.0
 RENEWAL_RETRY_S = 3600.0
+REREAD_S = 60.0
+"""Between two readings of an order that this disk can not follow: the server may have thought anew."""
 MAX_ROUNDS = 8
 """Rounds of plan and apply before a report goes out: one order leads to the next without waiting an
 interval."""
@@ -142,6 +146,7 @@ class Service:
         self._timekeeper = Timekeeper(host, self._client, self._note)
         self._places = Places.find(host.root)
         self._sync_ms: float | None = None
+        self._reread_at = 0.0
         self._stop = threading.Event()
 
     def stop(self) -> None:
@@ -260,6 +265,7 @@ class Service:
             done_reboot=state.reboot,
             join=state.join,
             has_joined=state.join is None and self._k3s.has_joined(),
+            reread_due=self._host.monotonic() >= self._reread_at,
         )
 
     def _apply_all(self, actions: tuple[Action, ...], problems: list[Problem]) -> bool:
@@ -310,12 +316,18 @@ class Service:
                 self._status("another release of the agent takes over")
                 self._stop.set()
         elif isinstance(action, FetchDesired):
+            self._reread_at = self._host.monotonic() + REREAD_S
             signed = self._client.get("/v1/node/desired", SignedOrder)
             offered = self._duties.orders.open(signed, DESIRED, Desired)
-            self._store.save(dataclasses.replace(state, desired=newer(state.desired, offered)))
+            known = state.desired
+            is_same = known is not None and known.generation == offered.generation
+            kept = offered if action.again and is_same else newer(known, offered)
+            if kept != known:
+                self._store.save(dataclasses.replace(state, desired=kept))
             self._newest_generation = offered.generation
         elif isinstance(action, Join):
             material = self._fetch_material()
+            put_damaged_aside(self._host.root)
             record = place_material(self._host.root, self._host.run, material, restart=action.restart)
             # The order's number, not the material's: a server that lags behind must not make us join twice.
             record = dataclasses.replace(record, generation=action.generation)
@@ -399,6 +411,8 @@ class Service:
         join_problem = self._k3s.problem(observed.k3s, since=join.started_at) if join else None
         if join_problem is not None:
             found.append(join_problem)
+        if lost_membership(observed):
+            found.append(describe_loss(self._config.node, self._config.role))
         try:
             sequence = self._store.next_sequence()
         except AgentError as exc:

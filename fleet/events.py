@@ -317,6 +317,14 @@ def lost_its_certificate() -> Entry:
     )
 
 
+def lost_its_membership() -> Entry:
+    return Entry(
+        kind=Kind.STATE,
+        text="its disk holds nothing of the cluster that it is a member of: it joins anew",
+        hint="If nobody wrote its card without an order, look at its disk (dmesg).",
+    )
+
+
 def server_changed(url: str | None) -> Entry:
     text = f"finds the cluster at {url} from now on" if url else "is told of no other server from now on"
     return Entry(kind=Kind.JOIN, text=text, detail={"server": url})

@@ -12,7 +12,16 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, Final
 
-from agent.protocol import NOT_JOINING, Desired, JoinMaterial, K3sState, Problem, Status, StatusAccepted
+from agent.protocol import (
+    MEMBERSHIP_LOST,
+    NOT_JOINING,
+    Desired,
+    JoinMaterial,
+    K3sState,
+    Problem,
+    Status,
+    StatusAccepted,
+)
 from fleet import events
 from fleet.clones import is_copied, suspend_cloned
 from fleet.eeprom.orders import number_of
@@ -304,7 +313,9 @@ class JoinDesk:
         """A node that can not come back by itself waits for its turn, and joins anew.
 
         A server whose etcd member is gone never starts with its old data. An agent that lost its kubelet's
-        certificate, to a power cut in its first seconds or to a bad disk, has no token any more either.
+        certificate, to a power cut in its first seconds or to a bad disk, has no token any more either; nor
+        has one whose card was written without an order, and which was let in all the same. A server of that
+        kind is for a person: its member would have to leave etcd first, which takes an order.
         """
         if not allows(node.state, Happening.EXPELLED):
             return node  # it is being re-imaged
@@ -313,6 +324,8 @@ class JoinDesk:
             join, entry = JoinState(answered=(REMOVED_MEMBER,)), events.expelled()
         elif node.role is Role.AGENT and TOKEN_REJECTED in codes:
             join, entry = JoinState(), events.lost_its_certificate()
+        elif node.role is Role.AGENT and MEMBERSHIP_LOST in codes:
+            join, entry = JoinState(), events.lost_its_membership()
         else:
             return node
         join.save(tx, node.name)

@@ -55,6 +55,8 @@ FAILURES: Final[Mapping[str, Failure]] = {
     "ip_changed": Failure(Answer.PERSON),
     "version_skew": Failure(Answer.PERSON),
     "under_voltage": Failure(Answer.WAIT),
+    # An agent joins anew (`JoinDesk._let_rejoin`). A server is for a person: its member is in etcd.
+    "membership_lost": Failure(Answer.PERSON, alarms=True),
     "unknown": Failure(Answer.PERSON),
 }
 """Every class that an agent reports, and the gates that keep it from joining."""

@@ -125,6 +125,18 @@ def make_authority(name: str = "control CA of attic") -> Authority:
     return Authority(key, certificate)
 
 
+def make_pair() -> tuple[bytes, bytes]:
+    """A kubelet's certificate and key as k3s writes them, PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = make_authority("k3s-client-ca").issue(key.public_key(), "system:node:pi-1", server=False)
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM), private
+
+
 TICKET = "5a" * 32
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from agent_nodes import FakeSystem
 from agent_services import make_service, serving
-from fakes_agent import ControlServer, Refusal
+from fakes_agent import ControlServer, Refusal, make_pair
 
 from agent.actions import write_files
 from agent.protocol import Desired, JoinMaterial, K3sState, NodeFile
@@ -65,13 +65,65 @@ def test_settings_follow_without_a_restart_and_reach_one_that_does_not_come_up(
 KUBELET = "/var/lib/rancher/k3s/agent/client-kubelet"
 
 
+def put_pair(root: Path, certificate: bytes, key: bytes) -> None:
+    files = {f"{KUBELET}.crt": certificate, f"{KUBELET}.key": key}
+    write_files(root, [NodeFile(path, "0600", data.decode()) for path, data in files.items()])
+
+
+@pytest.mark.parametrize("kubelet_key", [None, b""], ids=["card-written-by-hand", "damaged-certificate"])
+def test_member_whose_disk_knows_nothing_of_it_says_so_and_asks_for_nothing_until_it_may_join(
+    control: ControlServer, root: Path, system: FakeSystem, kubelet_key: bytes | None
+) -> None:
+    control.material = dataclasses.replace(MATERIAL, generation=3)
+    control.refuse["/v1/node/join-material"] = Refusal(409, "not-joining", "pi-1 is ready, it does not join")
+    if kubelet_key is not None:
+        put_pair(root, make_pair()[0], kubelet_key)
+        system.active, system.sub = "activating", "auto-restart"
+    order(control, Desired(generation=2, join=True, material=2, files=(MOVED,)))
+    state_file = root / "var/lib/bramble/state.json"
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: len(control.statuses) >= 2)
+        kept = state_file.stat().st_ino
+        seen = len(control.statuses)
+        control.wait_for(lambda: len(control.statuses) >= seen + 5)
+        told = [[problem.code for problem in status.problems] for status in control.statuses[seen:]]
+        assert told == [["membership_lost"]] * len(told)
+        assert state_file.stat().st_ino == kept, "nothing is written from round to round"
+        assert control.requests.count("GET /v1/node/desired") <= 2
+        assert "POST /v1/node/join-material" not in control.requests
+        assert system.units() == []
+        del control.refuse["/v1/node/join-material"]
+        order(control, Desired(generation=3, join=True, material=3))
+        control.wait_for(lambda: control.statuses[-1].material == 3)
+        assert control.statuses[-1].problems == ()
+        system.active, system.sub = "active", "running"
+        control.wait_for(lambda: control.statuses[-1].generation == 3)
+    assert control.material_requests == 1
+    left = sorted(path.name for path in (root / KUBELET[1:]).parent.glob("client-kubelet.*"))
+    assert left == (
+        [] if kubelet_key is None else ["client-kubelet.crt.damaged", "client-kubelet.key.damaged"]
+    )
+
+
+def test_running_member_that_lost_its_state_settles_whatever_became_of_its_certificate(
+    control: ControlServer, root: Path, system: FakeSystem
+) -> None:
+    system.active, system.sub = "active", "running"
+    put_pair(root, b"", b"")
+    order(control, Desired(generation=2, join=True, material=2, files=(MOVED,)))
+    with serving(make_service(root, system)):
+        control.wait_for(lambda: bool(control.statuses) and control.statuses[-1].generation == 2)
+    assert (control.statuses[-1].material, control.statuses[-1].problems) == (2, ())
+    assert system.units() == []
+
+
 def test_joined_node_that_lost_its_state_settles_without_material(
     control: ControlServer, root: Path, system: FakeSystem
 ) -> None:
     let_join(control, system)
     with serving(make_service(root, system)):
         wait_joined(control)
-    write_files(root, (NodeFile(f"{KUBELET}.crt", "0600", "c"), NodeFile(f"{KUBELET}.key", "0600", "k")))
+    put_pair(root, *make_pair())
     for path in (root / "var/lib/bramble").glob("state.json*"):
         path.unlink()
     units, seen = system.units(), len(control.statuses)

@@ -11,14 +11,17 @@ from pathlib import Path
 import pytest
 from fakes_fleet import cluster_spec
 from fleet_story import state_of, texts
-from join_cluster import A1, OLD_RELEASE, S1, S2, S3, Cluster, open_cluster
+from join_cluster import A1, OLD_RELEASE, S1, S2, S3, Cluster, open_cluster, three_servers
 
+from agent.membership import describe_loss
 from agent.protocol import K3sState, Problem
 from fleet.join.secrets import accepts_password, node_password_object
 from fleet.k3s.material import open_k3s
 from fleet.lifecycle import State
 from fleet.refusal import RefusedError
 from fleet.secret import Secret
+from fleet.timeline import Kind
+from fleet.views import timeline_view
 
 pytestmark = pytest.mark.integration
 
@@ -223,6 +226,58 @@ def test_agent_that_lost_its_certificate_to_a_power_cut_joins_anew(cluster: Clus
             await cluster.prepare(A1)
             assert cluster.token_file(A1) != first
             assert len(cluster.tokens()) == 1
+
+    asyncio.run(story())
+
+
+def test_agent_whose_card_was_written_without_an_order_joins_anew(cluster: Cluster) -> None:
+    lost = describe_loss("a1", "agent")
+
+    async def story() -> None:
+        async with cluster.running():
+            cluster.found_and_begin_agent()
+            await cluster.prepare(A1)
+            first, generation = cluster.token_file(A1), cluster.generation(A1)
+            cluster.kube.ready |= {"s1": True, "a1": True}
+            cluster.report(A1, K3sState.RUNNING, material=generation, done=generation)
+            await cluster.controller.watch.poll()
+            cluster.report(A1, K3sState.INACTIVE, lost)
+            assert state_of(cluster.fleet, A1) is State.JOINING
+            # The Node object is Ready for a while after its kubelet ended: it may count as joined too soon.
+            cluster.ready(S1, A1)
+            assert state_of(cluster.fleet, A1) is State.READY
+            cluster.report(A1, K3sState.INACTIVE, lost)
+            assert state_of(cluster.fleet, A1) is State.JOINING
+            cluster.report(A1, K3sState.INACTIVE, lost)
+            desired = cluster.controller.joins.desired(cluster.certificates["a1"])
+            assert (desired.join, desired.files) == (True, ())
+            assert desired.material > generation
+            await cluster.prepare(A1)
+            assert cluster.token_file(A1) != first
+            said = [text for text in texts(cluster.fleet, "a1") if "nothing" in text]
+            assert sum("it joins anew" in text for text in said) == 2
+
+    asyncio.run(story())
+
+
+def test_server_whose_card_was_written_without_an_order_is_an_alarm_and_keeps_its_place(
+    cluster: Cluster,
+) -> None:
+    """Its member is in etcd: it leaves that by an order, and no card gets a server's token for its word."""
+
+    async def story() -> None:
+        async with cluster.running():
+            three_servers(cluster)
+            for _ in range(2):
+                cluster.report(S2, K3sState.INACTIVE, describe_loss("s2", "server"))
+            assert state_of(cluster.fleet, S2) is State.READY
+            with pytest.raises(RefusedError, match="s2 is ready, it does not join"):
+                await cluster.prepare(S2)
+            timeline = timeline_view(cluster.fleet.store, "s2")
+            assert timeline is not None
+            (said,) = [event for event in timeline.events if "membership_lost" in event.text]
+            assert said.kind == Kind.ALARM
+            assert "'bramble reimage s2'" in said.hint
 
     asyncio.run(story())
 

@@ -18,6 +18,7 @@ from agent.plan import (
     Observed,
     Renew,
     StartK3s,
+    lost_membership,
     newer,
     plan,
 )
@@ -95,11 +96,13 @@ SETTINGS = Desired(5, join=True, material=4, files=KEEP)
         ),
         ({"desired": SETTINGS, "join": RECORD, "k3s": K3sState.STARTING, "done_generation": 3}, ()),
         ({"desired": SETTINGS, "join": CLEAN, "k3s": K3sState.RUNNING, "done_generation": 5}, ()),
-        ({"desired": SETTINGS}, (Join(4, restart=False),)),
+        ({"desired": SETTINGS}, ()),
+        ({"desired": SETTINGS, "reread_due": True}, (FetchDesired(again=True),)),
+        ({"desired": SETTINGS, "k3s": K3sState.FAILED, "done_generation": 5}, ()),
         ({"desired": SETTINGS, "has_joined": True, "k3s": K3sState.RUNNING}, (Adopt(4, KEEP),)),
         ({"desired": SETTINGS, "has_joined": True, "k3s": K3sState.FAILED}, (Adopt(4, KEEP),)),
         ({"desired": SETTINGS, "has_joined": True, "gates": (GATE,)}, (Adopt(4, KEEP),)),
-        ({"desired": SETTINGS, "k3s": K3sState.RUNNING}, (Join(4, restart=False),)),
+        ({"desired": SETTINGS, "k3s": K3sState.RUNNING}, (Adopt(4, KEEP),)),
         ({"desired": JOIN, "has_joined": True, "k3s": K3sState.RUNNING}, (Join(4, restart=False),)),
         (
             {"desired": SETTINGS, "has_joined": True, "join": CLEAN, "k3s": K3sState.RUNNING},
@@ -139,17 +142,39 @@ SETTINGS = Desired(5, join=True, material=4, files=KEEP)
         "token-first-then-settings",
         "settings-wait-for-the-join",
         "settings-are-in-place",
-        "material-before-settings",
+        "membership-was-lost",
+        "membership-was-lost-and-the-server-may-think-anew",
+        "membership-was-lost-and-k3s-fails",
         "record-was-lost",
         "record-was-lost-and-k3s-fails",
         "record-was-lost-and-nothing-starts",
-        "a-k3s-that-joined-nothing",
+        "record-was-lost-and-the-certificate-of-a-k3s-that-runs",
         "joined-before-and-is-to-join",
         "record-is-there",
     ],
 )
 def test_actions(changes: dict[str, object], actions: tuple[object, ...]) -> None:
     assert plan(dataclasses.replace(MEMBER, **changes)) == actions  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "lost"),
+    [
+        ({"desired": SETTINGS}, True),
+        ({"desired": SETTINGS, "k3s": K3sState.FAILED}, True),
+        ({"desired": SETTINGS, "k3s": K3sState.RUNNING}, False),
+        ({"desired": SETTINGS, "has_joined": True}, False),
+        ({"desired": SETTINGS, "join": CLEAN}, False),
+        ({"desired": SETTINGS, "enrolled": False}, False),
+        ({"desired": JOIN}, False),
+        ({"desired": dataclasses.replace(SETTINGS, join=False)}, False),
+        ({}, False),
+    ],
+)
+def test_membership_is_lost_where_the_server_has_it_and_the_disk_has_nothing(
+    changes: dict[str, object], lost: bool
+) -> None:
+    assert lost_membership(dataclasses.replace(MEMBER, **changes)) is lost  # type: ignore[arg-type]
 
 
 def test_stale_and_repeated_orders_are_not_kept() -> None:

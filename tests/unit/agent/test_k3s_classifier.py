@@ -17,7 +17,7 @@ from agent.k3s import (
     explain_failure,
     parse_unit,
 )
-from agent.protocol import K3sState
+from agent.protocol import MEMBERSHIP_LOST, K3sState
 from agent.wire import MAX_BODY_BYTES, encode
 from fleet.join.failures import FAILURES
 
@@ -152,10 +152,11 @@ def test_what_a_sound_k3s_says_of_itself_and_of_others_is_no_failure_to_join(
 
 
 def test_every_class_of_the_table_is_answered_by_the_server_and_has_one_thing_to_do() -> None:
-    codes = {rule.code for rule in RULES} | {"under_voltage", "unknown"}
+    codes = {rule.code for rule in RULES} | {"under_voltage", "unknown", MEMBERSHIP_LOST}
     assert codes == set(FAILURES)
     assert all(rule.hint.endswith((".", "?")) for rule in RULES)
-    assert {code for code, failure in FAILURES.items() if failure.alarms} == {"ca_mismatch", "node_password"}
+    alarming = {code for code, failure in FAILURES.items() if failure.alarms}
+    assert alarming == {"ca_mismatch", "node_password", MEMBERSHIP_LOST}
 
 
 def test_tokens_are_not_reported() -> None:
