@@ -1,7 +1,8 @@
 """Errands to nodes: log lines and single commands that a person waits for.
 
-They live in memory and for minutes: nothing follows from one, and after a restart people ask again. What is
-kept is who had what run where: that stands in the timeline before the node is told.
+They live in memory and for minutes: nothing follows from one, and after a restart people ask again. Where
+several servers share the record, one whom the node does not report to says so at once. What is kept is who
+had what run where: that stands in the timeline before the node is told.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from fleet.ground import Ground
 from fleet.health.pace import MAX_INTERVAL_S
 from fleet.lifecycle import REIMAGING, State
 from fleet.refusal import RefusedError, no_such_node
+from fleet.reports_to import other_server
 from fleet.spec.model import RemoteRun
 from fleet.store.records import NodeRecord
 
@@ -198,11 +200,19 @@ class ErrandDesk:
             node = reader.node(name)
             if node is None:
                 raise no_such_node(name, (known.name for known in reader.nodes()))
+            elsewhere = other_server(reader, self._ground, name)
         if node.state not in _HEARD or node.certificate is None:
             raise RefusedError(
                 409,
                 "not-reporting",
                 f"{name} is {node.state}: no agent of it reports",
                 f"'bramble show {name}'",
+            )
+        if elsewhere is not None:
+            raise RefusedError(
+                409,
+                "reports-elsewhere",
+                f"{name} reports to the control server {elsewhere}, and only that one can ask it",
+                f"Ask there. When that server is gone, {name} reports here within five minutes.",
             )
         return node

@@ -22,7 +22,7 @@ from agent.protocol import (
     Status,
     StatusAccepted,
 )
-from fleet import events
+from fleet import events, reports_to
 from fleet.clones import is_copied, suspend_cloned
 from fleet.eeprom.orders import number_of
 from fleet.entry.reboot_orders import hear, offered
@@ -60,7 +60,7 @@ from fleet.updates.desk import UpdateDesk
 MAX_SEQUENCE: Final = 2**53
 """Of every number that a report carries: the store counts on from them, and holds 63 bits."""
 MAX_BOOT_ID: Final = 64
-READ_WITH_STATUS: Final = ("unobserved.", "eeprom.", "reboot.")
+READ_WITH_STATUS: Final = ("unobserved.", "eeprom.", "reboot.", reports_to.PREFIX)
 """kv: what is asked of a node with each of its reports, by prefix, in one go by `fleet.health.heartbeats`."""
 REMOVED_MEMBER: Final = "removed_member"
 TOKEN_REJECTED: Final = "token_rejected"
@@ -159,6 +159,7 @@ class JoinDesk:
         if node.boot_id != status.boot_id or status.sequence > node.status_sequence:
             node = self._take(tx, node, status, now)
         node, _reason = self._give_turn(tx, node, now)
+        reports_to.note_report(tx, self._ground, node.name)
         eeprom = number_of(tx, node.name)
         update = self._updates.hear(tx, node, status)
         return StatusAccepted(

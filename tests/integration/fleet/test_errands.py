@@ -1,18 +1,24 @@
-"""Two people ask one node: neither takes the other's answer away."""
+"""Two people ask one node, or two servers: neither takes the other's answer away."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from fakes_fleet import Fleet, cluster_spec, open_fleet
+from fakes_fleet import Fleet, cluster_spec, hardware_of, open_fleet, status_report
 from fleet_story import SERVER, enrol, install
 
 from agent.errands import LogUpload, RunResult
+from agent.protocol import K3sState
+from fleet.controller import Controller
 from fleet.errands import ANSWER_TIMEOUT_S, EXPIRES_S, UNFETCHED_S, ErrandDesk
+from fleet.installs import ControlInfo
+from fleet.k3s.material import open_k3s
 from fleet.refusal import RefusedError
+from fleet.reports_to import PREFIX
 from fleet.spec.model import RemoteRun
 
 pytestmark = pytest.mark.integration
@@ -48,6 +54,62 @@ def ask_logs(desk: ErrandDesk) -> int:
 
 def ask_run(desk: ErrandDesk) -> int:
     return desk.ask_run(NAME, ["id"], 5.0, "a test")
+
+
+class Elsewhere:
+    """A second control server on the same record."""
+
+    def __init__(self, fleet: Fleet, address: str, state: Path) -> None:
+        spec = fleet.controller.spec
+        network = replace(spec.network, server_address=IPv4Address(address))
+        self.controller = Controller(
+            fleet.store,
+            replace(spec, network=network),
+            fleet.pki,
+            open_k3s(state / "k3s", spec.name, fleet.clock()),
+            fleet.images,
+            ControlInfo((), ""),
+            clock=fleet.clock,
+        )
+        self._certificate = certificate_of(fleet)
+
+    def hear(self, sequence: int) -> int:
+        """The node's report; the number of the errand that it is told."""
+        status = status_report(hardware_of(SERVER), sequence, k3s=K3sState.STARTING)
+        return self.controller.joins.status(self._certificate, status).errand
+
+
+def certificate_of(fleet: Fleet) -> str:
+    with fleet.store.read() as reader:
+        found = reader.require_node(NAME).certificate
+    assert found is not None
+    return found
+
+
+def test_server_whom_the_node_does_not_report_to_names_the_one_that_can_ask_it(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(fleet.store), "is_shared", property(lambda _store: True))
+    one, two = (Elsewhere(fleet, f"10.77.0.{number}", tmp_path) for number in (1, 2))
+    one.controller.errands.ask_logs(NAME)  # nobody has heard it yet
+    for sequence, (here, there, url) in enumerate(
+        [(one, two, "https://10.77.0.1:7443"), (two, one, "https://10.77.0.2:7443")] * 2, 1
+    ):
+        here.hear(sequence)
+        for ask in (ask_logs, ask_run):
+            with pytest.raises(RefusedError) as refused:
+                ask(there.controller.errands)
+            assert (refused.value.status, refused.value.code) == (409, "reports-elsewhere")
+            assert url in refused.value.message
+        fleet.clock.advance(EXPIRES_S + 1)
+        number = here.controller.errands.ask_logs(NAME)
+        assert here.hear(sequence) == number
+
+
+def test_server_that_has_the_record_to_itself_notes_nothing_of_that(fleet: Fleet, tmp_path: Path) -> None:
+    Elsewhere(fleet, "10.77.0.1", tmp_path).hear(1)
+    with fleet.store.read() as reader:
+        assert reader.values(PREFIX) == {}
 
 
 ASKS = pytest.mark.parametrize("ask", [ask_logs, ask_run])
