@@ -62,7 +62,7 @@ COMMANDS = {
     "restore": "fleet.cli.backup:restore",
     "notify": "fleet.cli.notify:notify",
     "snapshot": "fleet.cli.snapshot:snapshot",
-    "etcd": "fleet.cli.snapshot:etcd",
+    "etcd": "fleet.cli.etcd:etcd",
     "recover": "fleet.cli.recover:recover",
     "completion": "bramble.cli_completion:completion",
     "lab": "bramble.lab_commands:lab",

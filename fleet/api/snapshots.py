@@ -17,6 +17,7 @@ from fleet.etcd.client import EtcdClient
 from fleet.etcd.errors import EtcdError
 from fleet.etcd.view import EtcdMember, EtcdView, hex_id
 from fleet.refusal import RefusedError
+from fleet.reimage.problems import Problem
 from fleet.reimage.server_checks import ghost_problem, ghost_removal_problem, ghosts
 from fleet.snapshots.desk import SnapshotHealth, Taking
 from fleet.snapshots.manifest import SnapshotInfo
@@ -56,7 +57,8 @@ class SnapshotList:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberView:
-    """One member of etcd; `ghost` tells what is wrong with one that no declared server stands behind."""
+    """One member of etcd; `ghost` tells what is wrong with one that no declared server stands behind, and
+    `against_removal` why it cannot be taken out of etcd by hand, null where it can."""
 
     id: str
     name: str
@@ -70,6 +72,7 @@ class MemberView:
     version: str
     ghost: str
     hint: str
+    against_removal: Problem | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,13 +237,15 @@ def status_of(view: EtcdView, servers: tuple[str, ...]) -> EtcdStatus:
         is_quorate=view.is_quorate,
         strangers=view.strangers,
         members=tuple(
-            _member_view(view, member, is_ghost=member in haunting)
+            _member_view(view, member, servers, is_ghost=member in haunting)
             for member in sorted(view.members, key=lambda one: (one.node, one.id))
         ),
     )
 
 
-def _member_view(view: EtcdView, member: EtcdMember, *, is_ghost: bool) -> MemberView:
+def _member_view(
+    view: EtcdView, member: EtcdMember, servers: tuple[str, ...], *, is_ghost: bool
+) -> MemberView:
     told = ghost_problem(member) if is_ghost else None
     return MemberView(
         id=hex_id(member.id),
@@ -255,4 +260,5 @@ def _member_view(view: EtcdView, member: EtcdMember, *, is_ghost: bool) -> Membe
         version=member.version,
         ghost=told.text if told else "",
         hint=told.hint if told else "",
+        against_removal=ghost_removal_problem(view, member, servers),
     )

@@ -77,9 +77,14 @@ def update(nodes: tuple[str, ...], everywhere: bool, allow_downgrade: bool, yes:
     """
     if bool(nodes) == everywhere:
         raise click.UsageError("Name nodes, or say --all.")
-    require_yes(f"Update the agent on {', '.join(nodes) or 'all nodes'}?", yes=yes)
+    reader = reader_of(file)
+    if not yes:
+        view = reader.ask("GET", "/v1/admin/agents")
+        if {node["name"] for node in view["nodes"]}.issuperset(nodes):  # else the server says who was meant
+            where, version = ", ".join(nodes) or "all nodes", view["offer"]["version"]
+            require_yes(f"Update the agent on {where} to {version}?", yes=False)
     value = {"nodes": list(nodes), "allow_downgrade": allow_downgrade}
-    click.echo(reader_of(file).ask("POST", "/v1/admin/agents/update", value)["message"])
+    click.echo(reader.ask("POST", "/v1/admin/agents/update", value)["message"])
 
 
 @agent.command()

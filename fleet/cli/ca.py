@@ -8,11 +8,18 @@ from pathlib import Path
 import click
 
 from fleet.cli.groups import HelpfulGroup
-from fleet.cli.nodes import cluster_file, state_directory
+from fleet.cli.nodes import cluster_file, state_directory, store_place
+from fleet.cli.questions import require_yes
 from fleet.spec import load_cluster
+from fleet.spec.model import ClusterSpec
+from fleet.store.database import NoRecordError, Store
 from fleet.trust.pki_rotation import prepare as prepare_next
+from fleet.trust.pki_rotation import require_retire, require_switch
 from fleet.trust.pki_rotation import retire as retire_previous
 from fleet.trust.pki_rotation import switch as switch_to_next
+from fleet.trust.rotation_reach import Reach, reach, retire_question, switch_question
+
+_YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 @click.group(cls=HelpfulGroup)
@@ -37,23 +44,55 @@ def prepare(file: Path) -> None:
 @ca.command()
 @cluster_file
 @click.option("--force", is_flag=True, help="Also when nodes may not have heard of it yet.")
-def switch(file: Path, force: bool) -> None:
-    """Put the next control CA in force. Nodes trust it since their last renewal.
+@_YES
+def switch(file: Path, force: bool, yes: bool) -> None:
+    """Put the next control CA in force, which nodes trust since their last renewal.
+
+    Says before how many nodes have it, and which will have to be installed again.
 
     \b
     bramble ca switch
     """
     spec = load_cluster(file)
-    life_s = spec.policy.certificate_life_s
-    click.echo(switch_to_next(state_directory(spec.name), time.time(), life_s, force=force))
+    state, life_s = state_directory(spec.name), spec.policy.certificate_life_s
+    if not yes:
+        announced = require_switch(state, time.time(), life_s, force=force)
+        require_yes(switch_question(_reach(spec, announced), announced), yes=False)
+    click.echo(switch_to_next(state, time.time(), life_s, force=force))
 
 
 @ca.command()
 @cluster_file
-def retire(file: Path) -> None:
+@_YES
+def retire(file: Path, yes: bool) -> None:
     """Stop accepting certificates that the old control CA issued.
+
+    Says before how many nodes have one of the present CA, and which will be refused.
 
     \b
     bramble ca retire
     """
-    click.echo(retire_previous(state_directory(load_cluster(file).name)))
+    spec = load_cluster(file)
+    state = state_directory(spec.name)
+    if not yes:
+        since = require_retire(state)
+        question = retire_question(_reach(spec, since), is_in_use=since is not None)
+        require_yes(question, yes=False)
+    click.echo(retire_previous(state))
+
+
+def _reach(spec: ClusterSpec, since: float | None) -> Reach:
+    """Who was given a certificate since then; nobody, where it is None.
+
+    Raises:
+        StoreError: The record cannot be read.
+    """
+    try:
+        store = Store.open_readonly(store_place(spec))
+    except NoRecordError:
+        return Reach((), ())  # no server ever had a node
+    try:
+        with store.read() as reader:
+            return reach(reader.nodes(), frozenset() if since is None else reader.enrolled_since(since))
+    finally:
+        store.close()

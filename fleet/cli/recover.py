@@ -21,6 +21,8 @@ from fleet.etcd.errors import BadSnapshotError
 from fleet.snapshots.manifest import ID
 
 POLL_S: Final = 2.0
+UNDER_WAY: Final = ("founding", "joining")
+"""Phases of a recovery that has not come to its end."""
 
 
 @click.command()
@@ -96,7 +98,10 @@ def recover(
 def _cancel(reader: FleetReader, *, with_others: bool, yes: bool, as_json: bool) -> None:
     if with_others:
         raise click.UsageError("--cancel goes without --snapshot, --dry-run and --status.")
-    require_yes("Call the recovery off?", yes=yes)
+    if not yes:
+        found = reader.ask("GET", "/v1/recovery")["recovery"]
+        if found is not None and found["phase"] in UNDER_WAY:  # else the server says that none is
+            require_yes(f"{_words(found)}. Call the recovery off?", yes=False)
     answer = reader.ask("POST", "/v1/recovery/cancel")
     click.echo(json.dumps(answer) if as_json else answer["message"])
 
@@ -142,7 +147,7 @@ def _tell(reader: FleetReader, view: dict[str, Any], *, as_json: bool, wait: boo
     """How far the recovery is; with `wait` again whenever that changes, until it is done."""
     if not as_json:
         _print_status(view)
-    while wait and view["phase"] in ("founding", "joining"):
+    while wait and view["phase"] in UNDER_WAY:
         time.sleep(POLL_S)
         before, view = view, reader.look("/v1/recovery")["recovery"]
         if not as_json and (view["phase"], view["waits_for"]) != (before["phase"], before["waits_for"]):
@@ -154,12 +159,17 @@ def _tell(reader: FleetReader, view: dict[str, Any], *, as_json: bool, wait: boo
 
 
 def _print_status(view: dict[str, Any]) -> None:
+    click.echo(_words(view))
+    for one in view["waits_for"]:
+        click.echo(f"  {one}")
+
+
+def _words(view: dict[str, Any]) -> str:
+    """Where a recovery stands."""
     words = {
         "founding": f"{view['founder']} is to restore snapshot {view['snapshot']}",
         "joining": f"{view['founder']} restored snapshot {view['snapshot']}, the other servers join it",
         "done": f"the cluster is back from snapshot {view['snapshot']}",
         "cancelled": f"the recovery from snapshot {view['snapshot']} was called off",
     }
-    click.echo(words[view["phase"]])
-    for one in view["waits_for"]:
-        click.echo(f"  {one}")
+    return words[view["phase"]]

@@ -1,4 +1,4 @@
-"""`bramble snapshot` and `bramble etcd`: the cluster's data, kept off its nodes, and who its members are."""
+"""`bramble snapshot`: the cluster's data, kept off its nodes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
 import click
 from rich.console import Console
@@ -30,6 +29,7 @@ from fleet.cli.render import out
 from fleet.errors import FleetError
 from fleet.etcd.errors import BadSnapshotError
 from fleet.k3s.material import K3sMaterial
+from fleet.printable import counted
 from fleet.snapshots.desk import in_use, place_of
 from fleet.snapshots.files import SnapshotFiles
 from fleet.snapshots.imports import Ours, import_snapshot
@@ -286,9 +286,10 @@ def verify_snapshots(ids: tuple[str, ...], everything: bool, file: Path, as_json
 )
 @click.option("--imported", is_flag=True, help="Also all that people brought here.")
 @click.option("--dry-run", is_flag=True, help="Only say which.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @cluster_file
 @_json
-def prune(keep: int | None, imported: bool, dry_run: bool, file: Path, as_json: bool) -> None:
+def prune(keep: int | None, imported: bool, dry_run: bool, yes: bool, file: Path, as_json: bool) -> None:
     """Delete all but the newest snapshots. One that a re-image or a recovery under way needs is kept.
 
     \b
@@ -310,10 +311,15 @@ def prune(keep: int | None, imported: bool, dry_run: bool, file: Path, as_json: 
             store.close()
 
     number = keep or spec.policy.snapshots.keep
-    if dry_run:
+    gone: tuple[str, ...] = ()
+    if dry_run or not yes:
         needed = wanted()
         gone = files.surplus(number, needed) + (files.brought_in(needed) if imported else ())
-    else:
+    if gone and not dry_run and not yes:
+        ones = f"{counted(len(gone), 'snapshot')} ({', '.join(gone)})"
+        left = f"all but the newest {number}" + (", and all that people brought here" if imported else "")
+        require_yes(f"Delete {ones}: {left}? Nobody can restore them then.", yes=False)
+    if not dry_run:
         gone = files.prune(number, wanted, imported=imported)
     if as_json:
         click.echo(json.dumps({"deleted": list(gone), "dry_run": dry_run}))
@@ -340,69 +346,29 @@ def forget(host: str, directory: str | None, yes: bool, file: Path, as_json: boo
     \b
     bramble snapshot forget rack-1
     """
-    require_yes(f"Forget what {host} keeps?", yes=yes)
-    order = {"host": host, "directory": directory}
-    answer = reader_of(file).ask("POST", "/v1/snapshots/forget", order)
+    reader = reader_of(file)
+    if not yes:
+        kept = [
+            one
+            for one in reader.ask("GET", "/v1/snapshots")["elsewhere"]
+            if one["host"] == host and directory in (None, one["directory"])
+        ]
+        if kept:  # else the server says which machines there are
+            require_yes(_forgetting(host, kept, time.time()), yes=False)
+    answer = reader.ask("POST", "/v1/snapshots/forget", {"host": host, "directory": directory})
     click.echo(json.dumps(answer) if as_json else answer["message"])
 
 
-@click.group(cls=HelpfulGroup)
-def etcd() -> None:
-    """The etcd that holds the cluster's state: its members, and which of them are left over."""
-
-
-@etcd.command()
-@cluster_file
-@_json
-def show(file: Path, as_json: bool) -> None:
-    """Ask every member of etcd how it is. Exits with 1 where one is not well, or is left over.
-
-    \b
-    bramble etcd show
-    bramble etcd show --json | jq -r '.members[] | select(.is_leader).node'
-    """
-    status = reader_of(file).ask("GET", "/v1/etcd")
-    members = status["members"]
-    is_well = status["is_quorate"] and not status["strangers"]
-    is_well = is_well and all(one["healthy"] and not one["ghost"] for one in members)
-    if as_json:
-        click.echo(json.dumps(status, indent=2))
-        sys.exit(0 if is_well else 1)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("member", "node", "role", "health", "database", "id"):
-        table.add_column(name, no_wrap=name != "health")
-    for one in members:
-        role = "leader" if one["is_leader"] else one["role"]
-        size = f"{one['db_bytes'] / (1 << 20):.1f} MiB" if one["db_bytes"] else "-"
-        table.add_row(one["name"] or "-", one["node"] or "-", role, one["problem"] or "well", size, one["id"])
-    out().print(table)
-    if not status["is_quorate"]:
-        click.echo("etcd has no quorum: this is what one member remembers.")
-    for where in status["strangers"]:
-        click.echo(f"{where}: etcd of another cluster answers there")
-    for one in members:
-        if one["ghost"]:
-            click.echo(f"{one['ghost']}\n  {one['hint']}")
-    sys.exit(0 if is_well else 1)
-
-
-@etcd.command()
-@click.argument("member", metavar="ID")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@file_option
-@_json
-def remove(member: str, yes: bool, file: Path, as_json: bool) -> None:
-    """Take member ID out of etcd: one that 'bramble etcd show' calls left over, and no other.
-
-    It is refused for members of declared servers, and where the others would not be enough.
-
-    \b
-    bramble etcd remove 8e9e05c52164694d
-    """
-    require_yes(f"Take member {member} out of etcd for good?", yes=yes)
-    path = f"/v1/etcd/members/{quote(member, safe='')}/remove"
-    answer = reader_of(file).ask("POST", path)
-    click.echo(json.dumps(answer) if as_json else answer["message"])
+def _forgetting(host: str, kept: list[dict[str, Any]], now: float) -> str:
+    """What forgetting these comes to, as a question."""
+    where = ", ".join(sorted({one["directory"] for one in kept}))
+    newest = _age(now - max(one["taken_at"] for one in kept))
+    seen = max((one["seen_at"] or 0.0 for one in kept), default=0.0)
+    heard = f", and was heard of {_age(now - seen)} ago" if seen else ""
+    return (
+        f"{host} is said to keep {counted(len(kept), 'snapshot')} in {where}, the newest {newest} old{heard}."
+        " Forget them? No file is touched."
+    )
 
 
 def _age(seconds: float) -> str:

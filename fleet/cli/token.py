@@ -14,6 +14,7 @@ from rich.table import Table
 from fleet.cli.groups import HelpfulGroup
 from fleet.cli.names import cluster_file
 from fleet.cli.nodes import fleet_reader
+from fleet.cli.questions import require_yes
 from fleet.cli.render import out
 from fleet.spec import load_cluster
 from fleet.spec.values import ValueFault, parse_duration
@@ -96,13 +97,28 @@ def list_tokens(file: Path, as_json: bool) -> None:
 @token.command()
 @click.argument("name")
 @_FILE
-def revoke(name: str, file: Path) -> None:
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def revoke(name: str, file: Path, yes: bool) -> None:
     """End the token called NAME (or with that id), at once.
 
     \b
     bramble token revoke grafana
     """
-    click.echo(fleet_reader(load_cluster(file)).revoke_token(name))
+    reader = fleet_reader(load_cluster(file))
+    if not yes:
+        # Where none is meant there is nothing to ask: the server says which there are.
+        for one in reader.tokens():
+            if name in (one["name"], one["id"]) and _is_in_force(one, time.time()):
+                require_yes(_revocation(one), yes=False)
+    click.echo(reader.revoke_token(name))
+
+
+def _revocation(one: dict[str, Any]) -> str:
+    """What revoking this token comes to, as a question."""
+    return (
+        f"{one['name']} ({one['id']}) is the {one['role']} token that was made on {_day(one['created'])}. "
+        "Revoke it? Whoever shows it is refused from then on, and is logged out of the dashboard."
+    )
 
 
 @click.group(cls=HelpfulGroup)
@@ -126,9 +142,13 @@ def _day(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).date().isoformat()
 
 
+def _is_in_force(one: dict[str, Any], now: float) -> bool:
+    return one["revoked"] is None and (one["expires"] is None or one["expires"] > now)
+
+
 def _state(one: dict[str, Any], now: float) -> str:
     if one["revoked"] is not None:
         return f"revoked {_day(one['revoked'])}"
-    if one["expires"] is not None and one["expires"] <= now:
+    if not _is_in_force(one, now):
         return f"expired {_day(one['expires'])}"
     return f"until {_day(one['expires'])}" if one["expires"] is not None else "in force"

@@ -11,7 +11,9 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from fleet.store.tables import device_keys, node_boards, refusals
+from agent.protocol import Outcome
+from fleet.store.tables import device_keys, events, node_boards, refusals
+from fleet.timeline import Kind
 
 WHOLE_NODE: Final = ""
 """The key in `refusals` that stands for the node itself."""
@@ -108,6 +110,15 @@ class TrustReads:
     def revoked_nodes(self) -> frozenset[str]:
         """The nodes that a person revoked, and did not approve again."""
         query = sa.select(refusals.c.node).where(refusals.c.key == WHOLE_NODE)
+        return frozenset(self._connection.execute(query).scalars())
+
+    def enrolled_since(self, at: float) -> frozenset[str]:
+        """The nodes that were given a certificate at that time or later, UTC seconds."""
+        was_enrolled = sa.and_(
+            events.c.kind == Kind.ENROLMENT.value,
+            events.c.detail["outcome"].as_string() == Outcome.ENROLLED.value,
+        )
+        query = sa.select(events.c.node).distinct().where(events.c.at >= at, was_enrolled)
         return frozenset(self._connection.execute(query).scalars())
 
 

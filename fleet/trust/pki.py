@@ -53,6 +53,7 @@ CA_KEY: Final = "control-ca.key"
 NEXT_CERTIFICATE: Final = "control-ca.next.crt"
 NEXT_KEY: Final = "control-ca.next.key"
 PREVIOUS_CERTIFICATE: Final = "control-ca.previous.crt"
+SERVER_CERTIFICATE: Final = "control.crt"
 LONGEST_LIFE: Final = "certificate-life"
 """Seconds: the longest life that any policy gave nodes' certificates."""
 VERIFY_NO_CHECK_TIME: Final = ssl.VerifyFlags(0x200000)
@@ -110,7 +111,7 @@ class ControlPki:
 
     @property
     def server_certificate_path(self) -> Path:
-        return self._directory / "control.crt"
+        return self._directory / SERVER_CERTIFICATE
 
     @property
     def server_key_path(self) -> Path:

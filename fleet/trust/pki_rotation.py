@@ -10,11 +10,12 @@ A power cut in the middle of the exchange is mended by the next start: `fleet.tr
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
 from agent.proofs import fingerprint
 from fleet.errors import FleetError
@@ -34,6 +35,7 @@ from fleet.trust.pki import (
     NEXT_CERTIFICATE,
     NEXT_KEY,
     PREVIOUS_CERTIFICATE,
+    SERVER_CERTIFICATE,
     finish_switch,
     key_sha256,
     longest_life_s,
@@ -68,13 +70,14 @@ def prepare(directory: Path, cluster: str, now: float) -> str:
     return f"the next control CA ({shown}) is made; restart 'bramble serve', which then hands out both"
 
 
-def switch(directory: Path, now: float, certificate_life_s: int, *, force: bool = False) -> str:
-    """Put the next CA in force.
+def require_switch(directory: Path, now: float, certificate_life_s: int, *, force: bool = False) -> float:
+    """Whether the next CA may be put in force now; when it was announced, UTC seconds.
 
     Args:
         certificate_life_s: Of the policy now. An agent renews at a third of the life of the one that it
             holds, and that may be from before the policy was made shorter: the longest life counts that any
             policy had while a server ran here, and the usual one at least.
+        force: Also when nodes may not have heard of it yet.
 
     Raises:
         RotationError: There is none, or nodes may not have heard of it yet.
@@ -84,7 +87,7 @@ def switch(directory: Path, now: float, certificate_life_s: int, *, force: bool 
     if not (following.exists() and key.exists()):
         raise RotationError("there is no next control CA", "'bramble ca prepare' makes it.")
     load_authority(following.read_bytes(), key.read_bytes())
-    announced = x509.load_pem_x509_certificate(following.read_bytes()).not_valid_before_utc + CLOCK_SLACK
+    announced = _made_at(following)
     longest_s = max(certificate_life_s, longest_life_s(directory))
     ready = announced + timedelta(seconds=longest_s * RENEWED_WITHIN) + SLACK
     if utc(now) < ready and not force:
@@ -92,23 +95,61 @@ def switch(directory: Path, now: float, certificate_life_s: int, *, force: bool 
             f"not every node has heard of the next control CA before {ready:%F %H:%M} UTC",
             "Wait, or use '--force': nodes that did not renew since have to be installed again.",
         )
+    return announced.timestamp()
+
+
+def switch(directory: Path, now: float, certificate_life_s: int, *, force: bool = False) -> str:
+    """Put the next CA in force; what was done, for people.
+
+    Raises:
+        RotationError: As `require_switch`.
+    """
+    require_switch(directory, now, certificate_life_s, force=force)
     write_private(directory / PREVIOUS_CERTIFICATE, (directory / CA_CERTIFICATE).read_bytes())
-    key.replace(directory / CA_KEY)
-    following.replace(directory / CA_CERTIFICATE)
+    (directory / NEXT_KEY).replace(directory / CA_KEY)
+    (directory / NEXT_CERTIFICATE).replace(directory / CA_CERTIFICATE)
     sync_directory(directory)
     return "the new control CA is in force; restart 'bramble serve', and run 'bramble ca retire' in some days"
 
 
+def require_retire(directory: Path) -> float | None:
+    """Since when the server issues certificates of the present CA, UTC seconds; None: it was not started yet.
+
+    A server's own certificate is made anew when it starts with another CA. It is also made anew before it
+    ends and for other names, so this may be later than it was, and never earlier.
+
+    Raises:
+        RotationError: No older CA is accepted.
+    """
+    finish_switch(directory)
+    if not (directory / PREVIOUS_CERTIFICATE).exists():
+        raise RotationError("no older control CA is accepted", "There is nothing to retire.")
+    path = directory / SERVER_CERTIFICATE
+    try:
+        own = x509.load_pem_x509_certificate(path.read_bytes())
+        own.verify_directly_issued_by(
+            x509.load_pem_x509_certificate((directory / CA_CERTIFICATE).read_bytes())
+        )
+    except (FileNotFoundError, ValueError, TypeError, InvalidSignature):
+        return None
+    return _made_at(path).timestamp()
+
+
 def retire(directory: Path) -> str:
-    """Accept nothing any more that the CA before the present one issued.
+    """Accept nothing any more that the CA before the present one issued; what was done, for people.
 
     Raises:
         RotationError: There is none.
     """
-    finish_switch(directory)
-    previous = directory / PREVIOUS_CERTIFICATE
-    if not previous.exists():
-        raise RotationError("no older control CA is accepted", "There is nothing to retire.")
-    previous.unlink()
+    require_retire(directory)
+    (directory / PREVIOUS_CERTIFICATE).unlink()
     sync_directory(directory)
     return "what the old control CA issued is worth nothing from the next start of 'bramble serve' on"
+
+
+def _load(certificate: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(certificate.read_bytes())
+
+
+def _made_at(certificate: Path) -> datetime:
+    return _load(certificate).not_valid_before_utc + CLOCK_SLACK

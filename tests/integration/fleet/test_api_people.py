@@ -392,7 +392,7 @@ def test_commands_make_list_and_end_tokens(tmp_path: Path, server: Running) -> N
     caller.token = bramble("token", "create", "mine", str(cluster), "--ttl", "12h").strip()
     value(caller.ask("GET", "/v1/nodes"))
     assert "mine" in bramble("token", "list", str(cluster))
-    assert "is revoked" in bramble("token", "revoke", "mine", str(cluster))
+    assert "is revoked" in bramble("token", "revoke", "mine", str(cluster), "--yes")
     assert caller.ask("GET", "/v1/nodes").status == 401
     assert json.loads(bramble("api", "openapi"))["openapi"] == "3.1.0"
 

@@ -1,9 +1,11 @@
-"""`bramble reject`, `revoke` and `devices` from the keyboard to the record, over the server's socket."""
+"""What people decide about nodes, and what else cannot be taken back, from the keyboard to the record."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,16 @@ from fakes_fleet_server import Running
 from typed_cluster import HEAD, node_line, serving, typed, write_cluster
 
 from agent.protocol import Outcome
+from fleet.cli.agent import agent
 from fleet.cli.dashboard import dashboard
+from fleet.cli.etcd import etcd
 from fleet.cli.nodes import nodes
 from fleet.cli.people import approve, devices, reject, revoke
+from fleet.cli.recover import recover
+from fleet.cli.snapshot import snapshot
+from fleet.cli.token import token
+from fleet.etcd.view import EtcdMember, EtcdView
+from fleet.trust.tokens import TokenRole
 
 pytestmark = pytest.mark.integration
 
@@ -85,10 +94,83 @@ def test_whom_it_is_about_is_looked_up_before_anybody_is_asked(
 
 def test_without_a_server_nobody_is_asked(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fleet.cli.questions.is_terminal", lambda: True)
-    for command in (approve, reject, revoke):
-        refused = typed(command, "pi5-1", file, answer="y\n")
+    for command, words in (
+        *((command, ("pi5-1", file)) for command in (approve, reject, revoke)),
+        (token, ("revoke", "ci", file)),
+        (etcd, ("remove", "8e9e05c52164694d", "-c", file)),
+        (snapshot, ("forget", "rack-1", "-c", file)),
+        (agent, ("update", "--all", "-c", file)),
+        (recover, ("--cancel", file)),
+    ):
+        refused = typed(command, *words, answer="y\n")
         assert "no server of this cluster is running" in str(refused.exception)
         assert refused.stderr == ""
+
+
+def test_whose_token_it_is_is_said_before_it_ends(
+    server: Running, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = server.person("ci", TokenRole.ADMIN)
+    assert typed(token, "revoke", "ci", file).exit_code == 2  # there is no terminal to ask on
+    monkeypatch.setattr("fleet.cli.questions.is_terminal", lambda: True)
+    unknown = typed(token, "revoke", "cj", file)
+    assert "no token is called 'cj'" in str(unknown.exception)
+    assert unknown.stderr == ""
+    declined = typed(token, "revoke", "ci", file, answer="n\n")
+    assert declined.exit_code == 1
+    assert re.search(r"ci \([0-9a-f]{8}\) is the admin token that was made on 20", declined.stderr)
+    assert person.ask("GET", "/v1/nodes").status == 200
+    assert "is revoked" in typed(token, "revoke", "ci", file, answer="y\n").output
+    assert person.ask("GET", "/v1/nodes").status == 401
+    again = typed(token, "revoke", "ci", file)
+    assert "has ended already" in str(again.exception)
+    assert again.stderr == ""
+
+
+def test_members_of_etcd_are_removed_by_who_they_are(
+    server: Running, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = EtcdMember(id=0xA1, name="pi5-1-0a1b", node="pi5-1", healthy=True)
+    ghost = EtcdMember(id=0xB2, name="old-1-2c3d", node="old-1", peer_urls=("https://10.77.0.99:2380",))
+    other = replace(ghost, id=0xC3, name="old-2-4e5f", node="old-2")
+    etcd_now = StillEtcd(EtcdView(cluster_id=1, leader_id=ours.id, members=(ours, ghost)))
+    monkeypatch.setattr(server.fleet.controller.etcd, "client", lambda: etcd_now)
+    assert typed(etcd, "remove", "b2", "-c", file).exit_code == 2  # there is no terminal to ask on
+    monkeypatch.setattr("fleet.cli.questions.is_terminal", lambda: True)
+    for words, why in (
+        ("ff", "etcd has no member ff"),
+        ("a1", "pi5-1-0a1b is the member of pi5-1, a declared server"),
+    ):
+        refused = typed(etcd, "remove", words, "-c", file)
+        assert why in str(refused.exception)
+        assert refused.stderr == ""
+    declined = typed(etcd, "remove", "00B2", "-c", file, answer="n\n")
+    assert (
+        "no declared server stands behind: old-1-2c3d (b2, a voter, https://10.77.0.99:2380)"
+        in declined.stderr
+    )
+    assert "1 voter will be left." in declined.stderr
+    assert etcd_now.removed == []
+    assert "is out of etcd" in typed(etcd, "remove", "b2", "-c", file, answer="y\n").output
+    assert etcd_now.removed == [0xB2]
+    etcd_now.view = replace(etcd_now.view, members=(ours, ghost, other, replace(other, id=0xD4)))
+    refused = typed(etcd, "remove", "b2", "-c", file)
+    assert "1 of 3 voters are healthy" in str(refused.exception)
+    assert refused.stderr == ""
+
+
+@dataclass
+class StillEtcd:
+    """An etcd that is as it is, and notes whom it would remove."""
+
+    view: EtcdView
+    removed: list[int] = field(default_factory=list)
+
+    async def observe(self) -> EtcdView:
+        return self.view
+
+    async def remove_member(self, member_id: int, _cluster_id: int) -> None:
+        self.removed.append(member_id)
 
 
 def test_devices_are_imported_listed_and_forgotten(server: Running, file: Path, tmp_path: Path) -> None:

@@ -53,7 +53,9 @@ async def typed(file: Path, *arguments: str) -> Result:
     return await asyncio.wait_for(asyncio.to_thread(CliRunner().invoke, recover, argv), TIMEOUT_S)
 
 
-async def test_a_recovery_is_looked_at_ordered_followed_and_called_off(file: Path, room: ServersRoom) -> None:
+async def test_a_recovery_is_looked_at_ordered_followed_and_called_off(
+    file: Path, room: ServersRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
     taken = await room.controller.snapshots.take("anna")
     assert "No recovery was ever ordered." in (await typed(file, "--status")).output
     alive = await typed(file, "--snapshot", taken.id, "--dry-run")
@@ -77,7 +79,9 @@ async def test_a_recovery_is_looked_at_ordered_followed_and_called_off(file: Pat
     assert {room.state_of(node) for node in (S1, S2, S3)} == {State.LOST}
     status = await typed(file, "--status")
     assert f"the recovery from snapshot {taken.id} was called off" in status.output
-    again = await typed(file, "--cancel", "--yes")
+    monkeypatch.setattr("fleet.cli.questions.is_terminal", lambda: True)
+    again = await typed(file, "--cancel")
+    assert again.stderr == "", "there is nothing to ask"
     assert isinstance(again.exception, FleetError)
     assert again.exception.message == "no recovery is under way"
 

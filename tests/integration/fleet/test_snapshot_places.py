@@ -23,6 +23,7 @@ from postgres_server import PostgresServer
 from servers_room import S1, S2, S3, ServersRoom, servers_room
 
 from fleet.api.doors import serve_admin
+from fleet.cli.questions import DeclinedError
 from fleet.cli.snapshot import snapshot as command
 from fleet.errors import FleetError
 from fleet.etcd.errors import BadSnapshotError
@@ -335,11 +336,20 @@ async def test_a_place_is_forgotten_from_the_keyboard(
 
     async def typed(*argv: str) -> Result:
         words = ["forget", *argv, "-c", str(file)]
-        return await asyncio.wait_for(asyncio.to_thread(CliRunner().invoke, command, words), 60)
+        typing = asyncio.to_thread(CliRunner().invoke, command, words, input="n\n")
+        return await asyncio.wait_for(typing, 60)
 
     async with serve_admin(room.controller, tmp_path / "attic" / "control.sock"):
         assert (await typed("dead")).exit_code == 2, "nobody is there to say yes"
+        monkeypatch.setattr("fleet.cli.questions.is_terminal", lambda: True)
+        asked = await typed("dead")
+        assert isinstance(asked.exception, DeclinedError)
+        assert "dead is said to keep 1 snapshot in /d, the newest " in asked.stderr
         assert len(room.controller.snapshots.elsewhere()) == 1
+        for unknown in (("daed",), ("dead", "--directory", "/elsewhere")):
+            refused = await typed(*unknown)
+            assert "no other machine" in str(refused.exception)
+            assert refused.stderr == "", "there is nothing to ask"
         done = await typed("dead", "--yes", "--json")
         assert "what dead (/d) keeps is forgotten" in json.loads(done.output)["message"]
         assert room.controller.snapshots.elsewhere() == ()

@@ -320,7 +320,11 @@ async def test_the_command_lists_verifies_and_prunes_without_a_server(
     assert "another file than its manifest says" in done.output
     assert json.loads(run("prune", "--keep", "1", "--dry-run", "--json").output)["deleted"] == taken[1::-1]
     assert len(json.loads(run("list", "--json").output)["snapshots"]) == 3
-    assert run("prune", "--keep", "1").exit_code == 0
+    unanswered = run("prune", "--keep", "1")
+    assert unanswered.exit_code == 2, "nobody is there to say yes"
+    assert len(json.loads(run("list", "--json").output)["snapshots"]) == 3
+    assert run("prune", "--keep", "1", "--yes").exit_code == 0
+    assert "nothing to delete" in run("prune", "--keep", "1").output, "and so nothing to ask"
     (left,) = json.loads(run("list", "--json").output)["snapshots"]
     assert left["id"] == taken[2]
     assert isinstance(SnapshotInfo(**{**left, "servers": tuple(left["servers"])}), SnapshotInfo)
