@@ -346,7 +346,7 @@ async def test_a_place_is_forgotten_from_the_keyboard(
         assert isinstance(asked.exception, DeclinedError)
         assert "dead is said to keep 1 snapshot in /d, the newest " in asked.stderr
         assert len(room.controller.snapshots.elsewhere()) == 1
-        for unknown in (("daed",), ("dead", "--directory", "/elsewhere")):
+        for unknown in (("rack-9",), ("dead", "--directory", "/elsewhere")):
             refused = await typed(*unknown)
             assert "no other machine" in str(refused.exception)
             assert refused.stderr == "", "there is nothing to ask"
