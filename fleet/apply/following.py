@@ -1,4 +1,8 @@
-"""Puts a cluster.yaml in force here that another control server on the same record took."""
+"""Puts a cluster.yaml in force here that another control server on the same record took.
+
+It comes out of the database, and is trusted no more than one that comes with a token (`fleet.apply.reach`):
+who can write the database still can not run a command on this machine, nor have its files sent elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,13 @@ from typing import Any, Final
 
 from fleet.apply.changes import changes_image
 from fleet.apply.in_force import FileInForce, document_in_force, file_digest, on_machine
+from fleet.apply.reach import Reach
 from fleet.attention import FileFault
 from fleet.files import write_private
 from fleet.ground import Ground
 from fleet.installs import ImageProvider
+from fleet.refusal import RefusedError
+from fleet.spec.load import loader_surroundings
 from fleet.spec.model import ClusterSpec
 
 log = logging.getLogger(__name__)
@@ -107,9 +114,18 @@ class Following:
     async def _usable(self, document: dict[str, Any]) -> tuple[ClusterSpec | None, str]:
         """The file as this machine's, or why it can not be that."""
         running = self._ground.written
-        checked = await asyncio.to_thread(on_machine, document, running)
+        reach = Reach(running)
+        around = reach.limit(loader_surroundings(self.path))
+        checked = await asyncio.to_thread(on_machine, document, running, around)
+        if reach.foreign:
+            return None, f"it names {reach.foreign[0]}, which this server's own file does not"
         if checked.spec is None:
             return None, "; ".join(f"{one.key}: {one.message}" for one in checked.errors)
+        try:
+            reach.require_known_powers(checked.spec)
+            reach.require_known_channels(checked.spec)
+        except RefusedError:
+            return None, "it has commands or secrets of its machine that this server's own file does not have"
         if checked.spec.domain != running.domain:
             return None, "cluster.domain counts from a server's next start"
         is_other = changes_image(running, checked.spec)

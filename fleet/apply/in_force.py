@@ -17,8 +17,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from fleet.spec.draft import Surroundings
 from fleet.spec.export import digest, to_document
-from fleet.spec.load import CheckedCluster, check_text, loader_surroundings
+from fleet.spec.load import CheckedCluster, check_text
 from fleet.spec.model import ClusterSpec
 from fleet.store.transaction import Reader, Transaction
 
@@ -66,15 +67,18 @@ def document_in_force(reader: Reader) -> dict[str, Any]:
     return reader.json_value(DOCUMENT) or {}
 
 
-def on_machine(document: Mapping[str, Any], machine: ClusterSpec) -> CheckedCluster:
+def on_machine(document: Mapping[str, Any], machine: ClusterSpec, around: Surroundings) -> CheckedCluster:
     """A file in force as that of another machine, whose own parts stay as they are there.
 
     Takes a second for some hundred nodes, and looks at the files that are named.
+
+    Args:
+        around: What the file may see of that machine.
     """
     own = to_document(machine)
     cluster = {**document["cluster"], "control": own["cluster"]["control"]}
     whole = {**document, "cluster": cluster, "network": own["network"]}
-    return check_text(json.dumps(whole), machine.path, loader_surroundings(machine.path))
+    return check_text(json.dumps(whole), machine.path, around)
 
 
 def note_in_force(tx: Transaction, spec: ClusterSpec, server: str, now: float) -> None:

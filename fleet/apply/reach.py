@@ -1,4 +1,4 @@
-"""What a cluster.yaml may make this server touch when it comes over the network.
+"""What a cluster.yaml may make this server touch when it comes over the network, or out of a shared database.
 
 A cluster.yaml names files that the server looks at (a base, overlays, a password) and commands that it
 runs to switch boards; what is in some of the files it sends elsewhere. Whoever types 'bramble apply' on the

@@ -137,16 +137,22 @@ async def test_a_file_that_can_not_be_used_here_is_told_of_and_undoes_nothing(
     assert "its image" not in told(second)[0]
 
 
-async def test_paths_that_are_not_there_are_named(start: Start, tmp_path: Path) -> None:
+async def test_the_database_reaches_no_file_of_a_machine(start: Start, tmp_path: Path) -> None:
     first, second = start("one", OLD), start("two", OLD)
     overlay = tmp_path / "overlay"
     overlay.mkdir()
     put_in_force(first, OLD.replace("image:", f"image:\n  overlays: [{overlay}]"), tmp_path)
-    overlay.rmdir()
     await second.controller.following.look()
-    (text,) = told(second)
-    assert "image.overlays" in text
-    assert str(overlay) in text
+    assert f"it names {overlay}, which this server's own file does not" in told(second)[0]
+
+
+async def test_the_database_runs_no_command_on_a_machine(start: Start, tmp_path: Path) -> None:
+    first, second = start("one", OLD), start("two", OLD)
+    power = "power: {driver: command, on: [relay, up], off: [relay, down], status: [relay, show]}"
+    put_in_force(first, OLD + node_line("a2", 3).replace("}", f", {power}}}"), tmp_path)
+    await second.controller.following.look()
+    assert "commands or secrets of its machine" in told(second)[0]
+    assert names(second) == ["s1", "a1"]
 
 
 async def test_a_server_alone_takes_its_file_as_it_is(tmp_path: Path) -> None:
