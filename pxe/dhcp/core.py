@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final
 
@@ -59,6 +60,36 @@ CLAIMS_BELIEVED: Final = 4
 """A machine that answers for so many addresses does proxy ARP."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One message of a client: what is asked, by whom, and when.
+
+    Args:
+        message: the request, already valid.
+        mac: the client's hardware address, which leases go by.
+        board: all that is known of the client.
+        node: the node that it is; None for a stranger.
+        now: UTC seconds.
+    """
+
+    message: DhcpMessage
+    mac: MacAddress
+    board: BoardIdentity
+    node: NodeBootState | None
+    now: float
+
+    @property
+    def node_name(self) -> str | None:
+        return self.node.name if self.node is not None else None
+
+    @property
+    def matters(self) -> bool:
+        """Whether what the client does belongs into a timeline: a board's does, a phone's does not."""
+        if self.node is not None or self.board.firmware not in (Firmware.NONE, Firmware.FOREIGN):
+            return True
+        return self.mac.is_raspberry_pi
+
+
 class Responder:
     """Answers clients from the lease table and the boot table.
 
@@ -93,18 +124,18 @@ class Responder:
         if said is None or said.mac is None or not self._is_local(message):
             return []
         board = self._memory.recognise(message, said)
-        node = self._table().find(board)
+        asked = _Asked(message, said.mac, board, self._table().find(board), now)
         match message.message_type:
             case MessageType.DISCOVER:
-                return self._discover(message, said.mac, board, node, now)
+                return self._discover(asked)
             case MessageType.REQUEST:
-                return self._request(message, said.mac, board, node, now)
+                return self._request(asked)
             case MessageType.INFORM:
-                return self._inform(message, board)
+                return self._inform(asked)
             case MessageType.DECLINE:
-                return self._decline(message, said.mac, board, node, now)
+                return self._decline(asked)
             case MessageType.RELEASE:
-                return self._release(message, said.mac, board, node, now)
+                return self._release(asked)
             case MessageType.OFFER | MessageType.ACK | MessageType.NAK:
                 return []  # a server's words with a client's op
 
@@ -143,39 +174,32 @@ class Responder:
         lease = self._leases.at(address)
         return lease.mac if lease is not None and lease.is_taken(now) else None
 
-    def _probe(self, mac: MacAddress, board: BoardIdentity, address: IPv4Address, now: float) -> list[Action]:
+    def _probe(self, asked: _Asked, address: IPv4Address) -> list[Action]:
         """Look whether somebody else has the address, unless this client had it until now."""
-        lease = self._leases.find(mac)
-        if lease is not None and lease.address == address and lease.is_taken(now):
+        lease = self._leases.find(asked.mac)
+        if lease is not None and lease.address == address and lease.is_taken(asked.now):
             return []
-        self._probed[address] = board
+        self._probed[address] = asked.board
         self._probed.move_to_end(address)
         while len(self._probed) > PROBES_PENDING:
             self._probed.popitem(last=False)
-        return [Probe(address, mac)]
+        return [Probe(address, asked.mac)]
 
-    def _discover(
-        self,
-        message: DhcpMessage,
-        mac: MacAddress,
-        board: BoardIdentity,
-        node: NodeBootState | None,
-        now: float,
-    ) -> list[Action]:
-        name = node.name if node else None
-        seen = [Report(DhcpDiscover(at=now, board=board, node=name))] if _matters(board, node) else []
-        claim = self._claim(mac, node, now)
+    def _discover(self, asked: _Asked) -> list[Action]:
+        board, node, name, now = asked.board, asked.node, asked.node_name, asked.now
+        seen = [Report(DhcpDiscover(at=now, board=board, node=name))] if asked.matters else []
+        claim = self._claim(asked)
         if claim is Claim.WAIT:
             return [*seen]
         if claim is Claim.ASK and node is not None and node.address is not None:
-            return [*seen, *self._probe(mac, board, node.address, now)]
-        address = self._choose(message, mac, board, node, now, claim)
+            return [*seen, *self._probe(asked, node.address)]
+        address = self._choose(asked, claim)
         if address is None:
             reason = "no address of the pool is free. Make the pool larger, or the lease time shorter"
             return [*seen, Report(NoAddressLeft(at=now, board=board, node=name, reason=reason))]
-        probe = self._probe(mac, board, address, now)
-        self._leases.offer(mac, address, now)
-        reply = self._reply(message, MessageType.OFFER, board, node, address, now)
+        probe = self._probe(asked, address)
+        self._leases.offer(asked.mac, address, now)
+        reply = self._reply(asked, MessageType.OFFER, address, self._lease_s(asked, address))
         if not seen:
             return [*probe, reply]
         answer = decide(board, node, Stage.DHCP, now)
@@ -186,53 +210,48 @@ class Responder:
             actions.append(Report(NoProgram(at=now, board=board, node=name, program=missing)))
         return actions
 
-    def _request(
-        self,
-        message: DhcpMessage,
-        mac: MacAddress,
-        board: BoardIdentity,
-        node: NodeBootState | None,
-        now: float,
-    ) -> list[Action]:
+    def _request(self, asked: _Asked) -> list[Action]:
+        message, mac, board, name = asked.message, asked.mac, asked.board, asked.node_name
         server, wanted = message.server_id, message.requested_address
         if server is not None and server not in self._names(message):
             self._leases.drop_offer(mac)
-            name = node.name if node else None
             return [
-                Report(ForeignServerChosen(at=now, board=board, node=name, server=server, expected=False))
+                Report(
+                    ForeignServerChosen(at=asked.now, board=board, node=name, server=server, expected=False)
+                )
             ]
         address = message.ciaddr if wanted is None else wanted
         if address == NO_ADDRESS:
             return []  # asks for nothing
         selecting, rebooting = server is not None, server is None and wanted is not None
-        refusal = self._refusal(address, mac, node, now)
+        refusal = self._refusal(asked, address)
         if refusal is not None:
-            return self._nak(message, board, node, refusal, now)
-        if selecting and not self._was_promised(address, mac, node, now):
-            return self._nak(message, board, node, f"{address} was not offered to it", now)
-        if rebooting and not self._was_promised(address, mac, node, now):
+            return self._nak(asked, refusal)
+        if selecting and not self._was_promised(asked, address):
+            return self._nak(asked, f"{address} was not offered to it")
+        if rebooting and not self._was_promised(asked, address):
             return []  # another server's client, for all that is known here (RFC 2131 §4.3.2)
-        lease_s = self._lease_s(board, node, address, now)
+        lease_s = self._lease_s(asked, address)
         before = self._leases.at(address)
-        self._leases.bind(mac, address, now + lease_s)
-        reply = self._reply(message, MessageType.ACK, board, node, address, now)
+        self._leases.bind(mac, address, asked.now + lease_s)
+        reply = self._reply(asked, MessageType.ACK, address, lease_s)
         # An operating system without a node is no business of TFTP's and HTTP's, but they must not take it
         # for the board that had the address before.
-        known = node is not None or board.firmware not in (Firmware.NONE, Firmware.FOREIGN)
+        known = asked.node is not None or board.firmware not in (Firmware.NONE, Firmware.FOREIGN)
         changed = before is not None and before.mac != mac
         learnt = [Learn(address, board)] if known or changed else []
-        if not _matters(board, node):
+        if not asked.matters:
             return [*learnt, reply]
         boots = board.is_pi or board.firmware.takes_programs
-        name = node.name if node else None
-        event = DhcpAck(at=now, board=board, node=name, address=address, lease_s=lease_s, boots=boots)
+        event = DhcpAck(at=asked.now, board=board, node=name, address=address, lease_s=lease_s, boots=boots)
         return [*learnt, reply, Report(event)]
 
-    def _inform(self, message: DhcpMessage, board: BoardIdentity) -> list[Action]:
+    def _inform(self, asked: _Asked) -> list[Action]:
         """The client has an address of its own and asks for the rest: no lease in the answer."""
+        message = asked.message
         if not is_host(message.ciaddr, self._settings.subnet):
             return []  # the answer goes to that address
-        words = boot_words(message, board, None, self._settings)
+        words = boot_words(message, asked.board, None, self._settings)
         return [
             build_reply(
                 message,
@@ -243,153 +262,110 @@ class Responder:
             )
         ]
 
-    def _decline(
-        self,
-        message: DhcpMessage,
-        mac: MacAddress,
-        board: BoardIdentity,
-        node: NodeBootState | None,
-        now: float,
-    ) -> list[Action]:
-        address = message.requested_address
+    def _decline(self, asked: _Asked) -> list[Action]:
+        message, address = asked.message, asked.message.requested_address
         if address is None or message.server_id not in self._names(message):
             return []
-        if not self._leases.decline(mac, address, now):
+        if not self._leases.decline(asked.mac, address, asked.now):
             return []
-        return [
-            Report(AddressDeclined(at=now, board=board, node=node.name if node else None, address=address))
-        ]
+        event = AddressDeclined(at=asked.now, board=asked.board, node=asked.node_name, address=address)
+        return [Report(event)]
 
-    def _release(
-        self,
-        message: DhcpMessage,
-        mac: MacAddress,
-        board: BoardIdentity,
-        node: NodeBootState | None,
-        now: float,
-    ) -> list[Action]:
+    def _release(self, asked: _Asked) -> list[Action]:
+        message, address = asked.message, asked.message.ciaddr
         if message.server_id is not None and message.server_id not in self._names(message):
             return []
-        if not self._leases.release(mac, message.ciaddr, now):
+        if not self._leases.release(asked.mac, address, asked.now):
             return []
-        return [
-            Report(
-                AddressReleased(at=now, board=board, node=node.name if node else None, address=message.ciaddr)
-            )
-        ]
+        event = AddressReleased(at=asked.now, board=asked.board, node=asked.node_name, address=address)
+        return [Report(event)]
 
     def _names(self, message: DhcpMessage) -> tuple[IPv4Address, IPv4Address]:
         """What this server is called in option 54 by such a client."""
         return self._settings.server, server_id(message, self._settings)
 
-    def _lease_s(
-        self, board: BoardIdentity, node: NodeBootState | None, address: IPv4Address, now: float
-    ) -> int:
+    def _lease_s(self, asked: _Asked, address: IPv4Address) -> int:
         """Strangers get a short lease while the pool is scarce: what a flood of them took comes back soon."""
-        stranger = node is None and not board.is_pi
-        if stranger and address not in self._table().reserved and self._leases.is_scarce(now):
+        stranger = asked.node is None and not asked.board.is_pi
+        if stranger and self._leases.is_scarce(asked.now) and address not in self._table().reserved:
             return min(self._settings.short_lease_s, self._settings.lease_s)
         return self._settings.lease_s
 
-    def _choose(
-        self,
-        message: DhcpMessage,
-        mac: MacAddress,
-        board: BoardIdentity,
-        node: NodeBootState | None,
-        now: float,
-        claim: Claim | None,
-    ) -> IPv4Address | None:
+    def _choose(self, asked: _Asked, claim: Claim | None) -> IPv4Address | None:
         """The declared address; one of the pool where there is none, or while somebody else has it still."""
-        if node is not None and claim is Claim.FREE:
-            return node.address
-        urgent = node is not None or board.is_pi
+        if asked.node is not None and claim is Claim.FREE:
+            return asked.node.address
+        urgent = asked.node is not None or asked.board.is_pi
         reserved = self._table().reserved
-        return self._leases.choose(mac, message.requested_address, reserved, now, urgent=urgent)
+        return self._leases.choose(
+            asked.mac, asked.message.requested_address, reserved, asked.now, urgent=urgent
+        )
 
-    def _claim(self, mac: MacAddress, node: NodeBootState | None, now: float) -> Claim | None:
+    def _claim(self, asked: _Asked) -> Claim | None:
         """Whether a node's board gets the node's address, of which another machine may have a lease.
 
         None where it has none, and where that machine has it by the node's own declaration.
         """
+        node = asked.node
         if node is None or node.address is None:
             return None
-        if self._leases.is_free(node.address, mac, now):
+        if self._leases.is_free(node.address, asked.mac, asked.now):
             return Claim.FREE
         lease = self._leases.at(node.address)
         if lease is None or lease.state is not LeaseState.BOUND or lease.mac == node.mac:
             return None
-        return self._takeovers.claim(node.address, mac, now)
+        return self._takeovers.claim(node.address, asked.mac, asked.now)
 
-    def _refusal(
-        self, address: IPv4Address, mac: MacAddress, node: NodeBootState | None, now: float
-    ) -> str | None:
+    def _refusal(self, asked: _Asked, address: IPv4Address) -> str | None:
         """Why a client can not have an address; None where nothing speaks against it."""
+        node, mac, now = asked.node, asked.mac, asked.now
         if not is_host(address, self._settings.subnet):
             return f"{address} is no address of a machine in {self._settings.subnet}"
         owner = self._table().reserved.get(address)
-        if owner is not None and (node is None or owner.name != node.name):
+        if owner is not None and owner.name != asked.node_name:
             return f"{address} belongs to node {owner.name}"
         if address in (self._settings.server, self._settings.gateway):
             return f"{address} is in use by this network's own machines"
         # It is offered while another has it only where that one did not answer (`_claim`).
         if not self._leases.is_free(address, mac, now) and self._leases.offered(mac, now) != address:
             return f"{address} is in use by another machine"
-        if node is not None and node.address not in (None, address) and self._can_have(node, mac, now):
+        if node is None or node.address in (None, address):
+            return None
+        if self._leases.is_free(node.address, mac, now):
             return f"node {node.name} is to have {node.address} now"
         return None
 
-    def _can_have(self, node: NodeBootState, mac: MacAddress, now: float) -> bool:
-        return node.address is not None and self._leases.is_free(node.address, mac, now)
-
-    def _was_promised(
-        self, address: IPv4Address, mac: MacAddress, node: NodeBootState | None, now: float
-    ) -> bool:
+    def _was_promised(self, asked: _Asked, address: IPv4Address) -> bool:
         """Whether an address is the client's by declaration, by an offer, or by an earlier lease."""
-        lease = self._leases.find(mac)
+        lease = self._leases.find(asked.mac)
         return (
-            (node is not None and node.address == address)
-            or self._leases.offered(mac, now) == address
+            (asked.node is not None and asked.node.address == address)
+            or self._leases.offered(asked.mac, asked.now) == address
             or (lease is not None and lease.address == address)
         )
 
-    def _nak(
-        self,
-        message: DhcpMessage,
-        board: BoardIdentity,
-        node: NodeBootState | None,
-        reason: str,
-        now: float,
-    ) -> list[Action]:
+    def _nak(self, asked: _Asked, reason: str) -> list[Action]:
         reply = build_reply(
-            message,
+            asked.message,
             MessageType.NAK,
             self._settings,
             options=((Option.MESSAGE, reason.encode("ascii", "replace")[:255]),),
         )
-        name = node.name if node else None
-        return [reply, Report(DhcpNak(at=now, board=board, node=name, reason=reason))]
+        event = DhcpNak(at=asked.now, board=asked.board, node=asked.node_name, reason=reason)
+        return [reply, Report(event)]
 
-    def _reply(
-        self,
-        message: DhcpMessage,
-        reply_type: MessageType,
-        board: BoardIdentity,
-        node: NodeBootState | None,
-        address: IPv4Address,
-        now: float,
-    ) -> SendReply:
+    def _reply(self, asked: _Asked, reply_type: MessageType, address: IPv4Address, lease_s: int) -> SendReply:
         """An OFFER or an ACK with everything that the client can use."""
-        lease_s = self._lease_s(board, node, address, now)
+        board, node = asked.board, asked.node
         options = self._settings.lease_options(lease_s) + self._network_options
         if node is not None:
             options += ((Option.HOST_NAME, node.name.encode("ascii", "replace")),)
         program = None
         if board.firmware.takes_programs:
-            program = find_program(board, node, decide(board, node, Stage.DHCP, now))
-        words = boot_words(message, board, program, self._settings)
+            program = find_program(board, node, decide(board, node, Stage.DHCP, asked.now))
+        words = boot_words(asked.message, board, program, self._settings)
         return build_reply(
-            message,
+            asked.message,
             reply_type,
             self._settings,
             yiaddr=address,
@@ -397,10 +373,3 @@ class Responder:
             file=words.file,
             options=options + words.options,
         )
-
-
-def _matters(board: BoardIdentity, node: NodeBootState | None) -> bool:
-    """Whether what a client does belongs into a timeline: a board's does, a phone's does not."""
-    if node is not None or board.firmware not in (Firmware.NONE, Firmware.FOREIGN):
-        return True
-    return board.mac is not None and board.mac.is_raspberry_pi

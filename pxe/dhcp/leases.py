@@ -85,6 +85,8 @@ class LeaseTable:
         self._pool = pool
         self._first, self._last = (int(pool.first), int(pool.last)) if pool is not None else (0, -1)
         self._excluded = frozenset(int(address) for address in excluded)
+        self._size = self._last - self._first + 1
+        self._usable = self._size - sum(map(self._in_pool, self._excluded))
         # Addresses are numbers in here: an IPv4Address takes ten times as long to hash.
         self._leases: dict[int, Lease] = {}
         self._by_mac: dict[bytes, Lease] = {}
@@ -132,9 +134,7 @@ class LeaseTable:
     def is_scarce(self, now: float) -> bool:
         """Whether the pool is nearly used up."""
         self._expire(now)
-        size = self._last - self._first + 1
-        free = size - sum(1 for number in self._excluded if self._in_pool(number)) - len(self._busy)
-        return free * SCARCE_SHARE < size
+        return (self._usable - len(self._busy)) * SCARCE_SHARE < self._size
 
     def choose(
         self,
@@ -222,7 +222,7 @@ class LeaseTable:
         )
         self._declined.pop(number, None)
         self._declined[number] = None
-        while len(self._declined) > max(2, (self._last - self._first + 1) // DECLINED_SHARE):
+        while len(self._declined) > max(2, self._size // DECLINED_SHARE):
             oldest = self._leases.get(next(iter(self._declined)))
             self._declined.pop(next(iter(self._declined)))
             if oldest is not None and oldest.state is LeaseState.DECLINED:
