@@ -130,9 +130,15 @@ class AddressReleased(BoardEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoAddressLeft(BoardEvent):
-    """There is no address for the board."""
+    """There is no address for the board.
+
+    Args:
+        reason: why, and what helps.
+        own: the address of its node, where that is kept from it; None where it has none.
+    """
 
     reason: str
+    own: IPv4Address | None = None
 
     def text(self) -> str:
         return f"asks for an address, but {self.reason}"

@@ -39,7 +39,7 @@ from pxe.dhcp.replies import (
     link_of,
     server_id,
 )
-from pxe.dhcp.takeover import Claim, Takeovers
+from pxe.dhcp.takeover import Claim, Takeovers, explain_held
 from pxe.dhcp.wire import NO_ADDRESS, DhcpMessage, MessageType, Option
 from pxe.events import (
     AddressConflict,
@@ -146,33 +146,38 @@ class Responder:
 
     def conflict(self, address: IPv4Address, holder: MacAddress, now: float) -> list[Action]:
         """A machine says that it has an address that was asked for; what that means for the client."""
-        board = self._probed.pop(address, None)
-        if board is None or board.mac is None or board.mac == holder:
+        probed = self._probed.pop(address, None)
+        lease = self._leases.at(address)
+        claimant = self._takeovers.wanted_by(lease)
+        board = claimant or probed
+        if board is None or board.mac in (None, holder):
             return []
+        is_lessee = lease is not None and lease.mac == holder and lease.is_taken(now)
+        if not is_lessee and self._does_proxy_arp(holder, address):
+            return []  # its word says nothing about an address
+        if lease is not None and claimant is not None:
+            self._takeovers.heard(lease, now)
+            self._leases.withdraw(address)
+        elif is_lessee:
+            return []  # the machine of a lease, as it should be
+        elif board.mac is not None:
+            self._leases.set_aside(board.mac, address, now)
         node = self._table().find(board)
-        report = Report(
-            AddressConflict(
-                at=now, board=board, node=node.name if node else None, address=address, holder=holder
-            )
-        )
-        if holder == self._holder(address, now):  # the machine of a lease, as it should be
-            if not self._takeovers.heard(address, now):
-                return []
-            if self._leases.offered(board.mac, now) == address:
-                self._leases.drop_offer(board.mac)
-            return [report]
+        name = node.name if node is not None else None
+        event = AddressConflict(at=now, board=board, node=name, address=address, holder=holder)
+        return [Report(event)]
+
+    def not_asked(self, address: IPv4Address, now: float) -> None:
+        """An address was to be asked for on the cable just now, and was not: silence means nothing."""
+        self._takeovers.not_asked(address, now)
+
+    def _does_proxy_arp(self, holder: MacAddress, address: IPv4Address) -> bool:
+        """Whether it is a router that answers ARP for everybody."""
         claimed = self._claimed.pop(holder, ())
         claimed = self._claimed[holder] = tuple({*claimed, address})[:CLAIMS_BELIEVED]
         while len(self._claimed) > PROBES_PENDING:
             self._claimed.popitem(last=False)
-        if len(claimed) == CLAIMS_BELIEVED:
-            return []  # a router that answers ARP for everybody; its word says nothing about an address
-        self._leases.set_aside(board.mac, address, now)
-        return [report]
-
-    def _holder(self, address: IPv4Address, now: float) -> MacAddress | None:
-        lease = self._leases.at(address)
-        return lease.mac if lease is not None and lease.is_taken(now) else None
+        return len(claimed) == CLAIMS_BELIEVED
 
     def _probe(self, asked: _Asked, address: IPv4Address) -> list[Action]:
         """Look whether somebody else has the address, unless this client had it until now."""
@@ -192,11 +197,10 @@ class Responder:
         if claim is Claim.WAIT:
             return [*seen]
         if claim is Claim.ASK and node is not None and node.address is not None:
-            return [*seen, *self._probe(asked, node.address)]
+            return [*seen, Probe(node.address, asked.mac)]
         address = self._choose(asked, claim)
         if address is None:
-            reason = "no address of the pool is free. Make the pool larger, or the lease time shorter"
-            return [*seen, Report(NoAddressLeft(at=now, board=board, node=name, reason=reason))]
+            return [*seen, self._no_address(asked, claim)]
         probe = self._probe(asked, address)
         self._leases.offer(asked.mac, address, now)
         reply = self._reply(asked, MessageType.OFFER, address, self._lease_s(asked, address))
@@ -312,9 +316,24 @@ class Responder:
         if self._leases.is_free(node.address, asked.mac, asked.now):
             return Claim.FREE
         lease = self._leases.at(node.address)
-        if lease is None or lease.state is not LeaseState.BOUND or lease.mac == node.mac:
+        if lease is None or lease.state is not LeaseState.BOUND or not lease.is_taken(asked.now):
             return None
-        return self._takeovers.claim(node.address, asked.mac, asked.now)
+        if lease.mac == node.mac:
+            return None
+        if asked.message.giaddr != NO_ADDRESS:
+            return Claim.UNKNOWN
+        return self._takeovers.claim(lease, asked.board, asked.now)
+
+    def _no_address(self, asked: _Asked, claim: Claim | None) -> Report:
+        reason, node, now = "no address of the pool is free", asked.node, asked.now
+        lease = self._leases.at(node.address) if node is not None and node.address is not None else None
+        if lease is None or not lease.is_taken(now):
+            lease, reason = None, f"{reason}. Make the pool larger, or the lease time shorter"
+        else:
+            reason = f"{reason}, and {explain_held(lease, claim)}"
+        own = lease.address if lease is not None else None
+        event = NoAddressLeft(at=now, board=asked.board, node=asked.node_name, reason=reason, own=own)
+        return Report(event)
 
     def _refusal(self, asked: _Asked, address: IPv4Address) -> str | None:
         """Why a client can not have an address; None where nothing speaks against it."""

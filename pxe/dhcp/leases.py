@@ -164,15 +164,13 @@ class LeaseTable:
                 continue
             if self.is_free(address, mac, now):
                 return address
-        return self._unused(reserved) or self._reclaimed(mac, now, urgent=urgent)
+        return self._unused(reserved) or self._reclaimed(reserved, now, urgent=urgent)
 
     def offer(self, mac: MacAddress, address: IPv4Address, now: float) -> None:
         """Keep an address for a client while it decides."""
         self.drop_offer(mac)
         number = int(address)
-        stale = self._offered_to.pop(number, None)
-        if stale is not None:
-            del self._offers[stale]
+        self._forget_offer_of(number)
         offer = self._offers[mac.octets] = _Offer(address, now)
         self._offered_to[number] = mac.octets
         self._occupy(number, max(offer.expires, self._busy.get(number, 0)))
@@ -185,13 +183,21 @@ class LeaseTable:
             del self._offered_to[number]
             self._settle(number)
 
+    def withdraw(self, address: IPv4Address) -> None:
+        """Forget that an address was offered, to whomever: somebody has it."""
+        number = int(address)
+        self._forget_offer_of(number)
+        self._settle(number)
+
     def bind(self, mac: MacAddress, address: IPv4Address, expires: float) -> None:
-        """Give an address to a client; its former address becomes free. The caller has asked `is_free`."""
+        """Give an address to a client; its former address becomes free, and nobody else is offered it any
+        more. The caller has asked `is_free`."""
         offer = self._offers.pop(mac.octets, None)
         if offer is not None:
             del self._offered_to[int(offer.address)]
             if offer.address != address:
                 self._settle(int(offer.address))
+        self._forget_offer_of(int(address))
         self._change(Lease(address=address, mac=mac, state=LeaseState.BOUND, expires=expires))
 
     def release(self, mac: MacAddress, address: IPv4Address, now: float) -> bool:
@@ -212,11 +218,10 @@ class LeaseTable:
         """Keep an address from everybody for a while: another machine was seen at it.
 
         Args:
-            mac: the client that was to have it; its offer and its lease of the address end.
+            mac: the client that was to have it; its lease of the address ends, and everybody's offer of it.
         """
-        if self.offered(mac, now) == address:
-            self.drop_offer(mac)
         number = int(address)
+        self._forget_offer_of(number)
         self._change(
             Lease(address=address, mac=mac, state=LeaseState.DECLINED, expires=now + DECLINED_HELD_S)
         )
@@ -232,6 +237,12 @@ class LeaseTable:
         """What has to be stored since the last call. Offers are not: a lost one is asked for again."""
         changes, self._changes = self._changes, []
         return changes
+
+    def _forget_offer_of(self, number: int) -> None:
+        """The caller settles the address."""
+        client = self._offered_to.pop(number, None)
+        if client is not None:
+            del self._offers[client]
 
     def _holds(self, mac: MacAddress, address: IPv4Address, now: float) -> bool:
         lease = self._leases.get(int(address))
@@ -262,13 +273,17 @@ class LeaseTable:
             or number in self._excluded
         )
 
-    def _reclaimed(self, mac: MacAddress, now: float, *, urgent: bool) -> IPv4Address | None:
+    def _reclaimed(
+        self, reserved: Collection[IPv4Address], now: float, *, urgent: bool
+    ) -> IPv4Address | None:
         """The address of the oldest offer that was not taken, if it is old enough to be given away."""
         for holder, offer in self._offers.items():
             if not urgent and now - offer.made < OFFER_PROTECTED_S:
                 return None
+            if not self._is_for_all(int(offer.address)) or offer.address in reserved:
+                continue
             lease = self._leases.get(int(offer.address))
-            if self._is_for_all(int(offer.address)) and (lease is None or not lease.is_taken(now)):
+            if lease is None or not lease.is_taken(now):
                 self.drop_offer(MacAddress(holder))
                 return offer.address
         return None

@@ -194,6 +194,14 @@ def no_address_left(scene: Scene) -> Clue | None:
     seen = scene.attempt.of(NoAddressLeft)
     if not seen:
         return None
+    own = next((event.own for _seen, event in scene.attempt.events(NoAddressLeft) if event.own), None)
+    if own is not None:
+        return Clue(
+            f"the node's address {own} is kept from the board, and no address of the pool is free meanwhile",
+            "The timeline says who has it: switch that machine off, or give it or the node another address. "
+            "With a larger network.pool the board boots in the meantime.",
+            tuple(seen),
+        )
     return Clue(
         "no address of the pool is free for the board",
         "Make network.pool larger, or declare an 'address' for the node; bootloader and operating system may "

@@ -62,6 +62,8 @@ class ConflictListener(Protocol):
 
     def conflict(self, address: IPv4Address, holder: MacAddress, now: float) -> list[Action]: ...
 
+    def not_asked(self, address: IPv4Address, now: float) -> None: ...
+
 
 Respond = Callable[[DhcpMessage, float], list[Action]]
 
@@ -305,8 +307,13 @@ class DhcpService:
         return True
 
     def _probe(self, address: IPv4Address) -> None:
-        if self._on_conflict is None or self._probes >= PROBES_PER_S:
-            return
+        if self._on_conflict is not None and not self._ask_cable(address):
+            self._on_conflict.not_asked(address, time.time())
+
+    def _ask_cable(self, address: IPv4Address) -> bool:
+        """Whether it was asked: nothing follows from silence where it was not."""
+        if self._probes >= PROBES_PER_S:
+            return False
         loop = asyncio.get_running_loop()
         if self._probes == 0:
             loop.call_later(1.0, self._forget_probes)
@@ -319,6 +326,8 @@ class DhcpService:
                 loop.call_later(NEIGHBOUR_WAIT_S, self._read_neighbours)
         except OSError as error:
             log.debug("address not probed", extra={"error": error.strerror})
+            return False
+        return True
 
     def _forget_probes(self) -> None:
         self._probes = 0

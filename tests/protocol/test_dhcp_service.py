@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import socket
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network
@@ -14,16 +16,17 @@ from fakes_pxe import PI_CLASS, client_message, pi_discover, pi_guid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.boards import Serial
+from fleet.boards import MacAddress, Serial
 from fleet.spec.model import AddressPool
 from pxe.boot.table import BootTable, NodeBootState
 from pxe.dhcp.core import Responder
 from pxe.dhcp.leases import LeaseTable
 from pxe.dhcp.proxy import ProxyResponder
-from pxe.dhcp.replies import Action, DhcpSettings, SendReply
+from pxe.dhcp.replies import Action, DhcpSettings, Probe, SendReply
 from pxe.dhcp.wire import DhcpMessage, MessageType, Option, parse_reply
 from pxe.errors import WireError
-from pxe.net.dhcp import DhcpResponder, DhcpService
+from pxe.net.dhcp import PROBES_PER_S, ConflictListener, DhcpResponder, DhcpService
+from pxe.net.link import Link
 
 SERVER = IPv4Address("10.0.0.1")
 CLIENT = IPv4Address("10.0.0.50")
@@ -57,6 +60,9 @@ async def serve(
     datagrams: Sequence[bytes],
     responder: DhcpResponder,
     is_over: Callable[[DhcpService, list[DhcpMessage]], bool],
+    *,
+    link: Link | None = None,
+    on_conflict: ConflictListener | None = None,
 ) -> tuple[DhcpService, list[DhcpMessage]]:
     """Run a service on these datagrams until the condition holds; the service and its replies."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -73,6 +79,8 @@ async def serve(
             store=None,
             on_event=lambda _event: None,
             on_learn=lambda _learnt: None,
+            link=link,
+            on_conflict=on_conflict,
         )
         task = asyncio.create_task(service.run())
         async with asyncio.timeout(WAIT_S):
@@ -192,3 +200,51 @@ def test_a_fault_is_counted_each_time_and_logged_once(caplog: pytest.LogCaptureF
     (record,) = caplog.records
     assert record.exc_info is not None
     assert record.exc_info[0] is ZeroDivisionError
+
+
+class FakeLink(Link):
+    """A cable that nobody says anything on. It takes so many questions."""
+
+    def __init__(self, takes: int) -> None:
+        ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        super().__init__("eth0", 68, (ours, ours, ours))
+        self._takes = takes
+        self.asked: list[IPv4Address] = []
+
+    def close(self) -> None:
+        super().close()
+        self._theirs.close()
+
+    def probe(self, address: IPv4Address) -> None:
+        if len(self.asked) == self._takes:
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+        self.asked.append(address)
+
+
+class Asking:
+    """Wants so many addresses to be asked for, and hears which were not."""
+
+    def __init__(self, count: int) -> None:
+        self.addresses = [CLIENT + number for number in range(count)]
+        self.not_asked_for: list[IPv4Address] = []
+
+    def respond(self, message: DhcpMessage, now: float) -> list[Action]:
+        if message.xid == LAST_XID:
+            return FakeResponder().respond(message, now)
+        return [Probe(address, MacAddress(message.chaddr)) for address in self.addresses]
+
+    def conflict(self, address: IPv4Address, holder: MacAddress, now: float) -> list[Action]:
+        raise AssertionError(f"{holder} said nothing about {address} at {now}")
+
+    def not_asked(self, address: IPv4Address, _now: float) -> None:
+        self.not_asked_for.append(address)
+
+
+@pytest.mark.parametrize("takes", [PROBES_PER_S, 10], ids=["too many at once", "the kernel has no room"])
+def test_the_core_is_told_which_addresses_the_cable_was_not_asked_for(takes: int) -> None:
+    asking, link = Asking(PROBES_PER_S + 6), FakeLink(takes)
+    datagrams = (pi_discover().encode(), LAST.encode())
+    service, _sent = asyncio.run(serve(datagrams, asking, last_is_answered, link=link, on_conflict=asking))
+    assert service.faults == 0
+    assert link.asked == asking.addresses[:takes]
+    assert asking.not_asked_for == asking.addresses[takes:]

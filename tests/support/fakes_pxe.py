@@ -36,7 +36,12 @@ def pi_guid(
 
 
 def pi_discover(
-    *, mac: MacAddress = PI4_MAC, guid: bytes | None = None, xid: int = 0x01020304, flags: int = 0
+    *,
+    mac: MacAddress = PI4_MAC,
+    guid: bytes | None = None,
+    xid: int = 0x01020304,
+    flags: int = 0,
+    giaddr: IPv4Address = NO_ADDRESS,
 ) -> DhcpMessage:
     """The DISCOVER of a bootloader."""
     return DhcpMessage(
@@ -45,6 +50,7 @@ def pi_discover(
         xid=xid,
         chaddr=mac.octets,
         flags=flags,
+        giaddr=giaddr,
         options=(
             (Option.PARAMETER_LIST, PARAMETERS),
             (Option.CLIENT_ARCH, b"\0\0"),

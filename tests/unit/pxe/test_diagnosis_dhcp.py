@@ -174,6 +174,15 @@ def test_the_pool_is_used_up() -> None:
     assert bench.rules == {"no-address-left"}
 
 
+def test_a_nodes_own_address_that_is_kept_from_it_is_no_matter_of_the_pool_alone() -> None:
+    bench = Bench()
+    bench.see(NoAddressLeft(at=bench.now, board=bench.board, node="one", reason="it rests", own=ADDRESS))
+    bench.wait(5)
+    finding = bench.finding("no-address-left")
+    assert str(ADDRESS) in finding.cause
+    assert "switch that machine off" in finding.mend
+
+
 @pytest.mark.parametrize("kind", ["declined", "answered"])
 def test_an_address_of_the_pool_is_in_use(kind: str) -> None:
     bench = Bench()

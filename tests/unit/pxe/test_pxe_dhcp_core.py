@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 
 import pytest
+from fakes_dhcp import FIRST, LAST, NODE, NOW, RESERVED, SERVER, SETTINGS, Network
 from fakes_pxe import PI4_MAC, PI_CLASS, client_message, pi_discover, pi_guid
 
-from fleet.boards import MacAddress, Serial
-from fleet.spec.model import AddressPool
+from fleet.boards import MacAddress
 from pxe.boot.clients import Learn
 from pxe.boot.table import BootTable, NodeBootState
-from pxe.dhcp.core import Responder
-from pxe.dhcp.leases import LeaseTable
 from pxe.dhcp.proxy import ProxyResponder
-from pxe.dhcp.replies import Action, DhcpSettings, Probe, Report, SendReply
-from pxe.dhcp.takeover import ANSWER_S, ASKED_FOR_S
+from pxe.dhcp.replies import SendReply
 from pxe.dhcp.vendor import PI_BOOT_OPTION_43
-from pxe.dhcp.wire import DhcpMessage, MessageType, Op, Option, parse_reply
+from pxe.dhcp.wire import MessageType, Option
 from pxe.events import (
-    AddressConflict,
-    BoardEvent,
     DhcpAck,
     DhcpNak,
     DhcpOffer,
@@ -28,55 +23,10 @@ from pxe.events import (
     NoAddressLeft,
 )
 
-NOW = 1_800_000_000.0
-SERVER = IPv4Address("10.0.0.1")
-RESERVED = IPv4Address("10.0.0.21")
-FIRST = IPv4Address("10.0.0.100")
-LAST = IPv4Address("10.0.0.101")
 BROADCAST = IPv4Address("255.255.255.255")
 OTHER_SERVER = IPv4Address("10.0.0.254")
 COMPUTER = MacAddress.parse("52:54:00:12:34:56")
 THIRD = MacAddress.parse("52:54:00:12:34:57")
-SETTINGS = DhcpSettings(
-    server=SERVER,
-    subnet=IPv4Network("10.0.0.0/24"),
-    gateway=IPv4Address("10.0.0.254"),
-    dns=(SERVER,),
-    domain="attic.internal",
-    lease_s=3600,
-)
-NODE = NodeBootState(name="pi4-worker-1", serial=Serial.parse("91cdf03d"), address=RESERVED, install_intent=1)
-
-
-class Network:
-    """A responder and what came out of it last."""
-
-    def __init__(self, *nodes: NodeBootState) -> None:
-        self.table = BootTable(nodes)
-        self.leases = LeaseTable(AddressPool(FIRST, LAST), [SERVER])
-        self.responder = Responder(SETTINGS, self.leases, lambda: self.table)
-        self.actions: list[Action] = []
-
-    def hear(self, message: DhcpMessage, now: float = NOW) -> SendReply | None:
-        self.actions = self.responder.respond(message, now)
-        return next((action for action in self.actions if isinstance(action, SendReply)), None)
-
-    def must_answer(self, message: DhcpMessage, now: float = NOW) -> SendReply:
-        reply = self.hear(message, now)
-        assert reply is not None
-        assert reply.message.op is Op.REPLY
-        assert parse_reply(reply.message.encode(300)) == reply.message
-        return reply
-
-    @property
-    def events(self) -> list[BoardEvent]:
-        return [action.event for action in self.actions if isinstance(action, Report)]
-
-    def dora(self, mac: MacAddress, now: float = NOW) -> IPv4Address:
-        """A whole exchange of an ordinary client."""
-        offered = self.must_answer(client_message(MessageType.DISCOVER, mac=mac), now).message.yiaddr
-        self.must_answer(client_message(MessageType.REQUEST, mac=mac, requested=offered, server=SERVER), now)
-        return offered
 
 
 @pytest.fixture
@@ -284,69 +234,6 @@ def test_a_new_reservation_reaches_the_board_at_its_next_renewal() -> None:
     assert renewal.message.message_type is MessageType.NAK
     assert (renewal.address, renewal.message.ciaddr) == (BROADCAST, IPv4Address(0))
     assert network.dora(COMPUTER) == RESERVED
-
-
-def test_a_reservation_that_somebody_still_holds_is_not_given_twice() -> None:
-    network = Network()
-    address = network.dora(COMPUTER)
-    network.table = BootTable((NodeBootState(name="one", mac=THIRD, address=address),))
-    discover = client_message(MessageType.DISCOVER, mac=THIRD)
-    assert network.hear(discover) is None
-    assert Probe(address, THIRD) in network.actions
-    reports = network.responder.conflict(address, COMPUTER, NOW + 0.1)
-    assert [type(action.event) for action in reports if isinstance(action, Report)] == [AddressConflict]
-    assert network.must_answer(discover, NOW + 5).message.yiaddr != address
-    renewal = client_message(MessageType.REQUEST, mac=COMPUTER, requested=address, server=SERVER)
-    assert network.must_answer(renewal, NOW + 6).message.message_type is MessageType.NAK, "it is the node's"
-    assert network.must_answer(discover, NOW + 3601).message.yiaddr == address
-
-
-def replaced() -> Network:
-    """The node has another board than the one that has the lease of its address; no pool is left."""
-    network = Network(NodeBootState(name="one", mac=COMPUTER, address=RESERVED))
-    network.leases = LeaseTable(None, [SERVER])
-    network.responder = Responder(SETTINGS, network.leases, lambda: network.table)
-    assert network.dora(COMPUTER) == RESERVED
-    network.table = BootTable((NodeBootState(name="one", mac=THIRD, address=RESERVED),))
-    return network
-
-
-def test_a_new_board_gets_its_nodes_address_where_the_old_one_is_silent() -> None:
-    network = replaced()
-    discover = client_message(MessageType.DISCOVER, mac=THIRD)
-    assert network.hear(discover) is None
-    assert Probe(RESERVED, THIRD) in network.actions
-    assert network.hear(discover, NOW + ANSWER_S / 2) is None
-    assert network.must_answer(discover, NOW + ANSWER_S).message.yiaddr == RESERVED
-    request = client_message(MessageType.REQUEST, mac=THIRD, requested=RESERVED, server=SERVER)
-    assert network.must_answer(request, NOW + ANSWER_S).message.message_type is MessageType.ACK
-    lease = network.leases.at(RESERVED)
-    assert lease is not None
-    assert lease.mac == THIRD
-    assert network.hear(client_message(MessageType.DISCOVER, mac=COMPUTER), NOW + 9) is None
-
-
-def test_an_old_board_that_answers_late_keeps_the_address_from_the_new_one() -> None:
-    network = replaced()
-    discover = client_message(MessageType.DISCOVER, mac=THIRD)
-    network.hear(discover)
-    network.must_answer(discover, NOW + ANSWER_S)
-    network.responder.conflict(RESERVED, COMPUTER, NOW + ANSWER_S)
-    request = client_message(MessageType.REQUEST, mac=THIRD, requested=RESERVED, server=SERVER)
-    assert network.must_answer(request, NOW + ANSWER_S).message.message_type is MessageType.NAK
-    assert network.hear(discover, NOW + ASKED_FOR_S / 2) is None, "nor is it asked again yet"
-    assert not any(isinstance(action, Probe) for action in network.actions)
-    network.hear(discover, NOW + 2 * ASKED_FOR_S)
-    assert Probe(RESERVED, THIRD) in network.actions
-
-
-def test_nobody_takes_the_address_of_the_board_that_is_declared_by_its_mac() -> None:
-    network = Network(NodeBootState(name="one", mac=COMPUTER, serial=NODE.serial, address=RESERVED))
-    assert network.dora(COMPUTER) == RESERVED
-    for second in range(5):
-        reply = network.hear(pi_discover(), NOW + second)
-        assert reply is None or reply.message.yiaddr != RESERVED
-        assert Probe(RESERVED, PI4_MAC) not in network.actions
 
 
 @pytest.mark.parametrize("kind", [MessageType.OFFER, MessageType.ACK, MessageType.NAK])
