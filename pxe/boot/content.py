@@ -227,7 +227,12 @@ def _require_descriptors(error: OSError) -> None:
 
 
 def _regular_file(fd: int) -> FileContent | None:
-    status = os.fstat(fd)
+    """Takes the descriptor over. Raises OSError where its file has gone meanwhile, as one of NFS may."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        os.close(fd)
+        raise
     if not stat.S_ISREG(status.st_mode):
         os.close(fd)
         return None

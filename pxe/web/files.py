@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Final
@@ -16,6 +17,8 @@ from pxe.boot.content import Content, FileContent, open_content
 from pxe.boot.routes import Location
 from pxe.web.ranges import Selection, select_part
 from pxe.web.sending import FileSender
+
+log = logging.getLogger(__name__)
 
 PIECE_BYTES: Final = 8 * 1024 * 1024
 COPIED_BYTES: Final = 256 * 1024
@@ -32,7 +35,10 @@ class FileResponse(web.StreamResponse):
         content: what is sent; closed when it has been.
         etag: in quotes; None: made from the content.
         headers: more of them.
-        on_sent: hears of every piece that a client got: offset behind it, and whether the answer is complete.
+        on_sent: hears of every piece that a client got: the offsets of its first byte and behind its last.
+
+    Raises:
+        web.HTTPServiceUnavailable: the content can not be read, as while its file is replaced. It is closed.
     """
 
     def __init__(
@@ -44,7 +50,12 @@ class FileResponse(web.StreamResponse):
         headers: Mapping[str, str] | None = None,
         on_sent: Callable[[int, int], None] = lambda _first, _end: None,
     ) -> None:
-        tag = etag or entity_tag(content)
+        try:
+            tag = etag or entity_tag(content)
+        except OSError as error:
+            content.close()
+            log.warning("a file can not be read", extra={"error": str(error)})
+            raise _come_again() from error
         self._selection = select_part(request.headers, tag, content.size)
         super().__init__(status=self._selection.status, headers=headers)
         self._content_to_send = content
@@ -110,7 +121,11 @@ def open_file(location: Location) -> Content | None:
     try:
         return open_content(location)
     except OSError as error:
-        raise web.HTTPServiceUnavailable(text="busy\n", headers={"Retry-After": "1"}) from error
+        raise _come_again() from error
+
+
+def _come_again() -> web.HTTPServiceUnavailable:
+    return web.HTTPServiceUnavailable(text="busy\n", headers={"Retry-After": "1"})
 
 
 def _pieces(selection: Selection, most: int) -> Iterator[tuple[int, int]]:
@@ -121,7 +136,11 @@ def _pieces(selection: Selection, most: int) -> Iterator[tuple[int, int]]:
 
 
 def entity_tag(content: Content) -> str | None:
-    """A strong tag for a content: the same bytes on another day have the same one only where it is hashed."""
+    """A strong tag for a content: the same bytes on another day have the same one only where it is hashed.
+
+    Raises:
+        OSError: it had to be read, and can not be.
+    """
     if content.identity is not None:
         return f'"{hashlib.sha256(repr(content.identity).encode()).hexdigest()[:32]}"'
     if content.size > HASHED_BYTES:
