@@ -97,21 +97,20 @@ class Responder:
         settings: what this server says about the network.
         leases: the lease table; its changes are to be stored before the replies are sent.
         table: the boot table as it is now.
+
+    Attributes:
+        clients: what each client has said about itself.
     """
 
     def __init__(self, settings: DhcpSettings, leases: LeaseTable, table: Callable[[], BootTable]) -> None:
         self._settings = settings
         self._leases = leases
         self._table = table
-        self._memory = ClientMemory()
+        self.clients = ClientMemory()
         self._network_options = settings.network_options()
         self._probed: OrderedDict[IPv4Address, BoardIdentity] = OrderedDict()
         self._claimed: OrderedDict[MacAddress, tuple[IPv4Address, ...]] = OrderedDict()
         self._takeovers = Takeovers()
-
-    def known(self, chaddr: bytes) -> BoardIdentity | None:
-        """What the client with a hardware address has said about itself, or None."""
-        return self._memory.find(chaddr)
 
     def respond(self, message: DhcpMessage, now: float) -> list[Action]:
         """What to do about one message of a client.
@@ -123,7 +122,7 @@ class Responder:
         said = identify_client(message)
         if said is None or said.mac is None or not self._is_local(message):
             return []
-        board = self._memory.recognise(message, said)
+        board = self.clients.recognise(message, said)
         asked = _Asked(message, said.mac, board, self._table().find(board), now)
         match message.message_type:
             case MessageType.DISCOVER:

@@ -33,16 +33,15 @@ class ProxyResponder:
     Args:
         settings: of the network part only `server` is used.
         table: the boot table as it is now.
+
+    Attributes:
+        clients: what each client has said about itself.
     """
 
     def __init__(self, settings: DhcpSettings, table: Callable[[], BootTable]) -> None:
         self._settings = settings
         self._table = table
-        self._memory = ClientMemory()
-
-    def known(self, chaddr: bytes) -> BoardIdentity | None:
-        """What the client with a hardware address has said about itself, or None."""
-        return self._memory.find(chaddr)
+        self.clients = ClientMemory()
 
     def respond(self, message: DhcpMessage, now: float) -> list[Action]:
         """What to do about one message of a client.
@@ -54,7 +53,7 @@ class ProxyResponder:
         said = identify_client(message)
         if said is None:
             return []
-        board = self._memory.recognise(message, said)
+        board = self.clients.recognise(message, said)
         if board.firmware in (Firmware.NONE, Firmware.FOREIGN):
             return []
         node = self._table().find(board)
@@ -93,7 +92,7 @@ class ProxyResponder:
             return []
         if message.message_type not in (MessageType.REQUEST, MessageType.INFORM):
             return []
-        board = self._memory.recognise(message, said)
+        board = self.clients.recognise(message, said)
         node = self._table().find(board)
         words = self._words(message, board, node, decide(board, node, Stage.DHCP, now))
         if not words.options:

@@ -80,7 +80,7 @@ def make_dhcp_service(
             boot_server = (site.boot_server, responder.respond_boot_server)
 
     def hear(reply: DhcpMessage, source: IPv4Address) -> None:
-        known = responder.known(reply.chaddr)
+        known = responder.clients.find(reply.chaddr)
         event = hear_reply(
             reply,
             source,

@@ -160,7 +160,7 @@ class CoreServer(ModelServer):
             reply,
             ROUTER_IP,
             ours=SERVER_IP,
-            known=self._responder.known(reply.chaddr),
+            known=self._responder.clients.find(reply.chaddr),
             table=self.table,
             expected=True,
             now=self.utc,

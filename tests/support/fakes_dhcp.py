@@ -37,10 +37,13 @@ NODE = NodeBootState(name="pi4-worker-1", serial=Serial.parse("91cdf03d"), addre
 class Network:
     """A responder and what came out of it last."""
 
-    def __init__(self, *nodes: NodeBootState, pool: AddressPool | None = POOL) -> None:
+    def __init__(
+        self, *nodes: NodeBootState, pool: AddressPool | None = POOL, settings: DhcpSettings = SETTINGS
+    ) -> None:
         self.table = BootTable(nodes)
         self.actions: list[Action] = []
         self._pool = pool
+        self._settings = settings
         self._stored: list[Lease] = []
         self.restart()
 
@@ -48,7 +51,7 @@ class Network:
         """Begin anew with what stands in the lease file."""
         leases = [lease for line in map(encode_lease, self._stored) if (lease := parse_lease(line))]
         self.leases = LeaseTable(self._pool, [SERVER], leases)
-        self.responder = Responder(SETTINGS, self.leases, lambda: self.table)
+        self.responder = Responder(self._settings, self.leases, lambda: self.table)
 
     def hear(self, message: DhcpMessage, now: float = NOW) -> SendReply | None:
         self.actions = self.responder.respond(message, now)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
+from fakes_dhcp import NOW, SERVER, SETTINGS, Network
 from fakes_pxe import client_message, pi_discover
 
 from fleet.boards import MacAddress
 from fleet.spec.model import AddressPool
-from pxe.boot.table import BootTable
-from pxe.dhcp.core import CLAIMS_BELIEVED, Responder
-from pxe.dhcp.leases import OFFER_PROTECTED_S, Lease, LeaseState, LeaseTable, plausible_leases
-from pxe.dhcp.replies import Action, DhcpSettings, Probe, Report, SendReply
+from pxe.dhcp.core import CLAIMS_BELIEVED
+from pxe.dhcp.leases import OFFER_PROTECTED_S, Lease, LeaseState, plausible_leases
+from pxe.dhcp.replies import Action, Probe, Report, SendReply
 from pxe.dhcp.wire import MessageType, Option
 from pxe.events import AddressConflict, AddressDeclined, NoAddressLeft
 from pxe.net.lease_store import LeaseStore, encode_lease
 
-NOW = 1_800_000_000.0
-SERVER = IPv4Address("10.0.0.1")
 SUBNET = IPv4Network("10.0.0.0/24")
 POOL = AddressPool(IPv4Address("10.0.0.100"), IPv4Address("10.0.0.119"))
 HOLDER = MacAddress.parse("02:00:00:00:99:99")
@@ -29,11 +28,9 @@ def mac(number: int) -> MacAddress:
     return MacAddress(b"\x02\0" + number.to_bytes(4, "big"))
 
 
-class Server:
+class Server(Network):
     def __init__(self) -> None:
-        settings = DhcpSettings(server=SERVER, subnet=SUBNET, lease_s=7200, short_lease_s=600)
-        self.leases = LeaseTable(POOL, [SERVER])
-        self.responder = Responder(settings, self.leases, lambda: BootTable())
+        super().__init__(pool=POOL, settings=replace(SETTINGS, lease_s=7200, short_lease_s=600))
         self.now = NOW
 
     def discover(self, client: MacAddress) -> list[Action]:

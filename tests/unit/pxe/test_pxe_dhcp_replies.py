@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 
 import pytest
+from fakes_dhcp import POOL, Network
 from fakes_pxe import client_message
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.boards import MacAddress
-from fleet.spec.model import AddressPool
-from pxe.boot.table import BootTable
-from pxe.dhcp.core import Responder
-from pxe.dhcp.leases import LeaseTable
-from pxe.dhcp.replies import DISPENSABLE, Action, DhcpSettings, SendReply
+from pxe.dhcp.replies import DISPENSABLE, SendReply
 from pxe.dhcp.wire import (
     NO_ADDRESS,
     DhcpMessage,
@@ -27,10 +24,7 @@ from pxe.dhcp.wire import (
 )
 from pxe.errors import WireError
 
-NOW = 1_800_000_000.0
-SERVER = IPv4Address("10.0.0.1")
 RELAY = IPv4Address("192.0.2.1")
-POOL = AddressPool(IPv4Address("10.0.0.100"), IPv4Address("10.0.0.110"))
 CLIENT = MacAddress.parse("52:54:00:12:34:56")
 OPTIONS = st.dictionaries(
     st.integers(1, 254).filter(lambda code: code not in (1, 50, 51, 52, 53, 54, 57)),
@@ -96,16 +90,6 @@ def test_the_clients_limit_is_within_reason(said: bytes | None, bytes_: int) -> 
     assert client_message(MessageType.DISCOVER, extra=extra).maximum_bytes == bytes_
 
 
-class Site:
-    def __init__(self) -> None:
-        settings = DhcpSettings(server=SERVER, subnet=IPv4Network("10.0.0.0/24"))
-        self.responder = Responder(settings, LeaseTable(POOL, [SERVER]), lambda: BootTable())
-
-    def hear(self, message: DhcpMessage) -> SendReply | None:
-        actions: list[Action] = self.responder.respond(message, NOW)
-        return next((action for action in actions if isinstance(action, SendReply)), None)
-
-
 def relayed(
     kind: MessageType,
     agent: bytes,
@@ -129,7 +113,7 @@ LINK = b"\x05\x04" + IPv4Address("10.0.0.0").packed
 
 
 def test_a_relay_says_which_network_its_client_is_on() -> None:
-    site = Site()
+    site = Network()
     assert site.hear(relayed(MessageType.DISCOVER, b"\x01\x02ab")) is None
     reply = site.hear(relayed(MessageType.DISCOVER, b"\x01\x02ab" + LINK))
     assert reply is not None
@@ -140,13 +124,13 @@ def test_a_relay_says_which_network_its_client_is_on() -> None:
 
 def test_a_client_may_select_its_network_too() -> None:
     chosen = ((Option.SUBNET_SELECTION, IPv4Address("10.0.0.0").packed),)
-    assert Site().hear(relayed(MessageType.DISCOVER, b"", extra=chosen)) is not None
+    assert Network().hear(relayed(MessageType.DISCOVER, b"", extra=chosen)) is not None
     foreign = b"\x05\x04" + RELAY.packed
-    assert Site().hear(relayed(MessageType.DISCOVER, foreign, giaddr=IPv4Address("10.0.0.9"))) is None
+    assert Network().hear(relayed(MessageType.DISCOVER, foreign, giaddr=IPv4Address("10.0.0.9"))) is None
 
 
 def test_a_relay_may_stand_in_for_the_server() -> None:
-    site = Site()
+    site = Network()
     agent = LINK + b"\x0b\x04" + RELAY.packed
     offer = site.hear(relayed(MessageType.DISCOVER, agent))
     assert offer is not None
@@ -160,13 +144,13 @@ def test_a_relay_may_stand_in_for_the_server() -> None:
 
 @given(st.binary(max_size=255))
 def test_any_option_82_is_echoed_and_none_is_a_fault(agent: bytes) -> None:
-    reply = Site().hear(relayed(MessageType.DISCOVER, agent, giaddr=IPv4Address("10.0.0.9")))
+    reply = Network().hear(relayed(MessageType.DISCOVER, agent, giaddr=IPv4Address("10.0.0.9")))
     if reply is not None:
         assert reply.message.option(Option.RELAY_AGENT) == agent
 
 
 def test_an_inform_from_elsewhere_is_answered_nowhere() -> None:
-    site = Site()
+    site = Network()
     assert site.hear(client_message(MessageType.INFORM, ciaddr=IPv4Address("198.51.100.7"))) is None
     assert site.hear(client_message(MessageType.INFORM, ciaddr=NO_ADDRESS)) is None
     assert site.hear(client_message(MessageType.INFORM, ciaddr=IPv4Address("10.0.0.9"))) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,33 +95,22 @@ def test_the_count_is_always_what_can_be_taken(steps: list[tuple[str, int, int]]
     assert taken == left
 
 
-PACKETS = st.lists(st.tuples(st.booleans(), st.integers(1, 1500)), max_size=100)
-
-
-@given(PACKETS)
-def test_a_stranger_never_gets_more_than_twice_what_came_in_its_name(packets: list[tuple[bool, int]]) -> None:
+@pytest.mark.parametrize(
+    ("on_credit", "most"), [(False, 0), (True, CREDIT_BYTES)], ids=["stranger", "neighbour"]
+)
+@given(packets=st.lists(st.tuples(st.booleans(), st.integers(1, 1500)), max_size=100))
+def test_nobody_gets_more_than_twice_what_came_in_its_name_and_a_neighbour_one_packet_on_top(
+    packets: list[tuple[bool, int]], on_credit: bool, most: int
+) -> None:
     guard = ReflectionGuard()
     came = sent = 0
     for incoming, size in packets:
         if incoming:
             guard.received("192.0.2.1", size)
             came += size + UDP_IP_BYTES
-        elif guard.allows("192.0.2.1", size):
+        elif guard.allows("192.0.2.1", size, on_credit=on_credit):
             sent += size + UDP_IP_BYTES
-        assert sent <= FACTOR * came
-
-
-@given(PACKETS)
-def test_a_neighbour_gets_one_packet_on_top(packets: list[tuple[bool, int]]) -> None:
-    guard = ReflectionGuard()
-    came = sent = 0
-    for incoming, size in packets:
-        if incoming:
-            guard.received("192.0.2.1", size)
-            came += size + UDP_IP_BYTES
-        elif guard.allows("192.0.2.1", size, on_credit=True):
-            sent += size + UDP_IP_BYTES
-        assert sent <= FACTOR * came + CREDIT_BYTES
+        assert sent <= FACTOR * came + most
 
 
 def test_an_account_can_not_be_saved_up() -> None:
