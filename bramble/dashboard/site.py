@@ -126,6 +126,7 @@ def make_templates(assets: Assets) -> jinja2.Environment:
         "moment": words.moment,
         "iso": words.iso,
         "shown": words.without_login,
+        "whole": words.whole,
     }
     return templates
 

@@ -103,3 +103,25 @@ def sideways(page: Page) -> int:
     """How many pixels the page is wider than the window."""
     width: int = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     return width
+
+
+_FINGERPRINTS_IN_PIECES = """() => {
+  const pieces = [], texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const text = texts.currentNode;
+    for (const match of text.data.matchAll(/[0-9a-f]{4}(-[0-9a-f]{4}){4}/g)) {
+      const range = document.createRange();
+      range.setStart(text, match.index);
+      range.setEnd(text, match.index + match[0].length);
+      const lines = new Set([...range.getClientRects()].map((line) => line.top));
+      if (lines.size > 1) pieces.push(match[0]);
+    }
+  }
+  return pieces;
+}"""
+
+
+def in_pieces(page: Page) -> list[str]:
+    """Fingerprints that go over more than one line: nobody can compare them so."""
+    found: list[str] = page.evaluate(_FINGERPRINTS_IN_PIECES)
+    return found

@@ -41,7 +41,8 @@ class Answer:
 
     @property
     def text(self) -> str:
-        return self.body.decode()
+        """The page, without the marks that keep names in one piece on a phone."""
+        return re.sub('<span class="whole">([^<]*)</span>', r"\1", self.body.decode())
 
     @property
     def csrf(self) -> str:

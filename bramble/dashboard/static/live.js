@@ -106,6 +106,22 @@
 
   if (live === undefined || !window.EventSource) return;
 
+  // Names, fingerprints and ids stay in one piece, as `whole` of words.py has them.
+  const say = (element, text) => {
+    element.replaceChildren();
+    let end = 0;
+    for (const match of text.matchAll(/[A-Za-z0-9][\w.:/-]*/g)) {
+      const name = match[0].replace(/[.:/_-]+$/, "");
+      if (!name.includes("-") || !/\d/.test(name)) continue;
+      const piece = document.createElement("span");
+      piece.className = "whole";
+      piece.textContent = name;
+      element.append(text.slice(end, match.index), piece);
+      end = match.index + name.length;
+    }
+    element.append(text.slice(end));
+  };
+
   // The rack: each card is patched in place -----------------------------------------------------------------
   const rack = document.getElementById("rack");
   const isDense = rack !== null && rack.classList.contains("dense");
@@ -119,7 +135,7 @@
       part.className = kind;
       card.insertBefore(part, card.querySelector("progress"));
     }
-    if (part.textContent !== text) part.textContent = text;
+    if (part.textContent !== text) say(part, text);
   };
   const patch = ([name, where, words, detail, percent, mark, left]) => {
     const card = document.getElementById(`n-${name}`);
@@ -187,7 +203,7 @@
     } else {
       link.remove();
     }
-    line.querySelector("span").textContent = text;
+    say(line.querySelector("span"), text);
     line.querySelector(".kind").textContent = kind;
     line.classList.add(`k-${kind}`);
     line.dataset.id = id;

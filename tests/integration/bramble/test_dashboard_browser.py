@@ -12,6 +12,7 @@ from dashboard_browser import (
     at_a_desk,
     chromium,
     come_in,
+    in_pieces,
     sideways,
     violations,
     visitor,
@@ -278,15 +279,18 @@ def test_a_lost_connection_is_said_and_what_was_missed_is_made_up_for(admin: Wat
     rack.do(rack.cut)
     expect(page.locator("#offline")).to_contain_text("The connection is lost")
 
+    missed = "5e31-8f8c-f9cb-e249-a308"
+
     def meanwhile() -> None:
         rack.site.feed.name = "0badcafe"  # as after a restart: it tells everything again
         with rack.fleet.store.write() as tx:
-            tx.update_node(tx.require_node("pi4-worker-4"), detail="what was missed")
+            tx.update_node(tx.require_node("pi4-worker-4"), detail=f"missed {missed}")
 
     rack.do(meanwhile)
     page.unroute("**/live?*")
     expect(page.locator("#pulse")).to_have_text("live")
-    expect(page.locator("#n-pi4-worker-4")).to_contain_text("what was missed")
+    expect(page.locator("#n-pi4-worker-4")).to_contain_text(f"missed {missed}")
+    expect(page.locator("#n-pi4-worker-4 .d .whole")).to_have_text(missed)  # for a phone
     lines = "[...document.querySelectorAll('#lines .line')]"
     assert page.evaluate(f"{lines}.some((line) => line.isOfBefore)"), "no line is told twice"
     expect(page.locator("#offline")).to_be_hidden()
@@ -351,14 +355,17 @@ def test_every_page_is_accessible_in_both_themes(browser: Browser, rack: Rack, t
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_no_page_is_wider_than_the_window(browser: Browser, rack: Rack, width: int) -> None:
+def test_no_page_is_wider_than_the_window_and_fingerprints_stay_whole(
+    browser: Browser, rack: Rack, width: int
+) -> None:
     with visitor(browser, rack.url, viewport={"width": width, "height": 800}) as person:
         come_in(person, rack)
-        wider = {}
+        wider, broken = {}, {}
         for path in EVERY_PAGE:
             person.go(path)
-            wider[path] = sideways(person.page)
+            wider[path], broken[path] = sideways(person.page), in_pieces(person.page)
     assert {path: pixels for path, pixels in wider.items() if pixels} == {}
+    assert {path: names for path, names in broken.items() if names} == {}
 
 
 def test_the_theme_that_is_chosen_stays(admin: Watched) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import html
+import re
+
 import pytest
 
 from bramble.dashboard.node_page import stops_of
 from bramble.dashboard.pages import MAX_CARDS, local_number, sections_of
 from bramble.dashboard.rack import Card, Group, by_name, card_of, group_of, headline, model_title, words_of
-from bramble.dashboard.words import ago, span, without_login
+from bramble.dashboard.words import ago, span, whole, without_login
 from fleet.boards import BoardModel
 from fleet.health.conditions import Condition
 from fleet.health.desk import Held
@@ -186,3 +189,20 @@ def test_a_login_in_a_url_is_not_shown(value: object, shown: str) -> None:
 @pytest.mark.parametrize("text", ["", "-1", "x", "1" * 30, "\N{SUPERSCRIPT TWO}"])
 def test_what_is_no_number_is_none(text: str) -> None:
     assert local_number(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("waits (key 5e31-8f8c-f9cb-e249-a308).", ["5e31-8f8c-f9cb-e249-a308"]),
+        ("run 'bramble approve pi5-1'.", ["pi5-1"]),
+        ("bcm2712-rpi-5-b.dtb: sent; e-mail, re-image 3", ["bcm2712-rpi-5-b.dtb"]),
+        ("<b>a-1</b> & b-2-", ["a-1", "b-2"]),
+        ("", []),
+    ],
+    ids=["fingerprint", "name", "file", "markup", "nothing"],
+)
+def test_names_and_fingerprints_are_kept_in_one_piece(text: str, pieces: list[str]) -> None:
+    shown = str(whole(text))
+    assert re.findall(r'<span class="whole">(.*?)</span>', shown) == pieces
+    assert html.unescape(re.sub(r"</?span[^>]*>", "", shown)) == text
