@@ -30,6 +30,12 @@ from agent.wire import MAX_BODY_BYTES, ProtocolError, decode, encode
 
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 15.0
+"""Without a byte."""
+ANSWER_TIMEOUT_S = 25.0
+"""For a whole answer, however many bytes come in between: two servers that never end take less than the two
+minutes of the service's watchdog, and the second one is asked."""
+SLOWEST_BYTES_PER_S = 64 * 1024
+"""A download has more time by this rate."""
 X509_V_FLAG_NO_CHECK_TIME = 0x200000
 """Do not compare a certificate's dates with the clock. Source: openssl/x509_vfy.h; Python has no name for
 it."""
@@ -105,7 +111,7 @@ class AuthorityTrust:
             context.load_verify_locations(cadata=self.ca_pem)
             if self.certificate is not None:
                 context.load_cert_chain(self.certificate, self.key)
-        except (ssl.SSLError, OSError) as exc:
+        except (OSError, ValueError, TypeError) as exc:  # ValueError, TypeError: a CA that is no ASCII
             raise AgentError(
                 f"the CA of node.json or the node's own certificate can not be loaded: {exc}",
                 "The files under /etc/bramble or /var/lib/bramble are damaged; re-image the node.",
@@ -144,6 +150,19 @@ def parse_endpoint(url: str) -> Endpoint:
     return Endpoint(host, port or CONTROL_PORT)
 
 
+class _TimedSocket(ssl.SSLSocket):
+    """Reads end at a deadline (`time.monotonic`), not only where nothing comes."""
+
+    deadline = float("inf")
+
+    def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
+        left_s = self.deadline - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("the answer does not end")
+        self.settimeout(min(left_s, REQUEST_TIMEOUT_S))
+        return super().recv_into(buffer, nbytes, flags)
+
+
 class _Connection(http.client.HTTPSConnection):
     """An HTTPS connection that is checked between the handshake and the first request byte."""
 
@@ -151,6 +170,7 @@ class _Connection(http.client.HTTPSConnection):
         super().__init__(endpoint.host, endpoint.port, timeout=CONNECT_TIMEOUT_S, context=context)
         self._trust = trust
         self._tls = context
+        self._tls.sslsocket_class = _TimedSocket
         self._pieces: list[bytes] | None = None
 
     def request(self, *arguments: Any, **words: Any) -> None:
@@ -170,6 +190,11 @@ class _Connection(http.client.HTTPSConnection):
             super().send(data)
         else:
             self._pieces.append(bytes(data))
+
+    def limit_time(self, seconds: float) -> None:
+        """So long the next answer may take as a whole."""
+        if isinstance(self.sock, _TimedSocket):
+            self.sock.deadline = time.monotonic() + seconds
 
     def connect(self) -> None:
         # As the base class, but for the type of the name: of a text Python makes an international domain
@@ -302,10 +327,11 @@ class ControlClient:
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"
         try:
+            connection.limit_time(ANSWER_TIMEOUT_S + limit / SLOWEST_BYTES_PER_S)
             connection.request(method, path, body=body, headers=headers)
             response = connection.getresponse()
             answer = response.read(limit + 1)
-        except (OSError, http.client.HTTPException) as exc:
+        except (OSError, http.client.HTTPException, UnicodeError) as exc:  # the last: a path that is none
             raise Unreachable(
                 f"https://{connection.host}:{connection.port}{path}: no answer: {exc or type(exc).__name__}",
                 "Is 'bramble serve' running? The call is tried again.",
@@ -324,11 +350,11 @@ class ControlClient:
 
     def _note_clock(self, date: str | None) -> None:
         try:
-            stamp = parsedate_to_datetime(date) if date else None
-        except ValueError:
+            told = parsedate_to_datetime(date).timestamp() if date else None
+        except (ValueError, OverflowError):
             return
-        if stamp is not None:
-            self.clock_behind_s = stamp.timestamp() - time.time()
+        if told is not None:
+            self.clock_behind_s = told - time.time()
 
 
 def _explain(body: bytes) -> tuple[str, str, str]:

@@ -51,8 +51,8 @@ def set_clock(now: float) -> None:
     """
     try:
         time.clock_settime(time.CLOCK_REALTIME, now)
-    except OSError as exc:
+    except (OSError, OverflowError) as exc:  # the latter of a time that no clock can show
         raise AgentError(
-            f"the clock can not be set: {exc.strerror}",
-            "The agent's unit needs CAP_SYS_TIME and ProtectClock=no.",
+            f"the clock can not be set to {now:g}: {exc}",
+            "The agent's unit needs CAP_SYS_TIME and ProtectClock=no. Is the control server's clock right?",
         ) from exc

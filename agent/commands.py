@@ -89,7 +89,7 @@ def run(
             "could not start: the program is not installed",
             hint=f"The image lacks '{argv[0]}'; rebuild it.",
         ) from exc
-    except OSError as exc:
+    except (OSError, ValueError) as exc:  # ValueError: a NUL in an argument
         raise CommandError(argv, f"could not start: {exc}") from exc
     except subprocess.TimeoutExpired as exc:
         stderr = (exc.stderr or b"").decode("utf-8", "replace")

@@ -29,6 +29,7 @@ from agent.health import Places, parse_throttled, read_health
 from agent.k3s_probes import K3sProbes
 from agent.kernel_log import KernelLog
 from agent.storage import (
+    MAX_COUNT,
     WriteTotals,
     find_read_only,
     parse_emmc_life_time,
@@ -204,9 +205,13 @@ def parse_smart(text: str) -> dict[str, dict[str, Any]]:
     if not isinstance(value, dict) or not all(isinstance(entry, dict) for entry in value.values()):
         raise ValueError("not an object of objects")
     return {
-        name: {key: number for key, number in entry.items() if key in names and type(number) is int}
+        name: {key: number for key, number in entry.items() if key in names and _is_count(number)}
         for name, entry in value.items()
     }
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MAX_COUNT
 
 
 def parse_oom_kills(vmstat: str) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import signal
@@ -17,9 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from agent import __version__
 from agent.actions import adopt, configure, finish_join, place_material, start_unit
-from agent.addresses import read_address
 from agent.backoff import Backoff
 from agent.client import AuthorityTrust, ControlClient, Refused, Unreachable, Untrusted
 from agent.device_key import DeviceKey
@@ -27,12 +26,13 @@ from agent.duties import RESTORE_INTERVAL_S, Duties, Place
 from agent.enrol import Applicant, Identity, ask, read_boot_id
 from agent.errors import AgentError
 from agent.files import disk_errors
-from agent.hardware import read_hardware, read_interfaces
+from agent.hardware import read_hardware
 from agent.health import Places, read_health
-from agent.host import RELEASE_VARIABLE, Host, own_digest, read_image_id
-from agent.join_gates import find_data_disk, find_gates, measure_sync_ms
+from agent.host import RELEASE_VARIABLE, Host, own_digest
+from agent.join_gates import find_gates
 from agent.k3s import K3s
-from agent.membership import describe_loss, put_damaged_aside
+from agent.membership import put_damaged_aside
+from agent.notes import Notes
 from agent.notify import ServiceManager, parse_environment
 from agent.orders import DESIRED, SignedOrder
 from agent.plan import (
@@ -52,7 +52,6 @@ from agent.plan import (
     StartK3s,
     Update,
     WriteEeprom,
-    lost_membership,
     newer,
     plan,
     problem_code,
@@ -66,11 +65,10 @@ from agent.protocol import (
     Outcome,
     Problem,
     ProofKind,
-    Status,
     StatusAccepted,
     Verdict,
 )
-from agent.sampler import Sampler
+from agent.reports import Reports
 from agent.state import JoinRecord, NodeConfig, StateStore, forget_ticket, load_node_config
 from agent.timekeeper import Timekeeper
 from agent.trusted import TrustedAuthorities
@@ -86,7 +84,8 @@ REREAD_S = 60.0
 MAX_ROUNDS = 8
 """Rounds of plan and apply before a report goes out: one order leads to the next without waiting an
 interval."""
-BOOT_MODE_NETWORK = 2
+MAX_HURRIED = 8
+"""Turns without a pause: one order leads to the next, but no server has so many."""
 CERTIFICATE_UNKNOWN = 401
 """The server does not know the certificate (any more): enrol again, with what proof there is."""
 
@@ -110,17 +109,17 @@ class Service:
         self._manager = manager
         self._backoff = backoff or Backoff(first_s=2.0, cap_s=MAX_INTERVAL_S)
         self._delays: Iterator[float] | None = None
+        self._hurries: Iterator[float] | None = None
         self._store = StateStore(host.state_directory)
         self._identity = Identity(host.state_directory, host.run)
         self._device_key = DeviceKey(host.run)
         self._authorities = TrustedAuthorities(host.state_directory, config.ca_pem)
         self._client = ControlClient(config.control_urls, AuthorityTrust(ca_pem=self._authorities.pem))
         self._k3s = K3s(config.role, host.run, host.root)
-        self._sampler = Sampler(host.root, host.run)
         self._boot_id = read_boot_id(host.root)
-        self._image_id = read_image_id(host.root)
         self._hardware = read_hardware(host.root)
-        self._notes: list[Problem] = []
+        self._reports = Reports(config, host, self._k3s, hardware=self._hardware, boot_id=self._boot_id)
+        self._notes = Notes()
         self._duties = Duties(
             OrderVerifier(host.run, self._authorities, config.node),
             self._client,
@@ -134,18 +133,18 @@ class Service:
                 host.ring,
                 host.root,
             ),
-            self._note,
+            self._notes.add,
         )
         self._enrolled = False
         self._renew_at = float("inf")
+        self._renew_again_at = float("-inf")
         self._newest_generation = 0
         self._newest_eeprom = 0
         self._newest_update = 0
         self._newest_errand = 0
         self._newest_reboot = 0
-        self._timekeeper = Timekeeper(host, self._client, self._note)
+        self._timekeeper = Timekeeper(host, self._client, self._notes.add)
         self._places = Places.find(host.root)
-        self._sync_ms: float | None = None
         self._reread_at = 0.0
         self._stop = threading.Event()
 
@@ -169,7 +168,7 @@ class Service:
             self._host.state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._store.load()
         if self._store.damaged:
-            self._note(
+            self._notes.add(
                 "state_damaged", "state.json was damaged, an older copy is used", "Check the disk (dmesg)."
             )
         self._duties.begin()
@@ -181,9 +180,21 @@ class Service:
 
     def _turn(self) -> float:
         """One pass: returns the seconds until the next."""
+        delay_s = self._try_work()
+        if delay_s > 0:
+            self._hurries = None
+            return delay_s
+        # A server that contradicts itself, or forgets whom it has let in, is not asked without a pause.
+        hurries = self._hurries = self._hurries or itertools.chain(
+            [0.0] * MAX_HURRIED, self._backoff.delays()
+        )
+        return next(hurries)
+
+    def _try_work(self) -> float:
         self._manager.tell("WATCHDOG=1")
         try:
-            delay_s = self._work()
+            with disk_errors():
+                delay_s = self._work()
         except _Waiting as exc:
             self._status(exc.message)
             return exc.delay_s
@@ -249,7 +260,7 @@ class Service:
         return Observed(
             enrolled=self._enrolled,
             has_ticket=self._config.ticket is not None,
-            renewal_due=self._host.now() >= self._renew_at and wrong_clock is None,
+            renewal_due=self._is_renewal_due() and wrong_clock is None,
             k3s=k3s,
             gates=self._gates(wrong_clock) if waits else (),
             desired=state.desired,
@@ -267,6 +278,9 @@ class Service:
             has_joined=state.join is None and self._k3s.has_joined(),
             reread_due=self._host.monotonic() >= self._reread_at,
         )
+
+    def _is_renewal_due(self) -> bool:
+        return self._host.now() >= self._renew_at and self._host.monotonic() >= self._renew_again_at
 
     def _apply_all(self, actions: tuple[Action, ...], problems: list[Problem]) -> bool:
         """Carry the actions out; False when one failed and planning again would only repeat it.
@@ -373,9 +387,8 @@ class Service:
             self._note_identity()
         if verdict.outcome is Outcome.PENDING:
             shown = fingerprint(self._identity.key_sha256())
-            raise _Waiting(
-                f"waiting for approval, fingerprint {shown}: {verdict.reason}", verdict.retry_after_s
-            )
+            pause_s = min(max(verdict.retry_after_s, self._host.min_interval_s), MAX_INTERVAL_S)
+            raise _Waiting(f"waiting for approval, fingerprint {shown}: {verdict.reason}", pause_s)
         if verdict.outcome is not Outcome.ENROLLED:
             raise _Waiting(f"the control server rejects this node: {verdict.reason}", REJECTED_PAUSE_S)
         self._note_identity()
@@ -384,7 +397,8 @@ class Service:
         self._renew_trust()
 
     def _renew(self) -> None:
-        self._renew_at = self._host.now() + RENEWAL_RETRY_S
+        # Not by the clock that is compared with the certificate's: it may be set back by years.
+        self._renew_again_at = self._host.monotonic() + RENEWAL_RETRY_S
         verdict = self._ask(ProofKind.PREVIOUS, None)
         if verdict.outcome is not Outcome.ENROLLED:
             raise AgentError(
@@ -393,7 +407,7 @@ class Service:
         self._note_identity()
 
     def _ask(self, kind: ProofKind, ticket: str | None) -> Verdict:
-        applicant = Applicant(self._config.node, self._hardware, self._boot_id, self._image_id)
+        applicant = Applicant(self._config.node, self._hardware, self._boot_id, self._reports.image_id)
         return ask(
             self._client,
             self._identity,
@@ -406,59 +420,29 @@ class Service:
         )
 
     def _report(self, observed: Observed, problems: list[Problem]) -> StatusAccepted:
-        found = [*observed.gates] if observed.desired and observed.desired.join and not observed.join else []
-        join = observed.join
-        join_problem = self._k3s.problem(observed.k3s, since=join.started_at) if join else None
-        if join_problem is not None:
-            found.append(join_problem)
-        if lost_membership(observed):
-            found.append(describe_loss(self._config.node, self._config.role))
+        found = self._reports.find_problems(observed)
         try:
             sequence = self._store.next_sequence()
         except AgentError as exc:
             sequence = self._store.sequence
             found.append(Problem("state_not_saved", exc.message, exc.hint))
-        notes = tuple(self._notes)
-        status = Status(
+        status, noted = self._reports.compose(
+            observed,
+            self._store.state,
+            self._notes,
+            (*found, *problems),
             sequence=sequence,
-            boot_id=self._boot_id,
-            hardware=self._hardware,
-            health=self._sampler.sample(
-                k3s_runs=observed.k3s is K3sState.RUNNING,
-                is_server=self._config.role == "server",
-                behind_s=self._timekeeper.behind_s,
-            ),
-            addresses=self._addresses(),
-            k3s=observed.k3s,
-            k3s_version=None if observed.k3s is K3sState.ABSENT else self._k3s.version(),
-            generation=self._store.state.generation,
-            problems=(*notes, *problems, *found),
-            disk_boot=self._hardware.boot_mode != BOOT_MODE_NETWORK,
-            image_id=self._image_id,
-            agent_version=__version__,
-            material=self._store.state.join.generation if self._store.state.join else 0,
-            disk_sync_ms=self._disk_sync_ms(),
-            agent_release=self._host.release,
+            behind_s=self._timekeeper.behind_s,
         )
         self._manager.tell("WATCHDOG=1")  # a disk that hangs, and servers that do, would be too much together
         accepted = self._client.post("/v1/node/status", status, StatusAccepted)
+        self._notes.told(noted)
         self._duties.was_heard()
-        self._notes = self._notes[len(notes) :]
         return accepted
 
     def _gates(self, wrong_clock: Problem | None) -> tuple[Problem, ...]:
         throttled = read_health(self._host.root, self._places).throttled
         return find_gates(self._host.root, wrong_clock, throttled)
-
-    def _disk_sync_ms(self) -> float | None:
-        """Measured once, on a server that has not joined: etcd's own writes tell it afterwards."""
-        if self._sync_ms is None and self._config.role == "server" and self._store.state.join is None:
-            self._sync_ms = measure_sync_ms(find_data_disk(self._host.root))
-        return self._sync_ms
-
-    def _addresses(self) -> tuple[str, ...]:
-        found = (read_address(interface.name) for interface in read_interfaces(self._host.root))
-        return tuple(address for address in found if address is not None)
 
     def _renew_trust(self) -> None:
         """The certificate once there is one; dates are checked as soon as the clock can be believed."""
@@ -471,10 +455,6 @@ class Service:
                 check_time=self._timekeeper.is_trusted(),
             )
         )
-
-    def _note(self, code: str, message: str, hint: str) -> None:
-        """Say something in the next report."""
-        self._notes.append(Problem(code, message, hint))
 
     def _status(self, text: str) -> None:
         log.info("%s", text)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,18 @@ from typing import Any
 from agent.errors import AgentError
 from agent.files import write_atomically
 from agent.protocol import Desired, NodeFile
-from agent.wire import ProtocolError, decode, encode
+from agent.wire import MAX_BODY_BYTES, ProtocolError, decode, encode
+
+log = logging.getLogger("bramble.agent")
 
 NODE_FILE_VERSION = 1
+_HEX = re.compile(r"(?:[0-9a-fA-F]{2})+")
 ROLES = ("server", "agent")
 SEQUENCE_BLOCK = 1000
 """Report numbers are reserved in blocks, so that an SD card is not written with every report."""
+MAX_SEQUENCE = 2**53
+MAX_STATE_BYTES = 4 * MAX_BODY_BYTES
+"""An order and what a join leaves to do are kept in it, and each may take as much as a message."""
 _REIMAGE = (
     "The file is written into the image; re-image the node, or restore the file from the control server."
 )
@@ -63,10 +71,20 @@ def parse_node_config(data: bytes, where: str = "node.json") -> NodeConfig:
         role=role,
         control_urls=tuple(urls),
         ca_pem=_text(value, "ca_pem", where),
-        serial=value.get("serial") or None,
-        ticket=value.get("ticket") or None,
+        serial=_text(value, "serial", where) if value.get("serial") else None,
+        ticket=_parse_ticket(value, where),
         remote_run=value.get("remote_run") is True,
     )
+
+
+def _parse_ticket(value: dict[str, Any], where: str) -> str | None:
+    """A damaged one proves nothing: its node asks without, and a person decides."""
+    ticket = value.get("ticket") or ""
+    if isinstance(ticket, str) and _HEX.fullmatch(ticket):
+        return ticket
+    if ticket:
+        log.error("%s: the ticket is no hex digits, so it is left out", where)
+    return None
 
 
 def load_node_config(path: Path) -> NodeConfig:
@@ -140,7 +158,7 @@ def parse_state(data: bytes) -> AgentState:
     Raises:
         ProtocolError: it is something else.
     """
-    state = decode(AgentState, data, newer_peer=True)
+    state = decode(AgentState, data, newer_peer=True, limit=MAX_STATE_BYTES)
     if b'"generation":' not in data:
         raise ProtocolError("AgentState: field 'generation' is missing")
     return state
@@ -210,6 +228,8 @@ class StateStore:
 
         A service that starts again on a disk that was lost or takes nothing begins with numbers of before.
         """
+        if taken > MAX_SEQUENCE:  # no server that counts says so; our own file could not hold it
+            return False
         is_behind = taken > self._sequence
         self._sequence = max(taken, self._sequence)
         return is_behind

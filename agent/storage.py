@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 
 SMART_LOG_BYTES = 512
+MAX_COUNT = 2**63 - 1
+"""The log's counters have 128 bits, and a report's numbers 64: one that has more is refused as a whole."""
 EMMC_WEAR_STEP_PERCENT = 10
 MIN_WRITES = 10
 """So few writes tell nothing about a disk's speed."""
@@ -61,17 +63,18 @@ def parse_smart_log(data: bytes) -> SmartLog | None:
         0 critical warning · 3 available spare, % · 4 its threshold, % · 5 percentage used ·
         144–159 unsafe shutdowns · 160–175 media and data integrity errors
 
-    None when it is too short, or empty as some bridges answer.
+    None when it is too short, or all zeros or ones as some bridges answer.
     """
-    if len(data) < SMART_LOG_BYTES or not any(data[:SMART_LOG_BYTES]):
+    log = data[:SMART_LOG_BYTES]
+    if len(log) < SMART_LOG_BYTES or len(set(log)) == 1:
         return None
     return SmartLog(
         critical_warning=data[0],
         spare_percent=data[3],
         spare_threshold_percent=data[4],
         wear_percent=data[5],
-        unsafe_shutdowns=int.from_bytes(data[144:160], "little"),
-        media_errors=int.from_bytes(data[160:176], "little"),
+        unsafe_shutdowns=min(int.from_bytes(data[144:160], "little"), MAX_COUNT),
+        media_errors=min(int.from_bytes(data[160:176], "little"), MAX_COUNT),
     )
 
 

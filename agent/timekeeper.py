@@ -15,6 +15,7 @@ from agent.health import is_clock_synchronised
 from agent.host import Host
 from agent.protocol import Problem
 
+NOTICED_JUMP_S = 1.0
 log = logging.getLogger("bramble.agent")
 
 
@@ -25,15 +26,27 @@ class Timekeeper:
         client: Tells how far the clock is behind the time of the server's last answer.
         note: Says something in the next report.
 
-    Attributes:
-        behind_s: How far the clock was behind the server's when they were compared; None before that.
     """
 
     def __init__(self, host: Host, client: ControlClient, note: Note) -> None:
         self._host = host
         self._client = client
         self._note = note
-        self.behind_s: float | None = None
+        self._compared: tuple[float, float, float] | None = None
+        """How far the clock was behind the server's, with its own time and the steady one at that moment."""
+
+    @property
+    def behind_s(self) -> float | None:
+        """How far the clock is behind the server's; None as long as they were not compared.
+
+        Of a clock that somebody has set since, by years perhaps, the server is still the measure: it could
+        not be asked again by one who believes the new time, because its certificate seems to be out of date.
+        """
+        if self._compared is None:
+            return None
+        behind_s, at, steady = self._compared
+        jumped_s = (self._host.now() - at) - (self._host.monotonic() - steady)
+        return behind_s - jumped_s if abs(jumped_s) > NOTICED_JUMP_S else behind_s
 
     def is_trusted(self) -> bool:
         """Whether dates can be checked."""
@@ -49,23 +62,27 @@ class Timekeeper:
         Args:
             server_time: UTC seconds; None: as of the client's last answer.
         """
-        told = self._client.clock_behind_s
-        self.behind_s = told if server_time is None else server_time - self._host.now()
-        if not clock.needs_setting(synchronised=self._is_synchronised(), behind_s=self.behind_s):
+        behind = self._client.clock_behind_s if server_time is None else server_time - self._host.now()
+        self._keep(behind)
+        if behind is None or not clock.needs_setting(synchronised=self._is_synchronised(), behind_s=behind):
             return
-        behind = self.behind_s or 0.0
         try:
             self._host.set_clock(self._host.now() + behind)
         except AgentError as exc:
             self._note("clock", exc.message, exc.hint)
             return
-        self.behind_s = self._client.clock_behind_s = 0.0
+        self._client.clock_behind_s = 0.0
+        self._keep(0.0)
         log.warning("the clock was %.0f s behind and was set from the control server", behind)
         self._note(
             "clock_set",
             f"the clock was {behind:.0f} s behind and was set from the control server",
             "Let the node reach a time server, so that it stays right.",
         )
+
+    def _keep(self, behind_s: float | None) -> None:
+        at = self._host.now(), self._host.monotonic()
+        self._compared = None if behind_s is None else (behind_s, *at)
 
     def _is_synchronised(self) -> bool:
         return is_clock_synchronised(self._host.root)

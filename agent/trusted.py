@@ -19,7 +19,7 @@ log = logging.getLogger("bramble.agent")
 
 MAX_BUNDLE_BYTES = 16 * 1024
 """Two CAs take 1.5 KiB."""
-_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----", re.ASCII)
 
 
 def split_bundle(pem: str) -> tuple[str, ...]:

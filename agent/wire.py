@@ -61,18 +61,21 @@ def _refuse_constant(name: str) -> NoReturn:
 Message = TypeVar("Message")
 
 
-def decode(kind: type[Message], body: bytes, *, newer_peer: bool = False) -> Message:
+def decode(
+    kind: type[Message], body: bytes, *, newer_peer: bool = False, limit: int = MAX_BODY_BYTES
+) -> Message:
     """Parse a JSON body into `kind`.
 
     Args:
         newer_peer: leave out fields that this version does not know. For what an agent hears and remembers:
             it must follow a newer server, if only to be updated by it, and read what a newer agent stored.
+        limit: bytes; of what is no message, but holds some.
 
     Raises:
         ProtocolError: not JSON, too large, an unknown or missing field, or a field of another type.
     """
-    if len(body) > MAX_BODY_BYTES:
-        raise ProtocolError(f"the body has {len(body)} bytes, the limit is {MAX_BODY_BYTES}")
+    if len(body) > limit:
+        raise ProtocolError(f"the body has {len(body)} bytes, the limit is {limit}")
     try:
         value = json.loads(body.decode(), parse_constant=_refuse_constant, parse_int=_parse_int)
         if b"\\ud" in body.lower():
