@@ -295,17 +295,24 @@ class LeaseTable:
         return self._in_pool(number) and number not in self._excluded
 
     def _change(self, lease: Lease) -> None:
-        self._put(lease)
+        given_up = self._put(lease)
+        if given_up is not None:  # or the file would have it for its client until it expires
+            self._changes.append(given_up)
         self._changes.append(lease)
 
-    def _put(self, lease: Lease) -> None:
-        """Enter a lease; the client's former address and the address's former client are forgotten."""
-        number = int(lease.address)
-        former = self._by_mac.get(lease.mac.octets)
-        if former is not None and (former.address == lease.address or lease.state is not LeaseState.DECLINED):
-            del self._by_mac[lease.mac.octets]
+    def _put(self, lease: Lease) -> Lease | None:
+        """Enter a lease. A client that gets an address gives up its former one, which is returned as it then
+        stands; who had it last is remembered. The address's former client is forgotten."""
+        mac, number = lease.mac.octets, int(lease.address)
+        former = self._by_mac.get(mac)
+        # An address that it no longer has, and that rests or is free again, moves no client.
+        stays = former is not None and former.address != lease.address and lease.state is not LeaseState.BOUND
+        given_up = None
+        if former is not None and not stays:
+            del self._by_mac[mac]
             if former.address != lease.address:
-                del self._leases[int(former.address)]
+                given_up = replace(former, state=LeaseState.RELEASED)
+                self._leases[int(former.address)] = given_up
                 self._settle(int(former.address))
         replaced = self._leases.get(number)
         if replaced is not None and self._by_mac.get(replaced.mac.octets) is replaced:
@@ -315,8 +322,10 @@ class LeaseTable:
             self._declined[number] = None
         else:
             self._declined.pop(number, None)
-            self._by_mac[lease.mac.octets] = lease
+            if not stays:
+                self._by_mac[mac] = lease
         self._settle(number)
+        return given_up
 
     def _settle(self, number: int) -> None:
         """Bring what is known about when an address becomes free up to date with its lease and its offer."""

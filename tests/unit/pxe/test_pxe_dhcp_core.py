@@ -236,6 +236,17 @@ def test_a_new_reservation_reaches_the_board_at_its_next_renewal() -> None:
     assert network.dora(COMPUTER) == RESERVED
 
 
+def test_whoever_gets_what_a_board_had_before_is_not_taken_for_the_board() -> None:
+    network = Network()
+    first = network.dora(PI4_MAC)
+    network.table = BootTable((NodeBootState(name="one", mac=PI4_MAC, address=RESERVED),))
+    assert network.dora(PI4_MAC) == RESERVED
+    network.dora(THIRD)
+    assert network.dora(COMPUTER) == first
+    learned = [action for action in network.actions if isinstance(action, Learn)]
+    assert [(item.address, item.board.mac) for item in learned] == [(first, COMPUTER)]
+
+
 @pytest.mark.parametrize("kind", [MessageType.OFFER, MessageType.ACK, MessageType.NAK])
 def test_a_servers_words_from_a_client_are_ignored(network: Network, kind: MessageType) -> None:
     assert network.hear(client_message(kind, requested=RESERVED, server=SERVER)) is None

@@ -98,6 +98,38 @@ def test_only_the_holder_can_release_and_decline() -> None:
     assert table.is_free(A, MACS[1], 1)
 
 
+@pytest.mark.parametrize(("had", "has"), [(A, B), (B, A)], ids=["up", "down"])
+def test_what_a_client_had_before_stays_free_when_the_server_restarts(
+    had: IPv4Address, has: IPv4Address
+) -> None:
+    table = LeaseTable(POOL)
+    table.bind(MACS[0], had, expires=1000)
+    table.bind(MACS[0], has, expires=1000)
+    appended, written_anew = table.drain_changes(), list(table)
+    for again in (table, LeaseTable(POOL, leases=appended), LeaseTable(POOL, leases=written_anew)):
+        assert again.is_free(had, MACS[1], 10)
+        assert not again.is_free(has, MACS[1], 10)
+        assert again.choose(MACS[0], None, (), 10) == has
+        former = again.at(had)
+        assert former is not None
+        assert (former.mac, former.state) == (MACS[0], LeaseState.RELEASED), "who had it last is known"
+
+
+def test_an_address_that_comes_back_early_takes_nobodys_lease() -> None:
+    """Three rest at once, which is one too many: the first one is free again. Its client has gone on."""
+    table = LeaseTable(POOL)
+    table.bind(MACS[0], A, expires=1000)
+    table.decline(MACS[0], A, 10)
+    table.bind(MACS[0], B, expires=1000)
+    for mac, address in ((MACS[1], C), (MACS[2], D)):
+        table.bind(mac, address, expires=1000)
+        table.decline(mac, address, 10)
+    for again in (table, LeaseTable(POOL, leases=table.drain_changes())):
+        assert again.is_free(A, MACS[3], 10)
+        assert not again.is_free(B, MACS[3], 10)
+        assert again.choose(MACS[0], None, (), 10) == B
+
+
 class LeaseMachine(RuleBasedStateMachine):
     """Clients that believe what they were told; the same address must not be believed twice."""
 
