@@ -11,17 +11,10 @@ from typing import Any
 import click
 
 from fleet.boards import BoardError, BoardModel
-from fleet.cli.names import NODE, file_option
+from fleet.cli.names import NODE, RenamedOption, file_option
 from fleet.errors import InputError
 from fleet.spec.model import ClusterSpec, NodeSpec
 from fleet.spec.values import suggest
-
-EPILOG = """\b
-Examples:
-  bramble boot-image --new-key boot-key.pem  # once; then put the public half into the boards
-  bramble boot-image --node pi5-1 --sign-key boot-key.pem
-  bramble boot-image --all --board pi5 --sign-key boot-key.pem -o ./boot-images
-"""
 
 
 def eeprom_text(address: str, port: int, serial: str, public: str) -> str:
@@ -39,11 +32,9 @@ def eeprom_text(address: str, port: int, serial: str, public: str) -> str:
     )
 
 
-@click.command("boot-image", epilog=EPILOG)
+@click.command("boot-image")
 @file_option
-@click.option(
-    "--node", "names", multiple=True, type=NODE, metavar="NODE", help="A node; more than once for several."
-)
+@click.option("--node", "names", multiple=True, type=NODE, metavar="NODE", help="A node. May be repeated.")
 @click.option("--all", "every", is_flag=True, help="Every node for which an install is open.")
 @click.option("--board", "model", metavar="MODEL", help="Of these only boards of this model, like pi5.")
 @click.option(
@@ -55,8 +46,9 @@ def eeprom_text(address: str, port: int, serial: str, public: str) -> str:
 )
 @click.option(
     "--sign-key",
-    "--key",
     "key_file",
+    cls=RenamedOption,
+    before="--key",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="PEM",
     help="RSA-2048 private key (PEM) to sign with. Without it boot.sig is unsigned: no HTTP boot takes it.",
@@ -86,6 +78,11 @@ def boot_image(
     On a cm4 HTTP must not stand before the disk in BOOT_ORDER. An installed board is told 404 over HTTP, and
     a cm4's bootloader of 2025-08-27 stops there (rpi-eeprom#763) where others go on to their disk. Let it try
     TFTP first and HTTP last, as in 0xf762; 'bramble eeprom check' says where an order is wrong.
+
+    \b
+    bramble boot-image --new-key boot-key.pem  # once; then put the public half into the boards
+    bramble boot-image --node pi5-1 --sign-key boot-key.pem
+    bramble boot-image --all --board pi5 --sign-key boot-key.pem -o ./boot-images
     """
     if new_key is not None:
         _new_key(new_key, as_json=as_json)
@@ -95,7 +92,7 @@ def boot_image(
     from imagebuilder.boot_image.sign import load_signing_key
 
     if bool(names) == every:
-        raise click.UsageError("name nodes with --node, or take all of them with --all")
+        raise click.UsageError("Name nodes with --node, or take all of them with --all.")
     key = load_signing_key(key_file) if key_file is not None else None
     sources = load_sources(file)
     chosen = _choose(sources.spec, names, _parse_model(model))

@@ -45,9 +45,8 @@ def node(name: str, file: Path, output: Path, delta_only: bool, release: Path | 
     Each call starts a new installation of the node: files of earlier calls are let in no more.
 
     \b
-    Examples:
-      bramble image node pi4-worker-1 -o pi4-worker-1.img
-      bramble image node pi4-worker-1 --delta -o pi4-worker-1.delta
+    bramble image node pi4-worker-1 -o pi4-worker-1.img
+    bramble image node pi4-worker-1 --delta -o pi4-worker-1.delta
     """
     from bramble.flash import install_marker, open_image
     from bramble.node_images import make_node_image, open_handouts, require_node
@@ -119,9 +118,8 @@ def apply_delta(delta: Path, image: Path, output: Path | None, as_json: bool) ->
     places that change are compared with what the delta's image has there.
 
     \b
-    Examples:
-      bramble image apply-delta pi4-worker-1.delta attic.img -o pi4-worker-1.img
-      bramble image apply-delta pi4-worker-1.delta /dev/sdb
+    bramble image apply-delta pi4-worker-1.delta attic.img -o pi4-worker-1.img
+    bramble image apply-delta pi4-worker-1.delta /dev/sdb
     """
     from imagebuilder.delta_file import load_delta
     from imagebuilder.node_image import apply_in_place, apply_to_copy

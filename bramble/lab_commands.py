@@ -41,7 +41,7 @@ lab.add_command(shell)
 @click.option("--keep", is_flag=True, help="Keep the work directory: disks, consoles, the server's state.")
 @click.option("--plain", is_flag=True, help="One line per event instead of a live table.")
 def demo(k3s_release: Path | None, mirror: str | None, keep: bool, plain: bool) -> None:
-    """Three virtual boards go from blank disks to a Ready cluster; then one is power-cycled.
+    """Take three virtual boards from blank disks to a Ready cluster, and cut the power of one.
 
     A Pi 5 server, a Pi 4 agent and a CM5 agent netboot from a real 'bramble serve' on a private network. No
     hardware, nothing outside this machine. k3s is simulated unless --k3s gives a release.

@@ -71,13 +71,12 @@ def prove(
     agent and k3s. With --node these are held against cluster.yaml. The board's port reaches nobody. What is
     not shown is that the vendor's kernel drives real hardware.
 
-    Exit code 0: proven; 1: not; 2: wrong usage.
+    Exits with 0 where it is proven, else with 1.
 
     \b
-    Examples:
-      bramble image prove raspios.img --board pi4
-      bramble image prove node.img -c cluster.yaml --node pi4-worker-1
-      bramble image prove node.img -c cluster.yaml --node pi4-worker-1 --machine raspi4b
+    bramble image prove raspios.img --board pi4
+    bramble image prove node.img -c cluster.yaml --node pi4-worker-1
+    bramble image prove node.img -c cluster.yaml --node pi4-worker-1 --machine raspi4b
     """
     from bramble import prove as proving
     from bramble.node_images import require_node
@@ -174,7 +173,7 @@ def _with_proof(command: click.Command) -> click.Command:
         click.Option(
             ["--prove", "prove_it"],
             is_flag=True,
-            help="Boot the image on a virtual board before it counts as good; exit code 1 where it fails.",
+            help="Boot the image on a virtual board before it counts as good; exits with 1 where it fails.",
         ),
         click.Option(
             ["--prove-node", "node_name"],

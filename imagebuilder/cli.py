@@ -47,10 +47,9 @@ def build(file: Path, release: Path | None, export: ExportOptions, as_json: bool
     is written.
 
     \b
-    Examples:
-      bramble build cluster.yaml
-      bramble build cluster.yaml --output exported/ --format zst,boot
-      bramble build cluster.yaml -o exported/ --format xz --url https://images.example.org/attic/
+    bramble build cluster.yaml
+    bramble build cluster.yaml --output exported/ --format zst,boot
+    bramble build cluster.yaml -o exported/ --format xz --url https://images.example.org/attic/
     """
     from fleet.spec import load_cluster
 

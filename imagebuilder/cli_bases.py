@@ -37,7 +37,8 @@ def base() -> None:
 def base_build(name: str, mirror: str | None, as_json: bool) -> None:
     """Make a base from Debian's packages, or find the one that was made before. Takes minutes the first time.
 
-    Example: bramble base build debian-trixie
+    \b
+    bramble base build debian-trixie
     """
     from imagebuilder.bases import Progress, build_base, require_recipe
 
@@ -87,11 +88,10 @@ def base_fetch(
     An interrupted download goes on where it ended. What is in the cache already is not downloaded again.
 
     \b
-    Examples:
-      bramble base fetch ubuntu-24.04
-      bramble base fetch raspios-lite-trixie --mirror http://mirror.example.org/raspios/
-      bramble base fetch https://example.org/own.img.xz --sha256 9f86d081…
-      bramble base fetch ./own.img.zst
+    bramble base fetch ubuntu-24.04
+    bramble base fetch raspios-lite-trixie --mirror http://mirror.example.org/raspios/
+    bramble base fetch https://example.org/own.img.xz --sha256 9f86d081…
+    bramble base fetch ./own.img.zst
     """
     from imagebuilder.bases import (
         FetchProgress,
@@ -113,14 +113,14 @@ def base_fetch(
 
         if "://" in what:
             if digest is None:
-                raise click.UsageError("a URL needs --sha256, the digest of the file behind it")
+                raise click.UsageError("A URL needs --sha256, the digest of the file behind it.")
             fetched = fetch_url(what, digest, store=store(), on_progress=show)
         elif what in catalogue().names or not _is_path(what):
             if unverified not in (None, what):
                 raise click.BadParameter(f"names {unverified!r}, not {what!r}", param_hint="--unverified")
             if digest is not None:
                 raise click.UsageError(
-                    "--sha256 belongs to a URL or a file; a name is verified by its publisher"
+                    "--sha256 belongs to a URL or a file; a name is verified by its publisher."
                 )
             image = require_stock(what)
             variable = os.environ.get(image.publisher.mirror_variable)
@@ -182,7 +182,8 @@ def base_list(as_json: bool) -> None:
 def base_show(what: str, as_json: bool) -> None:
     """Show what a base in the cache is, where it came from, and what proved it.
 
-    Example: bramble base show ubuntu-24.04
+    \b
+    bramble base show ubuntu-24.04
     """
     from imagebuilder.bases.inventory import require_rows
     from imagebuilder.inspect import inspect_image
@@ -234,7 +235,8 @@ def base_show(what: str, as_json: bool) -> None:
 def base_remove(what: str, yes: bool) -> None:
     """Remove a base from the cache, all its releases. Images that were made from it stay.
 
-    Example: bramble base remove ubuntu-22.04
+    \b
+    bramble base remove ubuntu-22.04
     """
     from imagebuilder.bases.inventory import remove_rows, require_rows
 

@@ -16,21 +16,26 @@ if TYPE_CHECKING:
 
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_DEFAULT = "Default: ./cluster.yaml, else the service's."
 
 
 @click.command()
 @click.argument("image", type=_DIRECTORY, required=False, metavar="[DIR]")
-@click.option("-c", "--cluster", type=_FILE, help="Show this cluster's image. Default: ./cluster.yaml.")
+@click.option(
+    "-c",
+    "--cluster",
+    type=_FILE,
+    help="Show this cluster's image. Default: ./cluster.yaml, else the service's.",
+)
 @click.option("--changes", is_flag=True, help="List every file that differs from the base.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole manifest as JSON.")
 def show(image: Path | None, cluster: Path | None, changes: bool, as_json: bool) -> None:
     """Say what an image that Bramble built is made of.
 
     \b
-    Examples:
-      bramble image show
-      bramble image show exported/ --changes
-      bramble image show -c cluster.yaml --json | jq .inputs
+    bramble image show
+    bramble image show exported/ --changes
+    bramble image show -c cluster.yaml --json | jq .inputs
     """
     from imagebuilder.manifest import load_manifest
 
@@ -51,20 +56,24 @@ def show(image: Path | None, cluster: Path | None, changes: bool, as_json: bool)
 
 @click.command()
 @click.argument("image", type=_DIRECTORY, required=False, metavar="[DIR]")
-@click.option("-c", "--cluster", type=_FILE, help="Verify this cluster's image. Default: ./cluster.yaml.")
+@click.option(
+    "-c",
+    "--cluster",
+    type=_FILE,
+    help="Verify this cluster's image. Default: ./cluster.yaml, else the service's.",
+)
 @click.option("--key", type=_FILE, metavar="PEM", help="Public key that must have signed the provenance.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def verify(image: Path | None, cluster: Path | None, key: Path | None, as_json: bool) -> None:
     """Read an image whole and compare it with what was written down when it was built.
 
-    DIR is a directory that 'bramble build --output' wrote, or one of the store. Exit code 0: it is as it was
-    built; 1: it is not, and every difference is named.
+    DIR is a directory that 'bramble build --output' wrote, or one of the store. Exits with 0 where it is as
+    it was built, and with 1 where it is not; every difference is named.
 
     \b
-    Examples:
-      bramble image verify exported/
-      bramble image verify exported/ --key builder.pub
-      bramble image verify -c cluster.yaml
+    bramble image verify exported/
+    bramble image verify exported/ --key builder.pub
+    bramble image verify -c cluster.yaml
     """
     from imagebuilder.seal.export import SUMS
     from imagebuilder.seal.provenance import load_public_key

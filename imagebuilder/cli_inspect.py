@@ -17,13 +17,12 @@ def inspect(file: Path, as_json: bool) -> None:
     """Say what the raw disk image FILE is, from its content.
 
     Partitions, filesystems, installed system, how it takes its settings at first boot, and the kernel that
-    each board would load. An image that is damaged or of an unknown kind ends with exit code 1 and the place
-    where.
+    each board would load. Exits with 1 where it is damaged or of an unknown
+    kind, and says in which place.
 
     \b
-    Examples:
-      bramble image inspect raspios.img
-      bramble image inspect raspios.img --json | jq .dialect
+    bramble image inspect raspios.img
+    bramble image inspect raspios.img --json | jq .dialect
     """
     facts = inspect_image(file)
     if as_json:

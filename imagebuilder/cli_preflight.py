@@ -36,13 +36,12 @@ def check(
     and the mend: seed files and cloud-init's datasource, YAML and schema, command line, memory cgroup,
     partition references, kernels, modules, units. Nothing is changed and nothing is started.
 
-    Exit code 0: nothing is wrong; 1: at least one error (with --strict: or warning); 2: wrong usage.
+    Exits with 0 where nothing is wrong, and with 1 where there is an error (with --strict: or a warning).
 
     \b
-    Examples:
-      bramble image check node.img
-      bramble image check node.img -c cluster.yaml --node pi5-master-1
-      bramble image check raspios.img --board pi5 --json | jq '.findings[].message'
+    bramble image check node.img
+    bramble image check node.img -c cluster.yaml --node pi5-master-1
+    bramble image check raspios.img --board pi5 --json | jq '.findings[].message'
     """
     from imagebuilder.preflight import Severity, check_image, open_evidence
 
@@ -121,12 +120,11 @@ def diff(one: Path, other: Path, brief: bool, as_json: bool) -> None:
     among them, are shown line by line, cmdline.txt word by word. The images are read as they are: no mount,
     no root.
 
-    Exit code 0: no difference; 1: some; 2: wrong usage.
+    Exits with 0 where nothing differs, else with 1.
 
     \b
-    Examples:
-      bramble image diff raspios.img node.img
-      bramble image diff a.img b.img --json | jq -r '.changes[].path'
+    bramble image diff raspios.img node.img
+    bramble image diff a.img b.img --json | jq -r '.changes[].path'
     """
     from imagebuilder.cli import ProgressLine
     from imagebuilder.preflight.diff import Kind, compare_images

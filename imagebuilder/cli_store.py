@@ -51,7 +51,7 @@ def _parse_age(ctx: click.Context, param: click.Parameter, value: str) -> float:
     type=_CLUSTER,
     multiple=True,
     metavar="FILE",
-    help="Keep what this cluster needs; may be given again. Default: ./cluster.yaml, else the service's.",
+    help="Keep what this cluster needs. May be repeated. Default: ./cluster.yaml, else the service's.",
 )
 @click.option("--no-cluster", is_flag=True, help="Do not look for a cluster.yaml.")
 @click.option(
@@ -87,10 +87,9 @@ def gc(
     With $BRAMBLE_CACHE_BUDGET set, every build ends with that by itself.
 
     \b
-    Examples:
-      bramble gc --dry-run
-      bramble gc --budget 20G
-      bramble gc --unused 7d -c attic.yaml -c lab.yaml
+    bramble gc --dry-run
+    bramble gc --budget 20G
+    bramble gc --unused 7d -c attic.yaml -c lab.yaml
     """
     from imagebuilder.store_gc import collect
 
@@ -224,7 +223,7 @@ def store_list(everything: bool, as_json: bool) -> None:
 def store_verify(remove: bool, as_json: bool) -> None:
     """Read everything in the cache again and compare it with the digests that were recorded.
 
-    Exit code 1 when something is damaged and still there.
+    Exits with 1 where something is damaged and still there.
 
     \b
     bramble store verify

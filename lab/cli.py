@@ -58,10 +58,13 @@ def parse_disk(text: str) -> VirtualDisk:
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def shell(command: tuple[str, ...]) -> None:
-    """Run COMMAND in a private network for virtual boards, like: bramble lab shell -- bash
+    """Run COMMAND in a private network for virtual boards.
 
     The network has one bridge, bramble0, on which this machine is 10.77.0.1. Nothing reaches the network
     outside.
+
+    \b
+    bramble lab shell -- bash
     """
     enter_private_network()
     replace_process(command)
@@ -103,7 +106,7 @@ def board(
 ) -> None:
     """Power on one virtual board and show its bootloader and console; ^C pulls the plug.
 
-    Runs inside `bramble lab shell`: the board boots from whatever answers on that network. In the background
+    Runs inside 'bramble lab shell': the board boots from whatever answers on that network. In the background
     of that shell, 'kill' pulls the plug.
 
     \b

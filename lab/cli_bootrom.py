@@ -35,18 +35,10 @@ from lab.errors import LabError, UsageError
 from lab.light_boards import LightResult, run_light_boards
 from lab.netclient import PacketPort
 
-EPILOG = """\b
-Examples:
-  bramble lab bootrom --profile pi5-2025 --server 10.77.0.1
-  bramble lab bootrom --profile pi4-2021 --interface eth1 --set BOOT_ORDER=0xf2 --console
-  bramble lab bootrom --profile cm5 --interface eth1 --config bootconf.txt --pubkey key.pub.pem
-  bramble lab bootrom --profile pi5-2025 --server 10.77.0.1 --boards 256
-  bramble lab bootrom --profile pi5-2025 --server 10.77.0.1 --fault silence:any:90
-"""
 _USUAL_MODELS = {"cm4": BoardModel.CM4, "cm5": BoardModel.CM5}
 
 
-@click.command(epilog=EPILOG)
+@click.command()
 @click.option("--profile", required=True, type=click.Choice(list(PROFILES)), help="Firmware and its age.")
 @click.option("--server", metavar="ADDRESS[:PORT]", help="Fetch over TFTP from here, without DHCP or rights.")
 @click.option(
@@ -125,7 +117,14 @@ def bootrom(
 ) -> None:
     """Play a board's boot firmware against a server and tell what it does, up to the kernel.
 
-    Nothing is started and nothing is written. Ends with 0 where the board would boot something, else with 1.
+    Nothing is started and nothing is written. Exits with 0 where the board would boot something, else with 1.
+
+    \b
+    bramble lab bootrom --profile pi5-2025 --server 10.77.0.1
+    bramble lab bootrom --profile pi4-2021 --interface eth1 --set BOOT_ORDER=0xf2 --console
+    bramble lab bootrom --profile cm5 --interface eth1 --config bootconf.txt --pubkey key.pub.pem
+    bramble lab bootrom --profile pi5-2025 --server 10.77.0.1 --boards 256
+    bramble lab bootrom --profile pi5-2025 --server 10.77.0.1 --fault silence:any:90
     """
     if (server is None) == (interface is None):
         raise UsageError("say where the server is", "Give --server ADDRESS or --interface NAME.")

@@ -27,7 +27,7 @@ def dhcp() -> None:
     "kinds",
     type=click.Choice([kind.value for kind in DhcpServerKind]),
     multiple=True,
-    help="Which server; may be repeated. Default: all of them.",
+    help="Which server. May be repeated. Default: all of them.",
 )
 @click.option("--server", metavar="ADDRESS", help="The boot server's address. Default: this machine's.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: server → settings.")
@@ -35,9 +35,8 @@ def settings(file: Path, kinds: tuple[str, ...], server: str | None, as_json: bo
     """Print what your own DHCP server has to be told, for 'dhcp: off'.
 
     \b
-    Examples:
-      bramble dhcp settings --for dnsmasq > /etc/dnsmasq.d/bramble.conf
-      bramble dhcp settings cluster.yaml --for kea --server 192.168.86.10
+    bramble dhcp settings --for dnsmasq > /etc/dnsmasq.d/bramble.conf
+    bramble dhcp settings cluster.yaml --for kea --server 192.168.86.10
     """
     spec = load_cluster(file)
     guide = make_guide(spec, _address(server) or spec.network.server_address or _own(spec.network.interface))

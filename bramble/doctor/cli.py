@@ -64,7 +64,7 @@ def doctor(
 
     Looks at the interface, the ports, the firewall, other DHCP servers, spanning tree, the clock, the disk
     and the running server; changes nothing but with --bounce-link. It asks the network's DHCP servers for
-    offers and takes none. What needs root says so. The exit code is 1 where something fails.
+    offers and takes none. What needs root says so. Exits with 1 where something fails.
 
     \b
     sudo bramble doctor

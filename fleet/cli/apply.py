@@ -37,7 +37,7 @@ def apply(context: click.Context, file: Path, dry_run: bool, yes: bool, as_json:
     """Put a changed cluster.yaml in force, without restarting 'bramble serve'.
 
     Shows the differences to what runs. Nodes that are new install and join when they are switched on. The
-    file is taken as a whole or not at all: a change that the running cluster can not take is explained, and
+    file is taken as a whole or not at all: a change that the running cluster cannot take is explained, and
     nothing is changed. Exits with 2 then, and when the file has an error.
 
     \b

@@ -71,7 +71,7 @@ def check(settings: Path, model: str, as_json: bool) -> None:
     boot.
 
     The bootloader itself ignores what it does not know, without a word. SETTINGS is the output of
-    rpi-eeprom-config on the board. The exit code is 2 where something will not work.
+    rpi-eeprom-config on the board. Exits with 2 where something will not work.
 
     \b
     bramble eeprom check boot.conf --board pi5

@@ -92,7 +92,7 @@ def _print_lines(answer: dict[str, Any]) -> None:
 def run(node: str, command: tuple[str, ...], timeout_s: float, as_json: bool, file: Path) -> None:
     """Run one COMMAND on NODE and show its output; exits with the command's own status.
 
-    Off unless cluster.yaml says `policy: {remote_run: on}`, and then only on nodes that were installed since:
+    Off unless cluster.yaml says 'policy: {remote_run: on}', and then only on nodes that were installed since:
     a node refuses where its own node.json does not permit it. The command is a list of words and no shell
     reads it. It runs as root in a unit of its own, and stands in the node's timeline with who asked for it.
 

@@ -86,6 +86,23 @@ def file_option(command: Command) -> Command:
     )(command)
 
 
+class RenamedOption(click.Option):
+    """An option with a name of before, which goes on working and is shown to nobody.
+
+    Args:
+        before: That name, like `--reason`.
+    """
+
+    def __init__(self, *args: Any, before: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.before = before
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """As click does it, and the name of before beside the present one."""
+        super().add_to_parser(parser, ctx)
+        parser.add_option(obj=self, opts=[self.before], dest=self.name, nargs=self.nargs)
+
+
 def _cluster_of(ctx: click.Context) -> Path:
     """The cluster's file, as far as the line is typed. FILE of some commands is an image."""
     for name in ("cluster", "file"):

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fleet.cli.groups import HelpfulGroup
-from fleet.cli.names import NODE, file_option
+from fleet.cli.names import NODE, RenamedOption, file_option
 from fleet.cli.nodes import cluster_file, reader_of
 from fleet.cli.questions import require_yes
 from fleet.cli.render import age, out
@@ -107,7 +107,14 @@ def show(file: Path, as_json: bool) -> None:
 
 @lock.command()
 @click.argument("node", type=NODE)
-@click.option("--why", "--reason", required=True, metavar="TEXT", help="For its timeline and the audit.")
+@click.option(
+    "--why",
+    required=True,
+    cls=RenamedOption,
+    before="--reason",
+    metavar="TEXT",
+    help="For its timeline and the audit.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @file_option
 def release(node: str, why: str, yes: bool, file: Path) -> None:

@@ -75,9 +75,10 @@ def off(node: str, dry_run: bool, force: bool, yes: bool, as_json: bool, file: P
 @_FORCE
 @_YES
 def cycle(node: str, dry_run: bool, force: bool, yes: bool, as_json: bool, file: Path) -> None:
-    """Off, a pause, on. The board is seen to be off before it is switched on again, where the device tells.
+    """Switch the board of NODE off, and after a pause on again.
 
-    At most once a minute and six times an hour for each node, whoever asks.
+    It is seen to be off before it is switched on, where the device tells. At most once a minute and six times
+    an hour for each node, whoever asks.
 
     \b
     bramble power cycle pi4-worker-1
@@ -90,7 +91,7 @@ def cycle(node: str, dry_run: bool, force: bool, yes: bool, as_json: bool, file:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a word.")
 @file_option
 def state(node: str, as_json: bool, file: Path) -> None:
-    """Ask the device whether NODE's board has power: on, off, or unknown where it can not tell.
+    """Ask the device whether NODE's board has power: on, off, or unknown where it cannot tell.
 
     \b
     bramble power state pi4-worker-1

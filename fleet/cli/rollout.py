@@ -236,20 +236,21 @@ def _simple(word: str, doc: str) -> click.Command:
 rollout.add_command(
     _simple(
         "pause",
-        "Take no further node; those that are under way go on to their end.\n\n\b\nbramble rollout pause",
+        "Take no further node of the rollout; those that are under way go on to their end.\n\n\b\n"
+        "bramble rollout pause",
     )
 )
 rollout.add_command(
     _simple(
         "resume",
-        "Go on where it was paused, or stopped by a node that failed; that one gets another turn.\n\n\b\n"
-        "bramble rollout resume",
+        "Go on where a rollout was paused, or stopped by a node that failed; that one gets another turn."
+        "\n\n\b\nbramble rollout resume",
     )
 )
 rollout.add_command(
     _simple(
         "abort",
-        "End it. Nodes that have the new image keep it: roll back with 'bramble rollout --image OLD'.\n\n\b\n"
-        "bramble rollout abort",
+        "End the rollout. Nodes that have the new image keep it.\n\n"
+        "'bramble rollout --image OLD' rolls them back.\n\n\b\nbramble rollout abort",
     )
 )

@@ -94,8 +94,8 @@ def test_boards_of_another_model_are_left_out(sources: BootSources) -> None:
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        ((), "name nodes with --node, or take all"),
-        (("--node", "pi5-1", "--all"), "name nodes with --node, or take all"),
+        ((), "Name nodes with --node, or take all"),
+        (("--node", "pi5-1", "--all"), "Name nodes with --node, or take all"),
         (("--node", "pi5-9"), "there is no node 'pi5-9'"),
         (("--node", "pi5-2"), "no install is open for node pi5-2: installed"),
         (("--all", "--board", "pi7"), "'pi7' is not a board"),

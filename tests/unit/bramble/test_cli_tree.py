@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -139,8 +141,8 @@ OTHERWISE: Final = {
     ("lab bootrom", "--server"): "ADDRESS[:PORT]",
 }
 """Where an option takes something else, and why."""
-OLD_NAMES: Final = {"boot-image": {"--key"}, "lock release": {"--reason"}}
-"""Names of before, which go on working beside the present one."""
+OLD_NAMES: Final = {"boot-image": ("--sign-key", "--key"), "lock release": ("--why", "--reason")}
+"""Command → an option's name, and its name of before, which goes on working."""
 NO_CLUSTER: Final = {
     *("base build", "base fetch", "base list", "base remove", "base show"),
     *("store list", "store verify", "image inspect", "image diff", "image apply-delta"),
@@ -166,9 +168,11 @@ def _names(command: click.Command) -> list[str]:
 @pytest.mark.parametrize("name", LEAVES, ids=str)
 def test_the_help_has_an_example(name: str) -> None:
     command = LEAVES[name]
-    texts = f"{command.help or ''}\n{command.epilog or ''}"
-    lines = [line.strip() for line in texts.splitlines()]
-    assert any(f"bramble {name}" in line for line in lines if not line.endswith(".")), "give an example"
+    *_, examples = inspect.cleandoc(command.help or "").split("\n\n\b\n")
+    lines = examples.splitlines()
+    assert any(f"bramble {name}" in line for line in lines), "give an example, in a block at the end"
+    assert all(line == line.lstrip() for line in lines), "one form of examples: no heading, no indentation"
+    assert not command.epilog
 
 
 @pytest.mark.parametrize("name", LEAVES, ids=str)
@@ -182,12 +186,31 @@ def test_options_mean_the_same_everywhere(name: str) -> None:
                 assert short == {expected}, f"{long} has the short form {expected}"
             else:
                 assert expected not in short, f"{expected} is {long}"
-        for long in set(option.opts) - short - OLD_NAMES.get(name, set()):
+        for long in set(option.opts) - short:
             assert "_" not in long
             assert long == long.lower()
             taken = None if option.is_flag else option.make_metavar(context)
             wanted = OTHERWISE.get((name, long), VALUES.get(long, taken))
             assert taken == wanted, f"{long} takes {wanted}"
+
+
+@pytest.mark.parametrize("name", OLD_NAMES, ids=str)
+def test_a_name_of_before_goes_on_working_and_is_not_shown(name: str) -> None:
+    present, before = OLD_NAMES[name]
+    command = LEAVES[name]
+    (option,) = (option for option in options(command) if present in option.opts)
+    context = click.Context(command, resilient_parsing=True)
+    for each in (present, before):
+        values, _rest, _order = command.make_parser(context).parse_args([each, "that"])
+        assert values[option.name or ""] == "that"
+    assert re.search(rf"{present}\b", command.get_help(context))
+    assert not re.search(rf"(?<!sign){before}\b", command.get_help(context))
+
+
+def test_no_option_has_two_long_names() -> None:
+    for name, command in LEAVES.items():
+        for option in options(command):
+            assert sum(each.startswith("--") for each in option.opts) == 1, f"{name} {option.opts}"
 
 
 def test_the_table_of_options_holds_no_name_that_is_gone() -> None:
