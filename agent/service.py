@@ -77,6 +77,8 @@ from agent.verify import OrderVerifier
 log = logging.getLogger("bramble.agent")
 
 MAX_INTERVAL_S = 300.0
+MAX_RETRY_S = 60.0
+"""Between two attempts while no server answers: so long after one is back it has heard of this node."""
 REJECTED_PAUSE_S = 120.0
 RENEWAL_RETRY_S = 3600.0
 REREAD_S = 60.0
@@ -107,7 +109,7 @@ class Service:
         self._config = config
         self._host = host
         self._manager = manager
-        self._backoff = backoff or Backoff(first_s=2.0, cap_s=MAX_INTERVAL_S)
+        self._backoff = backoff or Backoff(first_s=2.0, cap_s=MAX_RETRY_S)
         self._delays: Iterator[float] | None = None
         self._hurries: Iterator[float] | None = None
         self._store = StateStore(host.state_directory)

@@ -84,11 +84,15 @@ class Watch:
         return check(replace(node.standing, progressed_at=heard), node.role, now) is not None
 
     def _is_silent(self, node: NodeRecord, now: float) -> bool:
-        return node.state in _REPORTING and self._silence_s(node, now) > self._ground.pace.silence_s
+        if node.state not in _REPORTING:
+            return False
+        pace = self._ground.pace
+        # What happened while this server was away is nobody's silence; who found nobody pauses for longer.
+        was_heard = _last_sign(node) >= self._started
+        return self._silence_s(node, now) > (pace.silence_s if was_heard else pace.return_s)
 
     def _silence_s(self, node: NodeRecord, now: float) -> float:
-        # What happened while this server was away is nobody's silence.
-        return now - max(node.status_at or 0.0, node.standing.since, self._started)
+        return now - max(_last_sign(node), self._started)
 
     def _apply_limits(self, tx: Transaction, node: NodeRecord, now: float) -> None:
         if self._is_overdue(node, now):
@@ -196,6 +200,10 @@ def _expired_intents(reader: Reader, now: float) -> list[tuple[NodeRecord, Inten
     expired = [intent for intent in reader.open_intents().values() if not is_usable(intent, now)]
     owned = [(reader.require_node(intent.node), intent) for intent in expired]
     return [(node, intent) for node, intent in owned if node.state not in KEEPS_INTENT]
+
+
+def _last_sign(node: NodeRecord) -> float:
+    return max(node.status_at or 0.0, node.standing.since)
 
 
 def _waits_for_ready(node: NodeRecord) -> bool:

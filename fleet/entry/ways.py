@@ -27,9 +27,6 @@ PATIENCE_S: Final = 300.0
 """From an attempt to the board's first sign on the network: shutting down, firmware, DHCP."""
 OVERDUE_S: Final = 120.0
 """An agent that still reports from the same start so long after its order was not restarted."""
-RETURN_S: Final = 300.0
-"""In which every agent that lives is heard by a server that was away: so long they pause at most when nobody
-answers (`agent.service`)."""
 MAX_REBOOTS: Final = 3
 MAX_CYCLES: Final = 2
 
@@ -109,7 +106,7 @@ class Agent:
         since = self.listened_since
         if since is None or (self.heard_at is not None and self.heard_at >= since):
             return False
-        return 0 <= now - since < max(RETURN_S, self.pace.silence_s)
+        return 0 <= now - since < self.pace.return_s
 
     @property
     def overdue_s(self) -> float:
@@ -172,7 +169,7 @@ def way_in(name: str, board: BoardModel, agent: Agent, power: Power, tried: Trie
     if not alive and agent.is_awaited(now):
         return WaitForNetworkBoot(
             f"{name} is silent, and this server started a moment ago: it is given "
-            f"{max(RETURN_S, agent.pace.silence_s) / 60:.0f} min to report before anything else is tried"
+            f"{agent.pace.return_s / 60:.0f} min to report before anything else is tried"
         )
     if alive and agent.forbids_writing:
         return AskPerson(

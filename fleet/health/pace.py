@@ -16,6 +16,9 @@ JOINING_INTERVAL_S: Final = 3.0
 MAX_INTERVAL_S: Final = 60.0
 """Of 15,000 nodes, and of more. Health wants three reports within `fleet.health.conditions.LATELY_S`, and a
 connection that is kept may be silent for `fleet.api.silence.SILENCE_S`."""
+RETURN_S: Final = 300.0
+"""In which every agent that lives is heard by a server that was away: so long agents of older releases pause
+at most when nobody answers, and today's a fifth of that (`agent.service`)."""
 MISSED_REPORTS: Final = 3
 SLACK_S: Final = 5.0
 
@@ -33,6 +36,11 @@ class Pace:
     steady_s: float
     queue_s: float
     silence_s: float
+
+    @property
+    def return_s(self) -> float:
+        """How long a server that was away itself listens before a node's silence tells anything."""
+        return max(RETURN_S, self.silence_s)
 
 
 def pace_of(installed: int) -> Pace:

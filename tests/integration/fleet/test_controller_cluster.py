@@ -30,6 +30,7 @@ from fleet_story import (
 
 from agent.protocol import InstallProgress, InstallStep, K3sState
 from fleet.ground import INTENT_TTL_S
+from fleet.health.pace import RETURN_S
 from fleet.kube.client import KubeNode
 from fleet.lifecycle import State
 from fleet.refusal import RefusedError
@@ -159,6 +160,34 @@ def test_silence_loses_a_node_and_a_report_brings_it_back(fleet: Fleet) -> None:
     assert state_of(fleet, SERVER) is State.DEGRADED
     fleet.controller.watch.apply_kubernetes(kube_ready(SERVER))
     assert state_of(fleet, SERVER) is State.READY
+
+
+def test_server_that_was_away_loses_no_node_that_is_about_to_ask_again(tmp_path: Path) -> None:
+    """Who found nobody for long pauses for minutes between two attempts."""
+    spec = cluster_spec(SERVER, AGENT)
+    first = open_fleet(tmp_path, spec)
+    for node in (SERVER, AGENT):
+        install(first, node)
+        first.controller.joins.desired(enrol(first, node))
+        first.controller.watch.apply_kubernetes(kube_ready(SERVER, AGENT))
+    first.store.close()
+    first.clock.advance(3600)
+    second = open_fleet(tmp_path, spec, first.clock)
+    try:
+        second.clock.advance(RETURN_S - 10)
+        second.controller.tick()
+        assert state_of(second, SERVER) is state_of(second, AGENT) is State.READY
+        with second.store.read() as reader:
+            certificate = reader.require_node(SERVER.name).certificate
+        second.controller.joins.status(certificate, status_report(hardware_of(SERVER), 1))
+        second.clock.advance(11)
+        second.controller.tick()
+        assert (state_of(second, SERVER), state_of(second, AGENT)) == (State.READY, State.LOST)
+        second.clock.advance(25)
+        second.controller.tick()
+        assert state_of(second, SERVER) is State.LOST, "this one was heard, and then no more"
+    finally:
+        second.store.close()
 
 
 def test_nodes_of_a_larger_fleet_are_told_and_granted_longer_intervals(

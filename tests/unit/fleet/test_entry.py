@@ -14,7 +14,6 @@ from fleet.entry.ways import (
     MAX_REBOOTS,
     OVERDUE_S,
     PATIENCE_S,
-    RETURN_S,
     Agent,
     AskPerson,
     Power,
@@ -26,7 +25,7 @@ from fleet.entry.ways import (
     WayIn,
     way_in,
 )
-from fleet.health.pace import SMALL_FLEET, pace_of
+from fleet.health.pace import RETURN_S, SMALL_FLEET, pace_of
 
 NOW = 10_000.0
 ALIVE = Agent(heard_at=NOW - 5, boot_id="old")
