@@ -59,7 +59,7 @@ def eeprom_text(address: str, port: int, serial: str, public: str) -> str:
     metavar="PEM",
     help="Make a key in this file and its public half beside it, and say what goes into the EEPROM.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def boot_image(
     file: Path,
     names: tuple[str, ...],

@@ -36,7 +36,7 @@ _SHARES = {
     metavar="DIR",
     help="Take the k3s release from this directory.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def node(name: str, file: Path, output: Path, delta_only: bool, release: Path | None, as_json: bool) -> None:
     """Write NODE's own image, or its delta, to a file.
 
@@ -110,7 +110,7 @@ def node(name: str, file: Path, output: Path, delta_only: bool, release: Path | 
 @click.argument("delta", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("image", type=click.Path(exists=True, path_type=Path))
 @click.option("-o", "--output", type=_FILE, metavar="FILE", help="Write a new file and leave IMAGE as it is.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def apply_delta(delta: Path, image: Path, output: Path | None, as_json: bool) -> None:
     """Lay the file DELTA over IMAGE, which it makes one node's own.
 

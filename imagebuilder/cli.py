@@ -39,7 +39,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
     "--k3s", "release", type=_DIRECTORY, metavar="DIR", help="Take the k3s release from this directory."
 )
 @export_options
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def build(file: Path, release: Path | None, export: ExportOptions, as_json: bool) -> None:
     """Build the disk image of a cluster, or find the one that was built before.
 

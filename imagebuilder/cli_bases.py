@@ -33,7 +33,7 @@ def base() -> None:
     metavar="URL",
     help=f"Debian archive to take packages from; ${MIRROR_VARIABLE}, or the one this host's apt uses.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def base_build(name: str, mirror: str | None, as_json: bool) -> None:
     """Make a base from Debian's packages, or find the one that was made before. Takes minutes the first time.
 
@@ -74,7 +74,7 @@ def base_build(name: str, mirror: str | None, as_json: bool) -> None:
 @click.option(
     "--unverified", metavar="NAME", help="Take base NAME although nothing proves it; repeat the name here."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def base_fetch(
     what: str,
     sha256: str | None,
@@ -148,7 +148,7 @@ def base_fetch(
 
 
 @base.command(name="list")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of text.")
 def base_list(as_json: bool) -> None:
     """List the bases that there are, and which of them are in the cache.
 
@@ -178,7 +178,7 @@ def base_list(as_json: bool) -> None:
 
 @base.command(name="show")
 @click.argument("what", metavar="NAME|URL|FILE|ID")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def base_show(what: str, as_json: bool) -> None:
     """Show what a base in the cache is, where it came from, and what proved it.
 

@@ -63,7 +63,7 @@ def show(image: Path | None, cluster: Path | None, changes: bool, as_json: bool)
     help="Verify this cluster's image. Default: ./cluster.yaml, else the service's.",
 )
 @click.option("--key", type=_FILE, metavar="PEM", help="Public key that must have signed the provenance.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def verify(image: Path | None, cluster: Path | None, key: Path | None, as_json: bool) -> None:
     """Read an image whole and compare it with what was written down when it was built.
 

@@ -71,7 +71,7 @@ def _parse_age(ctx: click.Context, param: click.Parameter, value: str) -> float:
     f"(500M, 20G); ${BUDGET_VARIABLE}.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def gc(
     clusters: tuple[Path, ...],
     no_cluster: bool,
@@ -170,7 +170,7 @@ def store_commands() -> None:
 
 @store_commands.command(name="list")
 @click.option("--all", "everything", is_flag=True, help="Also each note of a digest or an origin.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result, all of it, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of all of it instead of text.")
 def store_list(everything: bool, as_json: bool) -> None:
     """List what is in the cache, with what it takes on the disk and when it was last used.
 
@@ -219,7 +219,7 @@ def store_list(everything: bool, as_json: bool) -> None:
 @click.option(
     "--remove", is_flag=True, help="Remove what is damaged; it is made or fetched again when needed."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of text.")
 def store_verify(remove: bool, as_json: bool) -> None:
     """Read everything in the cache again and compare it with the digests that were recorded.
 

@@ -22,7 +22,7 @@ DEFAULT_VERSION = "v1.33.5+k3s1"
     metavar="VERSION",
     help="The k3s release that it passes for.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def k3s(directory: Path, release: str, as_json: bool) -> None:
     """Write the lab's k3s simulator into DIRECTORY, in the shape of a k3s release.
 

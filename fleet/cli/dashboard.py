@@ -17,7 +17,7 @@ from fleet.trust.tokens import TokenRole
 @cluster_file
 @click.option("--viewer", is_flag=True, help="May look and not act, for a month: for a screen on the wall.")
 @click.option("--open", "opens", is_flag=True, help="Open it in this machine's browser.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def dashboard(file: Path, viewer: bool, opens: bool, as_json: bool) -> None:
     """Print a link that opens the dashboard once, within ten minutes.
 

@@ -109,10 +109,13 @@ def apply(node: str, file: Path, yes: bool) -> None:
     spec = load_cluster(file)
     declared = _node(spec, node)
     items = recommend(declared.board, declared, netconsole_port=spec.network.ports.netconsole)
-    if not yes and is_terminal():
-        click.echo(render(declared.board, declared, items), nl=False)
-    require_yes(f"Write these settings into the EEPROM of {node}?", yes=yes)
-    click.echo(fleet_reader(spec).order_eeprom(node, settings_of(items)))
+    reader = fleet_reader(spec)
+    if not yes:
+        reader.node(node)
+        if is_terminal():
+            click.echo(render(declared.board, declared, items), nl=False)
+        require_yes(f"Write these settings into the EEPROM of {node}?", yes=False)
+    click.echo(reader.order_eeprom(node, settings_of(items)))
 
 
 def _subject(file: Path, model: str | None, name: str | None) -> tuple[BoardModel, NodeSpec | None, int]:

@@ -20,7 +20,6 @@ from fleet.spec import load_cluster
 from fleet.spec.values import ValueFault, parse_duration
 
 _FILE = cluster_file
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
 @click.group(cls=HelpfulGroup)
@@ -57,7 +56,7 @@ def _duration(_context: click.Context, _parameter: click.Parameter, value: str) 
     metavar="TIME",
     help="How long it is in force: 12h, 30d.",
 )
-@_JSON
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def create(name: str, file: Path, role: str, ttl_s: int, as_json: bool) -> None:
     """Make a token called NAME and print it: this once, the server keeps only its hash.
 
@@ -77,7 +76,7 @@ def create(name: str, file: Path, role: str, ttl_s: int, as_json: bool) -> None:
 
 @token.command(name="list")
 @_FILE
-@_JSON
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of text.")
 def list_tokens(file: Path, as_json: bool) -> None:
     """List the tokens: in force, and ended within 90 days.
 

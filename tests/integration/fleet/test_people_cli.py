@@ -16,6 +16,7 @@ from typed_cluster import HEAD, node_line, serving, typed, write_cluster
 from agent.protocol import Outcome
 from fleet.cli.agent import agent
 from fleet.cli.dashboard import dashboard
+from fleet.cli.eeprom import eeprom
 from fleet.cli.etcd import etcd
 from fleet.cli.nodes import nodes
 from fleet.cli.people import approve, devices, reject, revoke
@@ -101,6 +102,7 @@ def test_without_a_server_nobody_is_asked(file: Path, monkeypatch: pytest.Monkey
         (snapshot, ("forget", "rack-1", "-c", file)),
         (agent, ("update", "--all", "-c", file)),
         (recover, ("--cancel", file)),
+        (eeprom, ("apply", "pi5-1", file)),
     ):
         refused = typed(command, *words, answer="y\n")
         assert "no server of this cluster is running" in str(refused.exception)
