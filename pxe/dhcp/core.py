@@ -149,18 +149,18 @@ class Responder:
         lease = self._leases.at(address)
         claimant = self._takeovers.wanted_by(lease)
         board = claimant or probed
-        if board is None or board.mac in (None, holder):
+        if board is None or board.mac is None or board.mac == holder:
             return []
-        is_lessee = lease is not None and lease.mac == holder and lease.is_taken(now)
-        if not is_lessee and self._does_proxy_arp(holder, address):
+        lessee = lease.mac if lease is not None and lease.is_taken(now) else None
+        if holder != lessee and self._does_proxy_arp(holder, address):
             return []  # its word says nothing about an address
         if lease is not None and claimant is not None:
             self._takeovers.heard(lease, now)
             self._leases.withdraw(address)
-        elif is_lessee:
-            return []  # the machine of a lease, as it should be
-        elif board.mac is not None:
+        elif lessee in (None, board.mac):
             self._leases.set_aside(board.mac, address, now)
+        else:
+            return []  # somebody else has got it since it was asked for
         node = self._table().find(board)
         name = node.name if node is not None else None
         event = AddressConflict(at=now, board=board, node=name, address=address, holder=holder)

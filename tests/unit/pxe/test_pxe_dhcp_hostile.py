@@ -146,6 +146,21 @@ def test_nobody_is_heard_who_was_not_asked() -> None:
     assert server.offered(mac(1)) == POOL.first
 
 
+def test_an_answer_to_an_old_question_takes_nobodys_lease() -> None:
+    """The client that it was asked for went elsewhere, and another one has the address."""
+    server = Server()
+    address = server.offered(mac(1))
+    assert address is not None
+    foreign = client_message(
+        MessageType.REQUEST, mac=mac(1), requested=address, server=IPv4Address("10.0.0.2")
+    )
+    server.hear(foreign, NOW)
+    wanted = client_message(MessageType.REQUEST, mac=mac(2), requested=address)
+    server.leases.bind(mac(2), address, NOW + 600)
+    assert server.responder.conflict(address, HOLDER, NOW) == []
+    assert server.must_answer(wanted, NOW).message.message_type is MessageType.ACK
+
+
 def test_a_router_with_proxy_arp_does_not_empty_the_pool() -> None:
     server = Server()
     conflicts = 0

@@ -20,6 +20,7 @@ from pxe.net.lease_store import COMPACT_AFTER_LINES, LeaseStore, encode_lease, p
 
 POOL = AddressPool(IPv4Address("10.0.0.10"), IPv4Address("10.0.0.13"))
 MACS = [MacAddress(bytes((2, 0, 0, 0, 0, number))) for number in range(1, 8)]
+OTHER = MacAddress(bytes((2, 0, 0, 0, 0, 99)))
 A, B, C, D = (IPv4Address(number) for number in range(int(POOL.first), int(POOL.last) + 1))
 
 
@@ -164,8 +165,10 @@ class LeaseMachine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule()
-    def restart_from_the_file(self) -> None:
+    @rule(written_anew=st.booleans())
+    def restart_from_the_file(self, written_anew: bool) -> None:
+        if written_anew:
+            self.stored = list(self.table)
         lines = [encode_lease(lease) for lease in self.stored]
         leases = [lease for line in lines if (lease := parse_lease(line)) is not None]
         self.table = LeaseTable(POOL, leases=leases)
@@ -175,6 +178,13 @@ class LeaseMachine(RuleBasedStateMachine):
         self.stored.extend(self.table.drain_changes())
         held = [address for address, expires in self.believed.values() if self.now < expires]
         assert len(held) == len(set(held))
+
+    @invariant()
+    def every_lease_that_was_given_stands(self) -> None:
+        for mac, (address, expires) in self.believed.items():
+            assert self.now >= expires or not self.table.is_free(address, OTHER, self.now)
+            found = self.table.find(mac)
+            assert self.now >= expires or (found is not None and found.address == address)
 
 
 LeaseMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
