@@ -20,6 +20,7 @@ from agent.client import ControlClient, Refused, Unreachable
 from agent.commands import Runner
 from agent.errands import LOGS, RUN, Errand
 from agent.errors import AgentError
+from agent.files import disk_errors
 from agent.hardware import ROOT
 from agent.orders import EEPROM, ERRAND, REBOOT, UPDATE, AgentOrder, SignedOrder
 from agent.protocol import EepromOrder, Hardware, RebootOrder
@@ -99,12 +100,16 @@ class Duties:
             return
         try:
             self._releases.told()
-            if self._releases.confirm(self._place.release):
-                self.begin()
-            else:
-                self._was_heard = True
+            with disk_errors():
+                self._confirm()
         except AgentError as exc:
             log.error("%s", exc.message)  # tried again with the next report, until the trial's time is over
+
+    def _confirm(self) -> None:
+        if self._releases.confirm(self._place.release):
+            self.begin()
+        else:
+            self._was_heard = True
 
     def restore(self, order: Restore | None, root: Path) -> str:
         """Bring etcd's data back before k3s starts; what is waited for, or "" where nothing is (any more)."""

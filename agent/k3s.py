@@ -220,12 +220,20 @@ class K3s:
         self._root = root
         self._version: tuple[int, str | None] | None = None
         self._version_failures = 0
+        self._known: K3sState | None = None
+        self.trouble: Problem | None = None
+        """Why the state is an old one."""
 
     def state(self) -> K3sState:
         """ABSENT without binary or unit.
 
         What runs is believed to run on for a minute while it is the same invocation: systemd links to its id
         for as long as the unit is up, and reading a link costs a thousandth of starting systemctl.
+
+        Where systemd does not answer, as it last was; `trouble` has the reason.
+
+        Raises:
+            CommandError: it never answered yet.
         """
         with contextlib.suppress(OSError):  # of a disk that fails: systemd knows what runs all the same
             if not self._binary.exists():
@@ -233,7 +241,19 @@ class K3s:
         invocation, now = _read_link(self._invocation), self._monotonic()
         if self._running is not None and invocation == self._running[0] and now < self._running[1]:
             return K3sState.RUNNING
-        state = self._ask()
+        try:
+            state = self._known = self._ask()
+            self.trouble = None
+        except CommandError as exc:
+            if self._known is None:
+                raise
+            state = self._known
+            self.trouble = Problem(
+                code="systemd",
+                message=f"systemd does not answer, k3s was {state.value} before: {exc.message}",
+                hint="Look at the disk ('dmesg'): systemd ends like that when it can not read its own files. "
+                "Restart the board.",
+            )
         is_known = state is K3sState.RUNNING and invocation is not None
         self._running = (invocation or "", now + BELIEVED_S) if is_known else None
         return state
@@ -277,5 +297,14 @@ class K3s:
             return None
         argv = ["journalctl", "--unit", self.unit, "--boot", "--lines", str(JOURNAL_LINES), "--output", "cat"]
         argv += ["--no-pager", f"--since=@{max(0, int(since))}"]
-        lines = self._run(argv, check=False).text.splitlines()
+        try:
+            lines = self._run(argv, check=False).text.splitlines()
+        except CommandError as exc:
+            if state is not K3sState.FAILED:
+                return None
+            return Problem(
+                code="unknown",
+                message=f"k3s does not run, and its journal can not be read: {exc.message}",
+                hint="Look at the disk ('dmesg').",
+            )
         return explain_failure(lines) if state is K3sState.FAILED else classify(lines)

@@ -35,11 +35,7 @@ class Reports:
         self._sync_ms: float | None = None
 
     def find_problems(self, observed: Observed) -> list[Problem]:
-        """What keeps this node from joining, or from running k3s.
-
-        Raises:
-            AgentError: the journal can not be read.
-        """
+        """What keeps this node from joining, or from running k3s."""
         join, desired = observed.join, observed.desired
         found = [*observed.gates] if desired is not None and desired.join and not join else []
         if join is not None:
@@ -47,6 +43,8 @@ class Reports:
             since = join.started_at if join.started_at <= self._host.now() else 0.0
             problem = self._k3s.problem(observed.k3s, since=since)
             found += [] if problem is None else [problem]
+        if self._k3s.trouble is not None:
+            found.append(self._k3s.trouble)
         if lost_membership(observed):
             found.append(describe_loss(self._config.node, self._config.role))
         return found

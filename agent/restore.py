@@ -79,6 +79,7 @@ def advance(root: Path, run: Runner, fetch: Fetch, restore: Restore) -> str:
 def _fetch_all(data: Path, fetch: Fetch, restore: Restore) -> str:
     """Fetch what is missing; what is waited for, or "" when the file is whole and right."""
     data.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _require_room(data, restore)
     end = time.monotonic() + FETCH_S
     with data.open("ab") as stream:
         os.chmod(stream.fileno(), 0o600)  # noqa: PTH101  the descriptor, not a name
@@ -110,6 +111,23 @@ def _fetch_all(data: Path, fetch: Fetch, restore: Restore) -> str:
             "It is fetched anew. If that goes on: 'bramble snapshot verify' on the control server.",
         )
     return ""
+
+
+def _require_room(data: Path, restore: Restore) -> None:
+    """A disk that is filled to the end by half a snapshot is of no use to anybody, k3s included."""
+    try:
+        missing = restore.size_bytes - data.stat().st_size
+    except FileNotFoundError:
+        missing = restore.size_bytes
+    space = os.statvfs(data.parent)
+    free = space.f_bavail * space.f_frsize
+    # k3s writes the data beside the copy, and needs about as much again.
+    if missing > 0 and missing + restore.size_bytes > free:
+        raise AgentError(
+            f"the snapshot has {restore.size_bytes} bytes and k3s needs as much again, the disk has room for "
+            f"{free}",
+            f"Make room below {data.parent} on the node ('df -h'); it goes on by itself.",
+        )
 
 
 def _unit_state(run: Runner) -> str:

@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from agent.commands import CommandError, Runner
 from agent.errors import AgentError
-from agent.files import sync_directory, write_atomically
+from agent.files import disk_errors, sync_directory, write_atomically
 from agent.orders import AgentOrder
 from agent.releases import Outcome, Start, Trial, decide, find_objection
 from agent.wire import ProtocolError, decode, encode
@@ -250,12 +250,13 @@ def launch(
             # Before the first start the clock begins anew; a repeated start must not set it back.
             verb = "restart" if start.trial.starts == 1 else "start"
             run(["systemctl", verb, "--no-block", TRIAL_TIMER])
-        releases.carry_out(start)
+        with disk_errors():
+            releases.carry_out(start)
     except AgentError as exc:
         complain(f"WARNING release {(start.release or '')[:12]} is not started: {exc.message}")
         if start.trial is not None:
             outcome = Outcome(start.trial.number, start.trial.version, False, exc.message)
-            with contextlib.suppress(AgentError):
+            with contextlib.suppress(AgentError), disk_errors():
                 releases.carry_out(Start(start.trial.previous, outcome=outcome))
         return
     if start.outcome is not None:

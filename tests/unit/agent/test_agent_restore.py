@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -176,3 +177,26 @@ def test_a_slow_snapshot_takes_several_rounds_too(node: Node, monkeypatch: pytes
         "fetches the snapshot, 66 %",
         "k3s restores the snapshot",
     ]
+
+
+@pytest.mark.parametrize("there", [0, 3 * PIECE])
+def test_snapshot_that_would_fill_the_disk_is_not_begun(
+    node: Node, monkeypatch: pytest.MonkeyPatch, there: int
+) -> None:
+    data = node.path(DATA)
+    data.parent.mkdir(parents=True, exist_ok=True)
+    if there:
+        data.write_bytes(CONTENT[:there])
+    needed = 2 * len(CONTENT) - there
+    room = [needed - 1]
+    real = os.statvfs(data.parent)
+
+    def statvfs(_path: Path) -> os.statvfs_result:
+        return os.statvfs_result((1, 1, *real[2:4], room[0], *real[5:]))
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    with pytest.raises(AgentError, match=f"the disk has room for {needed - 1}"):
+        node.advance()
+    assert node.asked == []
+    room[0] = needed
+    assert node.advance() == "k3s restores the snapshot"

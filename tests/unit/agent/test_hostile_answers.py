@@ -9,11 +9,12 @@ from pathlib import Path
 from unittest.mock import create_autospec
 
 import pytest
-from agent_nodes import FakeSystem, make_node_root
+from agent_nodes import FakeSystem, Really, make_node_root
 
 from agent import clock
 from agent.backoff import Backoff
 from agent.client import AuthorityTrust, ControlClient, PinnedTrust, Refused
+from agent.commands import CommandError, Completed
 from agent.enrol import Identity
 from agent.errors import AgentError
 from agent.hardware import read_hardware
@@ -30,6 +31,7 @@ from agent.state import AgentState, JoinRecord, StateStore, load_node_config, pa
 from agent.storage import SMART_LOG_BYTES, parse_smart_log
 from agent.timekeeper import Timekeeper
 from agent.trusted import TrustedAuthorities
+from agent.update import Releases
 from agent.wire import MAX_BODY_BYTES, encode
 
 YEARS_S = 10 * 365 * 86400.0
@@ -91,6 +93,18 @@ def test_server_that_contradicts_itself_is_not_asked_without_a_pause(tmp_path: P
     assert max(delays) == 300.0
     assert service._turn() == 10.0
     assert service._turn() == 0.0, "one order leads to the next at once"
+
+
+def test_disk_that_can_not_keep_a_proven_release_does_not_make_the_agent_deaf(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A turn that ends behind the report takes no order."""
+
+    def confirm(_releases: Releases, _running: str) -> bool:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Releases, "confirm", confirm)
+    service_of(tmp_path)._duties.was_heard()
 
 
 @pytest.mark.parametrize(("told_s", "pause_s"), [(-5.0, 1.0), (0.0, 1.0), (30.0, 30.0), (1e300, 300.0)])
@@ -197,11 +211,11 @@ def test_notes_of_one_kind_that_never_end_leave_room_for_the_others() -> None:
     assert (said[0].code, said[-1].message) == ("agent_updated", "the clock can not be set to 19999")
 
 
-def reports_of(root: Path, system: FakeSystem, now: float = 2e9) -> Reports:
+def reports_of(root: Path, system: FakeSystem, now: float = 2e9, k3s: K3s | None = None) -> Reports:
     node = make_node_root(root, control_urls=["https://10.0.0.1"], ca_pem="pem")
     config = parse_node_config((node / "etc/bramble/node.json").read_bytes())
     host = Host(root=node, run=system, now=lambda: now)
-    k3s = K3s("agent", system, node)
+    k3s = k3s or K3s("agent", system, node)
     return Reports(config, host, k3s, hardware=read_hardware(node), boot_id="boot")
 
 
@@ -270,6 +284,44 @@ def test_clock_that_jumps_by_years_is_not_believed_and_the_server_stays_in_reach
     client.clock_behind_s = 0.5 - jump_s  # the server answers
     keeper.compare()
     assert was_set == ([] if jump_s > 0 else [pytest.approx(2e9 + 3600.5)])
+
+
+class Hanging(FakeSystem):
+    """systemd and the journal answer until their disk hangs."""
+
+    hangs = False
+
+    def instead(self, argv: list[str], really: Really) -> Completed | None:
+        if self.hangs and argv[0] in ("systemctl", "journalctl"):
+            raise CommandError(argv, "did not end within 30 s")
+        return None
+
+
+def test_node_whose_systemd_hangs_is_heard_and_says_so(tmp_path: Path) -> None:
+    system = Hanging()
+    k3s = K3s("agent", system, make_node_root(tmp_path))
+    system.hangs = True
+    with pytest.raises(CommandError):  # nothing is known yet that could be told
+        k3s.state()
+    system.hangs, system.active = False, "active"
+    assert (k3s.state(), k3s.trouble) == (K3sState.RUNNING, None)
+    system.hangs = True
+    assert k3s.state() is K3sState.RUNNING
+    (found,) = reports_of(tmp_path, system, k3s=k3s).find_problems(Observed(enrolled=True))
+    assert found.code == "systemd"
+    assert "k3s was running before" in found.message
+    system.hangs, system.active = False, "failed"
+    assert (k3s.state(), k3s.trouble) == (K3sState.FAILED, None)
+
+
+def test_journal_that_hangs_does_not_keep_the_node_from_being_heard(tmp_path: Path) -> None:
+    system = Hanging()
+    system.hangs = True
+    k3s = K3s("agent", system, make_node_root(tmp_path))
+    assert k3s.problem(K3sState.STARTING) is None
+    found = k3s.problem(K3sState.FAILED)
+    assert found is not None
+    assert (found.code, "its journal can not be read" in found.message) == ("unknown", True)
 
 
 def test_disk_that_answers_nothing_ends_no_observation(

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from agent_nodes import FakeSystem
 
 from agent.orders import AgentOrder
 from agent.releases import Start
-from agent.update import Releases
+from agent.update import Releases, launch
 
 OLD, NEW = "0" * 64, "1" * 64
 
@@ -87,6 +88,22 @@ def test_step_waits_for_the_other_process(tmp_path: Path, step: Callable[[Releas
         os.close(other)
         thread.join(30)
     assert not thread.is_alive()
+
+
+def test_trial_that_can_not_be_removed_keeps_nobody_from_starting(tmp_path: Path) -> None:
+    """The agent of the image runs, whatever the disk does: it can always be told to try again."""
+    make_releases(tmp_path, NEW)  # its file is not there: it is given up
+    (tmp_path / "agent/trial.json").mkdir()
+    complaints: list[str] = []
+
+    def execute(path: Path, sha256: str) -> None:
+        raise AssertionError(f"{path} ({sha256}) was started")
+
+    launch(tmp_path, FakeSystem(), execute, complaints.append)
+    assert len(complaints) == 1
+    assert "disk refuses" in complaints[0]
+    launch(tmp_path, FakeSystem(), execute, complaints.append)
+    assert len(complaints) == 1, "nothing is in force any more"
 
 
 def test_without_a_directory_nothing_is_on_trial(tmp_path: Path) -> None:
