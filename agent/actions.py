@@ -20,6 +20,7 @@ PRIVATE_ROOT = "/var/lib/rancher/k3s/server"
 """k3s makes it 0700 and relies on that for the secrets below; a directory that it finds keeps its mode."""
 ALLOWED_UNITS = ("k3s.service", "k3s-agent.service")
 _HINT = "This is a bug of the control server; please report it."
+_NODE_NAME = re.compile(r"^node-name: *'?([^\s']+)'? *$", re.MULTILINE)
 _TOKEN_FILE = re.compile(r"^token-file: *(\S+) *$", re.MULTILINE)
 
 
@@ -38,6 +39,24 @@ def resolve(root: Path, path: str) -> Path:
 
 def _is_allowed(path: str) -> bool:
     return path.isprintable() and posixpath.normpath(path) == path and path.startswith(ALLOWED_ROOTS)
+
+
+def require_own(material: JoinMaterial, node: str, unit: str) -> None:
+    """Join material is for one node and one role; whoever mixes them up gives away another's secrets.
+
+    Raises:
+        AgentError: it is another node's, or of the other role, or a part of it could never be put in place.
+    """
+    if material.unit != unit:
+        raise AgentError(f"join material is for unit '{material.unit}', this node runs {unit}", _HINT)
+    files = (*material.files, *material.files_after_ready)
+    settings = (file.content for file in files if "/config.yaml.d/" in file.path)
+    others = {name for content in settings for name in _NODE_NAME.findall(content)} - {node}
+    if others:
+        raise AgentError(f"join material is for {', '.join(sorted(others))}, this node is {node}", _HINT)
+    for file in files:
+        resolve(Path("/"), file.path)
+        _parse_mode(file)
 
 
 def place_material(root: Path, run: Runner, material: JoinMaterial, *, restart: bool) -> JoinRecord:

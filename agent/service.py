@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from agent.actions import adopt, configure, finish_join, place_material, start_unit
+from agent.actions import adopt, configure, finish_join, place_material, require_own, start_unit
 from agent.backoff import Backoff
 from agent.client import AuthorityTrust, ControlClient, Refused, Unreachable, Untrusted
 from agent.device_key import DeviceKey
@@ -343,6 +343,7 @@ class Service:
             self._newest_generation = offered.generation
         elif isinstance(action, Join):
             material = self._fetch_material()
+            require_own(material, self._config.node, self._k3s.unit)
             put_damaged_aside(self._host.root)
             record = place_material(self._host.root, self._host.run, material, restart=action.restart)
             # The order's number, not the material's: a server that lags behind must not make us join twice.

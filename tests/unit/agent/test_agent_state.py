@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 
 from agent import clock
-from agent.actions import adopt, finish_join, place_material, resolve, start_unit, write_files
+from agent.actions import (
+    adopt,
+    finish_join,
+    place_material,
+    require_own,
+    resolve,
+    start_unit,
+    write_files,
+)
 from agent.backoff import Backoff
 from agent.commands import Completed
 from agent.enrol import parse_renewal_time
@@ -23,6 +31,7 @@ from agent.notify import parse_environment
 from agent.protocol import Desired, JoinMaterial, NodeFile
 from agent.state import AgentState, JoinRecord, StateStore, forget_ticket, load_node_config, parse_node_config
 
+SETTINGS = "/etc/rancher/k3s/config.yaml.d/50-bramble.yaml"
 NODE: dict[str, Any] = {
     "version": 1,
     "cluster": "attic",
@@ -256,6 +265,28 @@ def test_join_whose_record_was_lost_is_cleaned_up_as_far_as_it_was_not(
 def test_paths_outside_of_k3s_are_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(AgentError, match="join material names"):
         resolve(tmp_path, path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({}, None),
+        ({"unit": "k3s.service"}, "this node runs k3s-agent.service"),
+        ({"files": (NodeFile(SETTINGS, "0600", "node-name: pi-2\n"),)}, "is for pi-2, this node is pi-1"),
+        ({"files_after_ready": (NodeFile(SETTINGS, "0600", "x: 1\nnode-name: '2'\n"),)}, "is for 2, this"),
+        ({"files_after_ready": (NodeFile("/etc/passwd", "0600", ""),)}, "names '/etc/passwd'"),
+        ({"files_after_ready": (NodeFile(SETTINGS, "rw", ""),)}, "has mode 'rw'"),
+    ],
+    ids=["own", "other-role", "other-node", "other-node-later", "path-later", "mode-later"],
+)
+def test_material_of_another_node_or_role_is_refused(changes: dict[str, Any], complaint: str | None) -> None:
+    own = JoinMaterial(4, "k3s-agent.service", (NodeFile(SETTINGS, "0600", "node-name: pi-1\n"),))
+    material = dataclasses.replace(own, **changes)
+    if complaint is None:
+        require_own(material, "pi-1", "k3s-agent.service")
+        return
+    with pytest.raises(AgentError, match=complaint):
+        require_own(material, "pi-1", "k3s-agent.service")
 
 
 def test_material_with_a_bad_part_writes_and_starts_nothing(tmp_path: Path) -> None:
