@@ -226,19 +226,6 @@ def test_no_line_keeps_the_server_from_starting(tmp_path: Path, line: bytes) -> 
         assert (store.leases, store.corrupt_lines) == ([good], 1)
 
 
-def test_a_file_that_ends_at_any_byte_keeps_every_whole_line(tmp_path: Path) -> None:
-    path = tmp_path / "leases.jsonl"
-    leases = [lease(f"10.0.0.{number}", number) for number in range(100, 106)]
-    lines = [encode_lease(item) for item in leases]
-    whole = b"".join(lines)
-    for size in range(len(whole) + 1):
-        path.write_bytes(whole[:size])
-        complete = whole[:size].count(b"\n")
-        with LeaseStore(path) as store:
-            assert store.leases[:complete] == leases[:complete]
-            assert len(store.leases) <= complete + 1
-
-
 def test_what_is_appended_while_the_file_is_written_anew_is_in_both(tmp_path: Path) -> None:
     path = tmp_path / "leases.jsonl"
     many = [lease(f"10.0.{number // 200}.{number % 200}", number) for number in range(1000)]
