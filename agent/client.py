@@ -195,6 +195,7 @@ class _Connection(http.client.HTTPSConnection):
         """So long the next answer may take as a whole."""
         if isinstance(self.sock, _TimedSocket):
             self.sock.deadline = time.monotonic() + seconds
+            self.sock.settimeout(REQUEST_TIMEOUT_S)  # for sending: the last answer may have left little
 
     def connect(self) -> None:
         # As the base class, but for the type of the name: of a text Python makes an international domain
@@ -331,7 +332,8 @@ class ControlClient:
             connection.request(method, path, body=body, headers=headers)
             response = connection.getresponse()
             answer = response.read(limit + 1)
-        except (OSError, http.client.HTTPException, UnicodeError) as exc:  # the last: a path that is none
+        except (OSError, http.client.HTTPException, ValueError, OverflowError) as exc:
+            # The last two: chunks of a negative length, or of one beyond all numbers; a path that is none.
             raise Unreachable(
                 f"https://{connection.host}:{connection.port}{path}: no answer: {exc or type(exc).__name__}",
                 "Is 'bramble serve' running? The call is tried again.",

@@ -260,7 +260,8 @@ def fetch_small(url: str, sha256: str) -> bytes:
     try:
         with contextlib.closing(open_range(url, 0, None)) as download:
             body = download.response.read(MAX_SMALL_BODY_BYTES)
-    except (OSError, http.client.HTTPException) as exc:
+    except (OSError, http.client.HTTPException, ValueError, OverflowError) as exc:
+        # The last two: chunks of a negative length, or of one beyond all numbers.
         raise StreamBroken(
             f"{url}: {exc or type(exc).__name__}",
             "Is the content port of 'bramble serve' open in its firewall?",

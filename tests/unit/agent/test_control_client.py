@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import io
 import ssl
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from agent.client import ControlClient, Endpoint, PinnedTrust, Unreachable, Untrusted, _Connection
-from agent.protocol import InstallProgress, InstallStep
+from agent.errors import AgentError
+from agent.installer.stream import StreamBroken, fetch_small
+from agent.protocol import Desired, InstallProgress, InstallStep
 
 DEADLINE_S = 10.0
 OVERLAP_S = 0.2
@@ -69,6 +73,62 @@ def test_a_message_leaves_in_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
     assert head.startswith(b"POST /v1/node/status HTTP/1.1\r\n")
     assert b"\r\nContent-Length: 14" in head
     assert body == b'{"sequence":1}'
+
+
+class Answer:
+    """In a socket's place: these bytes come, whatever is asked."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def sendall(self, _data: bytes) -> None:
+        return
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(io.BytesIO(self._data))
+
+    def close(self) -> None:
+        return
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+NO_ANSWERS = pytest.mark.parametrize(
+    "answer",
+    [
+        CHUNKED + b"-5\r\n{}\r\n0\r\n\r\n",
+        CHUNKED + b"-" + b"9" * 40 + b"\r\n{}",
+        CHUNKED + b"zz\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -7\r\n\r\n",
+        b"HTTP/1.1 99999999999999999999 OK\r\n\r\n{}",
+        b"\xff" * 70_000,
+        b"",
+    ],
+    ids=["negative-chunk", "endless-chunk", "no-number", "negative-length", "status", "noise", "nothing"],
+)
+
+
+@NO_ANSWERS
+def test_answer_that_is_no_http_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    trust = PinnedTrust("00" * 32)
+    client = ControlClient(("https://control.invalid",), trust)
+
+    def connect(endpoint: Endpoint) -> _Connection:
+        connection = _Connection(endpoint, trust, ssl.create_default_context())
+        monkeypatch.setattr(connection, "sock", Answer(answer))
+        return connection
+
+    monkeypatch.setattr(client, "_connect", connect)
+    with pytest.raises(AgentError):
+        client.get("/v1/node/desired", Desired)
+
+
+@NO_ANSWERS
+def test_content_that_is_no_http_is_asked_for_again(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    monkeypatch.setattr(
+        http.client.HTTPConnection, "connect", lambda self: setattr(self, "sock", Answer(answer))
+    )
+    with pytest.raises(StreamBroken):
+        fetch_small("http://10.0.0.1/index.json", "00" * 32)
 
 
 def reach(monkeypatch: pytest.MonkeyPatch, answers: dict[str, Exception | None]) -> list[str]:
