@@ -206,17 +206,23 @@ def test_token_of_a_node_that_never_confirms_ends_all_the_same(cluster: Cluster)
     asyncio.run(story())
 
 
+async def ready_agent(cluster: Cluster) -> tuple[str, int]:
+    """An agent that has joined, and said that it can do without its token; that, and its generation."""
+    cluster.found_and_begin_agent()
+    await cluster.prepare(A1)
+    token, generation = cluster.token_file(A1), cluster.generation(A1)
+    cluster.kube.ready |= {"s1": True, "a1": True}
+    cluster.report(A1, K3sState.RUNNING, material=generation, done=generation)
+    await cluster.controller.watch.poll()
+    return token, generation
+
+
 def test_agent_that_lost_its_certificate_to_a_power_cut_joins_anew(cluster: Cluster) -> None:
     rejected = Problem("token_rejected", "401", "h")
 
     async def story() -> None:
         async with cluster.running():
-            cluster.found_and_begin_agent()
-            await cluster.prepare(A1)
-            first, generation = cluster.token_file(A1), cluster.generation(A1)
-            cluster.kube.ready |= {"s1": True, "a1": True}
-            cluster.report(A1, K3sState.RUNNING, material=generation, done=generation)
-            await cluster.controller.watch.poll()
+            first, generation = await ready_agent(cluster)
             cluster.kube.ready["a1"] = False
             cluster.report(A1, K3sState.STARTING, rejected, material=generation, done=generation)
             assert state_of(cluster.fleet, A1) is State.JOINING
@@ -235,12 +241,7 @@ def test_agent_whose_card_was_written_without_an_order_joins_anew(cluster: Clust
 
     async def story() -> None:
         async with cluster.running():
-            cluster.found_and_begin_agent()
-            await cluster.prepare(A1)
-            first, generation = cluster.token_file(A1), cluster.generation(A1)
-            cluster.kube.ready |= {"s1": True, "a1": True}
-            cluster.report(A1, K3sState.RUNNING, material=generation, done=generation)
-            await cluster.controller.watch.poll()
+            first, generation = await ready_agent(cluster)
             cluster.report(A1, K3sState.INACTIVE, lost)
             assert state_of(cluster.fleet, A1) is State.JOINING
             # The Node object is Ready for a while after its kubelet ended: it may count as joined too soon.
