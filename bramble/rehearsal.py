@@ -21,7 +21,7 @@ from bramble.paths import STATE_VARIABLE
 from fleet.admin_client import FleetReader
 from fleet.boards import DiskKind, Serial
 from fleet.spec.model import ClusterSpec, NodeSpec
-from lab.board import BoardConfig, VirtualBoard
+from lab.board import DEFAULT_MEMORY_MIB, BoardConfig, VirtualBoard
 from lab.disk import VirtualDisk
 from lab.errors import LabError, WaitTimeoutError
 from lab.events import BoardEvent
@@ -148,14 +148,26 @@ class Rehearsal:
 
     # --- the boards
 
-    def add_board(self, node: NodeSpec, *, disks: tuple[VirtualDisk, ...] | None = None) -> VirtualBoard:
+    def add_board(
+        self,
+        node: NodeSpec,
+        *,
+        disks: tuple[VirtualDisk, ...] | None = None,
+        memory_mib: int = DEFAULT_MEMORY_MIB,
+    ) -> VirtualBoard:
         """Put a node's board on the table, wired up and off, with blank disks."""
         if node.serial is None or node.mac is None:
             raise LabError(f"{node.name}: a virtual board needs a serial and a MAC address in cluster.yaml")
-        return self.add_stranger(node.name, node, serial=node.serial, disks=disks)
+        return self.add_stranger(node.name, node, serial=node.serial, disks=disks, memory_mib=memory_mib)
 
     def add_stranger(
-        self, name: str, like: NodeSpec, *, serial: Serial, disks: tuple[VirtualDisk, ...] | None = None
+        self,
+        name: str,
+        like: NodeSpec,
+        *,
+        serial: Serial,
+        disks: tuple[VirtualDisk, ...] | None = None,
+        memory_mib: int = DEFAULT_MEMORY_MIB,
     ) -> VirtualBoard:
         """Put a board with another serial on the table; with a node's own serial it is that node's board."""
         if like.mac is None:
@@ -169,6 +181,7 @@ class Rehearsal:
             mac=like.mac,
             tap=tap,
             disks=disks if disks is not None else (self.disk(name, like.disk.kind),),
+            memory_mib=memory_mib,
         )
         board = VirtualBoard(
             config, run_dir=self.work / name, on_event=self._on_event, dtb_cache=self.work / "dtb"
