@@ -17,6 +17,8 @@ from agent.redact import redact_lines, redact_pairs
 BINARY = Path("usr/local/bin/k3s")
 UNITS = {"server": "k3s.service", "agent": "k3s-agent.service"}
 JOURNAL_LINES = 50
+ENDING_LINES = 200
+"""Read where k3s ended: the trace of a panic is longer than what is reported."""
 MAX_LINE = 300
 """So much of a line's end is reported: the cause stands there, and 50 lines fit into a report."""
 VERSION_TIMEOUT_S = 30.0
@@ -157,6 +159,19 @@ an agent cannot reach it is told by its own load balancer (6444), which listens,
 on. Nor are the other members of etcd (2380) the join address. Source: seen at starts of k3s v1.21.3."""
 
 
+_LAST_WORDS = re.compile(
+    r"^panic: |^fatal error: |^F\d{4} \d\d:|\blevel=(?:fatal|panic)\b"
+    r"|^k3s(?:-agent)?\.service: .*(?:OOM killer|code=(?:killed|dumped))"
+)
+"""With which k3s ends: Go's runtime, klog's header of a fatal line, logrus; or systemd says what ended it. A
+trace may come after them."""
+_START = re.compile(r"^Starting k3s(?:-agent)?\.service")
+_SYSTEMD = re.compile(
+    r"^k3s(?:-agent)?\.service: |^(?:Started|Stopp(?:ing|ed)|Failed to start) k3s(?:-agent)?\.s"
+)
+"""What the service manager says in the unit's journal around k3s's own lines."""
+
+
 def _tells(rule: _Rule, line: str) -> bool:
     """Whether a line tells this class: a part of k3s that is not up yet is no join address."""
     found = rule.pattern.search(line) is not None
@@ -175,14 +190,31 @@ def classify(lines: Sequence[str]) -> Problem | None:
 
 
 def explain_failure(lines: Sequence[str]) -> Problem:
-    """Like `classify`, with the newest lines themselves when no class fits."""
-    told = tuple(line.strip()[-MAX_LINE:] for line in redact_lines(lines) if line.strip())[-JOURNAL_LINES:]
-    return classify(lines) or Problem(
+    """Like `classify` of the newest lines; with these lines, and k3s's last words, when no class fits.
+
+    Args:
+        lines: as many as are there, up to `ENDING_LINES`.
+    """
+    told = [line.strip() for line in redact_lines(lines) if line.strip()]
+    return classify(lines[-JOURNAL_LINES:]) or Problem(
         code="unknown",
-        message=f"k3s does not run; its last line: {told[-1] if told else 'the journal is empty'}",
+        message=f"k3s does not run; its last line: {_last_words(told)[-MAX_LINE:]}",
         hint="Read 'journalctl -u k3s -u k3s-agent' on the node.",
-        lines=told,
+        lines=tuple(line[-MAX_LINE:] for line in told[-JOURNAL_LINES:]),
     )
+
+
+def _last_words(lines: Sequence[str]) -> str:
+    """The line with which the newest start ended, else the newest line of k3s, else the service manager's."""
+    own = []
+    for line in reversed(lines):
+        if _LAST_WORDS.search(line):
+            return line
+        if _START.search(line):
+            break
+        if not _SYSTEMD.search(line):
+            own.append(line)
+    return (own or lines[-1:] or ["the journal is empty"])[0]
 
 
 def parse_unit(text: str) -> K3sState:
@@ -295,7 +327,8 @@ class K3s:
         """
         if state not in (K3sState.STARTING, K3sState.FAILED):
             return None
-        argv = ["journalctl", "--unit", self.unit, "--boot", "--lines", str(JOURNAL_LINES), "--output", "cat"]
+        wanted = ENDING_LINES if state is K3sState.FAILED else JOURNAL_LINES
+        argv = ["journalctl", "--unit", self.unit, "--boot", "--lines", str(wanted), "--output", "cat"]
         argv += ["--no-pager", f"--since=@{max(0, int(since))}"]
         try:
             lines = self._run(argv, check=False).text.splitlines()

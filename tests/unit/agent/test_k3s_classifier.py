@@ -207,6 +207,35 @@ def test_failed_unit_without_a_known_cause_quotes_its_last_line() -> None:
     assert "empty" in explain_failure([]).message
 
 
+STARTED = "Starting k3s.service - Lightweight Kubernetes, server..."
+TRACE = ["goroutine 1 [running]:", *("\t/go/src/k3s/main.go:55 +0x644",) * 80]
+ENDED = [
+    "k3s.service: Main process exited, code=exited, status=2/INVALIDARGUMENT",
+    "k3s.service: Failed with result 'exit-code'.",
+    "Failed to start k3s.service - Lightweight Kubernetes, server.",
+    "k3s.service: Consumed 45.829s CPU time, 170.9M memory peak.",
+]
+KILLED = "k3s.service: Main process exited, code=killed, status=9/KILL"
+LONG = f'level=fatal msg="{"x" * MAX_LINE} at last"'
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (["panic: nil pointer", *TRACE, *ENDED], "panic: nil pointer"),
+        ([STARTED, LONG, *ENDED], 'at last"'),
+        (["F1126 18:25:00.174446     740 hooks.go:203] unable to initialize roles", *TRACE, *ENDED], "roles"),
+        (["panic: an earlier start", *ENDED, STARTED, "I am the newest", *ENDED], "I am the newest"),
+        (["panic: an earlier start", STARTED, "I am the newest", KILLED, *ENDED[1:]], "status=9/KILL"),
+        (ENDED, "170.9M memory peak."),
+    ],
+    ids=["panic", "long", "klog", "last start", "killed", "nothing of k3s"],
+)
+def test_an_unknown_cause_is_told_by_the_line_with_which_k3s_ended(lines: list[str], told: str) -> None:
+    """And not by systemd's account of the processor time. Seen on a real k3s v1.21.3."""
+    assert explain_failure(lines).message.endswith(told)
+
+
 @pytest.mark.parametrize(
     ("text", "state"),
     [
