@@ -74,6 +74,11 @@ enter() {
         cp "$TREE/run/bramble/no-services" "$TREE/usr/sbin/policy-rc.d"
         touch "$WORK/policy.added"
     fi
+    # They do run on the node, where Debian enables them. Its helper asks the presets (deb-systemd-helper, "enable"), and that of
+    # our bases, which is for a first boot, would have none of them.
+    : > "$TREE/run/bramble/no-preset"
+    preset=$TREE/etc/systemd/system-preset/00-bramble.preset
+    [ ! -e "$preset" ] || mount --bind "$TREE/run/bramble/no-preset" "$preset"
     for path in usr/sbin/start-stop-daemon usr/sbin/service; do
         [ ! -e "$TREE/$path" ] || mount --bind "$TREE/run/bramble/nothing" "$TREE/$path"
     done

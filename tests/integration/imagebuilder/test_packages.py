@@ -49,7 +49,7 @@ groupadd --system hello
 useradd --system --gid hello --no-create-home --shell /usr/sbin/nologin hello
 chown hello:hello /var/lib/hello
 chmod 2750 /var/lib/hello
-systemctl enable hello.service
+deb-systemd-helper enable hello.service
 invoke-rc.d hello start || true
 deb-systemd-invoke start hello.service || true
 systemctl start hello.service || true
@@ -176,6 +176,8 @@ def test_maintainer_scripts_ran_arm64_programs_and_started_nothing(volumes: Volu
     enabled = volumes.root.find("/etc/systemd/system/multi-user.target.wants/hello.service", follow=False)
     assert enabled is not None
     assert enabled.is_symlink
+    preset = volumes.read_text("/etc/systemd/system-preset/00-bramble.preset")
+    assert preset.endswith("disable *\n")  # as it was
 
 
 def test_owners_modes_links_and_odd_names_are_kept(volumes: Volumes) -> None:
