@@ -167,7 +167,7 @@ _LAST_WORDS = re.compile(
 trace may come after them."""
 _START = re.compile(r"^Starting k3s(?:-agent)?\.service")
 _SYSTEMD = re.compile(
-    r"^k3s(?:-agent)?\.service: |^(?:Started|Stopp(?:ing|ed)|Failed to start) k3s(?:-agent)?\.s"
+    r"^k3s(?:-agent)?\.service: |^(?:Started|Stopping|Stopped|Failed to start) k3s(?:-agent)?\.s"
 )
 """What the service manager says in the unit's journal around k3s's own lines."""
 
