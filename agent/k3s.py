@@ -17,8 +17,6 @@ from agent.redact import redact_lines, redact_pairs
 BINARY = Path("usr/local/bin/k3s")
 UNITS = {"server": "k3s.service", "agent": "k3s-agent.service"}
 JOURNAL_LINES = 50
-ENDING_LINES = 200
-"""Read where k3s ended: the trace of a panic is longer than what is reported."""
 MAX_LINE = 300
 """So much of a line's end is reported: the cause stands there, and 50 lines fit into a report."""
 VERSION_TIMEOUT_S = 30.0
@@ -152,7 +150,7 @@ RULES = (
 _OWN_PARTS = re.compile(
     r"(?:127\.0\.0\.1|localhost|\[::1\]):(?!6444\b|\d+->)\d+"
     r"|dial tcp (?:127\.0\.0\.1|\[::1\]):6444: connect: connection refused"
-    r'|"caller":"(?:rafthttp|embed)/|Failed to test data store connection'
+    r'|"caller":"(?:rafthttp|embed)/|Failed to test data store connection|error in remotedialer server'
 )
 """k3s speaks to itself: its etcd (2379), its API and its kubelet, which are not up in the first seconds. What
 an agent cannot reach it is told by its own load balancer (6444), which listens, and ends what it cannot pass
@@ -164,7 +162,7 @@ _LAST_WORDS = re.compile(
     r"|^k3s(?:-agent)?\.service: .*(?:OOM killer|code=(?:killed|dumped))"
 )
 """With which k3s ends: Go's runtime, klog's header of a fatal line, logrus; or systemd says what ended it. A
-trace may come after them."""
+trace of thousands of lines may come after them, so the journal is asked for them too."""
 _START = re.compile(r"^Starting k3s(?:-agent)?\.service")
 _SYSTEMD = re.compile(
     r"^k3s(?:-agent)?\.service: |^(?:Started|Stopping|Stopped|Failed to start) k3s(?:-agent)?\.s"
@@ -190,13 +188,9 @@ def classify(lines: Sequence[str]) -> Problem | None:
 
 
 def explain_failure(lines: Sequence[str]) -> Problem:
-    """Like `classify` of the newest lines; with these lines, and k3s's last words, when no class fits.
-
-    Args:
-        lines: as many as are there, up to `ENDING_LINES`.
-    """
+    """Like `classify`; with the newest lines themselves, and k3s's last words, when no class fits."""
     told = [line.strip() for line in redact_lines(lines) if line.strip()]
-    return classify(lines[-JOURNAL_LINES:]) or Problem(
+    return classify(lines) or Problem(
         code="unknown",
         message=f"k3s does not run; its last line: {_last_words(told)[-MAX_LINE:]}",
         hint="Read 'journalctl -u k3s -u k3s-agent' on the node.",
@@ -327,17 +321,26 @@ class K3s:
         """
         if state not in (K3sState.STARTING, K3sState.FAILED):
             return None
-        wanted = ENDING_LINES if state is K3sState.FAILED else JOURNAL_LINES
-        argv = ["journalctl", "--unit", self.unit, "--boot", "--lines", str(wanted), "--output", "cat"]
-        argv += ["--no-pager", f"--since=@{max(0, int(since))}"]
+        has_failed = state is K3sState.FAILED
         try:
-            lines = self._run(argv, check=False).text.splitlines()
+            lines = self._journal(since, f"--lines={JOURNAL_LINES}")
+            if has_failed and not any(map(_LAST_WORDS.search, lines)):
+                lines = [*self._ending(since), *lines]
         except CommandError as exc:
-            if state is not K3sState.FAILED:
+            if not has_failed:
                 return None
             return Problem(
                 code="unknown",
                 message=f"k3s does not run, and its journal can not be read: {exc.message}",
                 hint="Look at the disk ('dmesg').",
             )
-        return explain_failure(lines) if state is K3sState.FAILED else classify(lines)
+        return explain_failure(lines) if has_failed else classify(lines)
+
+    def _ending(self, since: float) -> list[str]:
+        """The line with which the newest start ended, or that start where none is told."""
+        pattern = f"{_LAST_WORDS.pattern}|{_START.pattern}"
+        return self._journal(since, "--lines=1", "--case-sensitive=true", f"--grep={pattern}")
+
+    def _journal(self, since: float, *options: str) -> list[str]:
+        argv = ["journalctl", "--unit", self.unit, "--boot", "--output", "cat", "--no-pager"]
+        return self._run([*argv, f"--since=@{max(0, int(since))}", *options], check=False).text.splitlines()

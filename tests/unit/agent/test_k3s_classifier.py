@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from agent_nodes import FakeSystem, make_node_root
 
+from agent.commands import Completed
 from agent.k3s import (
     BELIEVED_S,
     JOURNAL_LINES,
@@ -142,6 +145,7 @@ def test_cause_is_recognised(line: str, code: str) -> None:
         ),
         ("level=error msg=\"unable to verify hash for node 'a2': hash does not match\"", None),
         ('level=info msg="Failed to test data store connection: context deadline exceeded"', None),
+        ('level=info msg="error in remotedialer server [400]: websocket: close 1006: unexpected EOF"', None),
     ],
 )
 def test_what_a_sound_k3s_says_of_itself_and_of_others_is_no_failure_to_join(
@@ -234,6 +238,28 @@ LONG = f'level=fatal msg="{"x" * MAX_LINE} at last"'
 def test_an_unknown_cause_is_told_by_the_line_with_which_k3s_ended(lines: list[str], told: str) -> None:
     """And not by systemd's account of the processor time. Seen on a real k3s v1.21.3."""
     assert explain_failure(lines).message.endswith(told)
+
+
+def test_last_words_before_a_trace_of_thousands_of_lines_are_asked_for(tmp_path: Path) -> None:
+    """klog ends with the stacks of all goroutines: seen on a real k3s v1.21.3."""
+    fatal = "F1126 18:42:59.455719     580 csi_plugin.go:309] Failed to initialize CSINode after retrying"
+    calls: list[Sequence[str]] = []
+
+    def run(argv: Sequence[str], **_options: object) -> Completed:
+        calls.append(argv)
+        asks = [re.compile(word.removeprefix("--grep=")) for word in argv if word.startswith("--grep=")]
+        journal = [STARTED, fatal, *TRACE, *ENDED]
+        found = [line for line in journal if all(pattern.search(line) for pattern in asks)]
+        (count,) = [int(word.removeprefix("--lines=")) for word in argv if word.startswith("--lines=")]
+        return Completed(tuple(argv), 0, "\n".join(found[-count:]).encode(), "")
+
+    k3s = K3s("server", run, tmp_path)
+    problem = k3s.problem(K3sState.FAILED)
+    assert problem is not None
+    assert problem.message.endswith(fatal)
+    assert len(problem.lines) == JOURNAL_LINES
+    assert k3s.problem(K3sState.STARTING) is None
+    assert len(calls) == 3, "what starts is not asked how it ended"
 
 
 @pytest.mark.parametrize(
