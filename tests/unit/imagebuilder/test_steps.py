@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import runpy
 import sys
 import zipfile
@@ -17,6 +18,7 @@ from fakes_facts import make_context
 from fakes_image import SSH_KEY, make_agent, make_spec
 
 from fleet.spec.model import PackagesAt
+from imagebuilder import bases
 from imagebuilder.dialects import MANNERS
 from imagebuilder.disk.edits import PutBootFile, PutDirectory, PutFile, PutLink
 from imagebuilder.errors import ImageBuilderError
@@ -117,6 +119,16 @@ def test_an_empty_directory_is_no_overlay(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     with pytest.raises(OverlayError, match="neither rootfs/ nor overlay"):
         load_overlay(tmp_path / "nothing", "nothing")
+
+
+def test_at_first_boot_a_preset_that_enables_services_is_read_before_the_bases_own() -> None:
+    """systemd reads presets in the order of their names, wherever they are. Source: systemd.preset(5)."""
+    (own,) = (Path(bases.__file__).parent / "debian/rootfs/etc/systemd/system-preset").iterdir()
+    unit = data_dir("overlays") / "first-boot/rootfs/etc/systemd/system/bramble-packages.service"
+    named = set(re.findall(r"[\w-]+\.preset\b", unit.read_text("utf-8")))
+    (enabling,) = named - {own.name}
+    assert own.name in named
+    assert enabling < own.name
 
 
 @pytest.mark.parametrize(
