@@ -178,6 +178,8 @@ class Controller:
         self._random_hex = random_hex
         if not self.following.begin():
             self._sync_declared()
+        # Only now: a start that breaks off must not make an old copy of a file that nobody has seen yet.
+        self.following.remember(ground.written)
 
     def findings(self) -> tuple[Finding, ...]:
         """What needs a person: the one answer that status, notifications and metrics give."""

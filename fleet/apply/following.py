@@ -62,19 +62,18 @@ class Following:
         """At the server's start: whether its file is an old copy, and another one is in force.
 
         Raises:
-            FleetError: The state directory can not be written, or the record not be read.
+            StoreError: The record can not be read.
         """
         if not self._ground.store.is_shared:
             return False
         with self._ground.store.read() as reader:
             file = FileInForce.load(reader)
         last_read = self._last_read.read_text("utf-8") if self._last_read.exists() else None
-        self.remember(self._ground.written)
         self._ground.is_behind = file is not None and file.supersedes(self._own, last_read)
         return self._ground.is_behind
 
     def remember(self, own: ClusterSpec) -> None:
-        """The server's own file says this now.
+        """The server's own file says this now, and the record has been told where that is news.
 
         Raises:
             PrivateFileError: The state directory can not be written.

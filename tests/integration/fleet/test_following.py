@@ -12,11 +12,14 @@ from fakes_fleet import Fleet, open_fleet
 from postgres_server import PostgresServer
 from typed_cluster import HEAD, node_line
 
+from fleet import controller
 from fleet.apply.following import RETRY_S
 from fleet.lifecycle import State
 from fleet.refusal import RefusedError
 from fleet.spec import load_cluster
 from fleet.spec.model import ClusterSpec
+from fleet.store.database import Store, StoreError
+from fleet.store_place import Place
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
 
@@ -162,3 +165,26 @@ async def test_a_server_alone_takes_its_file_as_it_is(tmp_path: Path) -> None:
         await alone.controller.following.look()
         assert told(alone) == []
         alone.store.close()
+
+
+async def test_a_start_that_breaks_off_makes_no_old_copy_of_a_new_file(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = [start("one", OLD).store]
+    open_store = Store.open
+
+    def open_and_remember(place: Place) -> Store:
+        opened.append(open_store(place))
+        return opened[-1]
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Store, "open", open_and_remember)
+        broken.setattr(controller, "note_in_force", _refuse)
+        with pytest.raises(StoreError):
+            start("one", NEW)
+    opened[-1].close()
+    assert states(start("one", NEW))["a2"] is State.DECLARED
+
+
+def _refuse(*_arguments: object) -> None:
+    raise StoreError("the record can not be written", "Look at the database.", Path("a test"))
