@@ -138,7 +138,6 @@ class Controller:
         self._on_declare: Callable[[ClusterSpec], None] = _ignore
         self.spec = spec
         self.store = store
-        self._urls = ", ".join(control.urls)
         self.following = Following(ground, images, self._follow, k3s.directory.parent)
         self.apply = ApplyDesk(ground, self.declare, images, self.following)
         self.admission = AdmissionDesk(ground)
@@ -331,7 +330,7 @@ class Controller:
             for record in known.values():
                 _remove(tx, record, now)
             if self.store.is_shared:
-                note_in_force(tx, self._ground.written, self._urls, now)
+                note_in_force(tx, self._ground.written, self._ground.server_name, now)
             release_declared(tx, self.spec)
             release_founder(tx, now)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -63,6 +64,7 @@ class Ground:
         is_behind: Another server put a newer cluster.yaml in force that could not be taken over yet: nothing
             is ordered that only this one's wants.
         pace: How often nodes report; `fleet.watch` keeps it true.
+        started: When this server began to listen, UTC seconds: what happened before is nobody's silence.
     """
 
     store: Store
@@ -76,6 +78,18 @@ class Ground:
     repeats: Repeats = field(default_factory=Repeats)
     is_behind: bool = False
     pace: Pace = SMALL_FLEET
+    started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
+
+    @property
+    def server_name(self) -> str:
+        """This server's control URL; its host name where its address is not declared."""
+        network = self.written.network
+        if network.server_address is None:
+            return platform.node()
+        return f"https://{network.server_address}:{network.ports.control}"
 
     def require_spec(self, name: str) -> NodeSpec:
         """The declaration of a node that is in the record.

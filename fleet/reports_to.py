@@ -3,12 +3,11 @@
 What a server keeps in its memory for a node, its errands, is of no use at another. A node keeps to the server
 that answered it last, so the record says which that was, and every other one can tell a person.
 
-    kv "reports-to.<node>"    name of the server that took the node's last report; written when it changes
+    kv "reports-to.<node>"    `Ground.server_name` of who took the node's last report; written when it changes
 """
 
 from __future__ import annotations
 
-import platform
 from typing import Final
 
 from fleet.ground import Ground
@@ -17,19 +16,11 @@ from fleet.store.transaction import Reader, Transaction
 PREFIX: Final = "reports-to."
 
 
-def own_name(ground: Ground) -> str:
-    """This server's control URL; its host name where its address is not declared."""
-    network = ground.written.network
-    if network.server_address is None:
-        return platform.node()
-    return f"https://{network.server_address}:{network.ports.control}"
-
-
 def note_report(tx: Transaction, ground: Ground, node: str) -> None:
     """A report of the node was taken here. A server that has the record to itself writes nothing."""
     if not ground.store.is_shared:
         return
-    own = own_name(ground)
+    own = ground.server_name
     if tx.value(PREFIX + node) != own:
         tx.put_value(PREFIX + node, own)
 
@@ -39,4 +30,4 @@ def other_server(reader: Reader, ground: Ground, node: str) -> str | None:
     if not ground.store.is_shared:
         return None
     found = reader.value(PREFIX + node)
-    return None if found == own_name(ground) else found
+    return None if found == ground.server_name else found

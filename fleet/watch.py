@@ -49,7 +49,6 @@ class Watch:
         self._joins = joins
         self._preparation = preparation
         self._door = door
-        self._started = ground.clock()
         self._unready: dict[str, int] = {}
         self._announcer = Announcer()
         self._labels = LabelDesk(ground)
@@ -80,7 +79,7 @@ class Watch:
     def _is_overdue(self, node: NodeRecord, now: float) -> bool:
         # Nor could anybody get on meanwhile: after a power cut of the whole site a board that is awaited in
         # the installer is not given up before it could ask.
-        heard = max(node.standing.progressed_at, self._started)
+        heard = max(node.standing.progressed_at, self._ground.started)
         return check(replace(node.standing, progressed_at=heard), node.role, now) is not None
 
     def _is_silent(self, node: NodeRecord, now: float) -> bool:
@@ -88,11 +87,11 @@ class Watch:
             return False
         pace = self._ground.pace
         # What happened while this server was away is nobody's silence; who found nobody pauses for longer.
-        was_heard = _last_sign(node) >= self._started
+        was_heard = _last_sign(node) >= self._ground.started
         return self._silence_s(node, now) > (pace.silence_s if was_heard else pace.return_s)
 
     def _silence_s(self, node: NodeRecord, now: float) -> float:
-        return now - max(_last_sign(node), self._started)
+        return now - max(_last_sign(node), self._ground.started)
 
     def _apply_limits(self, tx: Transaction, node: NodeRecord, now: float) -> None:
         if self._is_overdue(node, now):

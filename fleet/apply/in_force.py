@@ -3,7 +3,7 @@
 The record keeps the file that was put in force last, less what is each machine's own, so that every server
 can take it over and none that starts with an older one undoes it.
 
-    kv "cluster-file"            {"digest", "since" (UTC s), "server" (its control URL), "earlier": [digest]}
+    kv "cluster-file"            {"digest", "since" (UTC s), "server" (its name), "earlier": [digest]}
     kv "cluster-file.document"   what is declared, in the layout of cluster.yaml
 
 A server's own file is news where it says what no file in force ever said, or where it changed since this
@@ -35,7 +35,7 @@ class FileInForce:
     Attributes:
         digest: `file_digest` of it.
         since: UTC seconds.
-        server: Control URL of the server that put it in force.
+        server: Name of the server that put it in force.
         earlier: Digests of files that were in force before, the oldest first.
     """
 

@@ -6,7 +6,7 @@ counting: no board is restarted or cut for ever.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
 from fleet.eeprom.recommend import boot_order
@@ -32,14 +32,10 @@ BY: Final = "the re-installation"
 
 @dataclass(frozen=True, slots=True)
 class EntryDesk:
-    """The way in of `fleet.reimage.driver`; made when the server starts."""
+    """The way in of `fleet.reimage.driver`."""
 
     ground: Ground
     power: PowerDesk
-    _started: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_started", self.ground.clock())
 
     async def enter(self, order: ReimageRecord, node: NodeRecord) -> NotYet:
         """Do the next thing, or wait."""
@@ -93,7 +89,7 @@ class EntryDesk:
             heard_at=node.status_at,
             boot_id=node.boot_id,
             forbids_writing=f"its supply voltage is too low ({evidence})" if evidence is not None else "",
-            listened_since=self._started,
+            listened_since=self.ground.started,
             pace=self.ground.pace,
         )
 

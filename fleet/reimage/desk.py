@@ -82,7 +82,6 @@ class ReimageDesk:
     ) -> None:
         self._ground = ground
         self._door = door
-        self._started = ground.clock()
         self._redeclare = redeclare
         self.checks: list[Check] = [_base_check]
         self.guards: list[Guard] = []
@@ -385,7 +384,7 @@ class ReimageDesk:
             silence=silence,
             load=load,
             silent=is_silent(
-                node, (listing or {}).get(node.name), now, self._started, self._ground.pace.silence_s
+                node, (listing or {}).get(node.name), now, self._ground.started, self._ground.pace.silence_s
             ),
             now=now,
         )

@@ -90,7 +90,6 @@ class ReimageDriver:
         self._book = Book(ground, redeclare)
         self.servers = servers
         self.way_in = way_in
-        self._started = ground.clock()
         self._evictions: dict[str, _Evictions] = {}
         self._role_renewed_at = float("-inf")
         self._turn = Turn(ground.store, ground.random_hex(8))
@@ -192,7 +191,9 @@ class ReimageDriver:
             node=seen,
             pods=await api.pods_on(node.name) if draining and seen is not None else (),
             password=await has_password(api, node.name) if going else False,
-            silent=is_silent(node, seen, self._ground.clock(), self._started, self._ground.pace.silence_s),
+            silent=is_silent(
+                node, seen, self._ground.clock(), self._ground.started, self._ground.pace.silence_s
+            ),
             refusals=dict(kept.refusals),
         )
 
